@@ -1,0 +1,3 @@
+build:
+	cmake --preset release && cmake --build --preset release -j2
+.PHONY: build

@@ -1,0 +1,70 @@
+// Files: bounded reads that cannot fault when a file shrinks, and writes that appear whole or not at all.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace spikefold {
+
+// Read-only random access to bytes: a regular file (pread, never mmap) or memory (tests, fuzzing).
+// Thread-safe.
+class ByteSource {
+ public:
+  virtual ~ByteSource() = default;
+  virtual uint64_t size() const = 0;            // bytes, fixed at opening
+  virtual const std::string& name() const = 0;  // for error texts
+  // Fills `out` from `offset`. DataLoss if the range is not inside the source (also when a file shrank).
+  virtual absl::Status Read(uint64_t offset, absl::Span<char> out) const = 0;
+};
+// NotFound / PermissionDenied / DataLoss (not a regular file: directory, FIFO, device).
+absl::StatusOr<std::unique_ptr<ByteSource>> OpenFile(const std::string& path);
+// Opens `basename` inside `directory`; basename must be a plain file name (no '/', not "..") and must not be
+// a symlink that leaves the directory. DataLoss otherwise.
+absl::StatusOr<std::unique_ptr<ByteSource>> OpenFileIn(const std::string& directory,
+                                                       const std::string& basename);
+std::unique_ptr<ByteSource> MemorySource(std::string bytes, std::string name = "memory");
+
+// Whole file as a string, refused (DataLoss) above max_bytes.
+absl::StatusOr<std::string> ReadFileToString(const std::string& path, uint64_t max_bytes);
+
+bool PathExists(const std::string& path);
+bool IsDirectory(const std::string& path);
+absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path);  // sorted basenames
+std::string JoinPath(absl::string_view a, absl::string_view b);
+std::string Basename(absl::string_view path);
+std::string Dirname(absl::string_view path);
+
+// Writes one file under its final name atomically: temp file beside it, fsync, rename. Overwrites an existing
+// regular file.
+absl::Status WriteFileAtomically(const std::string& path, absl::string_view bytes);
+
+// Sequential writer with its own EINTR/short-write loop and a running SHA-256.
+class FileWriter {
+ public:
+  static absl::StatusOr<std::unique_ptr<FileWriter>> Create(const std::string& path);  // O_EXCL|O_NOFOLLOW
+  virtual ~FileWriter() = default;
+  virtual absl::Status Append(absl::Span<const char> bytes) = 0;
+  virtual uint64_t bytes_written() const = 0;
+  virtual absl::StatusOr<std::string> Finish() = 0;  // fsync, close; returns the SHA-256 in lower-case hex
+};
+
+// A directory that appears under its final name only by Commit(): everything is written into
+// `<path>.partial-<pid>` on the same file system, fsynced and renamed (RENAME_NOREPLACE; exchanged and the
+// old one removed with overwrite). Destruction without Commit() removes the partial directory. AlreadyExists
+// if `path` exists and overwrite is false.
+class AtomicDirectory {
+ public:
+  static absl::StatusOr<std::unique_ptr<AtomicDirectory>> Create(const std::string& path, bool overwrite);
+  virtual ~AtomicDirectory() = default;
+  virtual const std::string& partial_path() const = 0;
+  virtual absl::Status Commit() = 0;
+};
+
+}  // namespace spikefold

@@ -1,0 +1,31 @@
+// SHA-256 (integrity, provenance) and XXH3 (fast change detection), both as lower-case hex.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+
+namespace spikefold {
+
+class Sha256 {
+ public:
+  Sha256();
+  ~Sha256();
+  Sha256(Sha256&&) noexcept;
+  Sha256& operator=(Sha256&&) noexcept;
+  void Update(absl::Span<const char> bytes);
+  std::string Hex();  // once, at the end
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+std::string Sha256Hex(absl::string_view bytes);
+absl::StatusOr<std::string> Sha256File(const std::string& path);
+std::string Xxh3Hex(absl::Span<const char> bytes);
+
+}  // namespace spikefold

@@ -1,0 +1,70 @@
+// A model on disk: a directory (config.json + safetensors + tokenizer) or a GGUF file, float or natively
+// quantized.
+//
+//   SF_ASSIGN_OR_RETURN(auto model, CheckpointReader::Open(path));
+//   model->graph()                               // config and nodes
+//   model->ReadF32("model.layers.0.self_attn.q_proj.weight")   // HF names and HF row order, whatever the
+//   file is
+//
+// All families of formats/families. Tensors are read one at a time, on demand; nothing is cached.
+// In HF convention: q/k rows unpermuted; a Gemma norm gain is what HF stores (gain - norm_gain_offset).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "formats/base/json.h"
+#include "formats/model_graph.h"
+#include "formats/tensor.h"
+#include "formats/tokenizer.h"
+
+namespace spikefold {
+
+enum class CheckpointKind { kGguf, kSafetensors, kNative };
+struct StoredTensor {
+  std::string name;         // HF name
+  std::string stored_name;  // in the file
+  std::string stored_type;  // "BF16", "Q4_1", ...
+  Shape shape;
+  uint64_t bytes = 0;  // in the file
+};
+
+class CheckpointReader {
+ public:
+  // Reads headers only (milliseconds). For a native quantized directory kind() is kNative: its linears are
+  // read through formats/quantized/native.h; ReadF32 still reads its unquantized tensors. NotFound: no such
+  // path. Unimplemented: unknown architecture or quantization method. DataLoss: corrupt, or a needed tensor
+  // is missing or has the wrong shape.
+  static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& path);
+  virtual ~CheckpointReader() = default;
+
+  virtual CheckpointKind kind() const = 0;
+  virtual const std::string& path() const = 0;
+  virtual const ModelGraph& graph() const = 0;
+  virtual const std::vector<StoredTensor>& tensors() const = 0;
+  virtual const StoredTensor* Find(absl::string_view name) const = 0;
+  // Float32 values of a float (or GGUF block) tensor. NotFound; DataLoss with tensor, index and count if any
+  // value is NaN or infinite.
+  virtual absl::StatusOr<Tensor> ReadF32(absl::string_view name) const = 0;
+  // The tensor as stored, no conversion (safetensors only; Unimplemented for GGUF).
+  virtual absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const = 0;
+  virtual absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const = 0;
+  // config.json as read, or the one synthesised from GGUF metadata.
+  virtual const Json& config_json() const = 0;
+  // Files to place beside a converted model, name -> bytes: tokenizer.json & co byte-copied, or
+  // tokenizer.gguf (metadata only).
+  struct SideFile {
+    std::string name, bytes;
+  };
+  virtual absl::StatusOr<std::vector<SideFile>> SideFiles() const = 0;
+  // Identity of the weights: sha256 over each file's name and content digest. Reads the whole model once;
+  // cached.
+  virtual absl::StatusOr<std::string> Fingerprint() const = 0;
+  virtual uint64_t file_bytes() const = 0;
+};
+
+}  // namespace spikefold

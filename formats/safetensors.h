@@ -1,0 +1,75 @@
+// safetensors: reader (single file) and streaming writer, byte-identical to the reference writer's order and
+// padding.
+//
+// Reader: header <= 100,000,000 bytes; entries must tile the data area exactly (no overlap, hole or trailing
+// byte); duplicate tensor names and keys are refused; every error is DataLoss with file and reason. Unknown
+// but well-formed sub-byte dtypes: Unimplemented.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "formats/base/dtype.h"
+#include "formats/base/file.h"
+#include "formats/tensor.h"
+
+namespace spikefold {
+
+struct SafetensorsEntry {
+  std::string name;
+  DType dtype;
+  Shape shape;
+  uint64_t offset = 0;  // absolute in the file
+  uint64_t bytes = 0;
+};
+
+class SafetensorsFile {
+ public:
+  static absl::StatusOr<std::unique_ptr<SafetensorsFile>> Open(const std::string& path);
+  static absl::StatusOr<std::unique_ptr<SafetensorsFile>> FromSource(std::unique_ptr<ByteSource> source);
+  const std::string& name() const { return source_->name(); }
+  const std::vector<SafetensorsEntry>& entries() const { return entries_; }  // order of offset
+  const SafetensorsEntry* Find(absl::string_view name) const;
+  const std::vector<std::pair<std::string, std::string>>& metadata() const { return metadata_; }
+  absl::StatusOr<Tensor> Read(const SafetensorsEntry& entry) const;
+  uint64_t file_bytes() const { return source_->size(); }
+
+ private:
+  SafetensorsFile() = default;
+  std::unique_ptr<ByteSource> source_;
+  std::vector<SafetensorsEntry> entries_;
+  std::vector<std::pair<std::string, std::string>> metadata_;
+  absl::flat_hash_map<std::string, int> index_;
+};
+
+// Writes one file. All names, dtypes and shapes are declared first (the header comes first in the file); then
+// the data is appended tensor by tensor in next_tensor() order: dtype rank descending, then name.
+class SafetensorsWriter {
+ public:
+  struct Spec {
+    std::string name;
+    DType dtype;
+    Shape shape;
+  };
+  static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
+      const std::string& path, std::vector<Spec> specs,
+      const std::vector<std::pair<std::string, std::string>>& metadata = {{"format", "pt"}});
+  virtual ~SafetensorsWriter() = default;
+  // Any order is accepted: each tensor is written at its own offset. InvalidArgument if name, dtype or shape
+  // was not declared, or it was written before.
+  virtual absl::Status Write(absl::string_view name, const TensorView& tensor) = 0;
+  // All declared tensors must have been written. fsyncs.
+  virtual absl::Status Finish() = 0;
+  virtual uint64_t file_bytes() const = 0;
+};
+// The exact size of the file that SafetensorsWriter would make.
+uint64_t SafetensorsFileBytes(const std::vector<SafetensorsWriter::Spec>& specs,
+                              const std::vector<std::pair<std::string, std::string>>& metadata = {
+                                  {"format", "pt"}});
+
+}  // namespace spikefold

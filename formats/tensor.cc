@@ -1,0 +1,75 @@
+#include "formats/tensor.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace spikefold {
+
+std::string ShapeString(const Shape& shape) { return absl::StrCat("[", absl::StrJoin(shape, ", "), "]"); }
+
+int64_t NumElements(const Shape& shape) {
+  int64_t n = 1;
+  for (const int64_t d : shape) n *= d;
+  return n;
+}
+
+void Tensor::Free::operator()(void* p) const { std::free(p); }
+
+Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(std::move(shape)) {
+  const size_t bytes = static_cast<size_t>(num_bytes());
+  const size_t rounded = (bytes + 63) / 64 * 64 + 64;
+  void* p = std::aligned_alloc(64, rounded);
+  if (p == nullptr) throw std::bad_alloc();  // caught at the edge of apps/, as ResourceExhausted
+  std::memset(p, 0, rounded);
+  data_.reset(p);
+}
+
+Tensor Tensor::FromFloats(Shape shape, absl::Span<const float> values) {
+  Tensor t(DType::kF32, std::move(shape));
+  std::memcpy(t.data(), values.data(), values.size() * sizeof(float));
+  return t;
+}
+
+Tensor Tensor::Clone() const {
+  Tensor t(dtype_, shape_);
+  std::memcpy(t.data(), data(), static_cast<size_t>(num_bytes()));
+  return t;
+}
+
+bool IsFloat(DType dtype) {
+  return dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF32 || dtype == DType::kF64;
+}
+
+Tensor ToF32(const TensorView& tensor) {
+  Tensor out(DType::kF32, tensor.shape);
+  const absl::Span<float> y = out.as<float>();
+  switch (tensor.dtype) {
+    case DType::kF32:
+      std::memcpy(y.data(), tensor.data, static_cast<size_t>(tensor.num_bytes()));
+      break;
+    case DType::kBF16: {
+      const auto x = tensor.as<uint16_t>();
+      for (size_t i = 0; i < y.size(); ++i) y[i] = Bf16ToFloat(x[i]);
+      break;
+    }
+    case DType::kF16: {
+      const auto x = tensor.as<uint16_t>();
+      for (size_t i = 0; i < y.size(); ++i) y[i] = F16ToFloat(x[i]);
+      break;
+    }
+    case DType::kF64: {
+      const auto x = tensor.as<double>();
+      for (size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(x[i]);
+      break;
+    }
+    default:
+      std::abort();  // a caller's bug: IsFloat() was not asked
+  }
+  return out;
+}
+
+}  // namespace spikefold

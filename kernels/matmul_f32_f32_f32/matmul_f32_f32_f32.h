@@ -1,0 +1,38 @@
+// matmul_f32_f32_f32: Y[M,N] = X[M,K] * W[N,K]^T (+ bias), all float32, float32 accumulators.
+//
+// Layout    packed W = panels of kPanel output rows: panel p holds W[p*kPanel + i][k] at [(p*K + k)*kPanel +
+// i]; the last panel is zero-padded.
+//           One copy serves GEMM, GEMV and row look-up (UnpackRow), so a tied embedding is stored once.
+// Requires  any M >= 1, N >= 1, K >= 1; no alignment beyond float.
+// Moves     4*(N*K + M*K + M*N) bytes. Bound by FMA rate for M >= ~8, by memory below.
+// Exact     deterministic: every Y element is summed in one fixed order for a given ISA, whatever the
+// threads.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "formats/base/thread_pool.h"
+
+namespace spikefold::kernels::matmul_f32_f32_f32 {
+
+inline constexpr int64_t kPanel = 32;
+int64_t PackedElements(int64_t n, int64_t k);
+void Pack(const float* w /* [n, k] */, int64_t n, int64_t k, float* packed);
+void PackRows(const float* rows /* [num_rows, k] */, int64_t first_row, int64_t num_rows, int64_t n,
+              int64_t k, float* packed);
+void UnpackRow(const float* packed, int64_t n, int64_t k, int64_t row, float* out /* [k] */);
+
+struct Params {
+  int64_t m = 0, n = 0, k = 0;
+  const float* x = nullptr;  // [m, k], rows x_stride apart
+  int64_t x_stride = 0;
+  const float* w = nullptr;     // packed
+  const float* bias = nullptr;  // [n] or null
+  float* y = nullptr;           // [m, n], rows y_stride apart
+  int64_t y_stride = 0;
+};
+absl::Status Reference(const Params& params);
+absl::Status Run(const Params& params, ThreadPool& pool);
+
+}  // namespace spikefold::kernels::matmul_f32_f32_f32

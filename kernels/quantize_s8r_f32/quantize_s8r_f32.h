@@ -1,0 +1,42 @@
+// quantize_s8r_f32: float rows -> int8 codes, one scale a row (per token) or one static scale, with outliers
+// split off.
+//
+//   amax[m] = max_{k not kept} |x[m,k]|     scale[m] = amax/127 (1 if amax = 0), or static_scale
+//   q[m,k]  = clamp(round_half_even(x/scale), -127, 127);  0 in kept columns
+//   kept_x[m,c] = bf16(x[m, kept[c]]);  super_x[m,s] = bf16(x[m, super[s]])
+// A spike row (max_{k not kept} |x[m,k]| > spike_threshold, run-time test) gets codes 0, kept_x 0 and super_x
+// 0 and is listed in spike_rows, for the caller to compute in float. At most max_spike_rows are taken;
+// further ones are quantized as they are and counted in num_missed. num_saturated counts codes clamped under
+// a static scale.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "formats/base/thread_pool.h"
+
+namespace spikefold::kernels::quantize_s8r_f32 {
+
+struct Params {
+  int64_t m = 0, k = 0;
+  const float* x = nullptr;  // [m, k]
+  float static_scale = 0;    // 0: per token
+  int64_t num_kept = 0;
+  const int32_t* kept = nullptr;  // [num_kept] ascending
+  int64_t num_super = 0;
+  const int32_t* super = nullptr;  // [num_super] columns
+  float spike_threshold = 0;       // 0: no run-time test
+  int64_t max_spike_rows = 0;
+  int8_t* q = nullptr;                // [m, k]
+  float* scale = nullptr;             // [m] (static: filled too)
+  float* kept_x = nullptr;            // [m, num_kept]
+  float* super_x = nullptr;           // [m, num_super]
+  int32_t* spike_rows = nullptr;      // [max_spike_rows] ascending
+  int64_t* num_spike_rows = nullptr;  // out; may be null without a threshold
+  int64_t* num_missed = nullptr;      // out, added to; may be null
+  int64_t* num_saturated = nullptr;   // out, added to; may be null
+};
+absl::Status Reference(const Params& params);
+absl::Status Run(const Params& params, ThreadPool& pool);
+
+}  // namespace spikefold::kernels::quantize_s8r_f32
