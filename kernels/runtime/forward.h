@@ -1,0 +1,33 @@
+// The one walk over a ModelGraph, for every backend, float or quantized; prefill and decode are the same
+// function.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "kernels/runtime/kv_cache.h"
+#include "kernels/runtime/model.h"
+#include "kernels/runtime/tap.h"
+
+namespace spikefold {
+
+struct ForwardOptions {
+  Taps* taps = nullptr;
+  Interventions* interventions = nullptr;
+};
+// Appends `tokens` to the cache and writes the rows that feed the head (after the final norm) to `hidden`
+// [tokens, d]. InvalidArgument: a token id outside the vocabulary, or the cache has no room ("cache: 600
+// positions needed; 512 allowed; ..."). A row's result does not depend on how the tokens are split over
+// calls.
+absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens, KvCache& cache,
+                     absl::Span<float> hidden, const ForwardOptions& options);
+
+// logits [rows, vocab] = head(hidden [rows, d]). Call it in row blocks: a block of 64 rows of a 262,144-word
+// head is 64 MiB.
+absl::Status Logits(const RuntimeModel& model, absl::Span<const float> hidden, absl::Span<float> logits);
+
+// Runs `tokens` from position 0 and returns their keys and values as a prefix (rounded to bf16).
+absl::StatusOr<KvPrefix> ComputePrefix(const RuntimeModel& model, absl::Span<const int32_t> tokens);
+
+}  // namespace spikefold

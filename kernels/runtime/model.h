@@ -1,0 +1,52 @@
+// A model in memory, ready to run: graph plus packed weights, float or quantized.
+//
+//   SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(path));
+//   SF_ASSIGN_OR_RETURN(auto model, LoadModel(*reader, {.pool = &pool}));
+//   KvCache cache(model->graph().config, 512, model->prefix());
+//   Tensor hidden(DType::kF32, {num_tokens, d});
+//   SF_RETURN_IF_ERROR(Forward(*model, tokens, cache, hidden.as<float>(), {}));       // forward.h
+//   SF_RETURN_IF_ERROR(Logits(*model, rows of hidden, logits));                        // [rows, vocab]
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "formats/base/progress.h"
+#include "formats/base/thread_pool.h"
+#include "formats/checkpoint.h"
+#include "kernels/runtime/kv_cache.h"
+#include "kernels/runtime/weights.h"
+
+namespace spikefold {
+
+class Ops;
+
+class RuntimeModel {
+ public:
+  virtual ~RuntimeModel() = default;
+  virtual const ModelGraph& graph() const = 0;
+  virtual Ops& ops() const = 0;
+  // Weights of graph().nodes[node]; nullptr for ops without a linear.
+  virtual const LinearWeights* linear(int node) const = 0;
+  virtual const std::vector<float>& gain(int node) const = 0;  // kNorm, kHeadNorm: offset already added
+  virtual const ActivationForm& form(int site) const = 0;      // what the linears of a site ask for
+  virtual const KvPrefix* prefix() const = 0;                  // nullptr: none
+  virtual void set_prefix(KvPrefix prefix) = 0;                // empty: none
+  virtual uint64_t weight_bytes() const = 0;                   // in memory
+};
+
+struct LoadOptions {
+  ThreadPool* pool = nullptr;  // required; outlives the model
+  // Run a quantized model in float: weights dequantized, activations rounded to their codes and back. The
+  // check on the real kernels.
+  bool simulate = false;
+  Progress progress;
+};
+// Float models (any CheckpointKind) and native quantized ones. Tensors are read one at a time; peak memory is
+// the packed weights plus one tensor.
+absl::StatusOr<std::unique_ptr<RuntimeModel>> LoadModel(const CheckpointReader& reader,
+                                                        const LoadOptions& options);
+
+}  // namespace spikefold
