@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "formats/model_graph.h"
+#include "kernels/runtime/kv_cache.h"
 
 namespace spikefold {
 
@@ -26,7 +27,9 @@ struct SiteStats {
   std::vector<float> min, max;      // [k]
   std::vector<double> sum, sum_sq;  // [k]
   std::vector<uint32_t> histogram;  // [k, kMagnitudeBins] counts of |x|
-  std::vector<float> row_peak;      // [rows] max_c |x[t, c]|, in order of the rows seen
+  std::vector<double>
+      weight_sq;  // [k] sum over the site's linears of W[:, k]^2: what an error in a channel costs downstream
+  std::vector<float> row_peak;  // [rows] max_c |x[t, c]|, in order of the rows seen
   float AbsMax(int64_t channel) const {
     return std::max(-min[static_cast<size_t>(channel)], max[static_cast<size_t>(channel)]);
   }
@@ -46,6 +49,8 @@ struct CalibStats {
   int64_t num_windows = 0, window_length = 0;
   uint64_t seed = 0;
   std::vector<StatsArm> arms;
+  KvPrefix prefix;  // keys and values of the "prefix" arm's tokens, so that a quantizer need not run the
+                    // model; empty without one
   const StatsArm* FindArm(absl::string_view name) const;
 };
 
