@@ -94,7 +94,8 @@ struct ModelGraph {
   int SiteOf(int node) const;
   // Index of the node with this module path, or -1.
   int FindModule(absl::string_view module) const;
-  // Every tensor the model needs, as HF names, in execution order (head omitted when tied).
+  // Every tensor the model needs, as HF names, in execution order. Head omitted when tied: its node is
+  // there all the same (module "lm_head") and its weight is model.embed_tokens.weight.
   struct TensorSpec {
     std::string name;
     std::vector<int64_t> shape;
@@ -103,7 +104,7 @@ struct ModelGraph {
   std::vector<TensorSpec> Tensors() const;
 };
 
-// Builds the graph of a config of any family. InvalidArgument/DataLoss if sizes contradict each other (heads
+// Builds the graph of a config of any family. DataLoss if sizes contradict each other (heads
 // not dividing, 0 layers, more than 1024 layers ...). Names follow HF for all supported families.
 absl::StatusOr<ModelGraph> BuildGraph(const ModelConfig& config);
 
