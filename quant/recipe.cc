@@ -1,0 +1,133 @@
+#include "quant/recipe.h"
+
+#include <array>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "formats/base/status.h"
+#include "formats/base/suggest.h"
+
+namespace spikefold {
+namespace {
+
+template <typename Enum, size_t N>
+using Words = std::array<std::pair<const char*, Enum>, N>;
+constexpr Words<ScaleMethod, 3> kScaleMethods = {
+    {{"absmax", ScaleMethod::kAbsMax}, {"percentile", ScaleMethod::kPercentile}, {"mse", ScaleMethod::kMse}}};
+constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
+                                                  {"none", OutlierMode::kNone},
+                                                  {"keep", OutlierMode::kKeep},
+                                                  {"fold", OutlierMode::kFold},
+                                                  {"fold+keep", OutlierMode::kFoldKeep}}};
+
+template <typename Enum, size_t N>
+absl::StatusOr<Enum> Parse(const Words<Enum, N>& words, absl::string_view what, absl::string_view name) {
+  std::vector<std::string> names;
+  for (const auto& [word, value] : words) {
+    if (name == word) return value;
+    names.emplace_back(word);
+  }
+  return absl::InvalidArgumentError(absl::StrCat(what, " \"", name, "\" is unknown", DidYouMean(name, names),
+                                                 "; use ", absl::StrJoin(names, ", ")));
+}
+template <typename Enum, size_t N>
+const char* NameOf(const Words<Enum, N>& words, Enum value) {
+  for (const auto& [word, candidate] : words) {
+    if (candidate == value) return word;
+  }
+  return "?";
+}
+
+}  // namespace
+
+absl::StatusOr<ScaleMethod> ParseScaleMethod(absl::string_view name) {
+  return Parse(kScaleMethods, "scale method", name);
+}
+const char* ScaleMethodName(ScaleMethod method) { return NameOf(kScaleMethods, method); }
+absl::StatusOr<OutlierMode> ParseOutlierMode(absl::string_view name) {
+  return Parse(kOutlierModes, "outlier mode", name);
+}
+const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
+
+Json RecipeToJson(const Recipe& recipe) {
+  Json json = Json::MakeObject();
+  json.Set("scheme", recipe.scheme)
+      .Set("outliers", OutlierModeName(recipe.outliers))
+      .Set("group_size", recipe.group_size)
+      .Set("keep_columns", recipe.keep_columns)
+      .Set("random_columns", recipe.random_columns)
+      .Set("keep_modules", recipe.keep_modules)
+      .Set("keep_rows", recipe.keep_rows)
+      .Set("keep_super_weights", recipe.keep_super_weights)
+      .Set("activation_scales", ScaleMethodName(recipe.activation_scales))
+      .Set("head_bits", recipe.head_bits)
+      .Set("seed", static_cast<int64_t>(recipe.seed));
+  if (recipe.weight_scales_set) json.Set("weight_scales", ScaleMethodName(recipe.weight_scales));
+  Json keep = Json::MakeArray();
+  for (const std::string& pattern : recipe.keep) keep.Append(pattern);
+  json.Set("keep", std::move(keep));
+  return json;
+}
+
+absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where) {
+  if (!json.is_object()) return absl::DataLossError(absl::StrCat(where, ": a recipe must be a JSON object"));
+  static const std::vector<std::string> kKeys = {
+      "scheme",    "outliers",           "group_size", "keep_columns",      "random_columns", "keep_modules",
+      "keep_rows", "keep_super_weights", "keep",       "activation_scales", "head_bits",      "weight_scales",
+      "seed"};
+  Recipe recipe;
+  SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
+  for (const auto& [key, value] : json.object()) {
+    const auto get_int = [&](int* out) -> absl::Status {
+      SF_ASSIGN_OR_RETURN(const int64_t number, json.GetInt(key, where));
+      *out = static_cast<int>(number);
+      return absl::OkStatus();
+    };
+    const auto get_bool = [&](bool* out) -> absl::Status {
+      SF_ASSIGN_OR_RETURN(*out, json.GetBool(key, where));
+      return absl::OkStatus();
+    };
+    if (key == "scheme") continue;
+    if (key == "outliers") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.outliers, ParseOutlierMode(word));
+    } else if (key == "group_size") {
+      SF_RETURN_IF_ERROR(get_int(&recipe.group_size));
+    } else if (key == "keep_columns") {
+      SF_RETURN_IF_ERROR(get_int(&recipe.keep_columns));
+    } else if (key == "keep_modules") {
+      SF_RETURN_IF_ERROR(get_int(&recipe.keep_modules));
+    } else if (key == "head_bits") {
+      SF_RETURN_IF_ERROR(get_int(&recipe.head_bits));
+    } else if (key == "random_columns") {
+      SF_RETURN_IF_ERROR(get_bool(&recipe.random_columns));
+    } else if (key == "keep_rows") {
+      SF_RETURN_IF_ERROR(get_bool(&recipe.keep_rows));
+    } else if (key == "keep_super_weights") {
+      SF_RETURN_IF_ERROR(get_bool(&recipe.keep_super_weights));
+    } else if (key == "seed") {
+      SF_ASSIGN_OR_RETURN(const int64_t seed, json.GetInt(key, where));
+      recipe.seed = static_cast<uint64_t>(seed);
+    } else if (key == "activation_scales" || key == "weight_scales") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(const ScaleMethod method, ParseScaleMethod(word));
+      (key == "activation_scales" ? recipe.activation_scales : recipe.weight_scales) = method;
+      recipe.weight_scales_set = recipe.weight_scales_set || key == "weight_scales";
+    } else if (key == "keep") {
+      if (!value.is_array())
+        return absl::DataLossError(absl::StrCat(where, ": \"keep\" must be an array of strings"));
+      for (const Json& pattern : value.array()) {
+        if (!pattern.is_string())
+          return absl::DataLossError(absl::StrCat(where, ": \"keep\" must be an array of strings"));
+        recipe.keep.push_back(pattern.string_value());
+      }
+    } else {
+      return absl::DataLossError(
+          absl::StrCat(where, ": \"", Printable(key), "\" is not a recipe key", DidYouMean(key, kKeys)));
+    }
+  }
+  return recipe;
+}
+
+}  // namespace spikefold

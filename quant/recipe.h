@@ -1,0 +1,54 @@
+// What the user asks for. A recipe is a wish: `planner` turns it into a Plan, where each tensor has exactly
+// one decision.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "formats/base/json.h"
+
+namespace spikefold {
+
+// How a scale is chosen from what was seen.
+enum class ScaleMethod {
+  kAbsMax,      // nothing clips
+  kPercentile,  // the 99.99 % quantile of |x|
+  kMse,         // least squared error, weighted by what an error in a channel costs downstream
+};
+absl::StatusOr<ScaleMethod> ParseScaleMethod(absl::string_view name);  // "absmax", "percentile", "mse"
+const char* ScaleMethodName(ScaleMethod method);
+
+enum class OutlierMode {
+  kAuto,      // what pays for this scheme and this model, with the reason in words
+  kNone,      // nothing: the control
+  kKeep,      // outlier columns stay in bf16
+  kFold,      // the spike token becomes a KV prefix
+  kFoldKeep,  // both
+};
+absl::StatusOr<OutlierMode> ParseOutlierMode(
+    absl::string_view name);  // "auto", "none", "keep", "fold", "fold+keep"
+const char* OutlierModeName(OutlierMode mode);
+
+struct Recipe {
+  std::string scheme;  // a row of Schemes()
+  OutlierMode outliers = OutlierMode::kAuto;
+  int group_size = 0;               // 0: the scheme's default for this model
+  int keep_columns = -1;            // kept columns a site; -1: what the mode says
+  bool random_columns = false;      // the control: as many columns, chosen at random
+  int keep_modules = 0;             // that many linears of highest module score stay in 16 bit
+  bool keep_rows = false;           // spike rows found at run time are computed in float
+  bool keep_super_weights = false;  // exact scalars beside the codes
+  std::vector<std::string> keep;    // module paths to leave in 16 bit; '*' matches any run of characters
+  ScaleMethod activation_scales = ScaleMethod::kMse;
+  ScaleMethod weight_scales = ScaleMethod::kMse;
+  bool weight_scales_set = false;  // false: absmax at 8 bits, mse (importance-weighted clip search) below
+  int head_bits = 8;               // 8 or 16: embedding and head
+  uint64_t seed = 1;               // of random_columns
+};
+Json RecipeToJson(const Recipe& recipe);
+// DataLoss: wrong types, unknown keys (with a did-you-mean). InvalidArgument: unknown words.
+absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where);
+
+}  // namespace spikefold

@@ -1,0 +1,66 @@
+#include "quant/scheme.h"
+
+#include <array>
+#include <cstdint>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "formats/base/suggest.h"
+
+namespace spikefold {
+namespace {
+
+using enum Granularity;
+constexpr std::array<Scheme, 5> kSchemes = {{
+    {"w8a16", 8, kPerChannel, 16, kNone, "INT8 weights per channel, float activations"},
+    {"w8a8", 8, kPerChannel, 8, kPerToken, "INT8 weights per channel, INT8 activations per token"},
+    {"w8a8-static", 8, kPerChannel, 8, kPerTensor,
+     "INT8 weights per channel, INT8 activations with one static scale"},
+    {"w4a16", 4, kPerGroup, 16, kNone, "INT4 weights per group, float activations"},
+    {"w4a8", 4, kPerGroup, 8, kPerToken, "INT4 weights per group, INT8 activations per token"},
+}};
+constexpr std::array<int, 7> kGroupSizes = {64, 128, 32, 96, 192, 48, 16};
+
+}  // namespace
+
+absl::Span<const Scheme> Schemes() { return kSchemes; }
+
+absl::StatusOr<const Scheme*> FindScheme(absl::string_view name) {
+  std::vector<std::string> names;
+  for (const Scheme& scheme : kSchemes) {
+    if (name == scheme.name) return &scheme;
+    names.emplace_back(scheme.name);
+  }
+  return absl::InvalidArgumentError(absl::StrCat("scheme \"", name, "\" is unknown", DidYouMean(name, names),
+                                                 "; use ", absl::StrJoin(names, ", ")));
+}
+
+int DefaultGroupSize(absl::Span<const int64_t> widths) {
+  for (const int group : kGroupSizes) {
+    bool all = true;
+    for (const int64_t k : widths) all = all && k % group == 0;
+    if (all) return group;
+  }
+  return 0;
+}
+
+absl::Status CheckGroupSize(absl::string_view module, int64_t k, int group_size) {
+  const bool supported = group_size >= 16 && group_size <= 256 && group_size % 16 == 0;
+  if (supported && k % group_size == 0) return absl::OkStatus();
+  std::vector<int> usable;
+  for (int group = 16; group <= 256; group += 16) {
+    if (k % group == 0) usable.push_back(group);
+  }
+  const std::string remedy = usable.empty()
+                                 ? std::string("no group size fits this width; use an 8-bit scheme")
+                                 : absl::StrCat("use ", absl::StrJoin(usable, ", "));
+  if (!supported) {
+    return absl::InvalidArgumentError(absl::StrCat(module, ": group_size=", group_size,
+                                                   " is not a multiple of 16 from 16 to 256; ", remedy));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(module, ": K=", k, " is not a multiple of group_size=", group_size, "; ", remedy));
+}
+
+}  // namespace spikefold
