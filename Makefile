@@ -1,10 +1,51 @@
-# Each target says in its comment what it leaves behind; `make demo` is the whole tour.
+# `make deps demo` is the whole tour on a fresh Debian 12; docs/building.md says more.
 JOBS ?= 2
+.DEFAULT_GOAL := build
+SOURCE_DIRS := formats kernels calib quant apps tests benchmarks
+SOURCES := $(shell git ls-files --cached --others --exclude-standard -- '*.h' '*.cc' '*.cu' '*.cuh' 2>/dev/null)
 
-build:  ## build/spikefold, optimised
-	cmake --preset release && cmake --build --preset release -j$(JOBS)
+help:            ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 25
 
-models:  ## models/*.gguf, checked by SHA-256
-	cmake/models.sh
+deps:            ## Debian packages (installing needs root; checking does not)
+	@cmake/deps.sh
 
-.PHONY: build models
+configure:
+	cmake --preset release
+
+build: configure ## build/spikefold, optimised
+	cmake --build --preset release -j$(JOBS) --target spikefold
+
+models:          ## models/*.gguf, each checked by its SHA-256
+	@cmake/models.sh
+
+test: deps        ## build and run every test but the slow ones
+	@$(MAKE) --no-print-directory configure models
+	cmake --build --preset release -j$(JOBS)
+	ctest --preset release -j$(JOBS)
+
+demo: deps       ## scan, quantize four ways, evaluate, report.html
+	@$(MAKE) --no-print-directory build models
+	@apps/demo.sh
+
+asan: models     ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	cmake --preset asan-ubsan
+	cmake --build --preset asan-ubsan -j$(JOBS)
+	ctest --preset asan-ubsan -j$(JOBS)
+
+format:          ## rewrite the sources with clang-format
+	clang-format -i $(SOURCES)
+
+format-check:    ## fail on a source that clang-format would change
+	clang-format --dry-run --Werror $(SOURCES)
+
+structure-check: ## include directions, sizes, who may print
+	tests/structure/check.sh .
+
+tidy: configure  ## clang-tidy on every source
+	run-clang-tidy -quiet -p build -j$(JOBS) '^$(CURDIR)/($(subst $() ,|,$(SOURCE_DIRS)))/.*\.cc$$'
+
+clean:           ## remove builds and demo results (models stay)
+	rm -rf build build-* demo
+
+.PHONY: help deps configure build models test demo asan format format-check structure-check tidy clean
