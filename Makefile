@@ -2,7 +2,7 @@
 JOBS ?= 2
 .DEFAULT_GOAL := build
 SOURCE_DIRS := formats kernels calib quant apps tests benchmarks
-SOURCES := $(shell git ls-files --cached --others --exclude-standard -- '*.h' '*.cc' '*.cu' '*.cuh' 2>/dev/null)
+SOURCES = $(shell find $(SOURCE_DIRS) -name "*.h" -o -name "*.cc" -o -name "*.cu" -o -name "*.cuh")
 
 help:            ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 25

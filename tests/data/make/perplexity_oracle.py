@@ -57,7 +57,8 @@ def main():
                 run = subprocess.run([bin_dir / arguments[0], *arguments[1:]], check=True, capture_output=True, text=True)
                 cases.append(case(name, models / name, chunks, first_token, cache, options, run.stdout + run.stderr))
     version = subprocess.run([bin_dir / "llama-perplexity", "--version"], capture_output=True, text=True)
-    print(json.dumps(document(text, (version.stdout + version.stderr).strip(), cases), indent=1))
+    json_text = json.dumps(document(text, (version.stdout + version.stderr).strip(), cases), indent=1)
+    print(re.sub(r"\[[^\[\]{}]*\]", lambda array: re.sub(r"\s+", " ", array[0]), json_text))  # an array on one line
 
 
 if __name__ == "__main__":
