@@ -37,10 +37,10 @@ format:          ## rewrite the sources with clang-format
 	clang-format -i $(SOURCES)
 
 format-check:    ## fail on a source that clang-format would change
-	clang-format --dry-run --Werror $(SOURCES)
+	@clang-format --dry-run --Werror $(SOURCES) && echo "format: $(words $(SOURCES)) files are formatted"
 
 structure-check: ## include directions, sizes, who may print
-	tests/structure/check.sh .
+	@tests/structure/check.sh .
 
 tidy: configure  ## clang-tidy on every source
 	run-clang-tidy -quiet -p build -j$(JOBS) '^$(CURDIR)/($(subst $() ,|,$(SOURCE_DIRS)))/.*\.cc$$'
