@@ -7,7 +7,8 @@
 //   file->ReadF32(tensor, &out)               // decodes to float32 through gguf_blocks
 //
 // DataLoss for a malformed file, Unimplemented for a well-formed one with a block type that is not decoded
-// here.
+// here or another version. Stricter than ggml: data must tile the data area (no gap, overlap or trailing
+// byte), dimensions are at least 1, and an array has at most kMaxGgufArray elements.
 #pragma once
 
 #include <cstdint>
@@ -23,6 +24,8 @@
 #include "formats/tensor.h"
 
 namespace spikefold {
+
+inline constexpr uint64_t kMaxGgufArray = uint64_t{1} << 24;  // vocabularies reach 2^18, merges 2^19
 
 // A metadata value. Integers of any width become int64 (u64 above its range: DataLoss where it is used as a
 // size).
@@ -52,11 +55,12 @@ class GgufFile {
   absl::StatusOr<int64_t> GetInt(absl::string_view key) const;
   absl::StatusOr<double> GetDouble(absl::string_view key) const;  // any number
   absl::StatusOr<std::string> GetString(absl::string_view key) const;
+  absl::StatusOr<bool> GetBool(absl::string_view key) const;
   const std::vector<std::string>& keys() const { return keys_; }  // file order
 
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
   const GgufTensor* FindTensor(absl::string_view name) const;
-  // Decodes a whole tensor to float32 (thread-safe).
+  // Decodes a whole tensor to float32 (thread-safe). Values are not checked for NaN or infinity.
   absl::StatusOr<Tensor> ReadF32(const GgufTensor& tensor) const;
   uint64_t file_bytes() const { return source_->size(); }
 
@@ -65,6 +69,7 @@ class GgufFile {
   absl::StatusOr<std::string> MetadataOnly(bool (*keep)(absl::string_view key)) const;
 
  private:
+  friend class GgufParser;
   GgufFile() = default;
   struct KeyRange {
     uint64_t begin = 0, end = 0;  // bytes of the whole kv in the file

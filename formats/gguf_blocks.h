@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 #include "absl/strings/string_view.h"
-#include "absl/types/span.h"
 
 namespace spikefold {
 
@@ -29,12 +29,16 @@ struct GgmlTypeInfo {
   const char* name;    // "Q4_K"
   int block_elements;  // 1, 32 or 256
   int block_bytes;
-  void (*decode)(const uint8_t* block, float* out);  // one block
+  // Decodes consecutive blocks: num_blocks * block_elements values, each rounded as ggml rounds it (float32
+  // products in ggml's order). `blocks` needs no alignment.
+  void (*decode)(const uint8_t* blocks, int64_t num_blocks, float* out);
 };
 
 // nullptr: not decoded here.
 const GgmlTypeInfo* FindGgmlType(uint32_t id);
-// Name of any ggml type id, also of those not decoded ("IQ4_XS", or "type 999").
+// Name of any ggml type id, also of those not decoded ("IQ4_XS"); empty for an id that ggml does not have.
 absl::string_view GgmlTypeName(uint32_t id);
+// The decoded types, comma-separated, for error texts.
+std::string DecodedGgmlTypes();
 
 }  // namespace spikefold
