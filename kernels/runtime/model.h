@@ -28,7 +28,8 @@ class RuntimeModel {
   virtual ~RuntimeModel() = default;
   virtual const ModelGraph& graph() const = 0;
   virtual Ops& ops() const = 0;
-  // Weights of graph().nodes[node]; nullptr for ops without a linear.
+  // Weights of graph().nodes[node], the embedding's table included (a tied head shares it); nullptr for other
+  // ops.
   virtual const LinearWeights* linear(int node) const = 0;
   virtual const std::vector<float>& gain(int node) const = 0;  // kNorm, kHeadNorm: offset already added
   virtual const ActivationForm& form(int site) const = 0;      // what the linears of a site ask for
@@ -37,8 +38,11 @@ class RuntimeModel {
   virtual uint64_t weight_bytes() const = 0;                   // in memory
 };
 
+enum class Backend { kCpu, kCuda };
+
 struct LoadOptions {
   ThreadPool* pool = nullptr;  // required; outlives the model
+  Backend backend = Backend::kCpu;
   // Run a quantized model in float: weights dequantized, activations rounded to their codes and back. The
   // check on the real kernels.
   bool simulate = false;

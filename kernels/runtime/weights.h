@@ -35,6 +35,8 @@ struct LinearWeights {
   std::vector<uint16_t> kept_weight;           // [n, r] bf16; columns are the site's ActivationForm::kept
   std::vector<int32_t> super_slot, super_row;  // index into ActivationForm::super_columns; output row
   std::vector<float> super_value;
+  // Left in high precision on a quantized site: reads the float rows, under simulation too.
+  bool float_input = false;
 };
 
 }  // namespace spikefold

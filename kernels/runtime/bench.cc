@@ -1,0 +1,105 @@
+#include "kernels/runtime/bench.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "kernels/runtime/forward.h"
+
+namespace spikefold {
+namespace {
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+Rate Summarize(std::vector<double> seconds, int64_t tokens) {
+  Rate rate;
+  const double n = static_cast<double>(seconds.size()), count = static_cast<double>(tokens);
+  for (const double s : seconds) {
+    rate.mean += count / s / n;
+    rate.best = std::max(rate.best, count / s);
+  }
+  for (const double s : seconds) rate.stddev += (count / s - rate.mean) * (count / s - rate.mean);
+  rate.stddev = seconds.size() > 1 ? std::sqrt(rate.stddev / (n - 1)) : 0;
+  rate.seconds = std::move(seconds);
+  return rate;
+}
+
+class Runner {
+ public:
+  Runner(const RuntimeModel& model, const BenchOptions& options)
+      : model_(model),
+        cache_(model.graph().config, std::max(options.prompt, options.decode) + PrefixLength(model),
+               model.prefix()),
+        tokens_(static_cast<size_t>(std::max(options.prompt, options.decode))),
+        hidden_(tokens_.size() * static_cast<size_t>(model.graph().config.hidden)),
+        logits_(static_cast<size_t>(model.graph().config.vocab)) {
+    uint64_t state = options.seed;
+    for (int32_t& token : tokens_) {  // a linear congruential generator is random enough for timing
+      state = state * 6364136223846793005ull + 1442695040888963407ull;
+      token = static_cast<int32_t>((state >> 33) % static_cast<uint64_t>(model.graph().config.vocab));
+    }
+  }
+
+  absl::StatusOr<double> Prefill(int64_t count) {
+    cache_.Reset();
+    const double start = Now();
+    SF_RETURN_IF_ERROR(Run(absl::MakeConstSpan(tokens_).first(static_cast<size_t>(count))));
+    return Now() - start;
+  }
+  absl::StatusOr<double> Decode(int64_t count) {
+    cache_.Reset();
+    const double start = Now();
+    for (int64_t i = 0; i < count; ++i) {
+      SF_RETURN_IF_ERROR(Run(absl::MakeConstSpan(tokens_).subspan(static_cast<size_t>(i), 1)));
+    }
+    return Now() - start;
+  }
+
+ private:
+  static int64_t PrefixLength(const RuntimeModel& model) {
+    return model.prefix() == nullptr ? 0 : model.prefix()->size();
+  }
+  absl::Status Run(absl::Span<const int32_t> tokens) {
+    const size_t d = static_cast<size_t>(model_.graph().config.hidden);
+    const absl::Span<float> hidden = absl::MakeSpan(hidden_).first(tokens.size() * d);
+    SF_RETURN_IF_ERROR(Forward(model_, tokens, cache_, hidden, {}));
+    return Logits(model_, hidden.last(d), absl::MakeSpan(logits_));
+  }
+
+  const RuntimeModel& model_;
+  KvCache cache_;
+  std::vector<int32_t> tokens_;
+  std::vector<float> hidden_, logits_;
+};
+
+}  // namespace
+
+absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions& options) {
+  if (options.prompt < 0 || options.decode < 0 || options.repetitions < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("bench: prompt ", options.prompt, ", decode ",
+                                                   options.decode, ", repetitions ", options.repetitions,
+                                                   "; counts of at least 0, 0 and 1 are needed"));
+  }
+  Runner runner(model, options);
+  std::vector<double> prefill, decode;
+  for (int64_t i = -1; i < options.repetitions; ++i) {
+    if (options.prompt > 0) {
+      SF_ASSIGN_OR_RETURN(const double seconds, runner.Prefill(options.prompt));
+      if (i >= 0) prefill.push_back(seconds);
+    }
+    if (options.decode > 0) {
+      SF_ASSIGN_OR_RETURN(const double seconds, runner.Decode(i < 0 ? 1 : options.decode));
+      if (i >= 0) decode.push_back(seconds);
+    }
+  }
+  BenchResult result;
+  if (!prefill.empty()) result.prefill = Summarize(std::move(prefill), options.prompt);
+  if (!decode.empty()) result.decode = Summarize(std::move(decode), options.decode);
+  return result;
+}
+
+}  // namespace spikefold

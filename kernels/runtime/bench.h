@@ -1,0 +1,28 @@
+// Speed of a model: prefill and decode in tokens a second, defined as llama-bench's pp and tg.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "kernels/runtime/model.h"
+
+namespace spikefold {
+
+struct BenchOptions {
+  int64_t prompt = 512;  // tokens prefilled into an empty cache; logits of the last only. 0: not measured
+  int64_t decode = 128;  // tokens decoded one by one from an empty cache, logits of each. 0: not measured
+  int64_t repetitions = 5;
+  uint64_t seed = 1;  // of the random tokens
+};
+struct Rate {
+  double mean = 0, stddev = 0, best = 0;  // tokens a second
+  std::vector<double> seconds;            // of each repetition
+};
+struct BenchResult {
+  Rate prefill, decode;
+};
+// One warm-up of each kind first. InvalidArgument: negative counts, no repetition.
+absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions& options);
+
+}  // namespace spikefold

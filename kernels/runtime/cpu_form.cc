@@ -1,0 +1,108 @@
+// Float rows -> the form that a site's linears ask for.
+#include <algorithm>
+
+#include "formats/base/status.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32.h"
+#include "kernels/runtime/cpu_ops.h"
+
+namespace spikefold {
+namespace {
+
+constexpr int64_t kRowGrain = 8;
+constexpr int64_t kSpikeRowsPer = 512;  // ActivationForm::max_spike_rows counts per so many rows
+
+bool IsInteger(const ActivationForm& form) { return form.kind != ActivationForm::Kind::kFloat; }
+
+}  // namespace
+
+absl::Status CpuOps::Form(const float* x, int64_t rows, int64_t k, const ActivationForm& form,
+                          CpuActivation& out) {
+  out.form = &form;
+  out.rows = rows;
+  out.values = x;
+  out.num_spike_rows = 0;
+  if (IsInteger(form)) {
+    SF_RETURN_IF_ERROR(Quantize(x, out, k));
+  } else if (!form.kept.empty() || !form.super_columns.empty()) {
+    GatherColumns(x, out, k);
+  }
+  if (form.simulate && (IsInteger(form) || !form.kept.empty())) Simulate(x, out, k);
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::Quantize(const float* x, CpuActivation& out, int64_t k) {
+  const ActivationForm& form = *out.form;
+  const int64_t rows = out.rows;
+  const int64_t num_kept = static_cast<int64_t>(form.kept.size());
+  const int64_t num_super = static_cast<int64_t>(form.super_columns.size());
+  const int64_t room =
+      form.spike_threshold > 0 ? form.max_spike_rows * ((rows + kSpikeRowsPer - 1) / kSpikeRowsPer) : 0;
+  SF_RETURN_IF_ERROR(kernels::quantize_s8r_f32::Run(
+      {.m = rows,
+       .k = k,
+       .x = x,
+       .static_scale = form.kind == ActivationForm::Kind::kS8Static ? form.static_scale : 0.0f,
+       .num_kept = num_kept,
+       .kept = form.kept.data(),
+       .num_super = num_super,
+       .super = form.super_columns.data(),
+       .spike_threshold = form.spike_threshold,
+       .max_spike_rows = room,
+       .q = out.codes.Get(rows * k),
+       .scale = out.scale.Get(rows),
+       .kept_x = out.kept_x.Get(rows * num_kept),
+       .super_x = out.super_x.Get(rows * num_super),
+       .spike_rows = out.spike_rows.Get(room),
+       .num_spike_rows = &out.num_spike_rows,
+       .num_missed = &counters_.missed_spike_rows,
+       .num_saturated = &counters_.saturated},
+      pool_));
+  counters_.spike_rows += out.num_spike_rows;
+  return absl::OkStatus();
+}
+
+// Kept and super columns of a float form, rounded to bf16 as the quantizer does.
+void CpuOps::GatherColumns(const float* x, CpuActivation& out, int64_t k) {
+  const auto gather = [&](const std::vector<int32_t>& columns, Scratchpad<float>& to) {
+    const int64_t r = static_cast<int64_t>(columns.size());
+    float* y = to.Get(out.rows * r);
+    for (int64_t m = 0; m < out.rows; ++m) {
+      for (int64_t c = 0; c < r; ++c) {
+        y[m * r + c] = Bf16ToFloat(FloatToBf16(x[m * k + columns[static_cast<size_t>(c)]]));
+      }
+    }
+  };
+  gather(out.form->kept, out.kept_x);
+  gather(out.form->super_columns, out.super_x);
+}
+
+// Codes back to float: what an integer kernel would see, for float kernels. Spike rows stay as they are.
+void CpuOps::Simulate(const float* x, CpuActivation& out, int64_t k) {
+  const ActivationForm& form = *out.form;
+  const int64_t r = static_cast<int64_t>(form.kept.size());
+  const int64_t num_super = static_cast<int64_t>(form.super_columns.size());
+  float* y = out.simulated.Get(out.rows * k);
+  const bool integer = IsInteger(form);
+  pool_.ParallelFor(out.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      float* row = y + m * k;
+      if (integer) {
+        const int8_t* codes = out.codes.data() + m * k;
+        for (int64_t i = 0; i < k; ++i) row[i] = static_cast<float>(codes[i]) * out.scale.data()[m];
+      } else {
+        std::copy_n(x + m * k, k, row);
+      }
+      for (int64_t c = 0; c < r; ++c) row[form.kept[static_cast<size_t>(c)]] = out.kept_x.data()[m * r + c];
+    }
+  });
+  for (int64_t s = 0; s < out.num_spike_rows; ++s) {
+    const int64_t m = out.spike_rows.data()[s];
+    std::copy_n(x + m * k, k, y + m * k);
+    for (int64_t c = 0; c < num_super; ++c) {
+      out.super_x.data()[m * num_super + c] = x[m * k + form.super_columns[static_cast<size_t>(c)]];
+    }
+  }
+  out.values = y;
+}
+
+}  // namespace spikefold

@@ -1,0 +1,248 @@
+#include "kernels/runtime/cpu_ops.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "formats/base/status.h"
+#include "kernels/attention_f32_f32/attention_f32_f32.h"
+#include "kernels/gatedmul_f32_f32/gatedmul_f32_f32.h"
+#include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
+#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
+#include "kernels/norm_f32_f32/norm_f32_f32.h"
+#include "kernels/rope_f32_f32/rope_f32_f32.h"
+
+namespace spikefold {
+namespace {
+
+namespace f32 = kernels::matmul_f32_f32_f32;
+namespace s8c = kernels::matmul_f32_s8r_s8c;
+namespace s4g = kernels::matmul_f32_s8r_s4g;
+
+// Rows a chunk of row-wise work: small enough to share out, large enough to amortise the hand-over.
+constexpr int64_t kRowGrain = 8;
+
+CpuActivation& Cpu(Activation& x) { return static_cast<CpuActivation&>(x); }
+
+// The first error of a parallel loop.
+class FirstError {
+ public:
+  void Set(absl::Status status) {
+    if (status.ok() || taken_.exchange(true)) return;
+    status_ = std::move(status);
+  }
+  absl::Status Take() { return std::move(status_); }
+
+ private:
+  std::atomic<bool> taken_{false};
+  absl::Status status_;
+};
+
+// Row `row` of a table of any kind, dequantized; kept and super columns restored.
+void TableRow(const LinearWeights& t, const ActivationForm& form, int64_t row, float* out) {
+  switch (t.kind) {
+    case LinearWeights::Kind::kF32:
+      f32::UnpackRow(t.packed.as<float>().data(), t.n, t.k, row, out);
+      return;
+    case LinearWeights::Kind::kS8c: {
+      // The codes are unpacked into the tail of `out` and widened front to back.
+      int8_t* codes = reinterpret_cast<int8_t*>(out) + 3 * t.k;
+      s8c::UnpackRow(t.packed.data(), t.n, t.k, row, codes);
+      const float scale = t.scale[static_cast<size_t>(row)];
+      for (int64_t k = 0; k < t.k; ++k) {
+        const float value = static_cast<float>(codes[k]) * scale;
+        std::memcpy(out + k, &value, sizeof(value));
+      }
+      break;
+    }
+    case LinearWeights::Kind::kS4g:
+      s4g::UnpackRow(t.packed.data(), t.n, t.k, t.group, row, out);
+      break;
+  }
+  const size_t r = form.kept.size();
+  for (size_t c = 0; c < r; ++c) {
+    out[form.kept[c]] = Bf16ToFloat(t.kept_weight[static_cast<size_t>(row) * r + c]);
+  }
+  for (size_t s = 0; s < t.super_row.size(); ++s) {
+    if (t.super_row[s] == row) {
+      out[form.super_columns[static_cast<size_t>(t.super_slot[s])]] = t.super_value[s];
+    }
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool) { return std::make_unique<CpuOps>(pool); }
+
+absl::Status CpuOps::PackF32(const Tensor& w, LinearWeights& out) {
+  out.kind = LinearWeights::Kind::kF32;
+  out.n = w.dim(0);
+  out.k = w.dim(1);
+  out.packed = Tensor(DType::kF32, {f32::PackedElements(out.n, out.k)});
+  const float* rows = w.as<float>().data();
+  float* packed = out.packed.as<float>().data();
+  pool_.ParallelFor((out.n + f32::kPanel - 1) / f32::kPanel, 16, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * f32::kPanel, last = std::min(end * f32::kPanel, out.n);
+    f32::PackRows(rows + first * out.k, first, last - first, out.n, out.k, packed);
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::PackS8c(const Tensor& codes, LinearWeights& out) {
+  out.kind = LinearWeights::Kind::kS8c;
+  out.n = codes.dim(0);
+  out.k = codes.dim(1);
+  out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s8c::PackedBytes(out.n, out.k))});
+  s8c::Pack(codes.as<int8_t>().data(), out.n, out.k, out.packed.data());
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::PackS4g(const Tensor& codes, const Tensor& scales, int64_t group, LinearWeights& out) {
+  out.kind = LinearWeights::Kind::kS4g;
+  out.n = codes.dim(0);
+  out.k = codes.dim(1);
+  out.group = group;
+  out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s4g::PackedBytes(out.n, out.k, group))});
+  s4g::Pack(codes.as<int8_t>().data(), scales.as<float>().data(), out.n, out.k, group, out.packed.data());
+  return absl::OkStatus();
+}
+
+std::unique_ptr<Buffer> CpuOps::NewBuffer(int64_t width) { return std::make_unique<CpuBuffer>(width); }
+
+std::unique_ptr<Activation> CpuOps::NewActivation(int64_t width) {
+  return std::make_unique<CpuActivation>(width);
+}
+
+absl::Status CpuOps::Reserve(Buffer& buffer, int64_t rows) {
+  static_cast<CpuBuffer&>(buffer).Reserve(rows);
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::Reserve(Activation& buffer, int64_t rows) {
+  Cpu(buffer).buffer.Reserve(rows);
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::Read(const Buffer& buffer, int64_t rows, float* host) {
+  std::memcpy(host, buffer.host(), static_cast<size_t>(rows * buffer.width()) * sizeof(float));
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::Write(const float* host, int64_t rows, Buffer& buffer) {
+  std::memcpy(buffer.host(), host, static_cast<size_t>(rows * buffer.width()) * sizeof(float));
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::Embed(const LinearWeights& table, const ActivationForm& form,
+                           absl::Span<const int32_t> tokens, float scale, Buffer& out) {
+  const int64_t d = table.k;
+  float* y = out.host();
+  pool_.ParallelFor(static_cast<int64_t>(tokens.size()), kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      float* row = y + i * d;
+      TableRow(table, form, tokens[static_cast<size_t>(i)], row);
+      if (scale == 1.0f) continue;
+      for (int64_t c = 0; c < d; ++c) row[c] *= scale;
+    }
+  });
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::AddNorm(const AddNormArgs& a) {
+  const int64_t d = a.residual->width();
+  float* h = a.residual->host();
+  float* b = a.branch == nullptr ? nullptr : a.branch->host();
+  float* y = a.gain == nullptr ? nullptr : a.out->floats().host();
+  FirstError error;
+  // One pass a chunk of rows, so that they stay in the first-level cache from the add to the norm.
+  pool_.ParallelFor(a.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    const int64_t m = end - begin, at = begin * d;
+    if (b != nullptr && a.branch_gain != nullptr) {
+      error.Set(kernels::norm_f32_f32::Run(
+          {.m = m, .k = d, .x = b + at, .gain = a.branch_gain->data(), .eps = a.eps, .y = b + at}, pool_));
+    }
+    if (b != nullptr) {
+      for (int64_t i = at; i < end * d; ++i) h[i] += b[i];
+    }
+    if (y != nullptr) {
+      error.Set(kernels::norm_f32_f32::Run(
+          {.m = m, .k = d, .x = h + at, .gain = a.gain->data(), .eps = a.eps, .y = y + at}, pool_));
+    }
+  });
+  SF_RETURN_IF_ERROR(error.Take());
+  if (y == nullptr) return absl::OkStatus();
+  return Form(y, a.rows, d, *a.form, Cpu(*a.out));
+}
+
+absl::Status CpuOps::HeadNormRope(const HeadNormRopeArgs& a) {
+  struct Side {
+    float* x;
+    int64_t heads;
+    const std::vector<float>* gain;
+  };
+  const Side sides[2] = {{a.q->host(), a.num_heads, a.q_gain}, {a.k->host(), a.num_kv_heads, a.k_gain}};
+  FirstError error;
+  pool_.ParallelFor(a.rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    const int64_t m = end - begin;
+    for (const Side& side : sides) {
+      float* x = side.x + begin * side.heads * a.head_dim;
+      if (side.gain != nullptr) {
+        error.Set(kernels::norm_f32_f32::Run(
+            {.m = m * side.heads, .k = a.head_dim, .x = x, .gain = side.gain->data(), .eps = a.eps, .y = x},
+            pool_));
+      }
+      error.Set(kernels::rope_f32_f32::Run({.m = m,
+                                            .num_heads = side.heads,
+                                            .head_dim = a.head_dim,
+                                            .x = x,
+                                            .cos = a.rope->cos(a.first + begin),
+                                            .sin = a.rope->sin(a.first + begin)},
+                                           pool_));
+    }
+  });
+  return error.Take();
+}
+
+absl::Status CpuOps::Attention(const AttentionArgs& a) {
+  const int64_t kv_width = a.num_kv_heads * a.head_dim;
+  const size_t bytes = static_cast<size_t>(a.rows * kv_width) * sizeof(float);
+  std::memcpy(a.cache->k(a.layer) + a.first * kv_width, a.k->host(), bytes);
+  std::memcpy(a.cache->v(a.layer) + a.first * kv_width, a.v->host(), bytes);
+  float* o = a.out->floats().host();
+  SF_RETURN_IF_ERROR(kernels::attention_f32_f32::Run({.m = a.rows,
+                                                      .num_heads = a.num_heads,
+                                                      .num_kv_heads = a.num_kv_heads,
+                                                      .head_dim = a.head_dim,
+                                                      .q = a.q->host(),
+                                                      .k = a.cache->k(a.layer),
+                                                      .v = a.cache->v(a.layer),
+                                                      .first = a.first,
+                                                      .scale = a.scale,
+                                                      .window = a.window,
+                                                      .o = o,
+                                                      .column_mass = a.column_mass},
+                                                     pool_));
+  return Form(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
+}
+
+absl::Status CpuOps::GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
+                              const ActivationForm& form, Activation& out) {
+  namespace gatedmul = kernels::gatedmul_f32_f32;
+  float* y = out.floats().host();
+  SF_RETURN_IF_ERROR(
+      gatedmul::Run({.count = rows * gate.width(),
+                     .activation = activation == GateActivation::kSilu ? gatedmul::Activation::kSilu
+                                                                       : gatedmul::Activation::kGeluTanh,
+                     .gate = gate.host(),
+                     .up = up.host(),
+                     .y = y},
+                    pool_));
+  return Form(y, rows, gate.width(), form, Cpu(out));
+}
+
+absl::Status CpuOps::Reform(Activation& x) {
+  return Form(x.floats().host(), x.rows, x.floats().width(), *x.form, Cpu(x));
+}
+
+}  // namespace spikefold

@@ -1,0 +1,367 @@
+#include "kernels/runtime/forward.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "kernels/runtime/ops.h"
+#include "kernels/runtime/walk.h"
+
+namespace spikefold {
+namespace {
+
+// Rows a pass: bounds the scratch (512 rows of a 14,336-wide FFN are 28 MiB a buffer) at full matmul speed.
+constexpr int64_t kBlockRows = 512;
+
+const ActivationForm kFloatForm;
+
+// One pass over the nodes for one block of rows.
+class Pass {
+ public:
+  Pass(const RuntimeModel& model, Walk& walk, KvCache& cache, const ForwardOptions& options)
+      : model_(model),
+        graph_(model.graph()),
+        ops_(model.ops()),
+        walk_(walk),
+        cache_(cache),
+        taps_(options.taps),
+        edits_(options.interventions) {}
+
+  absl::Status Run(absl::Span<const int32_t> tokens, float* hidden) {
+    tokens_ = tokens;
+    rows_ = static_cast<int64_t>(tokens.size());
+    first_ = cache_.length();
+    const int num_nodes = static_cast<int>(graph_.nodes.size());
+    for (int i = 0; i < num_nodes; ++i) {
+      const Node& node = graph_.nodes[static_cast<size_t>(i)];
+      if (node.role == Role::kHead && node.op == Op::kLinear) break;  // Logits()
+      SF_RETURN_IF_ERROR(Step(i, node));
+    }
+    SF_RETURN_IF_ERROR(ops_.Read(walk_.activation(ValueKind::kFinal)->floats(), rows_, hidden));
+    cache_.Advance(rows_);
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Step(int i, const Node& node) {
+    switch (node.op) {
+      case Op::kEmbed:
+        return Embed(i, node);
+      case Op::kNorm:
+        return Norm(i, node);
+      case Op::kLinear:
+        return Linears(i, node);
+      case Op::kHeadNorm:
+        (node.role == Role::kQNorm ? q_gain_ : k_gain_) = &model_.gain(i);
+        return absl::OkStatus();
+      case Op::kRope:  // q and k rotate together, at k's node
+        return node.in0 == ValueKind::kK ? Rope(node) : absl::OkStatus();
+      case Op::kAttention:
+        return Attention(i, node);
+      case Op::kGatedMul:
+        return GatedMul(i, node);
+      case Op::kAdd:
+        return Add(node);
+    }
+    return absl::InternalError("forward: unknown op");
+  }
+
+  absl::Status Embed(int i, const Node& node) {
+    const int head_site = graph_.sites.back().id;
+    Buffer& out = *walk_.buffer(ValueKind::kResidual);
+    const ActivationForm& form = graph_.config.tied_embeddings ? model_.form(head_site) : kFloatForm;
+    SF_RETURN_IF_ERROR(ops_.Embed(*model_.linear(i), form, tokens_, graph_.config.embedding_scale, out));
+    return Show(node.layer, ValueKind::kResidual, out).status();
+  }
+
+  absl::Status Norm(int i, const Node& node) {
+    if (node.in0 != ValueKind::kResidual) {  // sandwich: applied when the branch is added
+      branch_gain_ = &model_.gain(i);
+      return absl::OkStatus();
+    }
+    Activation& out = Out(node);
+    SF_RETURN_IF_ERROR(AddNorm(&model_.gain(i), FormOf(i, node), &out));
+    return ShowActivation(node.layer, node.out, out);
+  }
+
+  // residual += pending branch; out = norm(residual) if there is a gain.
+  absl::Status AddNorm(const std::vector<float>* gain, const ActivationForm* form, Activation* out) {
+    const AddNormArgs args = {.rows = rows_,
+                              .residual = walk_.buffer(ValueKind::kResidual),
+                              .branch = branch_,
+                              .branch_gain = branch_gain_,
+                              .gain = gain,
+                              .eps = graph_.config.norm_eps,
+                              .form = form,
+                              .out = out};
+    branch_ = nullptr;
+    branch_gain_ = nullptr;
+    return ops_.AddNorm(args);
+  }
+
+  // The first linear of a site runs them all.
+  absl::Status Linears(int i, const Node& node) {
+    const Site& site = graph_.sites[static_cast<size_t>(walk_.site_of[static_cast<size_t>(i)])];
+    if (site.linears.front() != i) return absl::OkStatus();
+    const LinearWeights* weights[4];
+    Buffer* outs[4];
+    const size_t count = site.linears.size();
+    if (count > 4) return absl::InternalError("forward: more than 4 linears read one value");
+    for (size_t l = 0; l < count; ++l) {
+      weights[l] = model_.linear(site.linears[l]);
+      outs[l] = walk_.buffer(graph_.nodes[static_cast<size_t>(site.linears[l])].out);
+    }
+    SF_RETURN_IF_ERROR(ops_.Linears(*walk_.activation(node.in0), {weights, count}, {outs, count}));
+    for (size_t l = 0; l < count; ++l) {
+      const ValueKind v = graph_.nodes[static_cast<size_t>(site.linears[l])].out;
+      if (v == ValueKind::kGate || v == ValueKind::kUp) {
+        SF_RETURN_IF_ERROR(Show(node.layer, v, *outs[l]).status());
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Rope(const Node& node) {
+    const ModelConfig& c = graph_.config;
+    Buffer& q = *walk_.buffer(ValueKind::kQ);
+    Buffer& k = *walk_.buffer(ValueKind::kK);
+    SF_RETURN_IF_ERROR(ops_.HeadNormRope({.rows = rows_,
+                                          .first = first_,
+                                          .num_heads = c.num_heads,
+                                          .num_kv_heads = c.num_kv_heads,
+                                          .head_dim = c.head_dim,
+                                          .q = &q,
+                                          .k = &k,
+                                          .q_gain = q_gain_,
+                                          .k_gain = k_gain_,
+                                          .eps = c.norm_eps,
+                                          .rope = Slides(node.layer) ? &walk_.rope_local : &walk_.rope}));
+    q_gain_ = k_gain_ = nullptr;
+    SF_RETURN_IF_ERROR(Show(node.layer, ValueKind::kQ, q).status());
+    SF_RETURN_IF_ERROR(Show(node.layer, ValueKind::kK, k).status());
+    return Show(node.layer, ValueKind::kV, *walk_.buffer(ValueKind::kV)).status();
+  }
+
+  absl::Status Attention(int i, const Node& node) {
+    const ModelConfig& c = graph_.config;
+    const bool mass = taps_ != nullptr && taps_->WantsAttention(node.layer);
+    const int64_t positions = first_ + rows_;
+    if (mass) walk_.column_mass.assign(static_cast<size_t>(c.num_heads * positions), 0.0);
+    Activation& out = Out(node);
+    SF_RETURN_IF_ERROR(ops_.Attention({.rows = rows_,
+                                       .first = first_,
+                                       .num_heads = c.num_heads,
+                                       .num_kv_heads = c.num_kv_heads,
+                                       .head_dim = c.head_dim,
+                                       .scale = c.attention_scale,
+                                       .window = Slides(node.layer) ? c.sliding_window : 0,
+                                       .layer = node.layer,
+                                       .q = walk_.buffer(ValueKind::kQ),
+                                       .k = walk_.buffer(ValueKind::kK),
+                                       .v = walk_.buffer(ValueKind::kV),
+                                       .cache = &cache_,
+                                       .column_mass = mass ? walk_.column_mass.data() : nullptr,
+                                       .form = FormOf(i, node),
+                                       .out = &out}));
+    if (mass) {
+      taps_->OnAttention({.layer = node.layer,
+                          .column_mass = walk_.column_mass.data(),
+                          .num_heads = c.num_heads,
+                          .num_positions = positions,
+                          .num_rows = rows_});
+    }
+    return ShowActivation(node.layer, node.out, out);
+  }
+
+  absl::Status GatedMul(int i, const Node& node) {
+    Activation& out = Out(node);
+    SF_RETURN_IF_ERROR(ops_.GatedMul(graph_.config.activation, rows_, *walk_.buffer(ValueKind::kGate),
+                                     *walk_.buffer(ValueKind::kUp), *FormOf(i, node), out));
+    return ShowActivation(node.layer, node.out, out);
+  }
+
+  // Left pending, so that the next norm adds in the same pass over the rows, unless somebody looks.
+  absl::Status Add(const Node& node) {
+    branch_ = walk_.buffer(node.in1);
+    if (Wanted(node.layer, node.in1)) SF_RETURN_IF_ERROR(ShowBranch(node));
+    const bool ffn = node.in1 == ValueKind::kFfnOut;
+    if (!ffn || !Wanted(node.layer, ValueKind::kResidual)) return absl::OkStatus();
+    SF_RETURN_IF_ERROR(AddNorm(nullptr, nullptr, nullptr));
+    return Show(node.layer, ValueKind::kResidual, *walk_.buffer(ValueKind::kResidual)).status();
+  }
+
+  // A branch is shown as it is added: after its own norm, where it has one.
+  absl::Status ShowBranch(const Node& node) {
+    if (branch_gain_ != nullptr) {
+      Activation& scratch = *walk_.activation(ValueKind::kFinal);  // its rows have been consumed
+      SF_RETURN_IF_ERROR(ops_.AddNorm({.rows = rows_,
+                                       .residual = branch_,
+                                       .gain = branch_gain_,
+                                       .eps = graph_.config.norm_eps,
+                                       .form = &kFloatForm,
+                                       .out = &scratch}));
+      walk_.host_rows.resize(static_cast<size_t>(rows_ * branch_->width()));
+      SF_RETURN_IF_ERROR(ops_.Read(scratch.floats(), rows_, walk_.host_rows.data()));
+      SF_RETURN_IF_ERROR(ops_.Write(walk_.host_rows.data(), rows_, *branch_));
+      branch_gain_ = nullptr;
+    }
+    return Show(node.layer, node.in1, *branch_).status();
+  }
+
+  bool Wanted(int layer, ValueKind v) const {
+    return (taps_ != nullptr && taps_->Wants(layer, v)) || (edits_ != nullptr && edits_->Wants(layer, v));
+  }
+
+  // Lets interventions edit rows, then shows them to taps. True if they were edited.
+  absl::StatusOr<bool> Show(int layer, ValueKind v, Buffer& buffer) {
+    const bool edit = edits_ != nullptr && edits_->Wants(layer, v);
+    const bool tap = taps_ != nullptr && taps_->Wants(layer, v);
+    if (!edit && !tap) return false;
+    float* data = buffer.host();
+    if (data == nullptr) {
+      walk_.host_rows.resize(static_cast<size_t>(rows_ * buffer.width()));
+      data = walk_.host_rows.data();
+      SF_RETURN_IF_ERROR(ops_.Read(buffer, rows_, data));
+    }
+    if (edit) {
+      edits_->Edit(layer, v, data, rows_, buffer.width(), first_);
+      if (buffer.host() == nullptr) SF_RETURN_IF_ERROR(ops_.Write(data, rows_, buffer));
+    }
+    if (tap) {
+      taps_->OnRows({.layer = layer,
+                     .value = v,
+                     .data = data,
+                     .num_rows = rows_,
+                     .width = buffer.width(),
+                     .first_position = first_});
+    }
+    return edit;
+  }
+
+  absl::Status ShowActivation(int layer, ValueKind v, Activation& x) {
+    SF_ASSIGN_OR_RETURN(const bool edited, Show(layer, v, x.floats()));
+    return edited ? ops_.Reform(x) : absl::OkStatus();
+  }
+
+  Activation& Out(const Node& node) {
+    Activation& out = *walk_.activation(node.out);
+    out.keep_floats = node.out == ValueKind::kFinal || Wanted(node.layer, node.out);
+    return out;
+  }
+
+  // The rows for the head leave as floats: Logits() quantizes them itself.
+  const ActivationForm* FormOf(int i, const Node& node) const {
+    if (node.out == ValueKind::kFinal) return &kFloatForm;
+    return &model_.form(walk_.site_of[static_cast<size_t>(i)]);
+  }
+
+  bool Slides(int layer) const {
+    const auto& slides = graph_.config.sliding_layers;
+    return !slides.empty() && slides[static_cast<size_t>(layer)];
+  }
+
+  const RuntimeModel& model_;
+  const ModelGraph& graph_;
+  Ops& ops_;
+  Walk& walk_;
+  KvCache& cache_;
+  Taps* taps_;
+  Interventions* edits_;
+
+  absl::Span<const int32_t> tokens_;
+  int64_t rows_ = 0, first_ = 0;
+  Buffer* branch_ = nullptr;                         // to be added to the residual
+  const std::vector<float>* branch_gain_ = nullptr;  // norm of that branch
+  const std::vector<float>*q_gain_ = nullptr, *k_gain_ = nullptr;
+};
+
+absl::Status CheckCall(const RuntimeModel& model, absl::Span<const int32_t> tokens, const KvCache& cache,
+                       size_t hidden_size) {
+  const ModelConfig& c = model.graph().config;
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= c.vocab) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token ", i, ": id ", tokens[i], " is outside the vocabulary; 0 to ", c.vocab - 1, " are allowed"));
+    }
+  }
+  const int64_t needed = cache.length() + static_cast<int64_t>(tokens.size());
+  if (needed > cache.capacity()) {
+    return absl::InvalidArgumentError(absl::StrCat("cache: ", needed, " positions needed; ", cache.capacity(),
+                                                   " allowed; make it larger or feed fewer tokens"));
+  }
+  const size_t want = tokens.size() * static_cast<size_t>(c.hidden);
+  if (hidden_size != want) {
+    return absl::InvalidArgumentError(absl::StrCat("hidden: room for ", hidden_size, " values; ", want,
+                                                   " needed (", tokens.size(), " tokens x ", c.hidden, ")"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens, KvCache& cache,
+                     absl::Span<float> hidden, const ForwardOptions& options) {
+  SF_RETURN_IF_ERROR(CheckCall(model, tokens, cache, hidden.size()));
+  SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
+  const int64_t total = static_cast<int64_t>(tokens.size());
+  const bool watched = options.taps != nullptr || options.interventions != nullptr;
+  const int64_t block = watched ? std::max<int64_t>(total, 1) : kBlockRows;
+  SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), std::min(block, total), cache.capacity()));
+  const int64_t before = cache.length();
+  const int64_t d = model.graph().config.hidden;
+  for (int64_t at = 0; at < total; at += block) {
+    const int64_t rows = std::min(block, total - at);
+    absl::Status status =
+        Pass(model, *walk, cache, options)
+            .Run(tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(rows)), hidden.data() + at * d);
+    if (!status.ok()) {
+      cache.Truncate(before);
+      return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Logits(const RuntimeModel& model, absl::Span<const float> hidden, absl::Span<float> logits) {
+  const ModelGraph& graph = model.graph();
+  const size_t d = static_cast<size_t>(graph.config.hidden), vocab = static_cast<size_t>(graph.config.vocab);
+  const size_t rows = hidden.size() / d;
+  if (hidden.size() != rows * d || logits.size() != rows * vocab) {
+    return absl::InvalidArgumentError(absl::StrCat("logits: ", hidden.size(), " hidden values and room for ",
+                                                   logits.size(), " logits; ", d, " and ", vocab,
+                                                   " a row are needed"));
+  }
+  if (rows == 0) return absl::OkStatus();
+  const Site& site = graph.sites.back();
+  return model.ops().Head(*model.linear(site.linears.front()), model.form(site.id),
+                          static_cast<int64_t>(rows), hidden.data(), logits.data());
+}
+
+absl::StatusOr<KvPrefix> ComputePrefix(const RuntimeModel& model, absl::Span<const int32_t> tokens) {
+  const ModelConfig& c = model.graph().config;
+  const int64_t p = static_cast<int64_t>(tokens.size()), width = c.num_kv_heads * c.head_dim;
+  KvPrefix prefix;
+  prefix.tokens.assign(tokens.begin(), tokens.end());
+  KvCache cache(c, p);
+  std::vector<float> hidden(static_cast<size_t>(p * c.hidden));
+  SF_RETURN_IF_ERROR(Forward(model, tokens, cache, absl::MakeSpan(hidden), {}));
+  const auto round = [&](const float* rows) {
+    std::vector<uint16_t> out(static_cast<size_t>(p * width));
+    for (int64_t h = 0; h < c.num_kv_heads; ++h) {
+      for (int64_t t = 0; t < p; ++t) {
+        for (int64_t i = 0; i < c.head_dim; ++i) {
+          out[static_cast<size_t>((h * p + t) * c.head_dim + i)] =
+              FloatToBf16(rows[t * width + h * c.head_dim + i]);
+        }
+      }
+    }
+    return out;
+  };
+  for (int layer = 0; layer < c.num_layers; ++layer) {
+    prefix.k.push_back(round(cache.k(layer)));
+    prefix.v.push_back(round(cache.v(layer)));
+  }
+  return prefix;
+}
+
+}  // namespace spikefold

@@ -1,0 +1,105 @@
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "kernels/runtime/loaded_model.h"
+
+namespace spikefold {
+namespace {
+
+absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const LoadOptions& options) {
+  if (options.pool == nullptr) return absl::InvalidArgumentError("load: a thread pool is needed");
+  if (options.backend == Backend::kCuda) return MakeCudaOps();
+  return MakeCpuOps(options.pool);
+}
+
+absl::StatusOr<std::vector<float>> ReadVector(const CheckpointReader& reader, const std::string& name) {
+  SF_ASSIGN_OR_RETURN(const Tensor tensor, reader.ReadF32(name));
+  const auto values = tensor.as<float>();
+  return std::vector<float>(values.begin(), values.end());
+}
+
+// Order of loading: the widest matrices (embedding and head) first, while least is in memory.
+std::vector<int> LoadOrder(const ModelGraph& graph) {
+  std::vector<int> order;
+  const auto wide = [](const Node& n) { return n.role == Role::kEmbedding || n.role == Role::kHead; };
+  for (const bool first : {true, false}) {
+    for (size_t i = 0; i < graph.nodes.size(); ++i) {
+      const Node& node = graph.nodes[i];
+      if (!node.module.empty() && wide(node) == first) order.push_back(static_cast<int>(i));
+    }
+  }
+  return order;
+}
+
+}  // namespace
+
+absl::Status LoadedModel::LoadGain(const CheckpointReader& reader, int node) {
+  const Node& n = graph_.nodes[static_cast<size_t>(node)];
+  SF_ASSIGN_OR_RETURN(std::vector<float> gain, ReadVector(reader, n.module + ".weight"));
+  for (float& g : gain) g += graph_.config.norm_gain_offset;
+  gains_[static_cast<size_t>(node)] = std::move(gain);
+  return absl::OkStatus();
+}
+
+absl::Status LoadedModel::LoadFloatLinear(const CheckpointReader& reader, int node) {
+  const Node& n = graph_.nodes[static_cast<size_t>(node)];
+  auto weights = std::make_shared<LinearWeights>();
+  {
+    SF_ASSIGN_OR_RETURN(const Tensor w, reader.ReadF32(n.module + ".weight"));
+    SF_RETURN_IF_ERROR(ops_->PackF32(w, *weights));
+  }
+  if (n.has_bias) {
+    SF_ASSIGN_OR_RETURN(weights->bias, ReadVector(reader, n.module + ".bias"));
+  }
+  linears_[static_cast<size_t>(node)] = std::move(weights);
+  return absl::OkStatus();
+}
+
+absl::Status LoadedModel::LoadFloat(const CheckpointReader& reader, const Progress& progress) {
+  const std::vector<int> order = LoadOrder(graph_);
+  for (size_t i = 0; i < order.size(); ++i) {
+    const int node = order[i];
+    const Node& n = graph_.nodes[static_cast<size_t>(node)];
+    if (!Report(progress, "loading", static_cast<int64_t>(i), static_cast<int64_t>(order.size()))) {
+      return absl::CancelledError("load: stopped");
+    }
+    if (n.op == Op::kNorm || n.op == Op::kHeadNorm) {
+      SF_RETURN_IF_ERROR(LoadGain(reader, node));
+    } else if (n.role == Role::kHead && graph_.config.tied_embeddings) {
+      linears_[static_cast<size_t>(node)] = linears_[0];  // node 0 is the embedding
+    } else {
+      SF_RETURN_IF_ERROR(LoadFloatLinear(reader, node));
+    }
+  }
+  return absl::OkStatus();
+}
+
+uint64_t LoadedModel::weight_bytes() const {
+  uint64_t bytes = 0;
+  for (size_t i = 0; i < linears_.size(); ++i) {
+    bytes += gains_[i].size() * sizeof(float);
+    const LinearWeights* w = linears_[i].get();
+    const bool shared = i > 0 && w == linears_[0].get();
+    if (w == nullptr || shared) continue;
+    bytes += static_cast<uint64_t>(w->packed.num_bytes()) +
+             sizeof(float) * (w->scale.size() + w->bias.size() + w->super_value.size()) +
+             sizeof(uint16_t) * w->kept_weight.size() +
+             sizeof(int32_t) * (w->super_slot.size() + w->super_row.size());
+  }
+  return bytes;
+}
+
+absl::StatusOr<std::unique_ptr<RuntimeModel>> LoadModel(const CheckpointReader& reader,
+                                                        const LoadOptions& options) {
+  SF_ASSIGN_OR_RETURN(auto ops, MakeOps(options));
+  auto model = std::make_unique<LoadedModel>(reader.graph(), std::move(ops));
+  if (reader.kind() == CheckpointKind::kNative) {
+    return absl::UnimplementedError(
+        absl::StrCat(reader.path(), ": natively quantized models are not loaded yet"));
+  }
+  SF_RETURN_IF_ERROR(model->LoadFloat(reader, options.progress));
+  return model;
+}
+
+}  // namespace spikefold

@@ -1,0 +1,45 @@
+// RuntimeModel as LoadModel fills it.
+#pragma once
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "kernels/runtime/model.h"
+#include "kernels/runtime/ops.h"
+
+namespace spikefold {
+
+class LoadedModel : public RuntimeModel {
+ public:
+  LoadedModel(const ModelGraph& graph, std::unique_ptr<Ops> ops)
+      : graph_(graph),
+        ops_(std::move(ops)),
+        linears_(graph.nodes.size()),
+        gains_(graph.nodes.size()),
+        forms_(graph.sites.size()) {}
+
+  const ModelGraph& graph() const override { return graph_; }
+  Ops& ops() const override { return *ops_; }
+  const LinearWeights* linear(int node) const override { return linears_[static_cast<size_t>(node)].get(); }
+  const std::vector<float>& gain(int node) const override { return gains_[static_cast<size_t>(node)]; }
+  const ActivationForm& form(int site) const override { return forms_[static_cast<size_t>(site)]; }
+  const KvPrefix* prefix() const override { return prefix_.empty() ? nullptr : &prefix_; }
+  void set_prefix(KvPrefix prefix) override { prefix_ = std::move(prefix); }
+  uint64_t weight_bytes() const override;
+
+  absl::Status LoadFloat(const CheckpointReader& reader, const Progress& progress);
+
+ private:
+  absl::Status LoadGain(const CheckpointReader& reader, int node);
+  absl::Status LoadFloatLinear(const CheckpointReader& reader, int node);
+
+  const ModelGraph graph_;
+  std::unique_ptr<Ops> ops_;
+  std::vector<std::shared_ptr<LinearWeights>> linears_;  // by node
+  std::vector<std::vector<float>> gains_;                // by node
+  std::vector<ActivationForm> forms_;                    // by site
+  KvPrefix prefix_;
+};
+
+}  // namespace spikefold

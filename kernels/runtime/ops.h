@@ -1,0 +1,127 @@
+// Ops: what a backend implements so that Forward() can walk a graph on it.
+//
+// The granularity is that of fused kernels: residual add + norm + quantize is one op, the linears of a site
+// are one op, rotary embedding of q and k is one op. Values live in buffers that the backend makes; the host
+// reads them through Read/Write (or Buffer::host() where memory is shared). Weights, gains and rope tables
+// are host objects at fixed addresses for as long as the model lives: a device backend keys its copies by
+// address.
+//
+// Not thread-safe: one Forward at a time. Ops are asynchronous for a device backend; Read synchronises.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "formats/base/thread_pool.h"
+#include "formats/model_config.h"
+#include "kernels/runtime/activation.h"
+#include "kernels/runtime/kv_cache.h"
+#include "kernels/runtime/rope.h"
+#include "kernels/runtime/weights.h"
+
+namespace spikefold {
+
+// What the quantizers met since the model was loaded (or since ResetCounters).
+struct OpCounters {
+  int64_t spike_rows = 0;         // rows computed in float
+  int64_t missed_spike_rows = 0;  // rows above the threshold for which there was no room
+  int64_t saturated = 0;          // codes clamped under a static scale
+};
+
+// residual += branch_norm(branch); out = norm(residual), in `form`.
+struct AddNormArgs {
+  int64_t rows = 0;
+  Buffer* residual = nullptr;                       // [rows, d]
+  Buffer* branch = nullptr;                         // [rows, d], overwritten if branch_gain; nullptr: no add
+  const std::vector<float>* branch_gain = nullptr;  // [d]; nullptr: the branch is added as it is
+  const std::vector<float>* gain = nullptr;         // [d]; nullptr: only the add
+  float eps = 0;
+  const ActivationForm* form = nullptr;
+  Activation* out = nullptr;
+};
+
+// Per-head RMSNorm (where a gain is given), then rotation of row i by position first + i, in place.
+struct HeadNormRopeArgs {
+  int64_t rows = 0, first = 0;
+  int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  Buffer* q = nullptr;                         // [rows, num_heads * head_dim]
+  Buffer* k = nullptr;                         // [rows, num_kv_heads * head_dim]
+  const std::vector<float>* q_gain = nullptr;  // [head_dim]
+  const std::vector<float>* k_gain = nullptr;  // [head_dim]
+  float eps = 0;
+  const RopeTable* rope = nullptr;  // covers first + rows positions
+};
+
+// Appends k and v to the cache at `first`, then attends; the context in `form`.
+struct AttentionArgs {
+  int64_t rows = 0, first = 0;
+  int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
+  float scale = 1;
+  int64_t window = 0;  // 0: all positions
+  int layer = 0;
+  const Buffer* q = nullptr;  // [rows, num_heads * head_dim]
+  const Buffer* k = nullptr;  // [rows, num_kv_heads * head_dim]
+  const Buffer* v = nullptr;  // as k
+  KvCache* cache = nullptr;
+  double* column_mass = nullptr;  // host [num_heads, first + rows] or null; added to
+  const ActivationForm* form = nullptr;
+  Activation* out = nullptr;
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+  virtual const char* name() const = 0;  // "cpu", "cuda"
+
+  // Weights, packed for this backend's kernels. Each sets kind, n, k, group and packed.
+  virtual absl::Status PackF32(const Tensor& w /* [n, k] F32 */, LinearWeights& out) = 0;
+  virtual absl::Status PackS8c(const Tensor& codes /* [n, k] I8 */, LinearWeights& out) = 0;
+  virtual absl::Status PackS4g(const Tensor& codes /* [n, k] I8 in [-8, 7] */,
+                               const Tensor& scales /* [n, k/group] F32 */, int64_t group,
+                               LinearWeights& out) = 0;
+
+  // Memory.
+  virtual std::unique_ptr<Buffer> NewBuffer(int64_t width) = 0;
+  virtual std::unique_ptr<Activation> NewActivation(int64_t width) = 0;
+  virtual absl::Status Reserve(Buffer& buffer, int64_t rows) = 0;  // contents are lost if it grows
+  virtual absl::Status Reserve(Activation& buffer, int64_t rows) = 0;
+  virtual absl::Status Read(const Buffer& buffer, int64_t rows, float* host) = 0;
+  virtual absl::Status Write(const float* host, int64_t rows, Buffer& buffer) = 0;
+
+  // out[i, :] = scale * table[tokens[i], :]. `form`: the head's, whose kept and super columns complete the
+  // rows of a quantized table.
+  virtual absl::Status Embed(const LinearWeights& table, const ActivationForm& form,
+                             absl::Span<const int32_t> tokens, float scale, Buffer& out) = 0;
+  virtual absl::Status AddNorm(const AddNormArgs& args) = 0;
+  // y[i] = x * w[i]^T + bias for all linears of a site.
+  virtual absl::Status Linears(const Activation& x, absl::Span<const LinearWeights* const> w,
+                               absl::Span<Buffer* const> y) = 0;
+  virtual absl::Status HeadNormRope(const HeadNormRopeArgs& args) = 0;
+  virtual absl::Status Attention(const AttentionArgs& args) = 0;
+  virtual absl::Status GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
+                                const ActivationForm& form, Activation& out) = 0;
+  // Makes the form again after floats() was edited.
+  virtual absl::Status Reform(Activation& x) = 0;
+  // The head on rows in host memory: logits [rows, n] = hidden [rows, k] * w^T.
+  virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                            const float* hidden, float* logits) = 0;
+
+  virtual OpCounters counters() const = 0;
+  virtual void ResetCounters() = 0;
+
+  // The walk's scratch: made by Forward on first use, kept between calls so that decoding allocates nothing.
+  struct Scratch {
+    virtual ~Scratch() = default;
+  };
+  std::unique_ptr<Scratch> scratch;
+};
+
+std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool);
+// Unimplemented where CUDA was not built in.
+absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps();
+
+}  // namespace spikefold
