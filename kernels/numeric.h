@@ -1,4 +1,4 @@
-// Rounding, clamping and nibble packing: defined once for quantizer, reference and kernels.
+// Rounding, clamping, scales and nibble packing: defined once for quantizer, reference and kernels.
 #pragma once
 
 #include <cmath>
@@ -15,13 +15,29 @@ namespace spikefold::kernels {
 inline constexpr int kS8Max = 127;  // codes are in [-127, 127]: -128 is never produced
 inline constexpr int kS4Min = -8, kS4Max = 7;
 
+// A row whose largest magnitude lies below this counts as zeros: 1/scale must stay finite and normal.
+inline constexpr float kMinAmax = 0x1p-119f;  // the power of two above 127 * 2^-126
+
 // Nearest integer, ties to even (the default rounding mode), clamped to [lo, hi]. NaN gives lo.
 SF_HOST_DEVICE inline int RoundClamp(float value, int lo, int hi) {
   const float r = rintf(value);
   return r >= static_cast<float>(hi) ? hi : (r > static_cast<float>(lo) ? static_cast<int>(r) : lo);
 }
+
+// Scale of a symmetric 8-bit row: amax / 127, or 1 for a row of zeros.
+SF_HOST_DEVICE inline float S8Scale(float amax) { return amax >= kMinAmax ? amax / kS8Max : 1.0f; }
+
+// The code of an activation. `inv_scale` is 1.0f / scale, rounded once: activations are multiplied, not
+// divided, everywhere (kernels, simulation), so that all of them agree to the last bit.
 SF_HOST_DEVICE inline int8_t QuantizeS8(float value, float inv_scale) {
   return static_cast<int8_t>(RoundClamp(value * inv_scale, -kS8Max, kS8Max));
 }
+
+// Two 4-bit codes in [-8, 7] in one byte, each stored as code + 8; `low` in bits 0..3.
+SF_HOST_DEVICE inline uint8_t PackNibbles(int low, int high) {
+  return static_cast<uint8_t>((low + 8) | ((high + 8) << 4));
+}
+SF_HOST_DEVICE inline int LowNibble(uint8_t pair) { return (pair & 15) - 8; }
+SF_HOST_DEVICE inline int HighNibble(uint8_t pair) { return (pair >> 4) - 8; }
 
 }  // namespace spikefold::kernels

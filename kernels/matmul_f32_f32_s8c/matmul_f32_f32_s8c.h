@@ -1,8 +1,13 @@
 // matmul_f32_f32_s8c: W8A16 (activations in float32 here). Y[m,n] = w_scale[n] * sum_k x[m,k]*wq[n,k] + tail.
 //
 // Layout    shares Pack of matmul_f32_s8r_s8c, so a tied head serves embedding look-up (UnpackRow * scale),
-// W8A16 and W8A8. Exact     float32 sums in one fixed order a given ISA; tolerance across ISAs (see the
-// conformance test).
+//           W8A16 and W8A8.
+// Requires  codes in [-127, 127]; any M, N, K >= 1; no alignment beyond float.
+// Moves     N*K + 4*M*K + 4*M*N bytes; bound by memory for M < ~4, by the FMA rate above.
+// Exact     one float32 accumulator an output, fused multiply-adds over k ascending, then * w_scale, then the
+//           tail (outlier_tail.h): y is bitwise the same on AVX2 and AVX-512, for any number of threads and
+//           whatever rows are computed with it. The plain target does not fuse: tolerance there.
+// Targets   AVX-512, AVX2+FMA, plain C++.
 #pragma once
 
 #include <cstdint>
@@ -21,8 +26,10 @@ struct Params {
   OutlierTail tail;
   float* y = nullptr;  // [m, n]
 };
+// InvalidArgument: an empty shape or a missing buffer.
 absl::Status Supports(const Params& params);
-absl::Status Reference(const Params& params, const int8_t* codes);
+// Plain loops in double: the definition. Reads `codes`, not params.w.
+absl::Status Reference(const Params& params, const int8_t* codes /* [n, k] unpacked */);
 absl::Status Run(const Params& params, ThreadPool& pool);
 
 }  // namespace spikefold::kernels::matmul_f32_f32_s8c

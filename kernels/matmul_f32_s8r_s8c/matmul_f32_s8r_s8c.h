@@ -1,9 +1,15 @@
 // matmul_f32_s8r_s8c: W8A8. Y[m,n] = float(sum_k xq[m,k]*wq[n,k]) * x_scale[m] * w_scale[n] + tail.
 //
-// Layout    packed W is private to the kernel (Pack); it is made at load time and never written to disk.
-// Requires  codes in [-127, 127]; K < 131072 so that the int32 sum is exact; any M, N, K >= 1.
-// Exact     the int32 sums are equal on every ISA. float(sum) is rounded once, then * x_scale, then *
-// w_scale; then the tail in column order.
+// Layout    packed W, made at load time and never written to disk: u8 code + 128 at
+//             [n / 32][k / 4][n % 32][k % 4]          (N padded to 32, K to 4, with code 0)
+//           so 16 channels x 4 consecutive k fill a 64-byte register. The weight is the unsigned operand of
+//           vpdpbusd, x the signed one, and 128 * sum_k xq[m,k] comes off each sum: x is read as it is.
+// Requires  codes in [-127, 127]; K < 131072 so that the int32 sum is exact; any M, N, K >= 1; no alignment.
+// Moves     N*K + M*K + 4*M*N bytes; bound by memory for M < ~16, by vpdpbusd above.
+// Exact     the int32 sums are equal on every ISA and to the reference. float(sum) is rounded once, then
+//           * x_scale, then * w_scale; then the tail (outlier_tail.h): y is bitwise the same on every ISA,
+//           for any number of threads and whatever rows are computed with it.
+// Targets   AVX-512 VNNI (+ BF16 for the tail), AVX2, plain C++.
 #pragma once
 
 #include <cstddef>
@@ -30,7 +36,9 @@ struct Params {
   float* y = nullptr;       // [m, n] contiguous
   int32_t* sums = nullptr;  // [m, n] or null: the integer sums, for tests
 };
+// Unimplemented: K >= 131072. InvalidArgument: an empty shape or a missing buffer.
 absl::Status Supports(const Params& params);
+// Plain loops, int64 and double: the definition. Reads `codes`, not params.w.
 absl::Status Reference(const Params& params, const int8_t* codes /* [n, k] unpacked */);
 absl::Status Run(const Params& params, ThreadPool& pool);
 

@@ -1,13 +1,19 @@
 // quantize_s8r_f32: float rows -> int8 codes, one scale a row (per token) or one static scale, with outliers
 // split off.
 //
-//   amax[m] = max_{k not kept} |x[m,k]|     scale[m] = amax/127 (1 if amax = 0), or static_scale
-//   q[m,k]  = clamp(round_half_even(x/scale), -127, 127);  0 in kept columns
+//   amax[m] = max_{k not kept} |x[m,k]|     scale[m] = S8Scale(amax[m]), or static_scale
+//   q[m,k]  = clamp(round_half_even(x[m,k] * (1/scale[m])), -127, 127);  0 in kept columns      (numeric.h)
 //   kept_x[m,c] = bf16(x[m, kept[c]]);  super_x[m,s] = bf16(x[m, super[s]])
 // A spike row (max_{k not kept} |x[m,k]| > spike_threshold, run-time test) gets codes 0, kept_x 0 and super_x
-// 0 and is listed in spike_rows, for the caller to compute in float. At most max_spike_rows are taken;
-// further ones are quantized as they are and counted in num_missed. num_saturated counts codes clamped under
-// a static scale.
+// 0 (so its sums are 0, whatever its scale, which is 1 or static_scale) and is listed in spike_rows, for the
+// caller to compute in float. At most max_spike_rows are taken, the first ones; further ones are quantized as
+// they are and counted in num_missed. num_saturated counts codes clamped under a static scale.
+//
+// Requires  any M, K >= 1; kept ascending; no alignment beyond float.
+// Moves     5*M*K bytes (a row is read once from memory, once more from L1); bound by memory.
+// Edges     a row of zeros gets scale 1 and codes 0; a NaN or infinity in x leaves that row unspecified.
+// Exact     codes, scales and counts are equal on every ISA and to the reference, for any number of threads.
+// Feeds     matmul_f32_s8r_s8c, matmul_f32_s8r_s4g
 #pragma once
 
 #include <cstdint>
@@ -36,6 +42,10 @@ struct Params {
   int64_t* num_missed = nullptr;      // out, added to; may be null
   int64_t* num_saturated = nullptr;   // out, added to; may be null
 };
+// InvalidArgument: an empty shape, a missing buffer, a column outside [0, K), or a static scale that is
+// negative or not finite.
+absl::Status Supports(const Params& params);
+// Plain loops: the definition.
 absl::Status Reference(const Params& params);
 absl::Status Run(const Params& params, ThreadPool& pool);
 
