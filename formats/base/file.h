@@ -26,12 +26,14 @@ class ByteSource {
 // NotFound / PermissionDenied / DataLoss (not a regular file: directory, FIFO, device).
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenFile(const std::string& path);
 // Opens `basename` inside `directory`; basename must be a plain file name (no '/', not "..") and must not be
-// a symlink that leaves the directory. DataLoss otherwise.
+// a symlink that leaves the directory (a hub cache's snapshots/<rev>/<name> -> ../../blobs/<hash> is let
+// through). DataLoss otherwise.
 absl::StatusOr<std::unique_ptr<ByteSource>> OpenFileIn(const std::string& directory,
                                                        const std::string& basename);
 std::unique_ptr<ByteSource> MemorySource(std::string bytes, std::string name = "memory");
 
 // Whole file as a string, refused (DataLoss) above max_bytes.
+absl::StatusOr<std::string> ReadToString(const ByteSource& source, uint64_t max_bytes);
 absl::StatusOr<std::string> ReadFileToString(const std::string& path, uint64_t max_bytes);
 
 bool PathExists(const std::string& path);
@@ -45,7 +47,8 @@ std::string Dirname(absl::string_view path);
 // regular file.
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view bytes);
 
-// Sequential writer with its own EINTR/short-write loop and a running SHA-256.
+// Sequential writer with its own EINTR/short-write loop and a running SHA-256. Destruction without Finish()
+// removes the file.
 class FileWriter {
  public:
   static absl::StatusOr<std::unique_ptr<FileWriter>> Create(const std::string& path);  // O_EXCL|O_NOFOLLOW
@@ -55,10 +58,22 @@ class FileWriter {
   virtual absl::StatusOr<std::string> Finish() = 0;  // fsync, close; returns the SHA-256 in lower-case hex
 };
 
+// Writes at any offset of a file whose size is known and reserved at once, so that a full disk is noticed
+// before the work, not after it (Unavailable). Bytes that are not written read as zero. Destruction without
+// Finish() removes the file.
+class RandomWriter {
+ public:
+  static absl::StatusOr<std::unique_ptr<RandomWriter>> Create(const std::string& path, uint64_t size);
+  virtual ~RandomWriter() = default;
+  virtual absl::Status WriteAt(uint64_t offset, absl::Span<const char> bytes) = 0;  // Internal if outside
+  virtual absl::Status Finish() = 0;                                                // fsync, close
+};
+
 // A directory that appears under its final name only by Commit(): everything is written into
 // `<path>.partial-<pid>` on the same file system, fsynced and renamed (RENAME_NOREPLACE; exchanged and the
 // old one removed with overwrite). Destruction without Commit() removes the partial directory. AlreadyExists
-// if `path` exists and overwrite is false.
+// if `path` exists and overwrite is false. Overwriting is refused (InvalidArgument) for what is no model
+// directory: a file, a directory with subdirectories, or one without config.json and manifest.json.
 class AtomicDirectory {
  public:
   static absl::StatusOr<std::unique_ptr<AtomicDirectory>> Create(const std::string& path, bool overwrite);

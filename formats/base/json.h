@@ -1,8 +1,8 @@
 // A strict JSON value: objects keep their order, integers stay integers, duplicate keys are errors.
 //
 // Parsing refuses (DataLoss, with byte offset): invalid UTF-8, duplicate keys, depth > 64, trailing bytes.
-// Integers beyond int64 become kDouble unless they fit uint64 (kUint). NaN and infinity cannot be written:
-// InvalidArgument-free by design, Dump spells them as the strings "NaN", "Infinity", "-Infinity".
+// Integers beyond int64 are kept as uint64 where they fit, else as double. JSON has no NaN and no infinity:
+// Dump spells them as the strings "NaN", "Infinity", "-Infinity".
 #pragma once
 
 #include <cstdint>
@@ -55,6 +55,7 @@ class Json {
   // Unchecked access: the caller has tested the type.
   bool bool_value() const { return std::get<bool>(value_); }
   int64_t int_value() const { return std::get<int64_t>(value_); }
+  uint64_t uint_value() const { return std::get<uint64_t>(value_); }
   double number_value() const;  // any number kind as double
   const std::string& string_value() const { return std::get<std::string>(value_); }
   const Array& array() const { return std::get<Array>(value_); }
@@ -86,6 +87,7 @@ class Json {
 struct JsonLimits {
   int max_depth = 64;
   uint64_t max_bytes = 1ull << 30;
+  uint64_t max_values = 1ull << 24;  // a value costs about 40 bytes, many times its text
 };
 absl::StatusOr<Json> ParseJson(absl::string_view text, absl::string_view where,
                                const JsonLimits& limits = {});
