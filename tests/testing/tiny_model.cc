@@ -135,8 +135,10 @@ class Maker {
     common_ = Unit(&p.direction);
     PlantEmbedding();
     for (int l = 0; l < o_.num_layers; ++l) {
-      Hide(Weight(l, "self_attn.o_proj"));
-      Hide(Weight(l, "mlp.down_proj"));
+      // Up to the spike a layer writes hardly anything, so that the spike's height is known.
+      const double keep = l <= o_.step_up ? 0.02 : 1;
+      Hide(Weight(l, "self_attn.o_proj"), keep);
+      Hide(Weight(l, "mlp.down_proj"), keep);
       if (l > o_.step_up && l <= o_.step_down) PlantSink(l);
     }
     PlantNeurons();
@@ -172,20 +174,19 @@ class Maker {
       SetRow(table, token, e, 1);
       if (sink) cos2_ = kSpikeTokenLength * kSpikeTokenLength / Dot(e, e);
     }
-    // Nothing in the sink token's way but what is planted: see PlantNeurons.
     for (const double beta : betas_) {
       tiny_.planted.heights.push_back(beta * static_cast<double>(o_.hidden) * cos2_);
     }
   }
 
   // The random part of a writer touches neither the spike channels nor s.
-  void Hide(Tensor& w) {
+  void Hide(Tensor& w, double keep) {
     const Vector& s = tiny_.planted.direction;
     for (int64_t k = 0; k < w.dim(1); ++k) {
       double along = 0;
       for (const int64_t c : tiny_.planted.channels) Set(w, c, k, 0);
       for (int64_t n = 0; n < w.dim(0); ++n) along += s[Size(n)] * At(w, n, k);
-      for (int64_t n = 0; n < w.dim(0); ++n) Set(w, n, k, At(w, n, k) - along * s[Size(n)]);
+      for (int64_t n = 0; n < w.dim(0); ++n) Set(w, n, k, keep * (At(w, n, k) - along * s[Size(n)]));
     }
   }
 
