@@ -45,6 +45,7 @@ bool IsTreacherous(char32_t c) {
 
 std::string Printable(absl::string_view text, size_t max_bytes) {
   std::string out;
+  size_t cut = 0;  // the last place that leaves room for "..."
   while (!text.empty()) {
     const Utf8Char c = NextUtf8(text);
     std::string piece;
@@ -60,9 +61,9 @@ std::string Printable(absl::string_view text, size_t max_bytes) {
       piece.assign(text.data(), c.bytes);
     }
     text.remove_prefix(c.bytes);
-    const size_t tail = text.empty() ? 0 : 3;  // room for "..."
-    if (out.size() + piece.size() + tail > max_bytes) return out + "...";
+    if (out.size() + piece.size() > max_bytes) return out.substr(0, cut) + "...";
     out += piece;
+    if (out.size() + 3 <= max_bytes) cut = out.size();
   }
   return out;
 }

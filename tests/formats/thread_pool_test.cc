@@ -1,0 +1,50 @@
+#include "formats/base/thread_pool.h"
+
+#include <atomic>
+#include <catch2/catch.hpp>
+#include <thread>
+#include <vector>
+
+namespace spikefold {
+
+TEST_CASE("Every index is visited once, whatever the count, the grain and the threads", "[thread_pool]") {
+  for (const int threads : {1, 2, 5}) {
+    ThreadPool pool(threads);
+    CHECK(pool.num_threads() == threads);
+    for (const int64_t count : {0, 1, 7, 64, 1000}) {
+      for (const int64_t grain : {1, 3, 64, 5000}) {
+        std::vector<int> visits(static_cast<size_t>(count), 0);
+        std::atomic<bool> in_range{true};
+        pool.ParallelFor(count, grain, [&](int64_t begin, int64_t end) {
+          if (begin % grain != 0 || end - begin > grain) in_range = false;
+          for (int64_t i = begin; i < end; ++i) ++visits[static_cast<size_t>(i)];
+        });
+        REQUIRE(in_range);
+        REQUIRE(visits == std::vector<int>(static_cast<size_t>(count), 1));
+      }
+    }
+  }
+}
+
+TEST_CASE("A nested loop runs inline, and two callers may share a pool", "[thread_pool]") {
+  ThreadPool pool(3);
+  std::atomic<int> sum{0};
+  pool.ParallelFor(8, 1, [&](int64_t, int64_t) {
+    pool.ParallelFor(10, 2, [&](int64_t begin, int64_t end) { sum += static_cast<int>(end - begin); });
+  });
+  CHECK(sum == 80);
+  sum = 0;
+  const auto caller = [&] {
+    for (int i = 0; i < 500; ++i) {
+      pool.ParallelFor(16, 1, [&](int64_t begin, int64_t end) { sum += static_cast<int>(end - begin); });
+    }
+  };
+  std::thread other(caller);
+  caller();
+  other.join();
+  CHECK(sum == 16000);
+}
+
+TEST_CASE("There is at least one core to run on", "[thread_pool]") { CHECK(DefaultNumThreads() >= 1); }
+
+}  // namespace spikefold
