@@ -25,7 +25,8 @@ if(SPIKEFOLD_WERROR)
   add_compile_options(-Werror)
 endif()
 if(SPIKEFOLD_SANITIZE)
-  add_compile_options(-fsanitize=${SPIKEFOLD_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+  add_compile_options(-fsanitize=${SPIKEFOLD_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
+    -Wno-maybe-uninitialized)  # GCC warns falsely about the standard library under sanitizers
   add_compile_definitions(_GLIBCXX_ASSERTIONS)
   add_link_options(-fsanitize=${SPIKEFOLD_SANITIZE})
 else()
