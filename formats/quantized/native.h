@@ -1,0 +1,188 @@
+// The native quantized checkpoint: safetensors + the sidecar spikefold.json + manifest.json. Storage only; no
+// arithmetic beyond packing and rounding-free conversions. docs/native_format.md describes it on disk.
+//
+//   config.json       as read, plus "quantization_config": {"quant_method": "spikefold", "format_version": 1}
+//   spikefold.json    the sidecar: which linear is stored how, prefix, provenance, bits, xxh3 of each tensor
+//   model.safetensors or shards + index: tensors of quantized linears (below) and plain tensors, HF names
+//   tokenizer files   byte copies          manifest.json   written last: bytes and sha256 of every other file
+//
+// Tensors of a linear P (its weight is [N out, K in]; Y = X * W^T):
+//   format    tensors
+//   kFloat    P.weight BF16|F16|F32 [N,K]
+//   kS8c      P.weight I8 [N,K] codes in +-127            P.weight_scale F32 [N,1]
+//   kS4g      P.weight_packed I32 [N,ceil(K/8)]: code + 8 of element i in bits 4*(i%8) of word i/8, as
+//             compressed-tensors does                      P.weight_scale BF16|F16 [N,K/group]
+//             P.weight_shape I64 [2] = N, K
+//   extras    P.kept_columns I32 [r] strictly ascending, P.kept_weight BF16 [N,r]; P.super_index I32 [s,2]
+//             (row, column), P.super_value F32 [s]; P.bias F32 [N]; P.input_scale F32 [1] (kS8Static)
+// Kept columns and super weights hold code 0 and were left out of the scale, so that
+//   y = sum_k xq*wq*scales + sum_{k kept} x_k * kept_weight + sum_super x_col * value + bias.
+// An embedding or a head that is quantized is a linear too: module "model.embed_tokens", N = vocab, K =
+// hidden.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "formats/base/json.h"
+#include "formats/base/progress.h"
+#include "formats/safetensors.h"
+#include "formats/tensor.h"
+
+namespace spikefold {
+
+enum class WeightFormat : uint8_t { kFloat, kS8c, kS4g };
+enum class ActivationFormat : uint8_t {
+  kFloat,     // "float"
+  kS8Token,   // "s8r": one scale a row (token), found at run time
+  kS8Static,  // "s8t": one scale for all, stored
+};
+
+// What the plan knows of a stored linear before any value is computed: everything that decides its bytes, and
+// the words about it in the sidecar.
+struct QuantizedLinearSpec {
+  std::string module;  // "model.layers.3.mlp.down_proj"
+  int64_t n = 0, k = 0;
+  WeightFormat format = WeightFormat::kFloat;
+  DType float_dtype = DType::kBF16;  // kFloat: BF16, F16 or F32
+  int64_t group = 0;                 // kS4g: divides k; 0 otherwise
+  DType scale_dtype = DType::kBF16;  // kS4g: BF16 or F16 (kS8c scales are F32)
+  int64_t num_kept = 0;              // r; 0 for kFloat
+  int64_t num_super = 0;             // s; 0 for kFloat
+  bool has_bias = false;
+  ActivationFormat act = ActivationFormat::kFloat;
+  // Not part of the bytes; WriteLinear() takes them from the linear it is given.
+  std::vector<std::string> bias_sources;  // "original", "shift", "correction" ...; may be empty
+  float spike_threshold = 0;   // > 0: rows (tokens) whose |x| exceeds it are computed in float ("row split")
+  int64_t max_spike_rows = 0;  // with spike_threshold: at most so many rows a call; 0 = any number
+  std::string reason;
+};
+
+struct SuperWeight {
+  int32_t row = 0, col = 0;
+  float value = 0;
+};
+
+// One linear in memory, codes unpacked.
+struct QuantizedLinear : QuantizedLinearSpec {
+  QuantizedLinear() = default;
+  explicit QuantizedLinear(QuantizedLinearSpec spec) : QuantizedLinearSpec(std::move(spec)) {}
+
+  Tensor float_weight;                // kFloat: [n, k] of float_dtype; empty otherwise
+  std::vector<int8_t> codes;          // [n, k] kS8c: -127..127, kS4g: -8..7; empty for kFloat
+  std::vector<float> scales;          // kS8c: [n]; kS4g: [n, k/group], values that scale_dtype holds exactly
+  std::vector<int32_t> kept_columns;  // [r] strictly ascending
+  std::vector<uint16_t> kept_weight_bf16;  // [n, r]
+  std::vector<SuperWeight> supers;         // [s] sorted by (row, col), not in kept columns
+  std::vector<float> bias;                 // [n] or empty
+  float input_scale = 0;                   // kS8Static: > 0
+};
+
+// The declared tensors of a linear, and the exact number of bytes that they take (file headers excluded).
+// The spec must be valid (CheckSpec).
+std::vector<SafetensorsWriter::Spec> TensorSpecs(const QuantizedLinearSpec& spec);
+int64_t StoredBytes(const QuantizedLinearSpec& spec);
+// InvalidArgument with module, value and allowed values.
+absl::Status CheckSpec(const QuantizedLinearSpec& spec);
+// That a linear's vectors agree with its spec and with all rules above (ranges, zero codes, order, finite
+// values). InvalidArgument naming module and index.
+absl::Status CheckLinear(const QuantizedLinear& linear);
+
+// float32 weight [n, k] that the stored parts stand for: codes * scales, kept columns and super weights put
+// back. For tests, export and comparison; not how the kernels compute.
+Tensor Dequantize(const QuantizedLinear& linear);
+
+// Key and value rows of prefix tokens, at positions 0..p-1, computed after RoPE; never evicted.
+struct NativePrefixSpec {
+  int64_t num_tokens = 0;         // p; 0: no prefix
+  std::string kind;               // "bos", "tokens", ...
+  bool changes_function = false;  // whether logits differ from the float model fed without the prefix
+  std::vector<int> layers;        // the attention layers, ascending
+  int64_t num_kv_heads = 0, head_dim = 0;
+};
+struct NativePrefix {
+  std::vector<int32_t> ids;  // [p]
+  std::vector<Tensor> k, v;  // for each of spec.layers: BF16 [num_kv_heads, p, head_dim]
+};
+
+// The sidecar, without what the writer itself computes.
+struct NativeInfo {
+  std::string tool_version;                  // "0.1.0"
+  std::string architecture;                  // of the base model, HF class name
+  std::string base_fingerprint;              // CheckpointReader::Fingerprint()
+  std::string scheme;                        // "w8a8", ...; free text, may be empty
+  std::vector<QuantizedLinearSpec> linears;  // every linear once; also a quantized embedding
+  NativePrefixSpec prefix;
+  Json kv;           // object {"k": word, "v": word, "sinks": int, "window": int} or null: float KV cache
+  Json folds;        // array of objects, provenance only; or null
+  Json calibration;  // object, provenance only; or null
+  std::string recipe_sha256, plan_sha256;  // may be empty
+  // Computed by the writer, given by the reader:
+  double bits_linears = 0;  // stored bits a weight over all of `linears`, side tensors included
+  double bits_all = 0;      // the same over every tensor of the model
+  uint64_t file_bytes = 0;  // of all safetensors files, headers included
+};
+
+struct NativeSideFile {
+  std::string name, bytes;  // a plain file name
+};
+
+// Writes a native checkpoint; nothing holds more than the linear being written. The order of Write calls is
+// free; the bytes depend on the content only. OUT appears at Commit(); destruction before removes everything.
+class NativeWriter {
+ public:
+  struct Options {
+    bool overwrite = false;
+    uint64_t max_shard_bytes = 0;  // 0: one model.safetensors
+    // For the manifest; not part of any other file.
+    std::vector<std::string> arguments;
+  };
+  // `plain` declares all other tensors (norm gains, float embedding ...): float dtypes, HF names. config_json
+  // is the base model's; its quantization_config is replaced. Reserves the disk space: Unavailable when it is
+  // not there. InvalidArgument: a spec is invalid, a name is declared twice, config.json has no object.
+  static absl::StatusOr<std::unique_ptr<NativeWriter>> Create(const std::string& path, NativeInfo info,
+                                                              std::vector<SafetensorsWriter::Spec> plain,
+                                                              Json config_json,
+                                                              std::vector<NativeSideFile> side_files,
+                                                              const Options& options);
+  virtual ~NativeWriter() = default;
+  // InvalidArgument unless the linear was declared with the same shapes and passes CheckLinear().
+  virtual absl::Status WriteLinear(const QuantizedLinear& linear) = 0;
+  virtual absl::Status WriteTensor(absl::string_view name, const TensorView& tensor) = 0;
+  virtual absl::Status WritePrefix(const NativePrefix& prefix) = 0;
+  // InvalidArgument naming the first declared tensor that was not written.
+  virtual absl::Status Commit() = 0;
+};
+
+// Opens a native checkpoint: headers and sidecar only. Everything that the sidecar says is checked against
+// the tensors there (set, dtypes, shapes); what values must obey is checked by ReadLinear().
+// DataLoss: corrupt or contradictory. Unimplemented: another format version, an unknown key (keys "x-..." are
+// ignored), type word or tensor. NotFound: no such directory or file.
+class NativeReader {
+ public:
+  static absl::StatusOr<std::unique_ptr<NativeReader>> Open(const std::string& path);
+  virtual ~NativeReader() = default;
+  virtual const NativeInfo& info() const = 0;
+  virtual const Json& config_json() const = 0;
+  virtual const QuantizedLinearSpec* FindLinear(absl::string_view module) const = 0;  // nullptr: none
+  virtual absl::StatusOr<QuantizedLinear> ReadLinear(absl::string_view module) const = 0;
+  // Plain tensors (no part of a linear, not "spikefold.*"), in file order.
+  virtual const std::vector<SafetensorsEntry>& plain() const = 0;
+  virtual absl::StatusOr<Tensor> ReadTensor(absl::string_view name) const = 0;
+  virtual absl::StatusOr<NativePrefix> ReadPrefix() const = 0;  // empty ids when there is none
+  virtual const std::vector<std::string>& warnings() const = 0;
+};
+// Whether `path` is a directory whose config.json names the quantization method "spikefold".
+bool IsNativeCheckpoint(const std::string& path);
+
+// Recomputes everything: bytes and SHA-256 of each file of manifest.json, that there is no other file, the
+// xxh3 of each tensor, and ReadLinear()'s rules for each linear. DataLoss naming the first difference.
+absl::Status NativeVerify(const std::string& path, const Progress& progress = {});
+
+}  // namespace spikefold
