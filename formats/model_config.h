@@ -17,6 +17,7 @@ struct RopeConfig {
   double factor = 1.0;
   double low_freq_factor = 1.0, high_freq_factor = 4.0;  // kLlama3
   int64_t original_max_positions = 8192;                 // kLlama3
+  bool operator==(const RopeConfig&) const = default;
 };
 
 struct ModelConfig {
@@ -37,7 +38,7 @@ struct ModelConfig {
   bool sandwich_norm = false;  // an extra RMSNorm on each branch's output before the residual add
   float norm_gain_offset = 0;  // a stored gain g means gain g + offset (Gemma on disk: 1)
   bool tied_embeddings = false;
-  float embedding_scale = 1;         // Gemma: sqrt(hidden), rounded to bf16 as the reference does
+  float embedding_scale = 1;         // Gemma: sqrt(hidden) in float32, see families/gemma3.cc
   float attention_scale = 0;         // multiplies q.k; usually 1/sqrt(head_dim)
   RopeConfig rope;                   // of full-attention layers
   RopeConfig rope_local;             // of sliding-window layers
@@ -45,6 +46,7 @@ struct ModelConfig {
   std::vector<bool> sliding_layers;  // [num_layers]; empty means none slides
   int64_t bos_id = -1, eos_id = -1;  // -1: none. Further end ids in eos_ids
   std::vector<int64_t> eos_ids;
+  bool operator==(const ModelConfig&) const = default;
 };
 
 }  // namespace spikefold

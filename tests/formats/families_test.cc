@@ -1,0 +1,240 @@
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "absl/strings/str_replace.h"
+#include "formats/base/file.h"
+#include "formats/families/family.h"
+#include "formats/families/gguf_fields.h"
+#include "formats/gguf.h"
+
+namespace spikefold {
+namespace {
+
+using absl::StatusCode;
+
+std::string Tiny(const std::string& name) { return SPIKEFOLD_TEST_DATA "/tiny/" + name; }
+
+Json ReadJson(const std::string& path) {
+  const auto text = ReadFileToString(path, 1 << 20);
+  REQUIRE(text.ok());
+  auto json = ParseJson(*text, "config.json");
+  REQUIRE(json.ok());
+  return *json;
+}
+ModelConfig TinyConfig(const std::string& name) {
+  const auto c = ConfigFromJson(ReadJson(Tiny(name) + "/config.json"));
+  REQUIRE(c.ok());
+  return *c;
+}
+ModelConfig Parse(const std::string& text) {
+  const auto json = ParseJson(text, "config.json");
+  REQUIRE(json.ok());
+  const auto c = ConfigFromJson(*json);
+  INFO(c.status());
+  REQUIRE(c.ok());
+  return *c;
+}
+void CheckRefused(const std::string& text, StatusCode code, const std::string& message) {
+  const auto json = ParseJson(text, "config.json");
+  REQUIRE(json.ok());
+  const auto c = ConfigFromJson(*json);
+  CHECK(c.status().code() == code);
+  CHECK(std::string(c.status().message()) == message);
+}
+
+// A Llama config of transformers 4 with further members.
+std::string Llama(const std::string& more) {
+  return R"({"architectures":["LlamaForCausalLM"],"vocab_size":1000,"hidden_size":64,"intermediate_size":128,
+  "num_hidden_layers":2,"num_attention_heads":4,"num_key_value_heads":2,"rms_norm_eps":1e-05,"rope_theta":500000.0,
+  "max_position_embeddings":2048,"bos_token_id":1,"eos_token_id":2)" +
+         (more.empty() ? "" : "," + more) + "}";
+}
+
+}  // namespace
+
+TEST_CASE("The config.json of SmolLM2 as transformers 4 wrote it is understood", "[families]") {
+  const ModelConfig c =
+      Parse(R"({"architectures":["LlamaForCausalLM"],"attention_bias":false,"attention_dropout":0.0,
+    "bos_token_id":1,"eos_token_id":2,"hidden_act":"silu","hidden_size":576,"initializer_range":0.041666666666666664,
+    "intermediate_size":1536,"is_llama_config":true,"max_position_embeddings":8192,"mlp_bias":false,
+    "model_type":"llama","num_attention_heads":9,"num_hidden_layers":30,"num_key_value_heads":3,"pad_token_id":2,
+    "pretraining_tp":1,"rms_norm_eps":1e-05,"rope_interleaved":false,"rope_scaling":null,"rope_theta":100000,
+    "tie_word_embeddings":true,"torch_dtype":"bfloat16","transformers_version":"4.42.3","use_cache":true,
+    "vocab_size":49152})");
+  CHECK(c.family == "llama");
+  CHECK(c.head_dim == 64);
+  CHECK(c.num_kv_heads == 3);
+  CHECK(c.rope.theta == 100000.0);
+  CHECK(c.rope.scaling == RopeScaling::kNone);
+  CHECK(c.tied_embeddings);
+  CHECK(c.norm_eps == 1e-5f);
+  CHECK(c.attention_scale == 0.125f);
+  CHECK(c.max_positions == 8192);
+}
+
+TEST_CASE("Both generations of transformers describe one rope the same way", "[families]") {
+  const std::string scaling =
+      R"("rope_type":"llama3","factor":32.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":8192)";
+  const ModelConfig old_style = Parse(Llama("\"rope_scaling\":{" + scaling + "}"));
+  const ModelConfig new_style =
+      Parse(absl::StrReplaceAll(Llama("\"rope_parameters\":{\"rope_theta\":500000.0," + scaling + "}"),
+                                {{"\"rope_theta\":500000.0,\n", ""}}));
+  CHECK(old_style == new_style);
+  CHECK(old_style.rope.scaling == RopeScaling::kLlama3);
+  CHECK(old_style.rope.factor == 32.0);
+  CHECK(old_style.rope.theta == 500000.0);
+  const ModelConfig linear = Parse(Llama(R"("rope_scaling":{"type":"linear","factor":4.0})"));
+  CHECK(linear.rope.scaling == RopeScaling::kLinear);
+  CHECK(linear.rope.factor == 4.0);
+}
+
+TEST_CASE("The tiny configurations of transformers 5 are understood", "[families]") {
+  const ModelConfig llama = TinyConfig("llama");
+  CHECK(llama.rope.scaling == RopeScaling::kLlama3);
+  CHECK(llama.rope.original_max_positions == 64);
+  CHECK(!llama.tied_embeddings);
+  const ModelConfig bias = TinyConfig("llama_bias");
+  CHECK((bias.qkv_bias && bias.o_bias && bias.mlp_bias));
+  const ModelConfig mistral = TinyConfig("mistral");
+  CHECK(mistral.sliding_window == 16);
+  CHECK(mistral.sliding_layers == std::vector<bool>{true, true});
+  CHECK(mistral.rope_local == mistral.rope);
+  CHECK(mistral.head_dim == 16);
+  const ModelConfig qwen2 = TinyConfig("qwen2");
+  CHECK((qwen2.qkv_bias && !qwen2.o_bias));
+  CHECK(qwen2.sliding_layers == std::vector<bool>{false, true, true});
+  const ModelConfig qwen3 = TinyConfig("qwen3");
+  CHECK(qwen3.qk_norm);
+  CHECK(qwen3.head_dim == 24);
+  CHECK(qwen3.sliding_window == 0);
+}
+
+TEST_CASE("Gemma 3 reads its two rope bases, its layer pattern and its scales", "[families]") {
+  const ModelConfig c = TinyConfig("gemma3");
+  CHECK((c.sandwich_norm && c.qk_norm && c.tied_embeddings));
+  CHECK(c.activation == GateActivation::kGeluTanh);
+  CHECK(c.norm_gain_offset == 1.0f);
+  CHECK(c.embedding_scale == std::sqrt(40.0f));
+  CHECK(c.attention_scale == static_cast<float>(1 / std::sqrt(20.0)));
+  CHECK(c.rope.theta == 1e6);
+  CHECK(c.rope.scaling == RopeScaling::kLinear);
+  CHECK(c.rope_local.theta == 1e4);
+  CHECK(c.rope_local.scaling == RopeScaling::kNone);
+  CHECK(c.sliding_layers == std::vector<bool>{true, true, true, true, true, false});
+  // transformers 4 spelling, pattern as a number
+  const ModelConfig old_style =
+      Parse(R"({"architectures":["Gemma3ForCausalLM"],"vocab_size":262144,"hidden_size":640,
+    "intermediate_size":2048,"num_hidden_layers":3,"num_attention_heads":4,"num_key_value_heads":1,"head_dim":256,
+    "sliding_window":512,"_sliding_window_pattern":6,"sliding_window_pattern":2,"rope_theta":1000000.0,
+    "rope_local_base_freq":10000.0,"rope_scaling":{"factor":8.0,"rope_type":"linear"},"eos_token_id":[1,106],
+    "attn_logit_softcapping":null,"final_logit_softcapping":null,"query_pre_attn_scalar":256})");
+  CHECK(old_style.sliding_layers == std::vector<bool>{true, false, true});
+  CHECK(old_style.rope.factor == 8.0);
+  CHECK(old_style.rope_local.factor == 1.0);
+  CHECK(old_style.eos_id == 1);
+  CHECK(old_style.eos_ids == std::vector<int64_t>{106});
+}
+
+TEST_CASE("What a config says survives being written as transformers 4 and read again", "[families]") {
+  for (const char* name : {"llama", "llama_bias", "mistral", "qwen2", "qwen3", "gemma3"}) {
+    INFO(name);
+    const ModelConfig c = TinyConfig(name);
+    const auto again = ConfigFromJson(ConfigToJson(c));
+    REQUIRE(again.ok());
+    CHECK(*again == c);
+  }
+}
+
+TEST_CASE("Whatever changes the function and is not supported is refused by name", "[families]") {
+  const auto unsupported = [](const std::string& more, const std::string& message) {
+    CheckRefused(Llama(more), StatusCode::kUnimplemented, "config.json: " + message);
+  };
+  unsupported(R"("hidden_act":"relu")",
+              "\"hidden_act\" is \"relu\"; supported are silu and gelu_pytorch_tanh");
+  unsupported(R"("rope_scaling":{"rope_type":"yarn","factor":4.0})",
+              "rope: rope type \"yarn\"; supported are default, linear and llama3");
+  unsupported(R"("partial_rotary_factor":0.5)",
+              "\"partial_rotary_factor\" is 0.5, which is not supported; only 1 or null is");
+  unsupported(R"("rope_parameters":{"rope_theta":1e4,"partial_rotary_factor":0.25})",
+              "rope: partial_rotary_factor is 0.25; only 1 is supported");
+  unsupported(R"("num_local_experts":8)",
+              "\"num_local_experts\" is 8, which is not supported; only 0 or null is");
+  unsupported(R"("attn_logit_softcapping":50.0)",
+              "\"attn_logit_softcapping\" is 50.0, which is not supported; only 0 or null is");
+  unsupported(R"("rope_interleaved":true)",
+              "\"rope_interleaved\" is true, which is not supported; only 0 or null is");
+  unsupported(R"("sliding_window":4096)",
+              "\"sliding_window\" is not supported for LlamaForCausalLM; MistralForCausalLM has it");
+  unsupported(R"("no_rope_layers":[1,0])", "\"no_rope_layers\" is not supported");
+}
+
+TEST_CASE("Contradicting or missing fields are refused", "[families]") {
+  CheckRefused(absl::StrReplaceAll(Llama(""), {{"\"num_attention_heads\":4", "\"num_attention_heads\":7"}}),
+               StatusCode::kDataLoss,
+               "config.json: num_attention_heads=7 does not divide hidden_size=64 and there is no head_dim");
+  CheckRefused(absl::StrReplaceAll(Llama(""), {{"\"num_attention_heads\":4", "\"num_attention_heads\":0"}}),
+               StatusCode::kDataLoss,
+               "config.json: num_attention_heads=0 does not divide hidden_size=64 and there is no head_dim");
+  CheckRefused(absl::StrReplaceAll(Llama(""), {{"\"vocab_size\":1000,", ""}}), StatusCode::kDataLoss,
+               "config.json: \"vocab_size\" is missing");
+  CheckRefused(Llama(R"("rope_scaling":{"rope_type":"linear"})"), StatusCode::kDataLoss,
+               "config.json: rope: \"factor\" is missing");
+  CheckRefused(Llama(R"("rope_scaling":{"rope_type":"linear","factor":0})"), StatusCode::kDataLoss,
+               "config.json: rope: factor=0 is not positive");
+  CheckRefused("[]", StatusCode::kDataLoss, "config.json: is no object");
+}
+
+TEST_CASE("An unknown architecture is named with the nearest supported one", "[families]") {
+  CheckRefused(
+      R"({"architectures":["LlamaForCasualLM"]})", StatusCode::kUnimplemented,
+      "config.json: architecture \"LlamaForCasualLM\" is not supported (did you mean "
+      "\"LlamaForCausalLM\"?); supported are LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, "
+      "Qwen3ForCausalLM, Gemma3ForCausalLM");
+  CheckRefused(R"({"architectures":["OPTForX"]})", StatusCode::kUnimplemented,
+               "config.json: architecture \"OPTForX\" is not supported; supported are LlamaForCausalLM, "
+               "MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, Gemma3ForCausalLM");
+}
+
+TEST_CASE("A GGUF file made from a model describes the same model", "[families][gguf]") {
+  for (const char* name : {"llama", "llama_bias", "qwen3", "gemma3"}) {
+    INFO(name);
+    const auto file = GgufFile::Open(Tiny(name) + "/model.gguf");
+    REQUIRE(file.ok());
+    const auto got = ConfigFromGguf(**file);
+    INFO(got.status());
+    REQUIRE(got.ok());
+    ModelConfig want = TinyConfig(name);
+    want.bos_id = want.eos_id = -1;  // these files have no vocabulary
+    // GGUF has no key for query_pre_attn_scalar; llama.cpp takes head_dim.
+    if (want.family == "gemma3") want.attention_scale = 0.25f;
+    CHECK(got->rope == want.rope);
+    CHECK(got->rope_local == want.rope_local);
+    CHECK(*got == want);
+  }
+}
+
+TEST_CASE("Llama-3 parameters are found behind a table of frequency divisors", "[families]") {
+  // Llama 3.2 1B: theta 5e5, head_dim 64, factor 32, 1, 4, 8192; as its converter computes them.
+  std::vector<float> factors;
+  for (int i = 0; i < 32; ++i) {
+    const double wavelength = 2 * M_PI * std::pow(500000.0, i / 32.0);
+    const double smooth = (8192 / wavelength - 1) / 3;
+    factors.push_back(static_cast<float>(wavelength < 2048   ? 1.0
+                                         : wavelength > 8192 ? 32.0
+                                                             : 1 / ((1 - smooth) / 32 + smooth)));
+  }
+  const auto rope = RopeFromFactors(factors, 500000.0, "m.gguf");
+  REQUIRE(rope.ok());
+  CHECK(*rope == RopeConfig{500000.0, RopeScaling::kLlama3, 32.0, 1.0, 4.0, 8192});
+  factors[20] *= 1.01f;
+  const auto other = RopeFromFactors(factors, 500000.0, "m.gguf");
+  CHECK(other.status().code() == StatusCode::kUnimplemented);
+  CHECK(
+      other.status().message() ==
+      "m.gguf: rope_freqs.weight does not follow Llama-3 scaling; other frequency tables are not supported");
+  factors[3] = -1;
+  CHECK(RopeFromFactors(factors, 500000.0, "m.gguf").status().code() == StatusCode::kDataLoss);
+  CHECK(RopeFromFactors({{2.0f, 2.0f}}, 1e4, "m.gguf")->scaling == RopeScaling::kLinear);
+}
+
+}  // namespace spikefold
