@@ -54,6 +54,7 @@ struct EvalResult {
   double delta_p_mean = 0, delta_p_rms = 0;
   double bits_per_byte = 0;
   double nonfinite_share = 0;
+  double noise_floor_kld = 0, noise_floor_same_top = 1;  // only with EvalOptions::noise_floor
   double seconds_reference = 0, seconds_quantized = 0;
   std::vector<double> kld_by_position;  // mean KLD in 8 equal position buckets
   std::vector<double> window_ln_ratio;  // per window
