@@ -1,0 +1,84 @@
+#include "formats/checkpoint.h"
+
+#include <bit>
+#include <cmath>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/status.h"
+#include "formats/base/suggest.h"
+#include "formats/checkpoint_base.h"
+
+namespace spikefold {
+
+absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(const std::string& path) {
+  if (!PathExists(path)) return absl::NotFoundError(absl::StrCat(path, ": no such file or directory"));
+  if (IsDirectory(path)) return OpenDirectoryCheckpoint(path);
+  if (absl::EndsWith(path, ".safetensors")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(path, ": is one safetensors file; give the directory that also holds its config.json"));
+  }
+  return OpenGgufCheckpoint(path);
+}
+
+const StoredTensor* CheckpointBase::Find(absl::string_view name) const {
+  const auto it = index_.find(name);
+  return it == index_.end() ? nullptr : &tensors_[static_cast<size_t>(it->second)];
+}
+
+void CheckpointBase::AddTensor(StoredTensor tensor) {
+  index_.emplace(tensor.name, static_cast<int>(tensors_.size()));
+  tensors_.push_back(std::move(tensor));
+}
+
+absl::Status CheckpointBase::NoSuchTensor(absl::string_view name) const {
+  std::vector<std::string> known;
+  for (const StoredTensor& t : tensors_) known.push_back(t.name);
+  return absl::NotFoundError(
+      absl::StrCat(path_, ": no tensor \"", Printable(name), "\"", DidYouMean(name, known)));
+}
+
+absl::StatusOr<std::string> CheckpointBase::Fingerprint() const {
+  const std::lock_guard<std::mutex> lock(fingerprint_mutex_);
+  if (fingerprint_.empty()) {
+    std::string digest;
+    for (const WeightFile& file : weight_files_) {
+      SF_ASSIGN_OR_RETURN(const std::string hex, Sha256File(file.path));
+      absl::StrAppend(&digest, file.name, "\n", hex, "\n");
+    }
+    fingerprint_ = Sha256Hex(digest);
+  }
+  return fingerprint_;
+}
+
+absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where, absl::string_view tensor) {
+  // Counts by the exponent bits, so that the loop vectorises; 2^24 values a part keep the counter small.
+  int64_t bad = 0;
+  const size_t part = size_t{1} << 24;
+  for (size_t begin = 0; begin < values.size(); begin += part) {
+    const absl::Span<const float> some = values.subspan(begin, part);
+    uint32_t count = 0;
+    for (size_t i = 0; i < some.size(); ++i) {
+      count += (std::bit_cast<uint32_t>(some[i]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
+    }
+    bad += count;
+  }
+  if (bad == 0) return absl::OkStatus();
+  size_t first = 0;
+  while (std::isfinite(values[first])) ++first;
+  return absl::DataLossError(absl::StrCat(where, ": ", tensor, ": ", bad, " of ", values.size(),
+                                          " values are not finite, the first is ",
+                                          std::isnan(values[first]) ? "NaN" : "infinite", " at index ", first,
+                                          "; only finite weights are allowed"));
+}
+
+absl::Status CheckShape(const Shape& stored, const Shape& needed, absl::string_view where,
+                        absl::string_view tensor) {
+  if (stored == needed) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(where, ": ", tensor, " is ", ShapeString(stored),
+                                          "; the configuration needs ", ShapeString(needed)));
+}
+
+}  // namespace spikefold

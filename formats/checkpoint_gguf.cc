@@ -1,0 +1,189 @@
+// A GGUF file as a checkpoint: tensor names and rows in HF convention. What converters change (llama.cpp,
+// convert_hf_to_gguf): names; the rows of q and k of the "llama" architecture, reordered for adjacent rotary
+// pairs; Gemma's norm gains, stored with the 1 added.
+#include <cstring>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "formats/base/file.h"
+#include "formats/base/status.h"
+#include "formats/checkpoint_base.h"
+#include "formats/families/family.h"
+#include "formats/gguf.h"
+
+namespace spikefold {
+namespace {
+
+// Name of a node's tensors in a GGUF file, without ".weight" or ".bias".
+std::string GgufModule(const Node& node) {
+  const char* name = "";
+  switch (node.role) {
+    case Role::kEmbedding:
+      return "token_embd";
+    case Role::kHead:
+      return "output";
+    case Role::kFinalNorm:
+      return "output_norm";
+    case Role::kAttnNorm:
+      name = "attn_norm";
+      break;
+    case Role::kFfnNorm:
+      name = "ffn_norm";
+      break;
+    case Role::kPostAttnNorm:
+      name = "post_attention_norm";
+      break;
+    case Role::kPostFfnNorm:
+      name = "post_ffw_norm";
+      break;
+    case Role::kQNorm:
+      name = "attn_q_norm";
+      break;
+    case Role::kKNorm:
+      name = "attn_k_norm";
+      break;
+    case Role::kQProj:
+      name = "attn_q";
+      break;
+    case Role::kKProj:
+      name = "attn_k";
+      break;
+    case Role::kVProj:
+      name = "attn_v";
+      break;
+    case Role::kOProj:
+      name = "attn_output";
+      break;
+    case Role::kGateProj:
+      name = "ffn_gate";
+      break;
+    case Role::kUpProj:
+      name = "ffn_up";
+      break;
+    case Role::kDownProj:
+      name = "ffn_down";
+      break;
+  }
+  return absl::StrCat("blk.", node.layer, ".", name);
+}
+
+// Row h*d + t*d/2 + j of HF is row h*d + 2j + t of the file (t = 0, 1). Works for weights and biases.
+Tensor UnpermuteRows(const Tensor& stored, int64_t num_heads) {
+  const int64_t rows = stored.dim(0), head_dim = rows / num_heads, half = head_dim / 2;
+  const size_t row_bytes = static_cast<size_t>(stored.num_bytes() / rows);
+  Tensor out(DType::kF32, stored.shape());
+  const char* from = static_cast<const char*>(stored.data());
+  char* to = static_cast<char*>(out.data());
+  for (int64_t h = 0; h < num_heads; ++h) {
+    for (int64_t t = 0; t < 2; ++t) {
+      for (int64_t j = 0; j < half; ++j) {
+        std::memcpy(to + static_cast<size_t>(h * head_dim + t * half + j) * row_bytes,
+                    from + static_cast<size_t>(h * head_dim + 2 * j + t) * row_bytes, row_bytes);
+      }
+    }
+  }
+  return out;
+}
+
+class GgufCheckpoint : public CheckpointBase {
+ public:
+  static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& path) {
+    std::unique_ptr<GgufCheckpoint> c(new GgufCheckpoint(path));
+    SF_ASSIGN_OR_RETURN(c->file_, GgufFile::Open(path));
+    SF_ASSIGN_OR_RETURN(const std::string architecture, c->file_->GetString("general.architecture"));
+    SF_ASSIGN_OR_RETURN(const ModelConfig config, ConfigFromGguf(*c->file_));
+    SF_ASSIGN_OR_RETURN(c->family_, FamilyOfGguf(architecture));
+    absl::StatusOr<ModelGraph> graph = BuildGraph(config);
+    if (!graph.ok()) {
+      return absl::Status(graph.status().code(), absl::StrCat(path, ": ", graph.status().message()));
+    }
+    c->graph_ = *std::move(graph);
+    c->config_json_ = ConfigToJson(config);
+    c->weight_files_ = {{Basename(path), path}};
+    c->file_bytes_ = c->file_->file_bytes();
+    SF_RETURN_IF_ERROR(c->MapTensors());
+    return c;
+  }
+
+  CheckpointKind kind() const override { return CheckpointKind::kGguf; }
+
+  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override {
+    const StoredTensor* stored = Find(name);
+    if (stored == nullptr) return NoSuchTensor(name);
+    const Node& node = graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))];
+    SF_ASSIGN_OR_RETURN(Tensor tensor, file_->ReadF32(*file_->FindTensor(stored->stored_name)));
+    const ModelConfig& config = graph_.config;
+    if (family_->gguf_permutes_qk && (node.role == Role::kQProj || node.role == Role::kKProj)) {
+      tensor = UnpermuteRows(tensor, node.role == Role::kQProj ? config.num_heads : config.num_kv_heads);
+    }
+    const bool gain = node.op == Op::kNorm || node.op == Op::kHeadNorm;
+    if (family_->gguf_norm_gain_includes_offset && gain) {
+      for (float& g : tensor.as<float>()) g -= config.norm_gain_offset;
+    }
+    SF_RETURN_IF_ERROR(CheckFinite(tensor.as<float>(), path_, stored->name));
+    return tensor;
+  }
+
+  absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
+    return absl::UnimplementedError(
+        absl::StrCat(path_, ": ", Printable(name), ": tensors of a GGUF file are read as float32 only"));
+  }
+
+  absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override {
+    return Tokenizer::FromGguf(*file_);
+  }
+
+  absl::StatusOr<std::vector<SideFile>> SideFiles() const override {
+    std::vector<SideFile> files(1);
+    files[0].name = "tokenizer.gguf";
+    SF_ASSIGN_OR_RETURN(files[0].bytes, file_->MetadataOnly([](absl::string_view key) {
+      return key == "general.architecture" || absl::StartsWith(key, "tokenizer.");
+    }));
+    return files;
+  }
+
+ private:
+  using CheckpointBase::CheckpointBase;
+
+  absl::Status MapTensors() {
+    absl::flat_hash_map<std::string, bool> used;
+    for (const ModelGraph::TensorSpec& spec : graph_.Tensors()) {
+      const Node& node = graph_.nodes[static_cast<size_t>(spec.node)];
+      const bool bias = absl::EndsWith(spec.name, ".bias");
+      const std::string stored_name = absl::StrCat(GgufModule(node), bias ? ".bias" : ".weight");
+      const GgufTensor* t = file_->FindTensor(stored_name);
+      if (t == nullptr) {
+        return absl::DataLossError(
+            absl::StrCat(path_, ": tensor ", stored_name, " (", spec.name, ") is missing"));
+      }
+      SF_RETURN_IF_ERROR(CheckShape(t->shape, spec.shape, path_, stored_name));
+      AddTensor({.name = spec.name,
+                 .stored_name = stored_name,
+                 .stored_type = std::string(GgmlTypeName(static_cast<uint32_t>(t->type))),
+                 .shape = t->shape,
+                 .bytes = t->bytes});
+      nodes_[spec.name] = spec.node;
+      used[stored_name] = true;
+    }
+    for (const GgufTensor& t : file_->tensors()) {
+      if (used.contains(t.name) || t.name == "rope_freqs.weight") continue;
+      return absl::UnimplementedError(absl::StrCat(path_, ": tensor \"", Printable(t.name),
+                                                   "\" has no place in a ", family_->name,
+                                                   " model, so the model would not be the same without "
+                                                   "it"));
+    }
+    return absl::OkStatus();
+  }
+
+  std::unique_ptr<GgufFile> file_;
+  const Family* family_ = nullptr;
+  absl::flat_hash_map<std::string, int> nodes_;  // HF tensor name -> node
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenGgufCheckpoint(const std::string& path) {
+  return GgufCheckpoint::Open(path);
+}
+
+}  // namespace spikefold
