@@ -95,11 +95,13 @@ void CpuOps::Simulate(const float* x, CpuActivation& out, int64_t k) {
       for (int64_t c = 0; c < r; ++c) row[form.kept[static_cast<size_t>(c)]] = out.kept_x.data()[m * r + c];
     }
   });
+  const auto bf16 = [&](int64_t m, int32_t column) { return Bf16ToFloat(FloatToBf16(x[m * k + column])); };
   for (int64_t s = 0; s < out.num_spike_rows; ++s) {
     const int64_t m = out.spike_rows.data()[s];
     std::copy_n(x + m * k, k, y + m * k);
+    for (const int32_t column : form.kept) y[m * k + column] = bf16(m, column);
     for (int64_t c = 0; c < num_super; ++c) {
-      out.super_x.data()[m * num_super + c] = x[m * k + form.super_columns[static_cast<size_t>(c)]];
+      out.super_x.data()[m * num_super + c] = bf16(m, form.super_columns[static_cast<size_t>(c)]);
     }
   }
   out.values = y;

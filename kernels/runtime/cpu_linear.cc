@@ -27,6 +27,7 @@ kernels::OutlierTail TailOf(const LinearWeights& w, const ActivationForm& form, 
   return {.num_kept = w.kept_weight.empty() ? 0 : static_cast<int64_t>(form.kept.size()),
           .kept_x = kept_x,
           .kept_w = w.kept_weight.data(),
+          .kept_packed = w.kept_packed.empty() ? nullptr : w.kept_packed.data(),
           .num_super = static_cast<int64_t>(w.super_row.size()),
           .super_x = super_x,
           .super_x_stride = static_cast<int64_t>(form.super_columns.size()),
@@ -177,6 +178,7 @@ absl::Status CpuOps::MixedLinear(const float* x, int64_t rows, const float* kept
 }
 
 // Row split: spike rows had codes 0; they are computed again from their float values and the same weights.
+// Kept and super columns are bf16 in every row.
 absl::Status CpuOps::SpikeRows(const CpuActivation& x, const float* floats, const LinearWeights& w,
                                float* y) {
   const int64_t s = x.num_spike_rows, k = w.k;
@@ -185,7 +187,8 @@ absl::Status CpuOps::SpikeRows(const CpuActivation& x, const float* floats, cons
     const int64_t r = static_cast<int64_t>(columns.size());
     float* out = to.Get(s * r);
     for (int64_t i = 0; i < s * r; ++i) {
-      out[i] = floats[x.spike_rows.data()[i / r] * k + columns[static_cast<size_t>(i % r)]];
+      const float value = floats[x.spike_rows.data()[i / r] * k + columns[static_cast<size_t>(i % r)]];
+      out[i] = Bf16ToFloat(FloatToBf16(value));
     }
     return out;
   };

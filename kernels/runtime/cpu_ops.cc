@@ -11,6 +11,7 @@
 #include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
 #include "kernels/norm_f32_f32/norm_f32_f32.h"
+#include "kernels/outlier_tail.h"
 #include "kernels/rope_f32_f32/rope_f32_f32.h"
 
 namespace spikefold {
@@ -105,6 +106,14 @@ absl::Status CpuOps::PackS4g(const Tensor& codes, const Tensor& scales, int64_t 
   out.group = group;
   out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s4g::PackedBytes(out.n, out.k, group))});
   s4g::Pack(codes.as<int8_t>().data(), scales.as<float>().data(), out.n, out.k, group, out.packed.data());
+  return absl::OkStatus();
+}
+
+absl::Status CpuOps::Prepare(LinearWeights& w) {
+  const int64_t r = w.kept_weight.empty() ? 0 : static_cast<int64_t>(w.kept_weight.size()) / w.n;
+  if (r == 0 || w.kind == LinearWeights::Kind::kF32) return absl::OkStatus();
+  w.kept_packed.resize(kernels::PackedKeptWords(w.n, r));
+  kernels::PackKeptColumns(w.kept_weight.data(), w.n, r, w.kept_packed.data());
   return absl::OkStatus();
 }
 

@@ -64,6 +64,7 @@ class CpuOps : public Ops {
   absl::Status PackF32(const Tensor& w, LinearWeights& out) override;
   absl::Status PackS8c(const Tensor& codes, LinearWeights& out) override;
   absl::Status PackS4g(const Tensor& codes, const Tensor& scales, int64_t group, LinearWeights& out) override;
+  absl::Status Prepare(LinearWeights& weights) override;
 
   std::unique_ptr<Buffer> NewBuffer(int64_t width) override;
   std::unique_ptr<Activation> NewActivation(int64_t width) override;

@@ -52,6 +52,7 @@ absl::Status LoadedModel::LoadFloatLinear(const CheckpointReader& reader, int no
   if (n.has_bias) {
     SF_ASSIGN_OR_RETURN(weights->bias, ReadVector(reader, n.module + ".bias"));
   }
+  SF_RETURN_IF_ERROR(ops_->Prepare(*weights));
   linears_[static_cast<size_t>(node)] = std::move(weights);
   return absl::OkStatus();
 }

@@ -83,6 +83,8 @@ class Ops {
   virtual absl::Status PackS4g(const Tensor& codes /* [n, k] I8 in [-8, 7] */,
                                const Tensor& scales /* [n, k/group] F32 */, int64_t group,
                                LinearWeights& out) = 0;
+  // Last step of loading a linear, when its bias, kept columns and super weights are in place.
+  virtual absl::Status Prepare(LinearWeights& weights) = 0;
 
   // Memory.
   virtual std::unique_ptr<Buffer> NewBuffer(int64_t width) = 0;

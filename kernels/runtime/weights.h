@@ -33,6 +33,7 @@ struct LinearWeights {
   std::vector<float> scale;                    // [n] (kS8c)
   std::vector<float> bias;                     // [n] or empty
   std::vector<uint16_t> kept_weight;           // [n, r] bf16; columns are the site's ActivationForm::kept
+  std::vector<uint32_t> kept_packed;           // kept_weight in the kernels' order, made by Ops::Prepare
   std::vector<int32_t> super_slot, super_row;  // index into ActivationForm::super_columns; output row
   std::vector<float> super_value;
   // Left in high precision on a quantized site: reads the float rows, under simulation too.
