@@ -2,8 +2,9 @@
 // padding.
 //
 // Reader: header <= 100,000,000 bytes; entries must tile the data area exactly (no overlap, hole or trailing
-// byte); duplicate tensor names and keys are refused; every error is DataLoss with file and reason. Unknown
-// but well-formed sub-byte dtypes: Unimplemented.
+// byte); duplicate tensor names and keys are refused, as are names with control characters or above 4096
+// bytes; every error is DataLoss with file and reason. Dtypes of the format that Spikefold does not read
+// (F8_E4M3, C64 ...): Unimplemented.
 #pragma once
 
 #include <cstdint>
@@ -36,6 +37,7 @@ class SafetensorsFile {
   const std::vector<SafetensorsEntry>& entries() const { return entries_; }  // order of offset
   const SafetensorsEntry* Find(absl::string_view name) const;
   const std::vector<std::pair<std::string, std::string>>& metadata() const { return metadata_; }
+  const std::vector<std::string>& warnings() const { return warnings_; }  // unknown keys of entries
   absl::StatusOr<Tensor> Read(const SafetensorsEntry& entry) const;
   uint64_t file_bytes() const { return source_->size(); }
 
@@ -44,11 +46,13 @@ class SafetensorsFile {
   std::unique_ptr<ByteSource> source_;
   std::vector<SafetensorsEntry> entries_;
   std::vector<std::pair<std::string, std::string>> metadata_;
+  std::vector<std::string> warnings_;
   absl::flat_hash_map<std::string, int> index_;
 };
 
 // Writes one file. All names, dtypes and shapes are declared first (the header comes first in the file); then
-// the data is appended tensor by tensor in next_tensor() order: dtype rank descending, then name.
+// the data may come in any order. In the file: dtype rank descending, then name, as the reference writer
+// does.
 class SafetensorsWriter {
  public:
   struct Spec {
@@ -56,14 +60,15 @@ class SafetensorsWriter {
     DType dtype;
     Shape shape;
   };
+  // Reserves the whole file. InvalidArgument: a name twice, a bad name or shape, a header above the limit.
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, std::vector<Spec> specs,
       const std::vector<std::pair<std::string, std::string>>& metadata = {{"format", "pt"}});
   virtual ~SafetensorsWriter() = default;
-  // Any order is accepted: each tensor is written at its own offset. InvalidArgument if name, dtype or shape
-  // was not declared, or it was written before.
+  // InvalidArgument if name, dtype or shape was not declared, or it was written before.
   virtual absl::Status Write(absl::string_view name, const TensorView& tensor) = 0;
-  // All declared tensors must have been written. fsyncs.
+  // All declared tensors must have been written (else InvalidArgument). fsyncs. Destruction without it
+  // removes the file.
   virtual absl::Status Finish() = 0;
   virtual uint64_t file_bytes() const = 0;
 };

@@ -126,7 +126,13 @@ void AppendString(absl::string_view s, std::string* out) {
       out->append("\\n");
     } else if (c.code == '\t') {
       out->append("\\t");
-    } else if (c.code < 0x20 || c.code == 0x7f) {
+    } else if (c.code == '\r') {
+      out->append("\\r");
+    } else if (c.code == '\b') {
+      out->append("\\b");
+    } else if (c.code == '\f') {
+      out->append("\\f");
+    } else if (c.code < 0x20) {
       out->append("\\u00");
       out->push_back(kHex[c.code >> 4]);
       out->push_back(kHex[c.code & 15]);
