@@ -1,9 +1,11 @@
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g.h"
 
 #include <algorithm>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/tiles.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_isa.h"
 
@@ -11,6 +13,11 @@ namespace spikefold::kernels::matmul_f32_f32_s4g {
 namespace {
 
 constexpr char kName[] = "matmul_f32_f32_s4g";
+
+TileFunction* ChooseTarget(Isa isa) {
+  if (isa >= Isa::kAvx512) return TilesAvx512;
+  return isa >= Isa::kAvx2 ? TilesAvx2 : TilesPlain;
+}
 
 }  // namespace
 
@@ -30,7 +37,7 @@ absl::Status Supports(const Params& p) {
   return CheckTail(kName, p.tail);
 }
 
-void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
+void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end, float*) {
   const Params& p = c.params;
   for (int64_t panel = p_begin; panel < p_end; ++panel) {
     const int64_t n0 = panel * kPanel, count = std::min(kPanel, p.n - n0);
@@ -69,8 +76,10 @@ absl::Status Run(const Params& p, ThreadPool& pool) {
                       .num_panels = (p.n + kPanel - 1) / kPanel,
                       .panel_bytes = call.view.panel_bytes,
                       .panel_ops = p.k * kPanel};
+  TileFunction* const tiles = ChooseTarget(ActiveIsa());
   ForEachTile(pool, grid, [&](int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
-    TilesPlain(call, m_begin, m_end, p_begin, p_end);
+    std::vector<float> decoded(static_cast<size_t>(m_end - m_begin >= kDecodeRows ? kPanel * p.k : 0));
+    tiles(call, m_begin, m_end, p_begin, p_end, decoded.data());
     AddSuperWeights(p.tail, m_begin, m_end, p_begin * kPanel, std::min(p_end * kPanel, p.n), p.n, p.y);
   });
   return absl::OkStatus();

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/tiles.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_isa.h"
 
@@ -14,6 +15,11 @@ namespace {
 constexpr char kName[] = "matmul_f32_f32_s8c";
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+TileFunction* ChooseTarget(Isa isa) {
+  if (isa >= Isa::kAvx512) return TilesAvx512;
+  return isa >= Isa::kAvx2 ? TilesAvx2 : TilesPlain;
+}
 
 }  // namespace
 
@@ -25,7 +31,7 @@ absl::Status Supports(const Params& p) {
   return CheckTail(kName, p.tail);
 }
 
-void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
+void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end, float*) {
   const Params& p = c.params;
   for (int64_t panel = p_begin; panel < p_end; ++panel) {
     const uint8_t* w = static_cast<const uint8_t*>(p.w) + panel * c.k4 * kPanel * 4;
@@ -59,8 +65,11 @@ absl::Status Run(const Params& p, ThreadPool& pool) {
                       .num_panels = CeilDiv(p.n, kPanel),
                       .panel_bytes = call.k4 * 4 * kPanel,
                       .panel_ops = call.k4 * 4 * kPanel};
+  TileFunction* const tiles = ChooseTarget(ActiveIsa());
   ForEachTile(pool, grid, [&](int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
-    TilesPlain(call, m_begin, m_end, p_begin, p_end);
+    std::vector<float> decoded(
+        static_cast<size_t>(m_end - m_begin >= kDecodeRows ? kPanel * 4 * call.k4 : 0));
+    tiles(call, m_begin, m_end, p_begin, p_end, decoded.data());
     AddSuperWeights(p.tail, m_begin, m_end, p_begin * kPanel, std::min(p_end * kPanel, p.n), p.n, p.y);
   });
   return absl::OkStatus();

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/tiles.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_isa.h"
 
@@ -16,6 +17,12 @@ constexpr char kName[] = "matmul_f32_s8r_s8c";
 constexpr uint8_t kZero = 128;  // how code 0 is stored
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+TileFunction* ChooseTarget(Isa isa) {
+  if (isa >= Isa::kAvx512Bf16) return TilesAvx512Bf16;
+  if (isa >= Isa::kAvx512Vnni) return TilesAvx512Vnni;
+  return isa >= Isa::kAvx2 ? TilesAvx2 : TilesPlain;
+}
 
 }  // namespace
 
@@ -98,8 +105,9 @@ absl::Status Run(const Params& p, ThreadPool& pool) {
                       .num_panels = CeilDiv(p.n, kPanel),
                       .panel_bytes = call.k4 * 4 * kPanel,
                       .panel_ops = call.k4 * 4 * kPanel};
+  TileFunction* const tiles = ChooseTarget(ActiveIsa());
   ForEachTile(pool, grid, [&](int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
-    TilesPlain(call, m_begin, m_end, p_begin, p_end);
+    tiles(call, m_begin, m_end, p_begin, p_end);
     AddSuperWeights(p.tail, m_begin, m_end, p_begin * kPanel, std::min(p_end * kPanel, p.n), p.n, p.y);
   });
   return absl::OkStatus();

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/dtype.h"
 #include "formats/base/status.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/numeric.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_isa.h"
 
@@ -100,6 +101,11 @@ class Quantizer {
   std::atomic<int64_t> num_saturated_{0};
 };
 
+const RowFunctions& ChooseTarget(Isa isa) {
+  if (isa >= Isa::kAvx512) return kRowsAvx512;
+  return isa >= Isa::kAvx2 ? kRowsAvx2 : kRowsPlain;
+}
+
 absl::Status CheckColumns(const char* what, const int32_t* columns, int64_t count, const float* out,
                           int64_t k) {
   if (count > 0 && (columns == nullptr || out == nullptr)) {
@@ -139,7 +145,7 @@ absl::Status Supports(const Params& p) {
 
 absl::Status Run(const Params& p, ThreadPool& pool) {
   SF_RETURN_IF_ERROR(Supports(p));
-  Quantizer quantizer(p, kRowsPlain);
+  Quantizer quantizer(p, ChooseTarget(ActiveIsa()));
   const int64_t grain = std::max<int64_t>(1, kChunkElements / p.k);
   pool.ParallelFor(p.m, grain, [&](int64_t begin, int64_t end) { quantizer.Rows(begin, end); });
   quantizer.FinishSpikes();

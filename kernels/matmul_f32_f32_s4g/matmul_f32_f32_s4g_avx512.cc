@@ -1,0 +1,138 @@
+// AVX-512. A register tile holds up to 12 halves of (row, group sum) and as many totals: 6 rows x 32
+// channels, or 3 rows x 64 channels, so that few rows still have enough chains of additions in flight. A
+// nibble becomes a float by a table of 16 in a register (vpermps reads 4 bits of each lane). From kDecodeRows
+// rows on, a panel is decoded once into a buffer that stays in L2 and all rows pass over it.
+#include <immintrin.h>
+
+#include <utility>
+
+#include "kernels/cpu/epilogue_avx512.h"
+#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_isa.h"
+
+namespace spikefold::kernels::matmul_f32_f32_s4g {
+namespace {
+
+using matmul_f32_s8r_s4g::ScaleType;
+
+constexpr int kMaxRows = 6;
+constexpr int kWideRows = 2;  // up to so many rows take two panels at a time
+
+inline __m512 Scales(ScaleType type, const uint8_t* block, int64_t half) {
+  if (type == ScaleType::kF32) return _mm512_loadu_ps(block + half * 64);
+  const __m256i halves = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block + half * 32));
+  if (type == ScaleType::kF16) return _mm512_cvtph_ps(halves);
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
+}
+
+inline __m512 CodeTable() { return _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7); }
+
+// The code of k = 8 * j + i of every lane: byte i % 4, low half for i < 4.
+template <int i>
+inline __m512 DecodeNibble(__m512i codes) {
+  constexpr int kShift = 8 * (i % 4) + 4 * (i / 4);
+  return _mm512_permutexvar_ps(kShift == 0 ? codes : _mm512_srli_epi32(codes, kShift), CodeTable());
+}
+
+template <class F, int... i>
+inline void ForEachNibble(F&& f, std::integer_sequence<int, i...>) {
+  (f(std::integral_constant<int, i>{}), ...);
+}
+
+// The unscaled floats of a panel, [k][32].
+void Decode(const Call& c, int64_t panel, float* out) {
+  const uint8_t* block = c.view.panels + panel * c.view.panel_bytes;
+  for (int64_t g = 0; g < c.num_groups; ++g, block += c.view.group_bytes) {
+    const uint8_t* in = block + c.view.scale_bytes;
+    for (int64_t j = 0; j < c.params.group / 4; ++j) {  // 8 k of 16 channels
+      const __m512i codes = _mm512_loadu_si512(in + j * 64);
+      float* to = out + (g * c.params.group + j / 2 * 8) * kPanel + j % 2 * kHalf;
+      ForEachNibble([&](auto i) { _mm512_storeu_ps(to + i * kPanel, DecodeNibble<i>(codes)); },
+                    std::make_integer_sequence<int, 8>{});
+    }
+  }
+}
+
+// R rows x P panels. `decoded` is the panel's floats (P == 1), or null: from the codes.
+template <int R, int P>
+void Tile(const Call& c, int64_t m, int64_t panel, const float* decoded) {
+  const Params& p = c.params;
+  const uint8_t* block[P];
+  for (int q = 0; q < P; ++q) block[q] = c.view.panels + (panel + q) * c.view.panel_bytes;
+  // Rows lie at base, base + stride, base + 2 * stride of two pointers: addresses x86 forms for free.
+  const float* base[2] = {p.x + m * p.k, p.x + (m + Min(3, R - 1)) * p.k};
+  __m512 acc[P][R][2];
+#pragma GCC unroll 12
+  for (int i = 0; i < P * R; ++i) acc[i / R][i % R][0] = acc[i / R][i % R][1] = _mm512_setzero_ps();
+
+  for (int64_t g = 0; g < c.num_groups; ++g) {
+    __m512 sum[P][R][2];
+#pragma GCC unroll 12
+    for (int i = 0; i < P * R; ++i) sum[i / R][i % R][0] = sum[i / R][i % R][1] = _mm512_setzero_ps();
+    const auto add = [&](int64_t k, int q, __m512 w0, __m512 w1) {
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        const __m512 x = _mm512_set1_ps(base[r / 3][r % 3 * p.k + k]);
+        sum[q][r][0] = _mm512_fmadd_ps(x, w0, sum[q][r][0]);
+        sum[q][r][1] = _mm512_fmadd_ps(x, w1, sum[q][r][1]);
+      }
+    };
+    if (decoded != nullptr) {
+      for (int64_t k = g * p.group; k < (g + 1) * p.group; ++k) {
+        add(k, 0, _mm512_loadu_ps(decoded + k * kPanel), _mm512_loadu_ps(decoded + k * kPanel + kHalf));
+      }
+    } else {
+      for (int64_t j = 0; j < p.group / 8; ++j) {
+#pragma GCC unroll 2
+        for (int q = 0; q < P; ++q) {
+          const uint8_t* codes = block[q] + c.view.scale_bytes + j * 128;
+          const __m512i codes0 = _mm512_loadu_si512(codes), codes1 = _mm512_loadu_si512(codes + 64);
+          ForEachNibble(
+              [&](auto i) {
+                add(g * p.group + j * 8 + i, q, DecodeNibble<i>(codes0), DecodeNibble<i>(codes1));
+              },
+              std::make_integer_sequence<int, 8>{});
+        }
+      }
+    }
+#pragma GCC unroll 2
+    for (int q = 0; q < P; ++q) {
+      const __m512 scale0 = Scales(c.view.type, block[q], 0), scale1 = Scales(c.view.type, block[q], 1);
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) {
+        acc[q][r][0] = _mm512_fmadd_ps(scale0, sum[q][r][0], acc[q][r][0]);
+        acc[q][r][1] = _mm512_fmadd_ps(scale1, sum[q][r][1], acc[q][r][1]);
+      }
+      block[q] += c.view.group_bytes;
+    }
+  }
+#pragma GCC unroll 2
+  for (int q = 0; q < P; ++q) FinishRows<R>(p.tail, c.tail, m, panel + q, p.n, acc[q], p.y);
+}
+
+using TilePointer = void (*)(const Call&, int64_t, int64_t, const float*);
+template <int... kRows>
+constexpr TilePointer TileOfRows(int rows, std::integer_sequence<int, kRows...>) {
+  constexpr TilePointer kTiles[] = {Tile<kRows + 1, 1>...};
+  return kTiles[rows - 1];
+}
+
+}  // namespace
+
+void TilesAvx512(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end,
+                 float* decoded) {
+  const int64_t rows = m_end - m_begin, tiles = (rows + kMaxRows - 1) / kMaxRows;
+  constexpr TilePointer kWide[kWideRows] = {Tile<1, 2>, Tile<2, 2>};
+  int64_t panel = p_begin;
+  for (; rows <= kWideRows && panel + 1 < p_end; panel += 2) kWide[rows - 1](c, m_begin, panel, nullptr);
+  for (; panel < p_end; ++panel) {
+    if (decoded != nullptr) Decode(c, panel, decoded);
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t begin = rows * t / tiles, end = rows * (t + 1) / tiles;
+      const auto tile =
+          TileOfRows(static_cast<int>(end - begin), std::make_integer_sequence<int, kMaxRows>{});
+      tile(c, m_begin + begin, panel, decoded);
+    }
+  }
+}
+
+}  // namespace spikefold::kernels::matmul_f32_f32_s4g

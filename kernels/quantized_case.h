@@ -1,0 +1,68 @@
+// Operands and shapes of the quantized matmuls, for their <name>_cases.cc, their tests and the benchmark.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "kernels/kernel_check.h"
+#include "kernels/outlier_tail.h"
+
+namespace spikefold::kernels {
+
+struct QuantizedCase {
+  int64_t m = 1, n = 1, k = 1;
+  int64_t group = 0;  // 0: one weight scale a channel
+  int64_t num_kept = 0, num_super = 0;
+  bool bias = false;
+  bool extremes = false;     // every code is the largest or the smallest
+  bool one_x_scale = false;  // x_scale_stride 0
+  bool pack_kept = true;     // kept columns packed beforehand
+  int mantissa_bits = 10;    // of group scales: 10 are float16, 7 bfloat16, 23 float32
+};
+std::string CaseName(const QuantizedCase& c);  // "M=3 N=17 K=64 group=32 r=16"
+
+// All row counts up to 17 and around tiles; N and K around panels; 0, 1, 16, 64 kept columns.
+std::vector<QuantizedCase> ChannelCases();
+std::vector<QuantizedCase> GroupCases();
+
+struct QuantizedOperands {
+  // Weight codes in [-code_max, code_max], or [-8, 7] for code_max 7; x codes in [-127, 127].
+  QuantizedOperands(const QuantizedCase& c, int code_max, uint64_t seed);
+  OutlierTail Tail() const;
+  // Scale of rounding errors of output (row m, channel n): the sum of the magnitudes of all terms. x is
+  // [m, k]: codes times their scale, or floats.
+  double TermSum(const std::vector<double>& x, int64_t m, int64_t n) const;
+  double WeightScale(int64_t n, int64_t k) const;
+  std::vector<double> CodeRows() const;   // [m, k] x_codes * x_scale
+  std::vector<double> FloatRows() const;  // [m, k] x
+
+  QuantizedCase shape;
+  std::vector<int8_t> codes;     // [n, k]
+  std::vector<float> w_scale;    // [n] or [n, k/group]
+  std::vector<int8_t> x_codes;   // [m, k]
+  std::vector<float> x_scale;    // [m] or [1]
+  std::vector<float> x;          // [m, k]
+  std::vector<float> kept_x;     // [m, r]
+  std::vector<uint16_t> kept_w;  // [n, r]
+  std::vector<uint32_t> kept_packed;
+  std::vector<float> super_x;  // [m, s]
+  std::vector<int32_t> super_slot, super_row;
+  std::vector<float> super_value, bias;
+};
+
+// Tolerances of y [m, n]: float_terms roundings of each term, plus the rounding of the result.
+std::vector<double> Tolerances(const QuantizedOperands& o, const std::vector<double>& x,
+                               const std::vector<float>& expected, double float_terms);
+
+// One linear of the benchmark: weights of `copies` layers, used by turns, so that they come from memory and
+// not from cache when few rows read them.
+struct BenchShape {
+  int64_t m, n, k, num_kept;
+  int64_t copies;
+};
+// SmolLM2-135M: decode (m = 1), a small batch, prefill of 512 rows, with kept columns.
+std::vector<BenchShape> BenchShapes(absl::FunctionRef<size_t(int64_t n, int64_t k)> packed_bytes);
+
+}  // namespace spikefold::kernels
