@@ -21,11 +21,6 @@ struct ActivationForm {
   bool simulate = false;               // values rounded to codes and back, carried as float
 };
 
-struct SuperWeight {
-  int32_t row = 0, column = 0;
-  float value = 0;
-};
-
 struct LinearWeights {
   enum class Kind { kF32, kS8c, kS4g } kind = Kind::kF32;
   int64_t n = 0, k = 0, group = 0;
