@@ -1,0 +1,78 @@
+#include "calib/sinks.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "calib/median.h"
+#include "formats/base/status.h"
+
+namespace spikefold {
+namespace {
+
+class SinkObserver : public Taps {
+ public:
+  explicit SinkObserver(const ModelConfig& config)
+      : num_heads_(static_cast<size_t>(config.num_heads)),
+        mass_(static_cast<size_t>(config.num_layers * config.num_heads), 0),
+        key_(static_cast<size_t>(config.num_layers), 0),
+        value_(key_) {}
+
+  bool Wants(int layer, ValueKind value) const override {
+    return layer >= 0 && (value == ValueKind::kK || value == ValueKind::kV);
+  }
+  bool WantsAttention(int layer) const override { return layer >= 0; }
+  void OnRows(const TapRows& rows) override {
+    std::vector<double> norms;
+    for (int64_t t = 0; t < rows.num_rows; ++t) {
+      double squares = 0;
+      for (int64_t c = 0; c < rows.width; ++c) {
+        const double v = static_cast<double>(rows.data[t * rows.width + c]);
+        squares += v * v;
+      }
+      norms.push_back(std::sqrt(squares));
+    }
+    const double first = norms.front();
+    norms.erase(norms.begin());
+    const double typical = Median(std::move(norms));
+    auto& out = rows.value == ValueKind::kK ? key_ : value_;
+    if (typical > 0) out[static_cast<size_t>(rows.layer)] += first / typical;
+  }
+  void OnAttention(const TapAttention& a) override {
+    for (int64_t h = 0; h < a.num_heads; ++h) {
+      mass_[static_cast<size_t>(a.layer) * num_heads_ + static_cast<size_t>(h)] +=
+          a.column_mass[h * a.num_positions] / static_cast<double>(a.num_rows);
+    }
+  }
+
+  SinkMap Map(const ModelConfig& config, double num_windows) const {
+    SinkMap map{.num_layers = config.num_layers, .num_heads = config.num_heads, .mass = mass_};
+    int64_t sinks = 0;
+    for (double& mass : map.mass) {
+      mass /= num_windows;
+      sinks += mass > kSinkMass;
+    }
+    map.ratio = static_cast<double>(sinks) / static_cast<double>(map.mass.size());
+    map.key_norm_ratio = key_;
+    map.value_norm_ratio = value_;
+    for (double& v : map.key_norm_ratio) v /= num_windows;
+    for (double& v : map.value_norm_ratio) v /= num_windows;
+    return map;
+  }
+
+ private:
+  size_t num_heads_;
+  std::vector<double> mass_;         // [num_layers, num_heads]
+  std::vector<double> key_, value_;  // [num_layers]
+};
+
+}  // namespace
+
+absl::StatusOr<SinkMap> MapSinks(const RuntimeModel& model, const Windows& windows,
+                                 const Progress& progress) {
+  SinkObserver observer(model.graph().config);
+  const Windows few = Shorter(windows, static_cast<int64_t>(windows.size()), kSinkLength);
+  SF_RETURN_IF_ERROR(RunWindows(model, few, nullptr, observer, "mapping sinks", progress));
+  return observer.Map(model.graph().config, std::max<double>(1, static_cast<double>(few.size())));
+}
+
+}  // namespace spikefold

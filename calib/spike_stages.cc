@@ -1,0 +1,99 @@
+#include "calib/spike_stages.h"
+
+#include <algorithm>
+
+namespace spikefold {
+namespace {
+
+// Half and quarter of the level bound the plateau and the whole stage.
+constexpr double kPlateauShare = 0.5, kStageShare = 0.25;
+
+class Finder {
+ public:
+  explicit Finder(const LifeTable& table) : t_(table), taken_(static_cast<size_t>(table.num_layers), false) {}
+
+  std::vector<StageShape> Run() {
+    StageShape stage;
+    while (NextPeak(stage)) {
+      Extend(stage);
+      stages_.push_back(stage);
+    }
+    std::sort(stages_.begin(), stages_.end(),
+              [](const StageShape& a, const StageShape& b) { return a.step_up < b.step_up; });
+    return std::move(stages_);
+  }
+
+ private:
+  // The mean window peak of a channel after a layer; layer -1 is the embedding.
+  double Peak(int layer, int64_t channel) const {
+    return t_.channel_peak[static_cast<size_t>(layer + 1)][static_cast<size_t>(channel)];
+  }
+  int64_t Leader(int layer) const {
+    const auto& peaks = t_.channel_peak[static_cast<size_t>(layer + 1)];
+    return std::max_element(peaks.begin(), peaks.end()) - peaks.begin();
+  }
+
+  // The layer that stands highest over its ordinary rows among those that belong to no stage yet.
+  bool NextPeak(StageShape& stage) {
+    stage.ratio = 0;
+    for (int layer = 0; layer < t_.num_layers; ++layer) {
+      const int64_t leader = Leader(layer);
+      const double typical = t_.typical_peak[static_cast<size_t>(layer + 1)];
+      const double level = Peak(layer, leader);
+      const double ratio = typical > 0 ? level / typical : 0;
+      if (taken_[static_cast<size_t>(layer)] || ratio < kSpikeRatio || ratio <= stage.ratio) continue;
+      if (OnSlope(layer, leader, level)) continue;
+      stage = {.peak_layer = layer, .leader = leader, .level = level, .ratio = ratio};
+    }
+    return stage.ratio > 0;
+  }
+  // Part of the way up or down of a stage on the same channel: no valley lies between.
+  bool OnSlope(int layer, int64_t channel, double level) const {
+    for (const StageShape& stage : stages_) {
+      if (stage.leader != channel) continue;
+      double valley = level;
+      const int step = stage.peak_layer > layer ? 1 : -1;
+      for (int l = layer; l != stage.peak_layer; l += step) valley = std::min(valley, Peak(l, channel));
+      if (valley > kStageShare * level) return true;
+    }
+    return false;
+  }
+
+  void Extend(StageShape& stage) {
+    const int last = static_cast<int>(t_.num_layers) - 1;
+    const auto peak = [&](int layer) { return Peak(layer, stage.leader); };
+    int up = stage.peak_layer, down = stage.peak_layer;  // first and last layer of at least a quarter
+    while (up - 1 >= -1 && peak(up - 1) >= kStageShare * stage.level) --up;
+    while (down < last && peak(down + 1) >= kStageShare * stage.level) ++down;
+    for (int l = std::max(up, 0); l <= down; ++l) taken_[static_cast<size_t>(l)] = true;
+    stage.step_up = std::max(up, 0);
+    double rise = 0;
+    for (int l = std::max(up, 0); l <= stage.peak_layer; ++l) {
+      if (peak(l) - peak(l - 1) > rise) {
+        rise = peak(l) - peak(l - 1);
+        stage.step_up = l;
+      }
+    }
+    const int end = std::min(down + 1, last);  // the layer after which less than a quarter is left, if any
+    double lowest = stage.level, fall = 0;
+    int largest_fall = last + 1;
+    for (int l = stage.peak_layer + 1; l <= end; ++l) {
+      lowest = std::min(lowest, peak(l));
+      if (peak(l - 1) - peak(l) > fall) {
+        fall = peak(l - 1) - peak(l);
+        largest_fall = l;
+      }
+    }
+    stage.step_down = lowest < kPlateauShare * stage.level ? largest_fall : last + 1;
+  }
+
+  const LifeTable& t_;
+  std::vector<bool> taken_;  // [num_layers]
+  std::vector<StageShape> stages_;
+};
+
+}  // namespace
+
+std::vector<StageShape> FindStages(const LifeTable& table) { return Finder(table).Run(); }
+
+}  // namespace spikefold
