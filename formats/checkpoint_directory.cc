@@ -1,10 +1,192 @@
+// A model directory: config.json, safetensors, tokenizer; float, or in the native quantized form.
+#include "formats/checkpoint_directory.h"
+
+#include <algorithm>
+
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "formats/checkpoint_base.h"
+#include "formats/base/file.h"
+#include "formats/base/status.h"
+#include "formats/families/family.h"
+#include "formats/gguf.h"
+#include "formats/safetensors_model.h"
 
 namespace spikefold {
+namespace {
+
+constexpr uint64_t kMaxConfigBytes = uint64_t{16} << 20, kMaxTokenizerBytes = uint64_t{256} << 20;
+
+absl::StatusOr<std::string> ReadIn(const std::string& directory, const std::string& name,
+                                   uint64_t max_bytes) {
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenFileIn(directory, name));
+  return ReadToString(*source, max_bytes);
+}
+
+// null if there is no such file.
+absl::StatusOr<Json> ReadOptionalJson(const std::string& directory, const std::string& name,
+                                      uint64_t max_bytes) {
+  const std::string path = JoinPath(directory, name);
+  if (!PathExists(path)) return Json();
+  SF_ASSIGN_OR_RETURN(const std::string text, ReadIn(directory, name, max_bytes));
+  return ParseJson(text, path);
+}
+
+absl::StatusOr<Json> ReadConfig(const std::string& directory) {
+  if (!PathExists(JoinPath(directory, "config.json"))) {
+    return absl::NotFoundError(absl::StrCat(directory,
+                                            ": has no config.json; a model directory holds config.json, "
+                                            "*.safetensors and tokenizer.json"));
+  }
+  return ReadOptionalJson(directory, "config.json", kMaxConfigBytes);
+}
+
+// What travels beside the weights, unchanged.
+bool IsSideFile(absl::string_view name) {
+  static constexpr const char* kNames[] = {"generation_config.json",
+                                           "special_tokens_map.json",
+                                           "chat_template.jinja",
+                                           "chat_template.json",
+                                           "added_tokens.json",
+                                           "vocab.json",
+                                           "merges.txt",
+                                           "tokenizer.model",
+                                           "tokenizer.gguf"};
+  if (std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames)) return true;
+  return absl::StartsWith(name, "LICENSE") ||
+         (absl::StartsWith(name, "tokenizer") && absl::EndsWith(name, ".json"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> DirectoryCheckpoint::LoadTokenizer() const {
+  if (PathExists(JoinPath(path_, "tokenizer.json"))) {
+    SF_ASSIGN_OR_RETURN(const Json json, ReadOptionalJson(path_, "tokenizer.json", kMaxTokenizerBytes));
+    SF_ASSIGN_OR_RETURN(const Json config, ReadOptionalJson(path_, "tokenizer_config.json", kMaxConfigBytes));
+    return Tokenizer::FromTokenizerJson(json, config, JoinPath(path_, "tokenizer.json"));
+  }
+  if (PathExists(JoinPath(path_, "tokenizer.gguf"))) {
+    SF_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenFileIn(path_, "tokenizer.gguf"));
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<GgufFile> file, GgufFile::FromSource(std::move(source)));
+    return Tokenizer::FromGguf(*file);
+  }
+  return absl::NotFoundError(absl::StrCat(path_, ": has neither tokenizer.json nor tokenizer.gguf"));
+}
+
+absl::StatusOr<std::vector<CheckpointReader::SideFile>> DirectoryCheckpoint::SideFiles() const {
+  SF_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(path_));
+  std::vector<SideFile> files;
+  for (const std::string& name : names) {
+    if (!IsSideFile(name)) continue;
+    SideFile file{.name = name, .bytes = ""};
+    SF_ASSIGN_OR_RETURN(file.bytes, ReadIn(path_, name, kMaxTokenizerBytes));
+    files.push_back(std::move(file));
+  }
+  return files;
+}
+
+absl::StatusOr<Tensor> DirectoryCheckpoint::ReadF32(absl::string_view name) const {
+  SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRaw(name));
+  if (!IsFloat(raw.dtype())) return NotFloat(name, raw.dtype());
+  Tensor tensor = ToF32(raw.view());
+  SF_RETURN_IF_ERROR(CheckFinite(tensor.as<float>(), path_, name));
+  return tensor;
+}
+
+absl::Status DirectoryCheckpoint::SetConfig(Json config_json) {
+  absl::StatusOr<ModelConfig> config = ConfigFromJson(config_json);
+  absl::StatusOr<ModelGraph> graph = config.ok() ? BuildGraph(*config) : config.status();
+  if (!graph.ok()) {
+    return absl::Status(graph.status().code(), absl::StrCat(path_, ": ", graph.status().message()));
+  }
+  graph_ = *std::move(graph);
+  config_json_ = std::move(config_json);
+  return absl::OkStatus();
+}
+
+void DirectoryCheckpoint::AddEntry(const SafetensorsEntry& entry) {
+  AddTensor({.name = entry.name,
+             .stored_name = entry.name,
+             .stored_type = std::string(DTypeName(entry.dtype)),
+             .shape = entry.shape,
+             .bytes = entry.bytes});
+}
+
+void DirectoryCheckpoint::AddWeightFiles(const std::vector<std::string>& names) {
+  for (const std::string& name : names) weight_files_.push_back({name, JoinPath(path_, name)});
+}
+
+absl::Status DirectoryCheckpoint::Missing(const ModelGraph::TensorSpec& spec) const {
+  return absl::DataLossError(
+      absl::StrCat(path_, ": tensor ", spec.name, " ", ShapeString(spec.shape), " is missing"));
+}
+
+absl::Status DirectoryCheckpoint::NotFloat(absl::string_view name, DType dtype) const {
+  return absl::DataLossError(
+      absl::StrCat(path_, ": ", name, " is ", DTypeName(dtype), "; F32, F16, BF16 or F64 is needed"));
+}
+
+namespace {
+
+class FloatDirectory : public DirectoryCheckpoint {
+ public:
+  static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& path, Json config_json) {
+    std::unique_ptr<FloatDirectory> c(new FloatDirectory(path));
+    SF_RETURN_IF_ERROR(c->SetConfig(std::move(config_json)));
+    SF_ASSIGN_OR_RETURN(c->model_, SafetensorsModel::Open(path));
+    c->AddWeightFiles(c->model_->file_names());
+    c->file_bytes_ = c->model_->file_bytes();
+    SF_RETURN_IF_ERROR(c->MapTensors());
+    return c;
+  }
+
+  CheckpointKind kind() const override { return CheckpointKind::kSafetensors; }
+  absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
+    if (Find(name) == nullptr) return NoSuchTensor(name);
+    return model_->Read(name);
+  }
+
+ private:
+  using DirectoryCheckpoint::DirectoryCheckpoint;
+
+  absl::Status MapTensors() {
+    for (const ModelGraph::TensorSpec& spec : graph_.Tensors()) {
+      const SafetensorsEntry* entry = model_->Find(spec.name);
+      if (entry == nullptr) return Missing(spec);
+      SF_RETURN_IF_ERROR(CheckShape(entry->shape, spec.shape, path_, spec.name));
+      if (!IsFloat(entry->dtype)) return NotFloat(spec.name, entry->dtype);
+      AddEntry(*entry);
+    }
+    for (const SafetensorsEntry* entry : model_->entries()) {
+      // Rotary tables follow from the configuration; transformers, too, takes a tied head from the embedding.
+      if (Find(entry->name) != nullptr || absl::EndsWith(entry->name, "rotary_emb.inv_freq")) continue;
+      if (entry->name == "lm_head.weight" && graph_.config.tied_embeddings) continue;
+      return absl::UnimplementedError(absl::StrCat(path_, ": tensor \"", Printable(entry->name),
+                                                   "\" has no place in a ", graph_.config.family,
+                                                   " model, so the model would not be the same without it"));
+    }
+    return absl::OkStatus();
+  }
+
+  std::unique_ptr<SafetensorsModel> model_;
+};
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenDirectoryCheckpoint(const std::string& path) {
-  return absl::UnimplementedError(absl::StrCat(path, ": directories are not read yet"));
+  SF_ASSIGN_OR_RETURN(Json config_json, ReadConfig(path));
+  if (const Json* q = config_json.Find("quantization_config"); q != nullptr && !q->is_null()) {
+    const absl::StatusOr<std::string> method = q->GetString("quant_method", "config.json");
+    if (method.ok() && *method == "spikefold") return OpenNativeCheckpoint(path);
+    return absl::UnimplementedError(absl::StrCat(path, ": is quantized by \"",
+                                                 method.ok() ? Printable(*method) : "an unnamed method",
+                                                 "\"; supported are spikefold and unquantized models"));
+  }
+  return FloatDirectory::Open(path, std::move(config_json));
+}
+
+// Replaced by checkpoint_native.cc together with formats/quantized.
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenNativeCheckpoint(const std::string& path) {
+  return absl::UnimplementedError(absl::StrCat(path, ": native checkpoints are not read yet"));
 }
 
 }  // namespace spikefold

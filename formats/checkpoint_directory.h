@@ -1,0 +1,31 @@
+// What float and native directories share: tokenizer, side files, plain safetensors tensors. Included by
+// checkpoint*.cc only.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "formats/checkpoint_base.h"
+#include "formats/safetensors.h"
+
+namespace spikefold {
+
+class DirectoryCheckpoint : public CheckpointBase {
+ public:
+  absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override;
+  absl::StatusOr<std::vector<SideFile>> SideFiles() const override;
+  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override;  // through ReadRaw()
+
+ protected:
+  using CheckpointBase::CheckpointBase;
+  absl::Status SetConfig(Json config_json);  // and the graph that it describes
+  void AddEntry(const SafetensorsEntry& entry);
+  void AddWeightFiles(const std::vector<std::string>& names);
+  absl::Status Missing(const ModelGraph::TensorSpec& spec) const;    // DataLoss
+  absl::Status NotFloat(absl::string_view name, DType dtype) const;  // DataLoss
+};
+
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenNativeCheckpoint(const std::string& path);
+
+}  // namespace spikefold

@@ -1,0 +1,299 @@
+#include "formats/checkpoint.h"
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+#include <functional>
+
+#include "absl/strings/str_replace.h"
+#include "formats/base/file.h"
+#include "formats/gguf.h"
+#include "formats/safetensors_model.h"
+#include "tests/testing/temp_directory.h"
+
+namespace spikefold {
+namespace {
+
+using absl::StatusCode;
+using testing::TempDirectory;
+
+std::string Tiny(const std::string& name) { return SPIKEFOLD_TEST_DATA "/tiny/" + name; }
+
+std::unique_ptr<CheckpointReader> Open(const std::string& path) {
+  auto reader = CheckpointReader::Open(path);
+  INFO(reader.status());
+  REQUIRE(reader.ok());
+  return *std::move(reader);
+}
+void CheckRefused(const std::string& path, StatusCode code, const std::string& message) {
+  const auto reader = CheckpointReader::Open(path);
+  CHECK(reader.status().code() == code);
+  CHECK(std::string(reader.status().message()) == path + message);
+}
+std::string Slurp(const std::string& path) {
+  auto text = ReadFileToString(path, 1 << 24);
+  REQUIRE(text.ok());
+  return *text;
+}
+void Spill(const std::string& path, const std::string& bytes) {
+  REQUIRE(WriteFileAtomically(path, bytes).ok());
+}
+
+bool SameBits(const Tensor& a, const Tensor& b) {
+  return a.shape() == b.shape() && std::memcmp(a.data(), b.data(), static_cast<size_t>(a.num_bytes())) == 0;
+}
+
+// A copy of tiny/llama with its config.json and its tensors edited. Tensors are in memory as float32.
+using Tensors = std::vector<std::pair<std::string, Tensor>>;
+void MakeVariant(const std::string& dir, const std::vector<std::pair<std::string, std::string>>& config_edits,
+                 const std::function<void(Tensors&)>& edit, uint64_t max_shard_bytes = 0) {
+  std::string config = Slurp(Tiny("llama") + "/config.json");
+  for (const auto& [from, to] : config_edits) {
+    REQUIRE(config.find(from) != std::string::npos);
+    config = absl::StrReplaceAll(config, {{from, to}});
+  }
+  Spill(dir + "/config.json", config);
+  const auto source = Open(Tiny("llama"));
+  Tensors tensors;
+  for (const StoredTensor& t : source->tensors()) tensors.emplace_back(t.name, *source->ReadF32(t.name));
+  if (edit) edit(tensors);
+  std::vector<SafetensorsWriter::Spec> specs;
+  for (const auto& [name, t] : tensors) specs.push_back({name, t.dtype(), t.shape()});
+  auto writer = SafetensorsModelWriter::Create(dir, specs, max_shard_bytes);
+  REQUIRE(writer.ok());
+  for (const auto& [name, t] : tensors) REQUIRE((*writer)->Write(name, t.view()).ok());
+  REQUIRE((*writer)->Finish().ok());
+}
+Tensor& Get(Tensors& tensors, const std::string& name) {
+  for (auto& [key, t] : tensors) {
+    if (key == name) return t;
+  }
+  FAIL("no tensor " << name);
+  return tensors.front().second;
+}
+
+const std::string kQ = "model.layers.1.self_attn.q_proj.weight";
+
+}  // namespace
+
+TEST_CASE("A GGUF file gives the very weights of the model that it was made from", "[checkpoint]") {
+  for (const char* name : {"llama", "llama_bias", "qwen3", "gemma3"}) {
+    INFO(name);
+    const auto hf = Open(Tiny(name)), gguf = Open(Tiny(name) + "/model.gguf");
+    CHECK(hf->kind() == CheckpointKind::kSafetensors);
+    CHECK(gguf->kind() == CheckpointKind::kGguf);
+    REQUIRE(hf->tensors().size() == gguf->tensors().size());
+    for (size_t i = 0; i < hf->tensors().size(); ++i) {
+      const std::string& tensor = hf->tensors()[i].name;
+      INFO(tensor);
+      REQUIRE(gguf->tensors()[i].name == tensor);
+      const auto a = hf->ReadF32(tensor), b = gguf->ReadF32(tensor);
+      REQUIRE(a.ok());
+      REQUIRE(b.ok());
+      if (std::string(name) == "gemma3" && a->shape().size() == 1) {
+        // The file holds float32(1 + g); half an ulp of a value below 4.
+        for (int64_t k = 0; k < a->num_elements(); ++k) {
+          REQUIRE(std::fabs(a->as<float>()[static_cast<size_t>(k)] -
+                            b->as<float>()[static_cast<size_t>(k)]) <= 1.2e-7f);
+        }
+      } else {
+        CHECK(SameBits(*a, *b));
+      }
+    }
+  }
+}
+
+TEST_CASE("Without the row order of HF that comparison would fail", "[checkpoint][canary]") {
+  const auto hf = Open(Tiny("llama_bias"));
+  const auto gguf = GgufFile::Open(Tiny("llama_bias") + "/model.gguf");
+  REQUIRE(gguf.ok());
+  for (const char* part : {"weight", "bias"}) {
+    const std::string end = part;
+    const auto stored = (*gguf)->ReadF32(*(*gguf)->FindTensor("blk.0.attn_k." + end));
+    CHECK(!SameBits(*stored, *hf->ReadF32("model.layers.0.self_attn.k_proj." + end)));
+    const auto v = (*gguf)->ReadF32(*(*gguf)->FindTensor("blk.0.attn_v." + end));
+    CHECK(SameBits(*v, *hf->ReadF32("model.layers.0.self_attn.v_proj." + end)));
+  }
+}
+
+TEST_CASE("A directory lists its tensors in execution order and reads them raw or as float32",
+          "[checkpoint]") {
+  const auto model = Open(Tiny("qwen2"));
+  CHECK(model->tensors().front().name == "model.embed_tokens.weight");
+  CHECK(model->tensors().back().name == "model.norm.weight");
+  const StoredTensor* q = model->Find("model.layers.0.self_attn.q_proj.bias");
+  REQUIRE(q != nullptr);
+  CHECK(q->stored_type == "BF16");
+  CHECK(q->bytes == 96);
+  const auto raw = model->ReadRaw(q->name);
+  REQUIRE(raw.ok());
+  CHECK(raw->dtype() == DType::kBF16);
+  CHECK(SameBits(ToF32(raw->view()), *model->ReadF32(q->name)));
+  CHECK(model->config_json().Find("transformers_version") != nullptr);
+  CHECK(model->ReadF32("model.norm.weights").status().message() ==
+        model->path() + ": no tensor \"model.norm.weights\" (did you mean \"model.norm.weight\"?)");
+  CHECK(model->ReadF32("model.norm.weights").status().code() == StatusCode::kNotFound);
+}
+
+TEST_CASE("Shards give the same tensors as one file and the fingerprint follows the bytes", "[checkpoint]") {
+  const TempDirectory one, many, other;
+  MakeVariant(one.path(), {}, nullptr);
+  MakeVariant(many.path(), {}, nullptr, 60000);
+  MakeVariant(other.path(), {}, [](Tensors& t) { Get(t, kQ).as<float>()[5] += 0.25f; });
+  const auto a = Open(one.path()), b = Open(many.path()), c = Open(other.path());
+  CHECK(PathExists(many / "model.safetensors.index.json"));
+  for (const StoredTensor& t : a->tensors()) CHECK(SameBits(*a->ReadF32(t.name), *b->ReadF32(t.name)));
+  CHECK(*a->Fingerprint() == *a->Fingerprint());
+  CHECK(*a->Fingerprint() != *c->Fingerprint());
+  CHECK(a->Fingerprint()->size() == 64);
+}
+
+TEST_CASE("Side files are copied whole, other files are left", "[checkpoint]") {
+  const TempDirectory dir;
+  MakeVariant(dir.path(), {}, nullptr);
+  Spill(dir / "tokenizer_config.json", "{\"a\": 1}");
+  Spill(dir / "LICENSE.txt", "free");
+  Spill(dir / "notes.txt", "private");
+  const auto files = Open(dir.path())->SideFiles();
+  REQUIRE(files.ok());
+  REQUIRE(files->size() == 2);
+  CHECK((*files)[0].name == "LICENSE.txt");
+  CHECK((*files)[1].name == "tokenizer_config.json");
+  CHECK((*files)[1].bytes == "{\"a\": 1}");
+  const auto tokenizer = Open(dir.path())->LoadTokenizer();
+  CHECK(tokenizer.status().code() == StatusCode::kNotFound);
+  CHECK(tokenizer.status().message() == dir.path() + ": has neither tokenizer.json nor tokenizer.gguf");
+}
+
+TEST_CASE("A GGUF model's tokenizer travels as a metadata-only file", "[checkpoint]") {
+  const auto files = Open(Tiny("llama") + "/model.gguf")->SideFiles();
+  REQUIRE(files.ok());
+  REQUIRE(files->size() == 1);
+  CHECK((*files)[0].name == "tokenizer.gguf");
+  const auto copy = GgufFile::FromSource(MemorySource((*files)[0].bytes));
+  REQUIRE(copy.ok());
+  CHECK((*copy)->keys() == std::vector<std::string>{"general.architecture"});
+}
+
+TEST_CASE("Paths that are no model say what is needed", "[checkpoint][malformed]") {
+  const TempDirectory dir;
+  CheckRefused(dir / "none", StatusCode::kNotFound, ": no such file or directory");
+  CheckRefused(dir.path(), StatusCode::kNotFound,
+               ": has no config.json; a model directory holds config.json, *.safetensors and tokenizer.json");
+  CheckRefused(Tiny("llama") + "/model.safetensors", StatusCode::kInvalidArgument,
+               ": is one safetensors file; give the directory that also holds its config.json");
+  CheckRefused(Tiny("llama") + "/config.json", StatusCode::kDataLoss,
+               ": does not begin with the magic \"GGUF\"");
+}
+
+TEST_CASE("Missing, misshapen and unknown tensors are refused by name", "[checkpoint][malformed]") {
+  const TempDirectory missing, shape, extra, integer;
+  MakeVariant(missing.path(), {}, [](Tensors& t) { t.pop_back(); });
+  CheckRefused(missing.path(), StatusCode::kDataLoss, ": tensor lm_head.weight [128, 64] is missing");
+  MakeVariant(shape.path(), {}, [](Tensors& t) { Get(t, kQ) = Tensor(DType::kF32, {64, 32}); });
+  CheckRefused(shape.path(), StatusCode::kDataLoss,
+               ": " + kQ + " is [64, 32]; the configuration needs [64, 64]");
+  MakeVariant(extra.path(), {}, [](Tensors& t) {
+    t.emplace_back("model.layers.0.self_attn.q_norm.weight", Tensor(DType::kF32, {16}));
+  });
+  CheckRefused(
+      extra.path(), StatusCode::kUnimplemented,
+      ": tensor \"model.layers.0.self_attn.q_norm.weight\" has no place in a llama model, so the model "
+      "would not be the same without it");
+  MakeVariant(integer.path(), {}, [](Tensors& t) { Get(t, kQ) = Tensor(DType::kI32, {64, 64}); });
+  CheckRefused(integer.path(), StatusCode::kDataLoss, ": " + kQ + " is I32; F32, F16, BF16 or F64 is needed");
+}
+
+TEST_CASE("A tied model may carry a head and rotary tables that nobody needs", "[checkpoint]") {
+  const TempDirectory dir;
+  MakeVariant(dir.path(), {{"\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"}},
+              [](Tensors& t) {
+                t.emplace_back("model.layers.0.self_attn.rotary_emb.inv_freq", Tensor(DType::kF32, {8}));
+              });
+  const auto model = Open(dir.path());
+  CHECK(model->Find("lm_head.weight") == nullptr);
+  CHECK(model->Find("model.layers.0.self_attn.rotary_emb.inv_freq") == nullptr);
+}
+
+TEST_CASE("Values that are not finite are reported with tensor, count and first index",
+          "[checkpoint][malformed]") {
+  const TempDirectory dir;
+  MakeVariant(dir.path(), {}, [](Tensors& t) {
+    Get(t, kQ).as<float>()[4095] = NAN;  // the last element
+    Get(t, "model.norm.weight").as<float>()[3] = -INFINITY;
+    Get(t, "model.norm.weight").as<float>()[9] = NAN;
+  });
+  const auto model = Open(dir.path());
+  const auto q = model->ReadF32(kQ), norm = model->ReadF32("model.norm.weight");
+  CHECK(q.status().code() == StatusCode::kDataLoss);
+  CHECK(q.status().message() ==
+        dir.path() + ": " + kQ +
+            ": 1 of 4096 values are not finite, the first is NaN at index 4095; only finite "
+            "weights are allowed");
+  CHECK(norm.status().message() ==
+        dir.path() +
+            ": model.norm.weight: 2 of 64 values are not finite, the first is infinite at "
+            "index 3; only finite weights are allowed");
+  // The same in a GGUF file.
+  std::string bytes = Slurp(Tiny("llama_bias") + "/model.gguf");
+  const auto file = GgufFile::Open(Tiny("llama_bias") + "/model.gguf");
+  const GgufTensor* t = (*file)->FindTensor("blk.0.ffn_down.weight");
+  const float nan = NAN;
+  std::memcpy(bytes.data() + t->offset + 40, &nan, 4);
+  Spill(dir / "m.gguf", bytes);
+  CHECK(Open(dir / "m.gguf")->ReadF32("model.layers.0.mlp.down_proj.weight").status().message() ==
+        dir / "m.gguf" +
+            ": model.layers.0.mlp.down_proj.weight: 1 of 3072 values are not finite, the first is NaN at "
+            "index 10; only finite weights are allowed");
+}
+
+TEST_CASE("Configurations that contradict themselves or the file are refused", "[checkpoint][malformed]") {
+  const TempDirectory heads, layers, json;
+  MakeVariant(heads.path(), {{"\"num_key_value_heads\": 2", "\"num_key_value_heads\": 3"}}, nullptr);
+  CheckRefused(heads.path(), StatusCode::kDataLoss,
+               ": model config: num_key_value_heads=3 does not divide num_attention_heads=4");
+  MakeVariant(layers.path(), {{"\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1000000000"}}, nullptr);
+  CheckRefused(layers.path(), StatusCode::kDataLoss,
+               ": model config: num_layers=1000000000 is out of range; allowed are 1 to 1024");
+  Spill(json / "config.json", "{\"architectures\": [");
+  CHECK(CheckpointReader::Open(json.path()).status().code() == StatusCode::kDataLoss);
+}
+
+TEST_CASE("Another tool's quantization is refused by name", "[checkpoint]") {
+  const TempDirectory dir;
+  MakeVariant(dir.path(),
+              {{"\"hidden_act\"", "\"quantization_config\": {\"quant_method\": \"gptq\"}, \"hidden_act\""}},
+              nullptr);
+  CheckRefused(dir.path(), StatusCode::kUnimplemented,
+               ": is quantized by \"gptq\"; supported are spikefold and unquantized models");
+}
+
+TEST_CASE("A GGUF file without a needed tensor or with a foreign one is refused", "[checkpoint][malformed]") {
+  const TempDirectory dir;
+  const std::string bytes = Slurp(Tiny("llama") + "/model.gguf");
+  Spill(dir / "a.gguf", absl::StrReplaceAll(bytes, {{"blk.1.ffn_up.weight", "blk.1.ffn_xx.weight"}}));
+  CheckRefused(dir / "a.gguf", StatusCode::kDataLoss,
+               ": tensor blk.1.ffn_up.weight (model.layers.1.mlp.up_proj.weight) is missing");
+  const std::string biased = Slurp(Tiny("llama_bias") + "/model.gguf");
+  Spill(dir / "b.gguf", absl::StrReplaceAll(biased, {{"llama.block_count", "llama.block_cooks"}}));
+  CheckRefused(
+      dir / "b.gguf", StatusCode::kUnimplemented,
+      ": unknown metadata \"llama.block_cooks\"; it may change what the model computes, so it is not "
+      "ignored");
+  // Without the bias of up in layer 0 the model is taken for one without FFN biases.
+  Spill(dir / "c.gguf", absl::StrReplaceAll(biased, {{"blk.0.ffn_up.bias", "blk.0.ffn_xx.bias"}}));
+  CheckRefused(
+      dir / "c.gguf", StatusCode::kUnimplemented,
+      ": tensor \"blk.0.ffn_down.bias\" has no place in a llama model, so the model would not be the same "
+      "without it");
+  std::string other = biased;
+  const size_t value = other.find("general.architecture") + 20 + 4 + 8;  // after key, type and length
+  other.replace(value, 5, "llame");
+  Spill(dir / "d.gguf", other);
+  CheckRefused(
+      dir / "d.gguf", StatusCode::kUnimplemented,
+      ": GGUF architecture \"llame\" is not supported (did you mean \"llama\"?); supported are llama, qwen2, "
+      "qwen3, gemma3");
+}
+
+}  // namespace spikefold
