@@ -79,9 +79,10 @@ void Bench::Time(std::string shape, double ops, double bytes, absl::FunctionRef<
   const Clock::time_point start = Clock::now();
   body();  // warm
   const double once = seconds(start);
-  const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>(budget_ / 10 / std::max(once, 1e-7)));
+  // Rounds of about a millisecond: shorter than a time slice, so that some round runs undisturbed.
+  const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>(1e-3 / std::max(once, 1e-7)));
   double best = std::numeric_limits<double>::infinity();
-  for (int round = 0; round < 3 || (round < 1000 && seconds(start) < budget_); ++round) {
+  for (int round = 0; round < 3 || seconds(start) < budget_; ++round) {
     const Clock::time_point begin = Clock::now();
     for (int64_t i = 0; i < calls; ++i) body();
     best = std::min(best, seconds(begin) / static_cast<double>(calls));

@@ -28,8 +28,8 @@ absl::Span<const KernelEntry> KernelList() {
   static const std::vector<KernelEntry> kKernels = {
       {"matmul_f32_f32_s4g", matmul_f32_f32_s4g::Check, matmul_f32_f32_s4g::Benchmark},
       {"matmul_f32_f32_s8c", matmul_f32_f32_s8c::Check, matmul_f32_f32_s8c::Benchmark},
-      {"matmul_f32_s8r_s4g", matmul_f32_s8r_s4g::Check, matmul_f32_s8r_s4g::Benchmark},
-      {"matmul_f32_s8r_s8c", matmul_f32_s8r_s8c::Check, matmul_f32_s8r_s8c::Benchmark},
+      {"matmul_f32_s8r_s4g", matmul_f32_s8r_s4g::Check, matmul_f32_s8r_s4g::Benchmark, true},
+      {"matmul_f32_s8r_s8c", matmul_f32_s8r_s8c::Check, matmul_f32_s8r_s8c::Benchmark, true},
       {"quantize_s8r_f32", quantize_s8r_f32::Check, quantize_s8r_f32::Benchmark},
   };
   return kKernels;
