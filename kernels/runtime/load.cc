@@ -2,7 +2,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
-#include "formats/quantized/native.h"
 #include "kernels/runtime/loaded_model.h"
 
 namespace spikefold {
@@ -98,8 +97,7 @@ absl::StatusOr<std::unique_ptr<RuntimeModel>> LoadModel(const CheckpointReader& 
   SF_ASSIGN_OR_RETURN(auto ops, MakeOps(options));
   auto model = std::make_unique<LoadedModel>(reader.graph(), std::move(ops));
   if (reader.kind() == CheckpointKind::kNative) {
-    SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(reader.path()));
-    SF_RETURN_IF_ERROR(model->LoadNative(reader, *native, options.simulate, options.progress));
+    SF_RETURN_IF_ERROR(model->LoadNative(reader, options.simulate, options.progress));
     return model;
   }
   SF_RETURN_IF_ERROR(model->LoadFloat(reader, options.progress));

@@ -200,9 +200,10 @@ class NativeLoader {
   std::vector<SiteInput> inputs_;
 };
 
-absl::Status LoadedModel::LoadNative(const CheckpointReader& reader, const NativeReader& native,
-                                     bool simulate, const Progress& progress) {
-  return NativeLoader(reader, native, simulate, *this).Load(progress);
+absl::Status LoadedModel::LoadNative(const CheckpointReader& reader, bool simulate,
+                                     const Progress& progress) {
+  SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(reader.path()));
+  return NativeLoader(reader, *native, simulate, *this).Load(progress);
 }
 
 }  // namespace spikefold

@@ -10,8 +10,6 @@
 
 namespace spikefold {
 
-class NativeReader;
-
 // Order of loading: the widest matrices (embedding and head) first, while least is in memory.
 std::vector<int> LoadOrder(const ModelGraph& graph);
 
@@ -35,8 +33,7 @@ class LoadedModel : public RuntimeModel {
 
   absl::Status LoadFloat(const CheckpointReader& reader, const Progress& progress);
   // load_native.cc
-  absl::Status LoadNative(const CheckpointReader& reader, const NativeReader& native, bool simulate,
-                          const Progress& progress);
+  absl::Status LoadNative(const CheckpointReader& reader, bool simulate, const Progress& progress);
 
  private:
   friend class NativeLoader;
