@@ -6,6 +6,7 @@
 #include "formats/base/status.h"
 #include "formats/gguf.h"
 #include "formats/tokenizer/gguf_tokenizer.h"
+#include "formats/tokenizer/json_tokenizer.h"
 
 namespace spikefold {
 namespace {
@@ -49,9 +50,10 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromGguf(const GgufFile& f
   return tok::MakeGgufTokenizer(std::move(vocab), file.name());
 }
 
-absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromTokenizerJson(const Json&, const Json&,
+absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromTokenizerJson(const Json& tokenizer,
+                                                                        const Json& config,
                                                                         absl::string_view where) {
-  return absl::UnimplementedError(absl::StrCat(where, ": tokenizer.json is not supported yet"));
+  return tok::MakeJsonTokenizer(tokenizer, config, where);
 }
 
 }  // namespace spikefold

@@ -6,8 +6,8 @@
 #include "absl/strings/str_format.h"
 #include "formats/base/json.h"
 #include "formats/base/status.h"
+#include "formats/base/utf8.h"
 #include "formats/tokenizer/byte_alphabet.h"
-#include "formats/tokenizer/utf8.h"
 
 namespace spikefold::tok {
 namespace {
@@ -91,7 +91,7 @@ void BpeModel::EncodePiece(absl::string_view piece, std::vector<int32_t>* out) c
 void BpeModel::AppendSymbols(absl::string_view piece, std::vector<int32_t>* symbols) const {
   bool pending_unk = false;
   for (size_t pos = 0; pos < piece.size();) {
-    const int bytes = options_.byte_level ? 1 : std::max(1, DecodeUtf8(piece, pos).bytes);
+    const size_t bytes = options_.byte_level ? 1 : NextUtf8(piece.substr(pos)).bytes;
     const absl::string_view text = piece.substr(pos, bytes);
     pos += bytes;
     int32_t id = -1;

@@ -1,5 +1,6 @@
 #include "formats/tokenizer/byte_alphabet.h"
 
+#include "formats/base/utf8.h"
 #include "formats/tokenizer/utf8.h"
 
 namespace spikefold::tok {
@@ -45,14 +46,14 @@ const std::array<std::string, 256>& ByteAlphabet() {
 std::optional<std::string> BytesFromAlphabet(absl::string_view text) {
   std::string bytes;
   for (size_t pos = 0; pos < text.size();) {
-    const DecodedChar c = DecodeUtf8(text, pos);
-    if (c.bytes == 0) return std::nullopt;
-    if (c.code_point < 0x100) {
-      if (!StandsForItself(static_cast<int>(c.code_point))) return std::nullopt;
-      bytes.push_back(static_cast<char>(c.code_point));
+    const Utf8Char c = NextUtf8(text.substr(pos));
+    if (!c.valid) return std::nullopt;
+    if (c.code < 0x100) {
+      if (!StandsForItself(static_cast<int>(c.code))) return std::nullopt;
+      bytes.push_back(static_cast<char>(c.code));
     } else {
-      if (c.code_point - 0x100 >= kNumShifted) return std::nullopt;
-      bytes.push_back(static_cast<char>(Shifted()[c.code_point - 0x100]));
+      if (c.code - 0x100 >= kNumShifted) return std::nullopt;
+      bytes.push_back(static_cast<char>(Shifted()[c.code - 0x100]));
     }
     pos += c.bytes;
   }

@@ -15,6 +15,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/json.h"
 #include "formats/base/status.h"
+#include "formats/base/utf8.h"
 #include "formats/tokenizer/bpe.h"
 #include "formats/tokenizer/byte_alphabet.h"
 #include "formats/tokenizer/literal_matcher.h"

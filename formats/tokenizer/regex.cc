@@ -3,14 +3,13 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include <algorithm>
 #include <string>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "formats/base/utf8.h"
 #include "formats/tokenizer/unicode_additions.h"
-#include "formats/tokenizer/utf8.h"
 
 namespace spikefold::tok {
 namespace {
@@ -152,14 +151,14 @@ std::string StandIn(absl::string_view text, UnicodeVersion version) {
       ++pos;
       continue;
     }
-    const DecodedChar c = DecodeUtf8(text, pos);
-    const absl::string_view other = c.bytes == 0 ? absl::string_view("\uE000")  // a surrogate
-                                                 : StandInFor(c.code_point, static_cast<int>(version));
+    const Utf8Char c = NextUtf8(text.substr(pos));
+    const absl::string_view other = !c.valid ? absl::string_view("\uE000")  // a surrogate
+                                             : StandInFor(c.code, static_cast<int>(version));
     if (!other.empty()) {
       if (out.empty()) out = std::string(text);
       out.replace(pos, other.size(), other.data(), other.size());
     }
-    pos += c.bytes == 0 ? 3 : c.bytes;
+    pos += c.valid ? c.bytes : 3;
   }
   return out;
 }
@@ -261,7 +260,7 @@ absl::Status Regex::Matcher::FindAll(absl::string_view text, std::vector<Range>*
     pos = end;
     if (begin == end) {
       if (pos >= subject.size()) break;
-      pos += std::max(1, DecodeUtf8(subject, pos).bytes);
+      pos += NextUtf8(subject.substr(pos)).bytes;
     }
   }
   return absl::OkStatus();

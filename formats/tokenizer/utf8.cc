@@ -1,6 +1,6 @@
 #include "formats/tokenizer/utf8.h"
 
-#include <algorithm>
+#include "formats/base/utf8.h"
 
 namespace spikefold::tok {
 namespace {
@@ -9,6 +9,11 @@ uint8_t ByteAt(absl::string_view text, size_t pos) { return static_cast<uint8_t>
 bool IsContinuation(absl::string_view text, size_t pos) {
   return pos < text.size() && (ByteAt(text, pos) & 0xC0) == 0x80;
 }
+
+struct DecodedChar {
+  uint32_t code_point = 0;
+  int bytes = 0;  // 0: no sequence starts here
+};
 
 // Decodes by the announced length alone, without the range checks of the strict form.
 DecodedChar DecodeLeniently(absl::string_view text, size_t pos) {
@@ -31,14 +36,6 @@ int AnnouncedUtf8Length(char first) {
   return byte < 0xC0 ? 1 : byte < 0xE0 ? 2 : byte < 0xF0 ? 3 : 4;
 }
 
-DecodedChar DecodeUtf8(absl::string_view text, size_t pos) {
-  const DecodedChar c = DecodeLeniently(text, pos);
-  constexpr uint32_t kSmallest[5] = {0, 0, 0x80, 0x800, 0x10000};
-  if (c.bytes == 0 || c.code_point < kSmallest[c.bytes] || c.code_point > 0x10FFFF) return {};
-  if (c.code_point >= 0xD800 && c.code_point < 0xE000) return {};
-  return c;
-}
-
 void AppendUtf8(uint32_t c, std::string* out) {
   if (c < 0x80) {
     out->push_back(static_cast<char>(c));
@@ -58,25 +55,12 @@ void AppendUtf8(uint32_t c, std::string* out) {
   out->push_back(static_cast<char>(0x80 | (c & 0x3F)));
 }
 
-bool IsValidUtf8(absl::string_view text) {
-  for (size_t pos = 0; pos < text.size();) {
-    if (ByteAt(text, pos) < 0x80) {
-      ++pos;
-      continue;
-    }
-    const DecodedChar c = DecodeUtf8(text, pos);
-    if (c.bytes == 0) return false;
-    pos += c.bytes;
-  }
-  return true;
-}
-
 std::string ReplaceInvalidUtf8(absl::string_view text) {
   std::string out;
   out.reserve(text.size());
   for (size_t pos = 0; pos < text.size();) {
-    const DecodedChar c = DecodeUtf8(text, pos);
-    if (c.bytes > 0) {
+    const Utf8Char c = NextUtf8(text.substr(pos));
+    if (c.valid) {
       out.append(text.data() + pos, c.bytes);
       pos += c.bytes;
       continue;

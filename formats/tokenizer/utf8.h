@@ -1,4 +1,4 @@
-// UTF-8 as the two reference tokenizers read it: strict (the `tokenizers` library) and lenient (llama.cpp).
+// Invalid UTF-8 as the two reference tokenizers read it; valid UTF-8 is formats/base/utf8.h's business.
 #pragma once
 
 #include <cstdint>
@@ -8,15 +8,7 @@
 
 namespace spikefold::tok {
 
-struct DecodedChar {
-  uint32_t code_point = 0;
-  int bytes = 0;  // 1..4; 0: no valid sequence starts here
-};
-
-// The strict sequence at `pos` (no overlong forms, no surrogates, at most U+10FFFF).
-DecodedChar DecodeUtf8(absl::string_view text, size_t pos);
 void AppendUtf8(uint32_t code_point, std::string* out);  // also encodes surrogates
-bool IsValidUtf8(absl::string_view text);
 // Bytes the first byte of a sequence announces; 1 for a continuation byte.
 int AnnouncedUtf8Length(char first);
 

@@ -1,0 +1,16 @@
+// The tokenizer of a tokenizer.json file (Hugging Face `tokenizers` 0.23) with a BPE model.
+#pragma once
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "formats/base/json.h"
+#include "formats/tokenizer.h"
+
+namespace spikefold::tok {
+
+absl::StatusOr<std::unique_ptr<Tokenizer>> MakeJsonTokenizer(const Json& document, const Json& config,
+                                                             absl::string_view where);
+
+}  // namespace spikefold::tok
