@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <condition_variable>
+#include <chrono>
 #include <fstream>
 #include <mutex>
 #include <string>
@@ -14,22 +14,32 @@
 namespace spikefold {
 namespace {
 
+// Loops of a decode step follow each other within a few microseconds, sleeping and waking costs ten to fifty:
+// a worker waits this long awake. A caller waits less, because what it waits for then is usually a worker
+// that lost its core, and a sleeping caller leaves it its own.
+constexpr std::chrono::microseconds kWorkerSpin{60}, kCallerSpin{25};
+constexpr int kPausesPerClock = 16;
+
 thread_local bool inside_parallel_for = false;
 
-struct Job {
-  int64_t count;
-  int64_t grain;
-  absl::FunctionRef<void(int64_t, int64_t)> body;
-  std::atomic<int64_t> next{0};
+void Pause() {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#endif
+}
 
-  void Run() {
-    inside_parallel_for = true;
-    for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < count;) {
-      body(begin, std::min(begin + grain, count));
+// Waits until word != old, awake for `spin` and then asleep. Returns the value seen.
+uint32_t WaitWhileEqual(const std::atomic<uint32_t>& word, uint32_t old, std::chrono::microseconds spin) {
+  const auto start = std::chrono::steady_clock::now();
+  do {
+    for (int i = 0; i < kPausesPerClock; ++i) {
+      if (const uint32_t now = word.load(); now != old) return now;
+      Pause();
     }
-    inside_parallel_for = false;
-  }
-};
+  } while (std::chrono::steady_clock::now() - start < spin);
+  word.wait(old);
+  return word.load();
+}
 
 // Cores that the cgroup v2 quotas of this process and its ancestors allow, rounded up; 0 when unlimited.
 int CgroupQuotaCores() {
@@ -55,31 +65,37 @@ int CgroupQuotaCores() {
 
 }  // namespace
 
-// A worker joins the open job, if there is one; the caller closes the job when its counter has run out and
-// waits only for the workers that joined. A worker that was never scheduled delays nobody.
+// One job at a time lies in the pool. `epoch` is odd while it is open; a worker joins by counting itself into
+// `active` and then finding the same odd epoch, so a caller that has closed the job and sees nobody active
+// owns it again. A worker that was never scheduled delays nobody. Sequentially consistent throughout: joining
+// and closing are a store and a load each, in opposite order.
 struct ThreadPool::Impl {
   std::mutex caller_mutex;  // one ParallelFor at a time
-  std::mutex mutex;
-  std::condition_variable wake, done;
-  Job* job = nullptr;
-  uint64_t generation = 0;
-  int joined = 0;
-  bool stop = false;
+  alignas(64) std::atomic<uint32_t> epoch{0};
+  alignas(64) std::atomic<uint32_t> active{0};
+  alignas(64) std::atomic<int64_t> next{0};
+  int64_t count = 0, grain = 1;
+  const absl::FunctionRef<void(int64_t, int64_t)>* body = nullptr;
+  std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
 
+  void RunChunks() {
+    inside_parallel_for = true;
+    for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < count;) {
+      (*body)(begin, std::min(begin + grain, count));
+    }
+    inside_parallel_for = false;
+  }
+
   void Work() {
-    uint64_t seen = 0;
-    std::unique_lock<std::mutex> lock(mutex);
+    uint32_t seen = 0;
     while (true) {
-      wake.wait(lock, [&] { return stop || (job != nullptr && generation != seen); });
-      if (stop) return;
-      seen = generation;
-      Job* mine = job;
-      ++joined;
-      lock.unlock();
-      mine->Run();
-      lock.lock();
-      if (--joined == 0) done.notify_one();
+      seen = WaitWhileEqual(epoch, seen, kWorkerSpin);
+      if (stop.load()) return;
+      if (seen % 2 == 0) continue;
+      active.fetch_add(1);
+      if (epoch.load() == seen) RunChunks();
+      if (active.fetch_sub(1) == 1) active.notify_one();
     }
   }
 };
@@ -89,11 +105,9 @@ ThreadPool::ThreadPool(int num_threads) : impl_(std::make_unique<Impl>()) {
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->stop = true;
-  }
-  impl_->wake.notify_all();
+  impl_->stop.store(true);
+  impl_->epoch.fetch_add(2);
+  impl_->epoch.notify_all();
   for (std::thread& t : impl_->threads) t.join();
 }
 
@@ -107,17 +121,15 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<voi
     return;
   }
   std::lock_guard<std::mutex> caller(impl_->caller_mutex);
-  Job job{count, grain, body};
-  {
-    std::lock_guard<std::mutex> lock(impl_->mutex);
-    impl_->job = &job;
-    ++impl_->generation;
-  }
-  impl_->wake.notify_all();
-  job.Run();
-  std::unique_lock<std::mutex> lock(impl_->mutex);
-  impl_->job = nullptr;
-  impl_->done.wait(lock, [&] { return impl_->joined == 0; });
+  impl_->count = count;
+  impl_->grain = grain;
+  impl_->body = &body;
+  impl_->next.store(0);
+  impl_->epoch.fetch_add(1);
+  impl_->epoch.notify_all();
+  impl_->RunChunks();
+  impl_->epoch.fetch_add(1);  // closed; nobody sleeps on this value for long, so nobody is told
+  while (const uint32_t active = impl_->active.load()) WaitWhileEqual(impl_->active, active, kCallerSpin);
 }
 
 int DefaultNumThreads() {
