@@ -1,0 +1,289 @@
+#include "calib/census.h"
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "calib/census_activations.h"
+#include "calib/census_weights.h"
+#include "calib/dataset.h"
+#include "calib/host_pool.h"
+#include "calib/observers/site_observer.h"
+#include "calib/prefix_search.h"
+#include "calib/sinks.h"
+#include "calib/site_scores.h"
+#include "calib/verdict.h"
+#include "formats/base/status.h"
+#include "formats/base/version.h"
+
+namespace spikefold {
+namespace {
+
+constexpr int64_t kOtherBosWindows = 8;  // for the census in the other BOS mode
+constexpr int64_t kSinkWindows = 16;
+constexpr int64_t kMaxOutlierTokens = 8;
+
+class Scanner {
+ public:
+  Scanner(const RuntimeModel& model, const CheckpointReader& reader, const Tokenizer& tokenizer,
+          const ScanOptions& options)
+      : model_(model),
+        graph_(model.graph()),
+        reader_(reader),
+        tokenizer_(tokenizer),
+        options_(options),
+        wants_bos_(tokenizer.add_bos() && tokenizer.bos_id() >= 0) {}
+
+  absl::StatusOr<ScanResult> Run() {
+    SF_RETURN_IF_ERROR(MakeWindows());
+    SF_ASSIGN_OR_RETURN(weights_, CensusWeights(reader_, HostPool(), options_.progress));
+    SF_RETURN_IF_ERROR(PlainArm());
+    SF_RETURN_IF_ERROR(OtherBosMode());
+    SF_RETURN_IF_ERROR(Sinks());
+    SF_RETURN_IF_ERROR(Spikes());
+    SF_RETURN_IF_ERROR(Prefix());
+    SF_RETURN_IF_ERROR(SecondArm());
+    ReportSites();
+    SF_RETURN_IF_ERROR(FillProvenance());
+    map_.num_layers = graph_.config.num_layers;
+    map_.hidden = graph_.config.hidden;
+    AddArchitectureNotes(graph_.config, map_);
+    map_.verdict = Verdict(map_, graph_);
+    return ScanResult{.map = std::move(map_), .stats = std::move(stats_)};
+  }
+
+ private:
+  absl::Status MakeWindows() {
+    const int64_t text_length = options_.window_length - (wants_bos_ ? 1 : 0);
+    if (options_.texts.empty()) {
+      SF_ASSIGN_OR_RETURN(text_, GenerateText(model_, tokenizer_, options_.num_windows, text_length,
+                                              options_.seed, options_.progress));
+    } else {
+      SF_ASSIGN_OR_RETURN(text_, TokenizeFiles(tokenizer_, options_.texts));
+    }
+    SF_ASSIGN_OR_RETURN(Windows windows, CutWindows(text_, options_.num_windows, text_length));
+    for (size_t w = 0; w < windows.size(); ++w) {
+      if (wants_bos_) windows[w].insert(windows[w].begin(), tokenizer_.bos_id());
+      (w % 2 == 0 ? first_half_ : second_half_).push_back(std::move(windows[w]));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status PlainArm() {
+    plain_sites_.emplace(graph_, HostPool());
+    life_.emplace(graph_, HostPool());
+    TapFan both({&*plain_sites_, &*life_});
+    SF_RETURN_IF_ERROR(RunWindows(model_, first_half_, nullptr, both, "scanning", options_.progress));
+    table_ = life_->Table();
+    (wants_bos_ ? map_.life_bos : map_.life_plain) = table_.life;
+    return absl::OkStatus();
+  }
+
+  // Some windows with BOS if the model does not want it, without if it does.
+  Windows InOtherBosMode(int64_t count, int64_t length) const {
+    Windows windows = Shorter(first_half_, count, length);
+    if (!wants_bos_) return WithFirstToken(windows, tokenizer_.bos_id());
+    for (auto& window : windows) window.erase(window.begin());
+    return windows;
+  }
+
+  absl::Status OtherBosMode() {
+    if (tokenizer_.bos_id() < 0) return absl::OkStatus();
+    LifeObserver life(graph_, HostPool());
+    SF_RETURN_IF_ERROR(RunWindows(model_, InOtherBosMode(kOtherBosWindows, options_.window_length), nullptr,
+                                  life, wants_bos_ ? "scanning without BOS" : "scanning with BOS",
+                                  options_.progress));
+    (wants_bos_ ? map_.life_plain : map_.life_bos) = life.Table().life;
+    return absl::OkStatus();
+  }
+
+  absl::Status Sinks() {
+    SF_ASSIGN_OR_RETURN(SinkMap own,
+                        MapSinks(model_, Shorter(first_half_, kSinkWindows, kSinkLength), options_.progress));
+    (wants_bos_ ? map_.sinks_bos : map_.sinks_plain) = std::move(own);
+    if (tokenizer_.bos_id() < 0) return absl::OkStatus();
+    SF_ASSIGN_OR_RETURN(SinkMap other,
+                        MapSinks(model_, InOtherBosMode(kSinkWindows, kSinkLength), options_.progress));
+    (wants_bos_ ? map_.sinks_plain : map_.sinks_bos) = std::move(other);
+    return absl::OkStatus();
+  }
+
+  absl::Status Spikes() {
+    SF_ASSIGN_OR_RETURN(ActivationCensus census, CensusActivations({.model = model_,
+                                                                    .reader = reader_,
+                                                                    .tokenizer = tokenizer_,
+                                                                    .weights = weights_,
+                                                                    .life = table_,
+                                                                    .windows = first_half_,
+                                                                    .progress = options_.progress}));
+    map_.stages = std::move(census.stages);
+    map_.super_weights = std::move(census.super_weights);
+    map_.notes = std::move(census.notes);
+    map_.warnings = std::move(census.warnings);
+    double largest = 0;
+    for (const SiteStats& site : plain_sites_->sites()) {
+      largest = std::max(largest, ScoreSite(site.row_peak, options_.window_length).score);
+    }
+    map_.treatment_needed = !map_.stages.empty() || largest > kUpperRow;
+    return absl::OkStatus();
+  }
+
+  absl::Status Prefix() {
+    if (!options_.allow_prefix || !map_.treatment_needed || second_half_.empty()) return absl::OkStatus();
+    const int64_t count = std::clamp<int64_t>(options_.num_windows / 16, 2, 8);
+    const Windows few = Shorter(first_half_, count, options_.window_length);
+    PrefixSearchInput input{.model = model_,
+                            .tokenizer = tokenizer_,
+                            .windows = few,
+                            .windows_lead_with_bos = wants_bos_,
+                            .progress = options_.progress};
+    CountOutlierTokens(input);
+    SF_ASSIGN_OR_RETURN(map_.prefixes, SearchPrefix(input));
+    for (const PrefixCandidate& candidate : map_.prefixes) {
+      if (candidate.chosen) map_.prefix = candidate.tokens;
+    }
+    return absl::OkStatus();
+  }
+
+  // PrefixQuant's o: the largest mean number of upper rows at a down_proj input, rounded up; and which tokens
+  // those rows are.
+  void CountOutlierTokens(PrefixSearchInput& input) const {
+    const size_t length = static_cast<size_t>(options_.window_length);
+    double most = 0;
+    std::map<int32_t, int64_t> tokens;
+    for (const Site& site : graph_.sites) {
+      if (site.value != ValueKind::kDownIn) continue;
+      const auto& peaks = plain_sites_->sites()[static_cast<size_t>(site.id)].row_peak;
+      const SiteScore score = ScoreSite(peaks, options_.window_length);
+      most = std::max(most, score.upper_per_window);
+      if (score.upper_per_window == 0) continue;
+      for (size_t row = 0; row < peaks.size(); ++row) {
+        const bool upper = static_cast<double>(peaks[row]) > kUpperRow * score.median_peak;
+        if (upper && row % length != 0) ++tokens[first_half_[row / length][row % length]];
+      }
+    }
+    input.outliers_per_window = static_cast<int64_t>(std::ceil(most));
+    std::vector<std::pair<int64_t, int32_t>> order;
+    for (const auto& [token, count] : tokens) order.emplace_back(-count, token);
+    std::sort(order.begin(), order.end());
+    for (const auto& entry : order) {
+      if (static_cast<int64_t>(input.outlier_tokens.size()) == kMaxOutlierTokens) break;
+      input.outlier_tokens.push_back(entry.second);
+    }
+  }
+
+  // The other half of the text: behind the prefix, or as it is.
+  absl::Status SecondArm() {
+    if (map_.prefix.empty()) {
+      SF_RETURN_IF_ERROR(
+          RunWindows(model_, second_half_, nullptr, *plain_sites_, "scanning", options_.progress));
+    } else {
+      Windows windows = second_half_;
+      const bool holds_bos =
+          std::find(map_.prefix.begin(), map_.prefix.end(), tokenizer_.bos_id()) != map_.prefix.end();
+      if (wants_bos_ && holds_bos) {
+        for (auto& window : windows) window.erase(window.begin());
+      }
+      prefix_length_ = static_cast<int64_t>(windows.front().size());
+      SF_ASSIGN_OR_RETURN(stats_.prefix, ComputePrefix(model_, map_.prefix));
+      SiteObserver sites(graph_, HostPool());
+      SF_RETURN_IF_ERROR(RunWindows(model_, windows, &stats_.prefix, sites, "scanning behind the prefix",
+                                    options_.progress));
+      stats_.arms.push_back({.name = "prefix", .prefix = map_.prefix, .sites = sites.Take()});
+    }
+    stats_.arms.insert(stats_.arms.begin(), {.name = "plain", .prefix = {}, .sites = plain_sites_->Take()});
+    for (StatsArm& arm : stats_.arms) {
+      for (SiteStats& site : arm.sites) {
+        site.weight_sq = weights_.site_weight_sq[static_cast<size_t>(site.site)];
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  void ReportSites() {
+    const StatsArm* behind = stats_.FindArm("prefix");
+    for (const SiteStats& site : stats_.arms.front().sites) {
+      const SiteScore score = ScoreSite(site.row_peak, options_.window_length);
+      SiteReport report{.site = site.site,
+                        .score = score.score,
+                        .absmax = score.absmax,
+                        .median_peak = score.median_peak,
+                        .upper_per_window = score.upper_per_window,
+                        .lower_per_window = score.lower_per_window};
+      if (behind != nullptr) {
+        const SiteScore after =
+            ScoreSite(behind->sites[static_cast<size_t>(site.site)].row_peak, prefix_length_);
+        report.absmax_prefix = after.absmax;
+        report.score_prefix = after.score;
+      }
+      map_.sites.push_back(report);
+    }
+  }
+
+  absl::Status FillProvenance() {
+    SF_ASSIGN_OR_RETURN(stats_.model_fingerprint, reader_.Fingerprint());
+    stats_.tool_version = ToolVersionAndCommit();
+    stats_.tokenizer_fingerprint = tokenizer_.fingerprint();
+    stats_.text_sha256 = text_.sha256;
+    stats_.text_source = text_.source;
+    stats_.bos = wants_bos_ ? "window" : "none";
+    stats_.num_windows = options_.num_windows;
+    stats_.window_length = options_.window_length;
+    stats_.seed = options_.seed;
+    map_.provenance = Json::MakeObject()
+                          .Set("tool_version", stats_.tool_version)
+                          .Set("model_fingerprint", stats_.model_fingerprint)
+                          .Set("tokenizer_fingerprint", stats_.tokenizer_fingerprint)
+                          .Set("text_source", stats_.text_source)
+                          .Set("text_sha256", stats_.text_sha256)
+                          .Set("text_tokens", static_cast<int64_t>(text_.ids.size()))
+                          .Set("bos", stats_.bos)
+                          .Set("num_windows", stats_.num_windows)
+                          .Set("window_length", stats_.window_length)
+                          .Set("seed", absl::StrCat(stats_.seed));
+    return absl::OkStatus();
+  }
+
+  const RuntimeModel& model_;
+  const ModelGraph& graph_;
+  const CheckpointReader& reader_;
+  const Tokenizer& tokenizer_;
+  const ScanOptions& options_;
+  const bool wants_bos_;
+  TokenStream text_;
+  Windows first_half_, second_half_;  // every other window each
+  WeightCensus weights_;
+  std::optional<SiteObserver> plain_sites_;
+  std::optional<LifeObserver> life_;
+  LifeTable table_;
+  int64_t prefix_length_ = 0;  // tokens of a window behind the prefix
+  OutlierMap map_;
+  CalibStats stats_;
+};
+
+absl::Status CheckOptions(const ModelConfig& config, const ScanOptions& options) {
+  if (options.num_windows < 2 || options.window_length < 8) {
+    return absl::InvalidArgumentError(absl::StrCat("scan: ", options.num_windows, " windows of ",
+                                                   options.window_length,
+                                                   " tokens; at least 2 of at least 8 are needed"));
+  }
+  if (config.max_positions > 0 && options.window_length > config.max_positions) {
+    return absl::InvalidArgumentError(absl::StrCat("scan: windows of ", options.window_length,
+                                                   " tokens; the model allows ", config.max_positions,
+                                                   " positions; use shorter windows"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<ScanResult> Scan(const RuntimeModel& model, const CheckpointReader& reader,
+                                const Tokenizer& tokenizer, const ScanOptions& options) {
+  SF_RETURN_IF_ERROR(CheckOptions(model.graph().config, options));
+  return Scanner(model, reader, tokenizer, options).Run();
+}
+
+}  // namespace spikefold

@@ -1,0 +1,151 @@
+#include "calib/prefix_search.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "calib/host_pool.h"
+#include "calib/scoring_arm.h"
+#include "calib/site_scores.h"
+#include "formats/base/status.h"
+
+namespace spikefold {
+namespace {
+
+constexpr double kMaxPplRatio = 1.01;
+constexpr double kScoreGain = 0.5;  // CushionCache's stopping rule
+constexpr double kScoreTie = 1.05;
+constexpr size_t kMaxOutlierTokens = 4;
+
+struct Measured {
+  double nll = 0, score = 0;
+};
+
+class Search {
+ public:
+  explicit Search(const PrefixSearchInput& input) : in_(input) {
+    for (const auto& tokens : in_.windows) {
+      windows_.push_back({.tokens = tokens,
+                          .score_from = in_.windows_lead_with_bos ? 2 : 1,
+                          .leads_with_bos = in_.windows_lead_with_bos});
+    }
+    behind_bos_ = DropLeadingBos(windows_);
+  }
+
+  absl::StatusOr<std::vector<PrefixCandidate>> Run() {
+    SF_RETURN_IF_ERROR(MakeCandidates());
+    const int64_t steps = static_cast<int64_t>(found_.size()) + 1;
+    SF_ASSIGN_OR_RETURN(plain_, Measure({}));
+    for (size_t c = 0; c < found_.size(); ++c) {
+      if (!Report(in_.progress, "trying prefixes", static_cast<int64_t>(c) + 1, steps)) {
+        return absl::CancelledError(absl::StrCat("prefix search: stopped after ", c, " candidates"));
+      }
+      SF_ASSIGN_OR_RETURN(const Measured m, Measure(found_[c].tokens));
+      Judge(m, found_[c]);
+    }
+    Report(in_.progress, "trying prefixes", steps, steps);
+    Choose();
+    return std::move(found_);
+  }
+
+ private:
+  void Add(std::vector<int32_t> tokens) {
+    for (const PrefixCandidate& candidate : found_) {
+      if (candidate.tokens == tokens) return;
+    }
+    PrefixCandidate candidate;
+    for (const int32_t token : tokens) candidate.text += in_.tokenizer.TokenText(token);
+    candidate.tokens = std::move(tokens);
+    found_.push_back(std::move(candidate));
+  }
+
+  // BOS; newline, "." and ","; outlier tokens. A model that wants BOS gets it at the end of every prefix.
+  absl::Status MakeCandidates() {
+    const int32_t bos = in_.tokenizer.bos_id();
+    const auto add_with_bos = [&](std::vector<int32_t> tokens) {
+      if (in_.windows_lead_with_bos && bos >= 0) tokens.push_back(bos);
+      Add(std::move(tokens));
+    };
+    if (bos >= 0) Add({bos});
+    for (const char* text : {"\n", ".", ","}) {
+      SF_ASSIGN_OR_RETURN(std::vector<int32_t> ids, in_.tokenizer.Encode(text));
+      if (ids.size() == 1) add_with_bos(std::move(ids));
+    }
+    const size_t count = std::min({in_.outlier_tokens.size(), kMaxOutlierTokens,
+                                   static_cast<size_t>(std::max<int64_t>(0, in_.outliers_per_window - 1))});
+    if (count > 0) {
+      std::vector<int32_t> tokens(in_.outlier_tokens.begin(),
+                                  in_.outlier_tokens.begin() + static_cast<int64_t>(count));
+      if (bos >= 0) tokens.push_back(bos);
+      Add(std::move(tokens));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<Measured> Measure(const std::vector<int32_t>& tokens) {
+    KvPrefix prefix;
+    if (!tokens.empty()) {
+      SF_ASSIGN_OR_RETURN(prefix, ComputePrefix(in_.model, tokens));
+    }
+    const int32_t bos = in_.tokenizer.bos_id();
+    const bool holds_bos = bos >= 0 && std::find(tokens.begin(), tokens.end(), bos) != tokens.end();
+    const std::vector<EvalWindow>& windows = holds_bos ? behind_bos_ : windows_;
+    RowPeakObserver peaks(in_.model.graph(), HostPool());
+    ScoringArm arm(in_.model, tokens.empty() ? nullptr : &prefix, static_cast<int64_t>(in_.windows[0].size()),
+                   {.taps = &peaks});
+    double sum = 0, count = 0;
+    for (const EvalWindow& window : windows) {
+      SF_RETURN_IF_ERROR(arm.Run(window));
+      SF_ASSIGN_OR_RETURN(const WindowScores scores, ScoreWindow(arm, nullptr));
+      for (const RowScore& score : scores) sum += score.nll;
+      count += static_cast<double>(scores.size());
+    }
+    return Measured{.nll = sum / count,
+                    .score = peaks.LargestScore(static_cast<int64_t>(windows[0].tokens.size()))};
+  }
+
+  void Judge(const Measured& m, PrefixCandidate& candidate) const {
+    candidate.ppl_ratio = std::exp(m.nll - plain_.nll);
+    candidate.score = m.score;
+    if (!(candidate.ppl_ratio <= kMaxPplRatio)) {
+      candidate.reason =
+          absl::StrFormat("perplexity ratio %.4f is above %.2f", candidate.ppl_ratio, kMaxPplRatio);
+    } else if (m.score >= kUpperRow && m.score > kScoreGain * plain_.score) {
+      candidate.reason =
+          absl::StrFormat("largest site score %.4g behind it (%.4g without): neither below %.0f nor half",
+                          m.score, plain_.score, kUpperRow);
+    }
+  }
+
+  void Choose() {
+    PrefixCandidate* best = nullptr;
+    for (PrefixCandidate& candidate : found_) {
+      if (!candidate.reason.empty()) continue;
+      const bool better =
+          best == nullptr || candidate.score * kScoreTie < best->score ||
+          (candidate.score < best->score * kScoreTie && candidate.ppl_ratio < best->ppl_ratio);
+      if (better) best = &candidate;
+    }
+    for (PrefixCandidate& candidate : found_) {
+      if (!candidate.reason.empty()) continue;
+      candidate.chosen = &candidate == best;
+      candidate.reason =
+          absl::StrFormat("largest site score %.4g behind it, %.4g without%s", candidate.score, plain_.score,
+                          candidate.chosen ? ": the best" : "; another is better");
+    }
+  }
+
+  const PrefixSearchInput& in_;
+  std::vector<EvalWindow> windows_, behind_bos_;
+  Measured plain_;
+  std::vector<PrefixCandidate> found_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<PrefixCandidate>> SearchPrefix(const PrefixSearchInput& input) {
+  return Search(input).Run();
+}
+
+}  // namespace spikefold

@@ -1,0 +1,75 @@
+#include "calib/scoring_arm.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "calib/host_pool.h"
+#include "formats/base/status.h"
+
+namespace spikefold {
+namespace {
+
+constexpr int64_t kLogitsInBlock = int64_t{1} << 23;  // 32 MiB of float32 a model
+constexpr int64_t kMaxBlockRows = 128, kMinBlockRows = 16;
+
+using Clock = std::chrono::steady_clock;
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+}  // namespace
+
+ScoringArm::ScoringArm(const RuntimeModel& model, const KvPrefix* prefix, int64_t max_tokens,
+                       const ForwardOptions& options)
+    : model_(model),
+      options_(options),
+      cache_(model.graph().config, (prefix ? prefix->size() : 0) + max_tokens, prefix),
+      hidden_(DType::kF32, {max_tokens, model.graph().config.hidden}) {}
+
+absl::Status ScoringArm::Run(const EvalWindow& window) {
+  const auto start = Clock::now();
+  window_ = &window;
+  cache_.Reset();
+  const size_t d = static_cast<size_t>(model_.graph().config.hidden);
+  SF_RETURN_IF_ERROR(Forward(model_, window.tokens, cache_,
+                             hidden_.as<float>().subspan(0, window.tokens.size() * d), options_));
+  seconds_ += SecondsSince(start);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<const float*> ScoringArm::Block(int64_t first, int64_t rows) {
+  const auto start = Clock::now();
+  const size_t d = static_cast<size_t>(model_.graph().config.hidden);
+  logits_.resize(static_cast<size_t>(rows * vocab()));
+  const size_t row = static_cast<size_t>(window_->score_from - 1 + first);
+  SF_RETURN_IF_ERROR(Logits(model_, hidden_.as<float>().subspan(row * d, static_cast<size_t>(rows) * d),
+                            absl::MakeSpan(logits_)));
+  seconds_ += SecondsSince(start);
+  return logits_.data();
+}
+
+absl::StatusOr<WindowScores> ScoreWindow(ScoringArm& reference, ScoringArm* quantized) {
+  const EvalWindow& window = reference.window();
+  const int64_t vocab = reference.vocab();
+  const int64_t block = std::clamp(kLogitsInBlock / vocab, kMinBlockRows, kMaxBlockRows);
+  WindowScores scores(static_cast<size_t>(window.num_scored()));
+  for (int64_t first = 0; first < window.num_scored(); first += block) {
+    const int64_t rows = std::min(block, window.num_scored() - first);
+    SF_ASSIGN_OR_RETURN(const float* p, reference.Block(first, rows));
+    const float* q = nullptr;
+    if (quantized != nullptr) {
+      SF_ASSIGN_OR_RETURN(q, quantized->Block(first, rows));
+    }
+    HostPool().ParallelFor(rows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int32_t target = window.tokens[static_cast<size_t>(window.score_from + first + i)];
+        scores[static_cast<size_t>(first + i)] = q == nullptr
+                                                     ? ScoreRow(p + i * vocab, vocab, target)
+                                                     : ScoreRow(p + i * vocab, q + i * vocab, vocab, target);
+      }
+    });
+  }
+  return scores;
+}
+
+}  // namespace spikefold

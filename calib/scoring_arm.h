@@ -1,0 +1,40 @@
+// One model under one input: forward of a window, then logits of its scored rows in blocks.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "calib/eval_summary.h"
+#include "calib/eval_windows.h"
+#include "kernels/runtime/forward.h"
+
+namespace spikefold {
+
+class ScoringArm {
+ public:
+  // Windows of up to `max_tokens` tokens behind `prefix` (null: none). All references outlive the arm.
+  ScoringArm(const RuntimeModel& model, const KvPrefix* prefix, int64_t max_tokens,
+             const ForwardOptions& options = {});
+
+  absl::Status Run(const EvalWindow& window);  // which must live until the next Run
+  // Logits [rows, vocab] that predict the scored tokens first ... first + rows - 1 of the window.
+  absl::StatusOr<const float*> Block(int64_t first, int64_t rows);
+  const EvalWindow& window() const { return *window_; }
+  int64_t vocab() const { return model_.graph().config.vocab; }
+  double seconds() const { return seconds_; }  // spent in Run and Block
+
+ private:
+  const RuntimeModel& model_;
+  ForwardOptions options_;
+  KvCache cache_;
+  Tensor hidden_;  // [max_tokens, d]
+  std::vector<float> logits_;
+  const EvalWindow* window_ = nullptr;
+  double seconds_ = 0;
+};
+
+// Scores of the window that both arms have run; `quantized` null: the reference alone.
+absl::StatusOr<WindowScores> ScoreWindow(ScoringArm& reference, ScoringArm* quantized);
+
+}  // namespace spikefold
