@@ -60,17 +60,21 @@ std::string Sha256Hex(absl::string_view bytes) {
   return sha.Hex();
 }
 
-absl::StatusOr<std::string> Sha256File(const std::string& path) {
-  SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> file, OpenFile(path));
+absl::StatusOr<std::string> Sha256Source(const ByteSource& source) {
   Sha256 sha;
   std::vector<char> chunk(1 << 20);
-  for (uint64_t offset = 0; offset < file->size();) {
-    const size_t n = static_cast<size_t>(std::min<uint64_t>(chunk.size(), file->size() - offset));
-    SF_RETURN_IF_ERROR(file->Read(offset, absl::MakeSpan(chunk.data(), n)));
+  for (uint64_t offset = 0; offset < source.size();) {
+    const size_t n = static_cast<size_t>(std::min<uint64_t>(chunk.size(), source.size() - offset));
+    SF_RETURN_IF_ERROR(source.Read(offset, absl::MakeSpan(chunk.data(), n)));
     sha.Update(absl::MakeConstSpan(chunk.data(), n));
     offset += n;
   }
   return sha.Hex();
+}
+
+absl::StatusOr<std::string> Sha256File(const std::string& path) {
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> file, OpenFile(path));
+  return Sha256Source(*file);
 }
 
 std::string Xxh3Hex(absl::Span<const char> bytes) {

@@ -11,6 +11,8 @@
 
 namespace spikefold {
 
+class ByteSource;
+
 class Sha256 {
  public:
   Sha256();
@@ -25,6 +27,7 @@ class Sha256 {
   std::unique_ptr<State> state_;
 };
 std::string Sha256Hex(absl::string_view bytes);
+absl::StatusOr<std::string> Sha256Source(const ByteSource& source);
 absl::StatusOr<std::string> Sha256File(const std::string& path);
 std::string Xxh3Hex(absl::Span<const char> bytes);
 

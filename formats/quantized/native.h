@@ -59,8 +59,9 @@ struct QuantizedLinearSpec {
   ActivationFormat act = ActivationFormat::kFloat;
   // Not part of the bytes; WriteLinear() takes them from the linear it is given.
   std::vector<std::string> bias_sources;  // "original", "shift", "correction" ...; may be empty
-  float spike_threshold = 0;   // > 0: rows (tokens) whose |x| exceeds it are computed in float ("row split")
-  int64_t max_spike_rows = 0;  // with spike_threshold: at most so many rows a call; 0 = any number
+  float spike_threshold = 0;  // > 0: rows (tokens) whose |x| exceeds it are computed in float ("row split")
+  int64_t max_spike_rows =
+      4;  // with spike_threshold: at most so many of each 512 rows; the rest is quantized
   std::string reason;
 };
 
@@ -124,8 +125,8 @@ struct NativeInfo {
   Json calibration;  // object, provenance only; or null
   std::string recipe_sha256, plan_sha256;  // may be empty
   // Computed by the writer, given by the reader:
-  double bits_linears = 0;  // stored bits a weight over all of `linears`, side tensors included
-  double bits_all = 0;      // the same over every tensor of the model
+  double bits_linears = 0;  // stored bits a weight of the linears inside ".layers.", side tensors included
+  double bits_all = 0;  // the same over every linear and plain tensor; prefix bytes count, its elements not
   uint64_t file_bytes = 0;  // of all safetensors files, headers included
 };
 

@@ -1,0 +1,50 @@
+// What the native reader and writer share: a linear as tensors, and the sidecar as JSON.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "formats/base/json.h"
+#include "formats/quantized/native.h"
+
+namespace spikefold {
+
+inline constexpr int kNativeFormatVersion = 1;
+inline constexpr char kSidecarFile[] = "spikefold.json";
+inline constexpr char kManifestFile[] = "manifest.json";
+inline constexpr char kConfigFile[] = "config.json";
+inline constexpr char kQuantMethod[] = "spikefold";
+
+// Hands the tensors of a linear to `write`, one at a time, in the order of TensorSpecs().
+absl::Status EncodeLinear(const QuantizedLinear& linear,
+                          absl::FunctionRef<absl::Status(const std::string&, const TensorView&)> write);
+// The reverse: `read` gives a tensor by name, already known to have its declared dtype and shape. DataLoss.
+absl::StatusOr<QuantizedLinear> DecodeLinear(
+    const QuantizedLinearSpec& spec, absl::FunctionRef<absl::StatusOr<Tensor>(const std::string&)> read);
+
+std::vector<SafetensorsWriter::Spec> PrefixTensorSpecs(const NativePrefixSpec& prefix);
+std::string PrefixIdsName();
+std::string PrefixName(int layer, char k_or_v);
+
+struct NativeBits {
+  double linears = 0, all = 0;
+};
+NativeBits CountBits(const NativeInfo& info, const std::vector<SafetensorsWriter::Spec>& plain);
+
+using TensorHashes = std::vector<std::pair<std::string, std::string>>;  // name, xxh3
+Json SidecarToJson(const NativeInfo& info, const TensorHashes& hashes);
+absl::Status SidecarFromJson(const Json& json, absl::string_view where, NativeInfo* info,
+                             TensorHashes* hashes);
+// Unimplemented for a key of `json` that is not in `known` and does not begin with "x-".
+absl::Status CheckKeys(const Json& json, std::initializer_list<absl::string_view> known,
+                       absl::string_view where);
+// InvalidArgument: sizes that make no sense.
+absl::Status CheckPrefixSpec(const NativePrefixSpec& prefix);
+// InvalidArgument: another shape than the spec's, negative ids or values that are not finite.
+absl::Status CheckPrefix(const NativePrefixSpec& spec, const NativePrefix& prefix);
+
+}  // namespace spikefold

@@ -1,0 +1,271 @@
+#include <algorithm>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/status.h"
+#include "formats/quantized/native_parts.h"
+#include "formats/safetensors_model.h"
+
+namespace spikefold {
+namespace {
+
+constexpr uint64_t kMaxJsonBytes = 100'000'000;
+
+absl::StatusOr<Json> ReadJsonIn(const std::string& directory, const std::string& name) {
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenFileIn(directory, name));
+  SF_ASSIGN_OR_RETURN(const std::string text, ReadToString(*source, kMaxJsonBytes));
+  return ParseJson(text, Printable(source->name(), 1024));
+}
+
+// A rule that a caller of the writer would break is a corrupt file here.
+absl::Status AsDataLoss(const absl::Status& status, absl::string_view path) {
+  if (status.code() != absl::StatusCode::kInvalidArgument) return status;
+  return absl::DataLossError(absl::StrCat(Printable(path, 1024), ": ", status.message()));
+}
+
+absl::Status CheckConfig(const Json& config, absl::string_view path) {
+  const std::string where = absl::StrCat(Printable(path, 1024), "/", kConfigFile);
+  const Json* method = config.Find("quantization_config");
+  if (method == nullptr || !method->is_object()) {
+    return absl::DataLossError(absl::StrCat(where, ": has no quantization_config"));
+  }
+  SF_ASSIGN_OR_RETURN(const std::string name, method->GetString("quant_method", where));
+  SF_ASSIGN_OR_RETURN(const int64_t version, method->GetInt("format_version", where));
+  if (name != kQuantMethod || version != kNativeFormatVersion) {
+    return absl::UnimplementedError(absl::StrCat(where, ": quant_method \"", Printable(name), "\" version ",
+                                                 version, "; this Spikefold reads \"", kQuantMethod,
+                                                 "\" version ", kNativeFormatVersion));
+  }
+  return absl::OkStatus();
+}
+
+class Reader : public NativeReader {
+ public:
+  explicit Reader(std::string path) : path_(std::move(path)) {}
+
+  absl::Status Load() {
+    SF_ASSIGN_OR_RETURN(config_, ReadJsonIn(path_, kConfigFile));
+    SF_RETURN_IF_ERROR(CheckConfig(config_, path_));
+    SF_ASSIGN_OR_RETURN(const Json sidecar, ReadJsonIn(path_, kSidecarFile));
+    SF_RETURN_IF_ERROR(SidecarFromJson(sidecar, SidecarName(), &info_, &hashes_));
+    SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModel::Open(path_));
+    for (size_t i = 0; i < info_.linears.size(); ++i) linear_index_.emplace(info_.linears[i].module, i);
+    SF_RETURN_IF_ERROR(CheckTensors());
+    return CheckCounts();
+  }
+
+  const NativeInfo& info() const override { return info_; }
+  const Json& config_json() const override { return config_; }
+  const std::vector<SafetensorsEntry>& plain() const override { return plain_; }
+  const std::vector<std::string>& warnings() const override { return tensors_->warnings(); }
+  const TensorHashes& hashes() const { return hashes_; }
+  const SafetensorsModel& tensors() const { return *tensors_; }
+
+  const QuantizedLinearSpec* FindLinear(absl::string_view module) const override {
+    const auto it = linear_index_.find(module);
+    return it == linear_index_.end() ? nullptr : &info_.linears[it->second];
+  }
+  absl::StatusOr<QuantizedLinear> ReadLinear(absl::string_view module) const override {
+    const QuantizedLinearSpec* spec = FindLinear(module);
+    if (spec == nullptr) {
+      return absl::NotFoundError(absl::StrCat(Printable(path_, 1024), ": has no linear ", Printable(module)));
+    }
+    absl::StatusOr<QuantizedLinear> linear =
+        DecodeLinear(*spec, [this](const std::string& name) { return tensors_->Read(name); });
+    if (!linear.ok()) return AsDataLoss(linear.status(), path_);
+    return linear;
+  }
+  absl::StatusOr<Tensor> ReadTensor(absl::string_view name) const override {
+    const bool is_plain =
+        std::any_of(plain_.begin(), plain_.end(), [&](const SafetensorsEntry& e) { return name == e.name; });
+    if (!is_plain) {
+      return absl::NotFoundError(
+          absl::StrCat(Printable(path_, 1024), ": has no plain tensor ", Printable(name)));
+    }
+    return tensors_->Read(name);
+  }
+  absl::StatusOr<NativePrefix> ReadPrefix() const override {
+    NativePrefix prefix;
+    if (info_.prefix.num_tokens == 0) return prefix;
+    SF_ASSIGN_OR_RETURN(const Tensor ids, tensors_->Read(PrefixIdsName()));
+    prefix.ids.assign(ids.as<int32_t>().begin(), ids.as<int32_t>().end());
+    for (const int layer : info_.prefix.layers) {
+      SF_ASSIGN_OR_RETURN(Tensor k, tensors_->Read(PrefixName(layer, 'k')));
+      SF_ASSIGN_OR_RETURN(Tensor v, tensors_->Read(PrefixName(layer, 'v')));
+      prefix.k.push_back(std::move(k));
+      prefix.v.push_back(std::move(v));
+    }
+    SF_RETURN_IF_ERROR(AsDataLoss(CheckPrefix(info_.prefix, prefix), path_));
+    return prefix;
+  }
+
+ private:
+  std::string SidecarName() const { return absl::StrCat(Printable(path_, 1024), "/", kSidecarFile); }
+
+  // The tensors in the files are exactly those that the sidecar implies, and plain ones.
+  absl::Status CheckTensors() {
+    absl::flat_hash_map<std::string, SafetensorsWriter::Spec> expected;
+    for (const QuantizedLinearSpec& s : info_.linears) {
+      for (SafetensorsWriter::Spec& t : TensorSpecs(s)) expected.emplace(t.name, t);
+    }
+    for (SafetensorsWriter::Spec& t : PrefixTensorSpecs(info_.prefix)) expected.emplace(t.name, t);
+    for (const SafetensorsEntry* e : tensors_->entries()) {
+      const auto it = expected.find(e->name);
+      if (it == expected.end()) {
+        SF_RETURN_IF_ERROR(AddPlain(*e));
+        continue;
+      }
+      if (it->second.dtype != e->dtype || it->second.shape != e->shape) {
+        return absl::DataLossError(absl::StrCat(SidecarName(), ": tensor ", Printable(e->name), " is ",
+                                                DTypeName(e->dtype), " ", ShapeString(e->shape),
+                                                "; the sidecar implies ", DTypeName(it->second.dtype), " ",
+                                                ShapeString(it->second.shape)));
+      }
+      expected.erase(it);
+    }
+    if (!expected.empty()) {
+      std::string first = expected.begin()->first;
+      for (const auto& [name, spec] : expected) first = std::min(first, name);
+      return absl::DataLossError(
+          absl::StrCat(SidecarName(), ": implies the tensor ", Printable(first), ", which is absent"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status AddPlain(const SafetensorsEntry& e) {
+    const size_t dot = e.name.rfind('.');
+    const bool of_linear = dot != std::string::npos && FindLinear(e.name.substr(0, dot)) != nullptr;
+    if (of_linear || absl::StartsWith(e.name, "spikefold.") || !IsFloat(e.dtype)) {
+      return absl::UnimplementedError(absl::StrCat(Printable(path_, 1024), ": tensor ", Printable(e.name),
+                                                   ", ", DTypeName(e.dtype),
+                                                   ", does not follow from the sidecar; it may "
+                                                   "need a newer Spikefold"));
+    }
+    plain_.push_back(e);
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckCounts() const {
+    for (const auto& [name, hash] : hashes_) {
+      if (tensors_->Find(name) == nullptr) {
+        return absl::DataLossError(
+            absl::StrCat(SidecarName(), ": lists the tensor ", Printable(name), ", which is absent"));
+      }
+    }
+    if (hashes_.size() != tensors_->entries().size()) {  // no name twice: JSON keys are unique
+      return absl::DataLossError(absl::StrCat(SidecarName(), ": lists ", hashes_.size(),
+                                              " tensors; the files hold ", tensors_->entries().size()));
+    }
+    std::vector<SafetensorsWriter::Spec> plain;
+    for (const SafetensorsEntry& e : plain_) plain.push_back({e.name, e.dtype, e.shape});
+    const NativeBits bits = CountBits(info_, plain);
+    if (bits.linears != info_.bits_linears || bits.all != info_.bits_all ||
+        info_.file_bytes != tensors_->file_bytes()) {
+      return absl::DataLossError(absl::StrCat(SidecarName(), ": states ", info_.bits_linears, " and ",
+                                              info_.bits_all, " bits in ", info_.file_bytes,
+                                              " bytes; the tensors give ", bits.linears, " and ", bits.all,
+                                              " in ", tensors_->file_bytes()));
+    }
+    return absl::OkStatus();
+  }
+
+  const std::string path_;
+  Json config_;
+  NativeInfo info_;
+  TensorHashes hashes_;
+  std::unique_ptr<SafetensorsModel> tensors_;
+  absl::flat_hash_map<std::string, size_t> linear_index_;
+  std::vector<SafetensorsEntry> plain_;
+};
+
+absl::StatusOr<std::unique_ptr<Reader>> OpenReader(const std::string& path) {
+  if (!IsDirectory(path)) {
+    return absl::NotFoundError(absl::StrCat(Printable(path, 1024), ": is not a directory"));
+  }
+  auto reader = std::make_unique<Reader>(path);
+  SF_RETURN_IF_ERROR(reader->Load());
+  return reader;
+}
+
+absl::Status VerifyFile(const std::string& path, const std::string& name, const Json& entry) {
+  const std::string where = absl::StrCat(Printable(path, 1024), "/", kManifestFile, ": ", Printable(name));
+  SF_ASSIGN_OR_RETURN(const int64_t bytes, entry.GetInt("bytes", where));
+  SF_ASSIGN_OR_RETURN(const std::string sha256, entry.GetString("sha256", where));
+  const auto source = OpenFileIn(path, name);
+  if (absl::IsNotFound(source.status())) return absl::DataLossError(absl::StrCat(where, " is absent"));
+  SF_RETURN_IF_ERROR(source.status());
+  if ((*source)->size() != static_cast<uint64_t>(bytes)) {
+    return absl::DataLossError(absl::StrCat(where, " has ", (*source)->size(), " bytes, not ", bytes));
+  }
+  SF_ASSIGN_OR_RETURN(const std::string measured, Sha256Source(**source));
+  if (measured != sha256) {
+    return absl::DataLossError(absl::StrCat(where, " has SHA-256 ", measured, ", not ", Printable(sha256)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status VerifyFiles(const std::string& path, const Progress& progress) {
+  SF_ASSIGN_OR_RETURN(const Json manifest, ReadJsonIn(path, kManifestFile));
+  const Json* files = manifest.Find("files");
+  if (files == nullptr || !files->is_object()) {
+    return absl::DataLossError(
+        absl::StrCat(Printable(path, 1024), "/", kManifestFile, ": \"files\" is not an object"));
+  }
+  SF_ASSIGN_OR_RETURN(const std::vector<std::string> present, ListDirectory(path));
+  for (const std::string& name : present) {
+    if (name != kManifestFile && files->Find(name) == nullptr) {
+      return absl::DataLossError(absl::StrCat(Printable(path, 1024), ": holds ", Printable(name),
+                                              ", which the manifest does not list"));
+    }
+  }
+  int64_t done = 0;
+  const int64_t total = static_cast<int64_t>(files->object().size());
+  for (const auto& [name, entry] : files->object()) {
+    if (!Report(progress, "hashing files", done++, total)) return absl::CancelledError("verify: interrupted");
+    SF_RETURN_IF_ERROR(VerifyFile(path, name, entry));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NativeReader>> NativeReader::Open(const std::string& path) {
+  SF_ASSIGN_OR_RETURN(std::unique_ptr<Reader> reader, OpenReader(path));
+  return std::unique_ptr<NativeReader>(std::move(reader));
+}
+
+bool IsNativeCheckpoint(const std::string& path) {
+  const auto config = ReadJsonIn(path, kConfigFile);
+  const Json* method = config.ok() ? config->Find("quantization_config") : nullptr;
+  const Json* name = method != nullptr ? method->Find("quant_method") : nullptr;
+  return name != nullptr && name->is_string() && name->string_value() == kQuantMethod;
+}
+
+absl::Status NativeVerify(const std::string& path, const Progress& progress) {
+  SF_RETURN_IF_ERROR(VerifyFiles(path, progress));
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<Reader> reader, OpenReader(path));
+  const int64_t total = static_cast<int64_t>(reader->hashes().size() + reader->info().linears.size());
+  int64_t done = 0;
+  for (const auto& [name, hash] : reader->hashes()) {
+    if (!Report(progress, "checking tensors", done++, total))
+      return absl::CancelledError("verify: interrupted");
+    SF_ASSIGN_OR_RETURN(const Tensor tensor, reader->tensors().Read(name));
+    const std::string measured = Xxh3Hex(absl::MakeConstSpan(static_cast<const char*>(tensor.data()),
+                                                             static_cast<size_t>(tensor.num_bytes())));
+    if (measured != hash) {
+      return absl::DataLossError(absl::StrCat(Printable(path, 1024), ": tensor ", Printable(name),
+                                              " has XXH3 ", measured, ", not ", Printable(hash)));
+    }
+  }
+  for (const QuantizedLinearSpec& s : reader->info().linears) {
+    if (!Report(progress, "checking linears", done++, total))
+      return absl::CancelledError("verify: interrupted");
+    SF_RETURN_IF_ERROR(reader->ReadLinear(s.module).status());
+  }
+  return reader->ReadPrefix().status();
+}
+
+}  // namespace spikefold

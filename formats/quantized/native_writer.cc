@@ -1,0 +1,212 @@
+#include <algorithm>
+#include <map>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/status.h"
+#include "formats/base/version.h"
+#include "formats/quantized/native_parts.h"
+#include "formats/safetensors_model.h"
+
+namespace spikefold {
+namespace {
+
+// Whether a linear has the bytes that were declared for it; the words of the sidecar may differ.
+bool SameLayout(const QuantizedLinearSpec& a, const QuantizedLinearSpec& b) {
+  return a.n == b.n && a.k == b.k && a.format == b.format && a.group == b.group && a.num_kept == b.num_kept &&
+         a.num_super == b.num_super && a.has_bias == b.has_bias && a.act == b.act &&
+         (a.format != WeightFormat::kFloat || a.float_dtype == b.float_dtype) &&
+         (a.format != WeightFormat::kS4g || a.scale_dtype == b.scale_dtype);
+}
+
+absl::Span<const char> Bytes(const TensorView& t) {
+  return absl::MakeConstSpan(static_cast<const char*>(t.data), static_cast<size_t>(t.num_bytes()));
+}
+
+class Writer : public NativeWriter {
+ public:
+  Writer(std::unique_ptr<AtomicDirectory> directory, NativeInfo info,
+         std::vector<SafetensorsWriter::Spec> plain, Json config, Options options)
+      : directory_(std::move(directory)),
+        info_(std::move(info)),
+        plain_(std::move(plain)),
+        config_(std::move(config)),
+        options_(std::move(options)) {
+    for (size_t i = 0; i < info_.linears.size(); ++i) linear_index_.emplace(info_.linears[i].module, i);
+  }
+
+  // Declares all tensors and writes what is known already.
+  absl::Status Begin(const std::vector<NativeSideFile>& side_files) {
+    std::vector<SafetensorsWriter::Spec> specs;
+    for (const QuantizedLinearSpec& s : info_.linears) {
+      for (SafetensorsWriter::Spec& t : TensorSpecs(s)) specs.push_back(std::move(t));
+    }
+    specs.insert(specs.end(), plain_.begin(), plain_.end());
+    for (SafetensorsWriter::Spec& t : PrefixTensorSpecs(info_.prefix)) specs.push_back(std::move(t));
+    SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModelWriter::Create(directory_->partial_path(), std::move(specs),
+                                                                 options_.max_shard_bytes));
+    for (const NativeSideFile& file : side_files) SF_RETURN_IF_ERROR(AddFile(file.name, file.bytes));
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteLinear(const QuantizedLinear& linear) override {
+    const auto it = linear_index_.find(linear.module);
+    if (it == linear_index_.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(Printable(linear.module), ": was not declared"));
+    }
+    QuantizedLinearSpec& declared = info_.linears[it->second];
+    if (!SameLayout(declared, linear)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Printable(linear.module), ": differs from its declaration in shape, format or extras"));
+    }
+    SF_RETURN_IF_ERROR(CheckLinear(linear));
+    SF_RETURN_IF_ERROR(EncodeLinear(
+        linear, [this](const std::string& name, const TensorView& t) { return WriteAny(name, t); }));
+    declared = static_cast<const QuantizedLinearSpec&>(linear);
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteTensor(absl::string_view name, const TensorView& tensor) override {
+    const bool is_plain = std::any_of(plain_.begin(), plain_.end(),
+                                      [&](const SafetensorsWriter::Spec& s) { return name == s.name; });
+    if (!is_plain) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Printable(name), ": was not declared as a plain tensor"));
+    }
+    return WriteAny(std::string(name), tensor);
+  }
+
+  absl::Status WritePrefix(const NativePrefix& prefix) override {
+    SF_RETURN_IF_ERROR(CheckPrefix(info_.prefix, prefix));
+    if (prefix.ids.empty()) return absl::OkStatus();
+    SF_RETURN_IF_ERROR(
+        WriteAny(PrefixIdsName(), TensorView{DType::kI32, {info_.prefix.num_tokens}, prefix.ids.data()}));
+    for (size_t l = 0; l < prefix.k.size(); ++l) {
+      SF_RETURN_IF_ERROR(WriteAny(PrefixName(info_.prefix.layers[l], 'k'), prefix.k[l].view()));
+      SF_RETURN_IF_ERROR(WriteAny(PrefixName(info_.prefix.layers[l], 'v'), prefix.v[l].view()));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Commit() override {
+    SF_RETURN_IF_ERROR(tensors_->Finish());
+    for (const std::string& name : tensors_->file_names()) SF_RETURN_IF_ERROR(HashFile(name));
+    Json method = Json::MakeObject();
+    method.Set("quant_method", kQuantMethod).Set("format_version", kNativeFormatVersion);
+    config_.Set("quantization_config", std::move(method));
+    SF_RETURN_IF_ERROR(AddFile(kConfigFile, config_.Dump(2) + "\n"));
+    const NativeBits bits = CountBits(info_, plain_);
+    info_.bits_linears = bits.linears;
+    info_.bits_all = bits.all;
+    info_.file_bytes = tensors_->file_bytes();
+    const TensorHashes hashes(hashes_.begin(), hashes_.end());
+    SF_RETURN_IF_ERROR(AddFile(kSidecarFile, SidecarToJson(info_, hashes).Dump(2) + "\n"));
+    SF_RETURN_IF_ERROR(WriteManifest());
+    return directory_->Commit();
+  }
+
+ private:
+  absl::Status WriteAny(const std::string& name, const TensorView& tensor) {
+    SF_RETURN_IF_ERROR(tensors_->Write(name, tensor));
+    hashes_.emplace(name, Xxh3Hex(Bytes(tensor)));
+    return absl::OkStatus();
+  }
+
+  absl::Status AddFile(const std::string& name, const std::string& bytes) {
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<FileWriter> file,
+                        FileWriter::Create(JoinPath(directory_->partial_path(), name)));
+    SF_RETURN_IF_ERROR(file->Append(absl::MakeConstSpan(bytes.data(), bytes.size())));
+    SF_ASSIGN_OR_RETURN(const std::string sha256, file->Finish());
+    return Record(name, bytes.size(), sha256);
+  }
+
+  absl::Status HashFile(const std::string& name) {
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> file, OpenFileIn(directory_->partial_path(), name));
+    SF_ASSIGN_OR_RETURN(const std::string sha256, Sha256Source(*file));
+    return Record(name, file->size(), sha256);
+  }
+
+  absl::Status Record(const std::string& name, uint64_t bytes, const std::string& sha256) {
+    Json entry = Json::MakeObject();
+    entry.Set("bytes", bytes).Set("sha256", sha256);
+    files_.emplace(name, std::move(entry));
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteManifest() {
+    Json manifest = Json::MakeObject(), files = Json::MakeObject(), arguments = Json::MakeArray();
+    for (auto& [name, entry] : files_) files.Set(name, entry);
+    for (const std::string& a : options_.arguments) arguments.Append(a);
+    manifest.Set("format_version", kNativeFormatVersion).Set("tool", ToolVersionAndCommit());
+    manifest.Set("arguments", std::move(arguments)).Set("files", std::move(files));
+    return AddFile(kManifestFile, manifest.Dump(2) + "\n");
+  }
+
+  std::unique_ptr<AtomicDirectory> directory_;
+  NativeInfo info_;
+  const std::vector<SafetensorsWriter::Spec> plain_;
+  Json config_;
+  const Options options_;
+  std::unique_ptr<SafetensorsModelWriter> tensors_;
+  absl::flat_hash_map<std::string, size_t> linear_index_;
+  std::map<std::string, std::string> hashes_;  // sorted: the sidecar does not depend on the order of writing
+  std::map<std::string, Json> files_;
+};
+
+absl::Status CheckSideFile(const NativeSideFile& file, std::vector<std::string>* seen) {
+  const std::string& name = file.name;
+  if (name.empty() || name[0] == '.' || name.find('/') != std::string::npos ||
+      name.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("side file \"", Printable(name), "\" is not a plain file name"));
+  }
+  const bool ours = name == kConfigFile || name == kSidecarFile || name == kManifestFile ||
+                    name.rfind("model", 0) == 0;  // model.safetensors, shards and their index
+  if (ours || std::find(seen->begin(), seen->end(), name) != seen->end()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("side file \"", Printable(name), "\" has the name of another file of the checkpoint"));
+  }
+  seen->push_back(name);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<NativeWriter>> NativeWriter::Create(const std::string& path, NativeInfo info,
+                                                                   std::vector<SafetensorsWriter::Spec> plain,
+                                                                   Json config_json,
+                                                                   std::vector<NativeSideFile> side_files,
+                                                                   const Options& options) {
+  if (!config_json.is_object()) return absl::InvalidArgumentError("config.json: is not a JSON object");
+  for (const QuantizedLinearSpec& s : info.linears) SF_RETURN_IF_ERROR(CheckSpec(s));
+  SF_RETURN_IF_ERROR(CheckPrefixSpec(info.prefix));
+  for (const SafetensorsWriter::Spec& s : plain) {
+    if (!IsFloat(s.dtype) || s.name.rfind("spikefold.", 0) == 0) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          Printable(s.name), ": ", DTypeName(s.dtype),
+          "; a plain tensor is F16, BF16, F32 or F64 and its name does not begin with \"spikefold.\""));
+    }
+  }
+  absl::flat_hash_set<std::string> modules;
+  for (const QuantizedLinearSpec& s : info.linears) modules.insert(s.module);
+  for (const SafetensorsWriter::Spec& s : plain) {
+    if (modules.contains(s.name.substr(0, s.name.rfind('.')))) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Printable(s.name), ": belongs to a declared linear and cannot be a plain tensor"));
+    }
+  }
+  std::vector<std::string> names;
+  for (const NativeSideFile& file : side_files) SF_RETURN_IF_ERROR(CheckSideFile(file, &names));
+  if (info.tool_version.empty()) info.tool_version = ToolVersion();
+  SF_ASSIGN_OR_RETURN(std::unique_ptr<AtomicDirectory> directory,
+                      AtomicDirectory::Create(path, options.overwrite));
+  auto writer = std::make_unique<Writer>(std::move(directory), std::move(info), std::move(plain),
+                                         std::move(config_json), options);
+  SF_RETURN_IF_ERROR(writer->Begin(side_files));
+  return std::unique_ptr<NativeWriter>(std::move(writer));
+}
+
+}  // namespace spikefold

@@ -1,0 +1,430 @@
+#include "formats/quantized/native.h"
+
+#include <catch2/catch.hpp>
+#include <limits>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "formats/base/file.h"
+#include "formats/safetensors_model.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_directory.h"
+
+namespace spikefold {
+namespace {
+
+using absl::StatusCode;
+using testing::Fails;
+using testing::TempDirectory;
+
+// Codes of both signs that reach their limits; scales and side data that are all different.
+void FillCodes(QuantizedLinear* q) {
+  const int limit = q->format == WeightFormat::kS8c ? 127 : 7;
+  for (int64_t i = 0; i < q->n * q->k; ++i) {
+    q->codes.push_back(static_cast<int8_t>(i % (2 * limit + 1) - limit));
+  }
+  if (q->format == WeightFormat::kS4g) q->codes[1] = -8;
+  const int64_t groups = q->format == WeightFormat::kS8c ? 1 : q->k / q->group;
+  for (int64_t i = 0; i < q->n * groups; ++i) q->scales.push_back(0.25f + static_cast<float>(i) * 0.125f);
+  for (const int32_t column : q->kept_columns) {
+    for (int64_t row = 0; row < q->n; ++row) {
+      q->codes[static_cast<size_t>(row * q->k + column)] = 0;
+      q->kept_weight_bf16.push_back(0);
+    }
+  }
+  for (size_t i = 0; i < q->kept_weight_bf16.size(); ++i) {
+    q->kept_weight_bf16[i] = FloatToBf16(100.0f + static_cast<float>(i));
+  }
+  for (const SuperWeight& s : q->supers) q->codes[static_cast<size_t>(s.row * q->k + s.col)] = 0;
+}
+
+QuantizedLinear DownProj() {  // everything that a linear can have, K no multiple of 8
+  QuantizedLinearSpec spec;
+  spec.module = "model.layers.0.mlp.down_proj";
+  spec.n = 3;
+  spec.k = 10;
+  spec.format = WeightFormat::kS4g;
+  spec.group = 5;
+  spec.num_kept = 2;
+  spec.num_super = 2;
+  spec.has_bias = true;
+  spec.act = ActivationFormat::kS8Static;
+  spec.bias_sources = {"original", "shift"};
+  spec.spike_threshold = 0.1f;
+  spec.max_spike_rows = 7;
+  spec.reason = "step-up, \"ratio\" 4136";
+  QuantizedLinear q(spec);
+  q.kept_columns = {2, 9};
+  q.supers = {{0, 4, 1e4f}, {2, 0, -3.5f}};
+  q.bias = {0.5f, -1.0f, 2.0f};
+  q.input_scale = 0.0123f;
+  FillCodes(&q);
+  return q;
+}
+
+QuantizedLinear QProj() {
+  QuantizedLinearSpec spec;
+  spec.module = "model.layers.0.self_attn.q_proj";
+  spec.n = 4;
+  spec.k = 6;
+  spec.format = WeightFormat::kS8c;
+  spec.act = ActivationFormat::kS8Token;
+  QuantizedLinear q(spec);
+  FillCodes(&q);
+  return q;
+}
+
+QuantizedLinear Head() {
+  QuantizedLinearSpec spec;
+  spec.module = "lm_head";
+  spec.n = 2;
+  spec.k = 3;
+  QuantizedLinear q(spec);
+  q.float_weight = Tensor(DType::kBF16, {2, 3});
+  q.float_weight.as<uint16_t>()[4] = FloatToBf16(1.5f);
+  return q;
+}
+
+constexpr char kGain[] = "model.norm.weight";
+
+NativeInfo Info() {
+  NativeInfo info;
+  info.tool_version = "0.1.0";
+  info.architecture = "LlamaForCausalLM";
+  info.base_fingerprint = "f00d";
+  info.scheme = "w4a8";
+  info.linears = {DownProj(), QProj(), Head()};
+  info.prefix.num_tokens = 2;
+  info.prefix.kind = "bos";
+  info.prefix.layers = {0, 3};
+  info.prefix.num_kv_heads = 1;
+  info.prefix.head_dim = 4;
+  info.calibration = Json::MakeObject();
+  info.calibration.Set("tokens", 65536);
+  return info;
+}
+
+NativePrefix Prefix() {
+  NativePrefix prefix;
+  prefix.ids = {1, 5};
+  for (int l = 0; l < 2; ++l) {
+    prefix.k.emplace_back(DType::kBF16, Shape{1, 2, 4});
+    prefix.v.emplace_back(DType::kBF16, Shape{1, 2, 4});
+    prefix.k.back().as<uint16_t>()[0] = FloatToBf16(static_cast<float>(l + 1));
+    prefix.v.back().as<uint16_t>()[7] = FloatToBf16(static_cast<float>(l + 10));
+  }
+  return prefix;
+}
+
+absl::StatusOr<std::unique_ptr<NativeWriter>> Begin(const std::string& path,
+                                                    NativeWriter::Options options = {},
+                                                    std::vector<NativeSideFile> files = {
+                                                        {"tokenizer.json", "{\"a\": 1}"}}) {
+  const Json config = *ParseJson(R"({"architectures":["LlamaForCausalLM"],"hidden_size":6})", "config");
+  return NativeWriter::Create(path, Info(), {{kGain, DType::kF32, {6}}}, config, std::move(files), options);
+}
+
+void WriteAll(const std::string& path, NativeWriter::Options options = {}, bool reversed = false) {
+  auto writer = Begin(path, options);
+  REQUIRE(writer.ok());
+  std::vector<QuantizedLinear> linears;
+  for (auto make : {DownProj, QProj, Head})
+    linears.insert(reversed ? linears.begin() : linears.end(), make());
+  if (reversed) REQUIRE((*writer)->WritePrefix(Prefix()).ok());
+  for (const QuantizedLinear& q : linears) REQUIRE((*writer)->WriteLinear(q).ok());
+  REQUIRE((*writer)->WriteTensor(kGain, Tensor::FromFloats({6}, {1, 2, 3, 4, 5, 6}).view()).ok());
+  if (!reversed) REQUIRE((*writer)->WritePrefix(Prefix()).ok());
+  CHECK_FALSE(PathExists(path));
+  REQUIRE((*writer)->Commit().ok());
+}
+
+void CheckEqual(const QuantizedLinear& a, const QuantizedLinear& b) {
+  INFO(a.module);
+  CHECK(a.n == b.n);
+  CHECK(a.k == b.k);
+  CHECK(a.format == b.format);
+  CHECK(a.group == b.group);
+  CHECK(a.act == b.act);
+  CHECK(a.codes == b.codes);
+  CHECK(a.scales == b.scales);
+  CHECK(a.kept_columns == b.kept_columns);
+  CHECK(a.kept_weight_bf16 == b.kept_weight_bf16);
+  CHECK(a.bias == b.bias);
+  CHECK(a.bias_sources == b.bias_sources);
+  CHECK(a.input_scale == b.input_scale);
+  CHECK(a.spike_threshold == b.spike_threshold);
+  CHECK(a.max_spike_rows == b.max_spike_rows);
+  CHECK(a.reason == b.reason);
+  REQUIRE(a.supers.size() == b.supers.size());
+  for (size_t i = 0; i < a.supers.size(); ++i) {
+    CHECK(a.supers[i].row == b.supers[i].row);
+    CHECK(a.supers[i].col == b.supers[i].col);
+    CHECK(a.supers[i].value == b.supers[i].value);
+  }
+  const Tensor x = Dequantize(a), y = Dequantize(b);
+  CHECK(x.as<float>() == y.as<float>());
+}
+
+std::string Read(const std::string& path) { return *ReadFileToString(path, 1 << 20); }
+
+// Replaces text that must be there exactly once.
+void Edit(const std::string& path, const std::string& from, const std::string& to) {
+  std::string text = Read(path);
+  REQUIRE(absl::StrReplaceAll({{from, to}}, &text) == 1);
+  REQUIRE(WriteFileAtomically(path, text).ok());
+}
+
+}  // namespace
+
+TEST_CASE("A written checkpoint is read back equal, in one file or in shards", "[native]") {
+  for (const uint64_t max_shard_bytes : {0, 64}) {
+    const TempDirectory dir;
+    const std::string path = dir / "q";
+    NativeWriter::Options options;
+    options.max_shard_bytes = max_shard_bytes;
+    WriteAll(path, options);
+    CHECK(IsNativeCheckpoint(path));
+    REQUIRE(NativeVerify(path) == absl::OkStatus());
+    CHECK(PathExists(path + "/model.safetensors") == (max_shard_bytes == 0));
+
+    auto reader = NativeReader::Open(path);
+    REQUIRE(reader.ok());
+    const NativeReader& r = **reader;
+    CHECK(r.warnings().empty());
+    for (auto make : {DownProj, QProj}) {
+      auto linear = r.ReadLinear(make().module);
+      REQUIRE(linear.ok());
+      QuantizedLinear expected = make();
+      CheckEqual(*linear, expected);
+    }
+    auto head = r.ReadLinear("lm_head");
+    REQUIRE(head.ok());
+    CHECK(head->float_weight.as<uint16_t>() == Head().float_weight.as<uint16_t>());
+    CHECK_THAT(r.ReadLinear("model.norm").status(), Fails(StatusCode::kNotFound, "has no linear model.norm"));
+
+    CHECK(r.info().architecture == "LlamaForCausalLM");
+    CHECK(r.info().base_fingerprint == "f00d");
+    CHECK(r.info().calibration.Find("tokens")->int_value() == 65536);
+    CHECK(r.config_json().Find("hidden_size")->int_value() == 6);
+    REQUIRE(r.plain().size() == 1);
+    CHECK(r.ReadTensor(kGain)->as<float>()[5] == 6.0f);
+    CHECK_THAT(r.ReadTensor("lm_head.weight").status(), Fails(StatusCode::kNotFound, "no plain tensor"));
+    auto prefix = r.ReadPrefix();
+    REQUIRE(prefix.ok());
+    CHECK(prefix->ids == Prefix().ids);
+    for (size_t l = 0; l < 2; ++l) {
+      CHECK(prefix->k[l].as<uint16_t>() == Prefix().k[l].as<uint16_t>());
+      CHECK(prefix->v[l].as<uint16_t>() == Prefix().v[l].as<uint16_t>());
+    }
+    CHECK(Read(path + "/tokenizer.json") == "{\"a\": 1}");
+  }
+}
+
+TEST_CASE("The order of writing leaves no trace in the bytes", "[native]") {
+  const TempDirectory dir;
+  WriteAll(dir / "a");
+  WriteAll(dir / "b", {}, true);
+  const auto names = *ListDirectory(dir / "a");
+  CHECK(names == *ListDirectory(dir / "b"));
+  CHECK(names.size() == 5);
+  for (const std::string& name : names) CHECK(Read(dir / ("a/" + name)) == Read(dir / ("b/" + name)));
+}
+
+TEST_CASE("Declared bytes are the bytes on disk, to the last one", "[native]") {
+  const TempDirectory dir;
+  WriteAll(dir / "q");
+  const std::string file = Read(dir / "q/model.safetensors");
+  uint64_t header = 0;
+  for (int i = 7; i >= 0; --i)
+    header = (header << 8) | static_cast<unsigned char>(file[static_cast<size_t>(i)]);
+  const int64_t prefix_bytes = 2 * 4 + 2 * 2 * (1 * 2 * 4) * 2, gain_bytes = 6 * 4;
+  const int64_t linears = StoredBytes(DownProj()) + StoredBytes(QProj()) + StoredBytes(Head());
+  CHECK(static_cast<int64_t>(file.size() - 8 - header) == linears + prefix_bytes + gain_bytes);
+  // By hand: 3 rows of 2 words, 6 bf16 scales, the shape, kept columns and weights, supers, bias, input
+  // scale.
+  CHECK(StoredBytes(DownProj()) == 24 + 12 + 16 + (2 * 4 + 6 * 2) + (2 * 8 + 2 * 4) + 12 + 4);
+  CHECK(StoredBytes(QProj()) == 24 + 16);
+  const auto reader = *NativeReader::Open(dir / "q");
+  CHECK(reader->info().bits_linears == 8.0 * (112 + 40) / (30 + 24));
+  CHECK(reader->info().bits_all ==
+        8.0 * static_cast<double>(linears + prefix_bytes + gain_bytes) / (30 + 24 + 6 + 6));
+}
+
+TEST_CASE("Packed nibbles lie as compressed-tensors lays them", "[native]") {
+  const TempDirectory dir;
+  WriteAll(dir / "q");
+  const auto model = *SafetensorsModel::Open(dir / "q");
+  const QuantizedLinear q = DownProj();
+  const Tensor packed = *model->Read(q.module + ".weight_packed");
+  REQUIRE(packed.shape() == Shape{3, 2});
+  for (int row = 0; row < 3; ++row) {
+    for (int i = 0; i < 16; ++i) {
+      const uint32_t word = static_cast<uint32_t>(packed.as<int32_t>()[static_cast<size_t>(row * 2 + i / 8)]);
+      const int code = i < 10 ? q.codes[static_cast<size_t>(row * 10 + i)] : 0;
+      CHECK(static_cast<int>((word >> (4 * (i % 8))) & 15) == code + 8);
+    }
+  }
+}
+
+TEST_CASE("Verification finds any flipped bit of any file", "[native]") {
+  const TempDirectory dir;
+  const std::string path = dir / "q";
+  WriteAll(path);
+  const std::vector<std::string> names = *ListDirectory(path);
+  for (const std::string& name : names) {
+    const std::string good = Read(path + "/" + name);
+    for (size_t i = 0; i < good.size(); i += name == "manifest.json" ? good.size() : 37) {
+      std::string bad = good;
+      bad[i] = static_cast<char>(bad[i] ^ 4);
+      REQUIRE(WriteFileAtomically(path + "/" + name, bad).ok());
+      INFO(name << " byte " << i);
+      CHECK_FALSE(NativeVerify(path).ok());
+    }
+    REQUIRE(WriteFileAtomically(path + "/" + name, good).ok());
+  }
+  CHECK(NativeVerify(path).ok());
+  REQUIRE(WriteFileAtomically(path + "/extra", "x").ok());
+  CHECK_THAT(NativeVerify(path),
+             Fails(StatusCode::kDataLoss, "holds extra, which the manifest does not list"));
+}
+
+TEST_CASE("A sidecar that contradicts the tensors, or that a newer version wrote, is refused", "[native]") {
+  struct Case {
+    const char *from, *to, *message;
+    StatusCode code = StatusCode::kDataLoss;
+    const char* file = "spikefold.json";
+  };
+  const Case cases[] = {
+      {"\"format_version\": 1", "\"format_version\": 2", "format_version 2; this Spikefold reads 1",
+       StatusCode::kUnimplemented},
+      {"\"scheme\": \"w4a8\"", "\"scheme\": \"w4a8\", \"colour\": 1", "unknown key \"colour\"",
+       StatusCode::kUnimplemented},
+      {"\"weight\": \"s4g\"", "\"weight\": \"s3g\"", "\"s3g\" is not supported", StatusCode::kUnimplemented},
+      {"\"act\": \"s8t\"", "\"act\": \"s8x\"", "\"s8x\" is not supported", StatusCode::kUnimplemented},
+      {"\"reason\": \"step", "\"twist\": 1, \"reason\": \"step", "unknown key \"twist\"",
+       StatusCode::kUnimplemented},
+      {"\"shape\": [3, 10]", "\"shape\": [3, 15]",
+       "weight_scale is BF16 [3, 2]; the sidecar implies BF16 [3, 3]"},
+      {"\"shape\": [3, 10]", "\"shape\": [3, 9]", "K=9 is not a multiple of group_size=5"},
+      {"\"shape\": [3, 10]", "\"shape\": [3000000000, 10]", "impossible shape"},
+      {"\"shape\": [3, 10]", "\"shape\": [3, -10]", "impossible shape"},
+      {"\"shape\": [3, 10]", "\"shape\": [3]", "\"shape\" is not two integers"},
+      {"\"kept\": 2", "\"kept\": 3", "the sidecar implies"},
+      {"\"kept\": 2", "\"kept\": 11", "11 kept columns of K=10"},
+      {"\"kept\": 2", "\"kept\": 0", "does not follow from the sidecar", StatusCode::kUnimplemented},
+      {"\"super\": 2", "\"super\": -1", "-1 super weights"},
+      {"\"above\": 0.10000000149011612", "\"above\": 1e300", "spike rows above"},
+      {"\"kv_heads\": 1", "\"kv_heads\": 2", "the sidecar implies BF16 [2, 2, 4]"},
+      {"\"layers\": [0, 3]", "\"layers\": [3, 0]", "layers do not ascend"},
+      {"\"layers\": [0, 3]", "\"layers\": [0]", "spikefold.prefix.3", StatusCode::kUnimplemented},
+      {"\"kv\": null", "\"kv\": {\"k\": 4}", "\"k\" is an integer"},
+      {"\"model.norm.weight\": \"xxh3:", "\"model.norm.wait\": \"xxh3:", "lists the tensor model.norm.wait"},
+      {"\"file_bytes\": ", "\"file_bytes\": 1", "bits in 1"},
+      {"\"quant_method\": \"spikefold\"", "\"quant_method\": \"awq\"", "quant_method \"awq\"",
+       StatusCode::kUnimplemented, "config.json"},
+      {"\"quantization_config\"", "\"quantisation_config\"", "has no quantization_config",
+       StatusCode::kDataLoss, "config.json"},
+  };
+  const TempDirectory dir;
+  const std::string path = dir / "q";
+  WriteAll(path);
+  for (const Case& c : cases) {
+    INFO(c.from << " -> " << c.to);
+    const std::string file = path + "/" + c.file, good = Read(file);
+    Edit(file, c.from, c.to);
+    CHECK_THAT(NativeReader::Open(path).status(), Fails(c.code, c.message));
+    REQUIRE(WriteFileAtomically(file, good).ok());
+  }
+  Edit(path + "/spikefold.json", "\"scheme\": \"w4a8\"", "\"scheme\": \"w4a8\", \"x-colour\": 1");
+  CHECK(NativeReader::Open(path).ok());
+  CHECK_THAT(NativeReader::Open(dir / "absent").status(), Fails(StatusCode::kNotFound, "is not a directory"));
+}
+
+TEST_CASE("Values that break a linear's rules are refused by the writer and by the reader", "[native]") {
+  struct Case {
+    const char* message;
+    void (*spoil)(QuantizedLinear*);
+  };
+  const Case cases[] = {
+      {"code 8 at row 0, column 3 is outside -8..7", [](QuantizedLinear* q) { q->codes[3] = 8; }},
+      {"kept column 9 holds the code 1 in row 1", [](QuantizedLinear* q) { q->codes[19] = 1; }},
+      {"super weight at row 2, column 0 has the code 3", [](QuantizedLinear* q) { q->codes[20] = 3; }},
+      {"super weight 1 lies in the kept column 2", [](QuantizedLinear* q) { q->supers[1].col = 2; }},
+      {"super weight 1 does not follow", [](QuantizedLinear* q) { std::swap(q->supers[0], q->supers[1]); }},
+      {"super weight 1 at row 3, column 0 lies outside", [](QuantizedLinear* q) { q->supers[1].row = 3; }},
+      {"they must ascend strictly",
+       [](QuantizedLinear* q) {
+         q->kept_columns = {9, 9};
+       }},
+      {"they must ascend strictly", [](QuantizedLinear* q) { q->kept_columns[1] = 10; }},
+      {"scale 4 is 0", [](QuantizedLinear* q) { q->scales[4] = 0; }},
+      {"exact in BF16", [](QuantizedLinear* q) { q->scales[4] = 0.1f; }},
+      {"bias of row 1 is not finite",
+       [](QuantizedLinear* q) { q->bias[1] = std::numeric_limits<float>::infinity(); }},
+      {"kept weight 0 is not finite", [](QuantizedLinear* q) { q->kept_weight_bf16[0] = 0x7f80; }},
+      {"input_scale is 0", [](QuantizedLinear* q) { q->input_scale = 0; }},
+      {"29 codes; its declaration says 30", [](QuantizedLinear* q) { q->codes.pop_back(); }},
+  };
+  const TempDirectory dir;
+  auto writer = Begin(dir / "q");
+  REQUIRE(writer.ok());
+  for (const Case& c : cases) {
+    QuantizedLinear q = DownProj();
+    c.spoil(&q);
+    const absl::Status status = (*writer)->WriteLinear(q);
+    CHECK_THAT(status, Fails(StatusCode::kInvalidArgument, c.message));
+    CHECK_THAT(status, Fails(StatusCode::kInvalidArgument, "model.layers.0.mlp.down_proj: "));
+  }
+  QuantizedLinear s8 = QProj();
+  s8.codes[5] = -128;
+  CHECK_THAT((*writer)->WriteLinear(s8),
+             Fails(StatusCode::kInvalidArgument, "code -128 at row 0, column 5 is outside -127..127"));
+  QuantizedLinear head = Head();
+  head.float_weight.as<uint16_t>()[5] = 0xffc0;
+  CHECK_THAT((*writer)->WriteLinear(head),
+             Fails(StatusCode::kInvalidArgument, "row 1, column 2 is not finite"));
+
+  // The reader finds the same in a file: -128 among the codes.
+  WriteAll(dir / "r");
+  const SafetensorsEntry entry = *(*SafetensorsModel::Open(dir / "r"))->Find(s8.module + ".weight");
+  std::string bytes = Read(dir / "r/model.safetensors");
+  bytes[entry.offset + 5] = '\x80';
+  REQUIRE(WriteFileAtomically(dir / "r/model.safetensors", bytes).ok());
+  CHECK_THAT((*NativeReader::Open(dir / "r"))->ReadLinear(s8.module).status(),
+             Fails(StatusCode::kDataLoss, "code -128 at row 0, column 5 is outside -127..127"));
+}
+
+TEST_CASE("The writer holds its caller to the declaration and leaves nothing behind", "[native]") {
+  const TempDirectory dir;
+  {
+    auto writer = Begin(dir / "q");
+    REQUIRE(writer.ok());
+    QuantizedLinear other = QProj();
+    other.module = "model.layers.1.self_attn.q_proj";
+    CHECK_THAT((*writer)->WriteLinear(other), Fails(StatusCode::kInvalidArgument, "was not declared"));
+    QuantizedLinear dynamic = DownProj();
+    dynamic.act = ActivationFormat::kS8Token;
+    CHECK_THAT((*writer)->WriteLinear(dynamic),
+               Fails(StatusCode::kInvalidArgument, "differs from its declaration"));
+    REQUIRE((*writer)->WriteLinear(QProj()).ok());
+    CHECK_THAT((*writer)->WriteLinear(QProj()), Fails(StatusCode::kInvalidArgument, "was written before"));
+    CHECK_THAT((*writer)->WriteTensor("lm_head.weight", Head().float_weight.view()),
+               Fails(StatusCode::kInvalidArgument, "was not declared as a plain tensor"));
+    NativePrefix prefix = Prefix();
+    prefix.ids.pop_back();
+    CHECK_THAT((*writer)->WritePrefix(prefix), Fails(StatusCode::kInvalidArgument, "its declaration says 2"));
+    CHECK_THAT((*writer)->Commit(), Fails(StatusCode::kInvalidArgument, "was declared, but not written"));
+  }
+  CHECK(ListDirectory(dir.path())->empty());
+  for (const char* name : {"../x", "config.json", "model.safetensors", ".hidden", ""}) {
+    CHECK_THAT(Begin(dir / "q", {}, {{name, ""}}).status(), Fails(StatusCode::kInvalidArgument, "side file"));
+  }
+  CHECK_THAT(NativeWriter::Create(dir / "q", Info(), {{"lm_head.extra", DType::kF32, {1}}},
+                                  Json::MakeObject(), {}, {})
+                 .status(),
+             Fails(StatusCode::kInvalidArgument, "belongs to a declared linear"));
+  CHECK(ListDirectory(dir.path())->empty());
+}
+
+}  // namespace spikefold
