@@ -170,7 +170,7 @@ bool IsScalarArray(const Json& v) {
 void NewLine(int indent, int level, std::string* out) {
   if (indent > 0) {
     out->push_back('\n');
-    out->append(static_cast<size_t>(indent * level), ' ');
+    out->append(static_cast<size_t>(indent) * static_cast<size_t>(level), ' ');
   }
 }
 
