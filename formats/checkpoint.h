@@ -36,9 +36,9 @@ struct StoredTensor {
 class CheckpointReader {
  public:
   // Reads headers only (milliseconds). For a native quantized directory kind() is kNative: its linears are
-  // read through formats/quantized/native.h; ReadF32 still reads its unquantized tensors. NotFound: no such
-  // path. Unimplemented: unknown architecture or quantization method. DataLoss: corrupt, or a needed tensor
-  // is missing or has the wrong shape.
+  // read through formats/quantized/native.h; ReadF32 still reads what is stored as float, biases included.
+  // NotFound: no such path. Unimplemented: unknown architecture or quantization method. DataLoss: corrupt, or
+  // a needed tensor is missing or has the wrong shape.
   static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& path);
   virtual ~CheckpointReader() = default;
 

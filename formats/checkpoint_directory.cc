@@ -184,9 +184,4 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenDirectoryCheckpoint(const 
   return FloatDirectory::Open(path, std::move(config_json));
 }
 
-// Replaced by checkpoint_native.cc together with formats/quantized.
-absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenNativeCheckpoint(const std::string& path) {
-  return absl::UnimplementedError(absl::StrCat(path, ": native checkpoints are not read yet"));
-}
-
 }  // namespace spikefold

@@ -29,54 +29,64 @@ class NativeDirectory : public DirectoryCheckpoint {
   CheckpointKind kind() const override { return CheckpointKind::kNative; }
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     if (Find(name) == nullptr) return NoSuchTensor(name);
-    if (plain_.contains(name)) return native_->ReadTensor(name);
-    return absl::UnimplementedError(absl::StrCat(
-        path_, ": ", Printable(name), " is quantized; it is read as a linear of the native checkpoint"));
+    const auto it = linears_.find(name);
+    if (it == linears_.end()) return native_->ReadTensor(name);
+    if (absl::EndsWith(name, ".weight") && it->second->format != WeightFormat::kFloat) {
+      return absl::UnimplementedError(
+          absl::StrCat(path_, ": ", name, " is quantized; it is read as a linear of the native checkpoint"));
+    }
+    SF_ASSIGN_OR_RETURN(QuantizedLinear linear, native_->ReadLinear(it->second->module));
+    if (absl::EndsWith(name, ".weight")) return std::move(linear.float_weight);
+    return Tensor::FromFloats({linear.n}, linear.bias);
   }
 
  private:
   using DirectoryCheckpoint::DirectoryCheckpoint;
 
   absl::Status MapTensors() {
-    for (const SafetensorsEntry& entry : native_->plain()) {
-      plain_[entry.name] = true;
-      AddEntry(entry);
-    }
+    for (const SafetensorsEntry& entry : native_->plain()) AddEntry(entry);
+    for (const QuantizedLinearSpec& linear : native_->info().linears) SF_RETURN_IF_ERROR(AddLinear(linear));
     for (const ModelGraph::TensorSpec& spec : graph_.Tensors()) {
-      if (const StoredTensor* t = Find(spec.name)) {
-        SF_RETURN_IF_ERROR(CheckShape(t->shape, spec.shape, path_, spec.name));
-        continue;
-      }
-      const std::string& module = graph_.nodes[static_cast<size_t>(spec.node)].module;
-      const QuantizedLinearSpec* linear = native_->FindLinear(module);
-      const bool is_weight = absl::EndsWith(spec.name, ".weight");
-      if (linear == nullptr || (!is_weight && !linear->has_bias)) return Missing(spec);
-      if (is_weight) AddLinear(*linear, spec.name);
-      if (is_weight) SF_RETURN_IF_ERROR(CheckShape({linear->n, linear->k}, spec.shape, path_, spec.name));
-    }
-    // A tied model may have got a head of its own.
-    if (const QuantizedLinearSpec* head = native_->FindLinear("lm_head");
-        head != nullptr && !Find("lm_head.weight")) {
-      AddLinear(*head, "lm_head.weight");
-      SF_RETURN_IF_ERROR(
-          CheckShape({head->n, head->k}, {graph_.config.vocab, graph_.config.hidden}, path_, "lm_head"));
+      const StoredTensor* t = Find(spec.name);
+      if (t == nullptr) return Missing(spec);
+      SF_RETURN_IF_ERROR(CheckShape(t->shape, spec.shape, path_, spec.name));
     }
     return absl::OkStatus();
   }
 
-  void AddLinear(const QuantizedLinearSpec& linear, const std::string& name) {
+  // A linear may have a bias that the float model has not (folded into it), and a tied model may have got a
+  // head.
+  absl::Status AddLinear(const QuantizedLinearSpec& linear) {
+    const int node = graph_.FindModule(linear.module);
+    if (node < 0) {
+      return absl::DataLossError(absl::StrCat(path_, ": linear \"", Printable(linear.module),
+                                              "\" has no place in a ", graph_.config.family, " model"));
+    }
+    const Node& place = graph_.nodes[static_cast<size_t>(node)];
+    SF_RETURN_IF_ERROR(CheckShape({linear.n, linear.k}, {place.n, place.k}, path_, linear.module));
     std::string type(DTypeName(linear.float_dtype));
     if (linear.format == WeightFormat::kS8c) type = "s8c";
     if (linear.format == WeightFormat::kS4g) type = absl::StrCat("s4g", linear.group);
-    AddTensor({.name = name,
+    const uint64_t bias_bytes = linear.has_bias ? 4 * static_cast<uint64_t>(linear.n) : 0;
+    AddTensor({.name = linear.module + ".weight",
                .stored_name = linear.module,
                .stored_type = std::move(type),
                .shape = {linear.n, linear.k},
-               .bytes = static_cast<uint64_t>(StoredBytes(linear))});
+               .bytes = static_cast<uint64_t>(StoredBytes(linear)) - bias_bytes});
+    linears_[linear.module + ".weight"] = &linear;
+    if (!linear.has_bias) return absl::OkStatus();
+    AddTensor({.name = linear.module + ".bias",
+               .stored_name = linear.module + ".bias",
+               .stored_type = "F32",
+               .shape = {linear.n},
+               .bytes = bias_bytes});
+    linears_[linear.module + ".bias"] = &linear;
+    return absl::OkStatus();
   }
 
   std::unique_ptr<NativeReader> native_;
-  absl::flat_hash_map<std::string, bool> plain_;
+  // Name of a weight or bias -> the linear that it belongs to. Pointers into native_->info().
+  absl::flat_hash_map<std::string, const QuantizedLinearSpec*> linears_;
 };
 
 }  // namespace

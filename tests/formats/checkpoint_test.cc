@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "formats/base/file.h"
 #include "formats/gguf.h"
+#include "formats/quantized/native.h"
 #include "formats/safetensors_model.h"
 #include "tests/testing/temp_directory.h"
 
@@ -294,6 +295,86 @@ TEST_CASE("A GGUF file without a needed tensor or with a foreign one is refused"
       dir / "d.gguf", StatusCode::kUnimplemented,
       ": GGUF architecture \"llame\" is not supported (did you mean \"llama\"?); supported are llama, qwen2, "
       "qwen3, gemma3");
+}
+
+namespace {
+
+// tiny/llama as a native checkpoint: one linear in int8, the others float, o_proj of layer 0 with a bias that
+// the float model has not. `skip` is left out of the declarations.
+void WriteNative(const std::string& path, const std::string& skip = "") {
+  const auto source = Open(Tiny("llama"));
+  NativeInfo info;
+  info.tool_version = "0.1.0";
+  info.architecture = "LlamaForCausalLM";
+  std::vector<SafetensorsWriter::Spec> plain;
+  std::vector<QuantizedLinear> linears;
+  const ModelGraph& graph = source->graph();
+  for (const ModelGraph::TensorSpec& spec : graph.Tensors()) {
+    const Node& node = graph.nodes[static_cast<size_t>(spec.node)];
+    if (spec.name == skip) continue;
+    if (node.op != Op::kLinear) {
+      plain.push_back({spec.name, DType::kBF16, spec.shape});
+      continue;
+    }
+    QuantizedLinear q;
+    q.module = node.module;
+    q.n = node.n;
+    q.k = node.k;
+    if (spec.name == kQ) {
+      q.format = WeightFormat::kS8c;
+      q.codes.assign(static_cast<size_t>(q.n * q.k), 3);
+      q.scales.assign(static_cast<size_t>(q.n), 0.5f);
+    } else {
+      q.float_weight = *source->ReadRaw(spec.name);
+    }
+    if (node.module == "model.layers.0.self_attn.o_proj") {
+      q.has_bias = true;
+      q.bias.assign(static_cast<size_t>(q.n), 0.75f);
+    }
+    info.linears.push_back(q);
+    linears.push_back(std::move(q));
+  }
+  auto writer = NativeWriter::Create(path, info, plain, source->config_json(), {{"LICENSE", "free"}}, {});
+  REQUIRE(writer.ok());
+  for (const QuantizedLinear& q : linears) REQUIRE((*writer)->WriteLinear(q).ok());
+  for (const auto& spec : plain) {
+    REQUIRE((*writer)->WriteTensor(spec.name, source->ReadRaw(spec.name)->view()).ok());
+  }
+  REQUIRE((*writer)->Commit().ok());
+}
+
+}  // namespace
+
+TEST_CASE("A native checkpoint opens with its graph and reads what is stored as float", "[checkpoint]") {
+  const TempDirectory dir;
+  WriteNative(dir / "q");
+  const auto model = Open(dir / "q"), source = Open(Tiny("llama"));
+  CHECK(model->kind() == CheckpointKind::kNative);
+  CHECK(model->graph().config == source->graph().config);
+  const StoredTensor* q = model->Find(kQ);
+  REQUIRE(q != nullptr);
+  CHECK(q->stored_type == "s8c");
+  CHECK(q->bytes == 64 * 64 + 64 * 4);
+  CHECK(model->ReadF32(kQ).status().code() == StatusCode::kUnimplemented);
+  CHECK(model->ReadF32(kQ).status().message() ==
+        dir / "q" + ": " + kQ + " is quantized; it is read as a linear of the native checkpoint");
+  for (const char* name : {"model.norm.weight", "lm_head.weight", "model.layers.0.mlp.up_proj.weight"}) {
+    CHECK(SameBits(*model->ReadF32(name), *source->ReadF32(name)));
+  }
+  const auto bias = model->ReadF32("model.layers.0.self_attn.o_proj.bias");
+  REQUIRE(bias.ok());
+  CHECK(bias->as<float>()[63] == 0.75f);
+  CHECK(model->SideFiles()->size() == 1);
+  CHECK(model->Fingerprint()->size() == 64);
+}
+
+TEST_CASE("A native checkpoint without a needed tensor is refused", "[checkpoint][malformed]") {
+  const TempDirectory dir;
+  WriteNative(dir / "a", "model.layers.0.mlp.up_proj.weight");
+  CheckRefused(dir / "a", StatusCode::kDataLoss,
+               ": tensor model.layers.0.mlp.up_proj.weight [80, 64] is missing");
+  WriteNative(dir / "b", "model.norm.weight");
+  CheckRefused(dir / "b", StatusCode::kDataLoss, ": tensor model.norm.weight [64] is missing");
 }
 
 }  // namespace spikefold
