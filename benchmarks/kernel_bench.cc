@@ -1,10 +1,14 @@
 // usage: kernel_bench [FILTER] [--threads N] [--isa LEVEL] [--seconds S]
 // Times every kernel whose name contains FILTER on the shapes of its cases: best round of S seconds a shape.
+// "of ceiling" is the least time that this machine's read rate and arithmetic rate, measured in the same run,
+// allow the shape's bytes and operations, divided by the time taken.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 
 #include "formats/base/thread_pool.h"
+#include "kernels/ceiling/ceiling.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/kernel_list.h"
 
@@ -27,14 +31,21 @@ int RunBenches(const Options& options) {
     }
   }
   ThreadPool pool(options.threads);
-  std::printf("%-22s %-34s %12s %10s %9s\n", "kernel", "shape", "us", "Gop/s", "GB/s");
+  const Ceilings ceilings = MeasureCeilings(pool);
+  std::printf("# %s, %d threads: read %.1f GB/s, float32 %.1f Gop/s, int8 %.1f Gop/s\n",
+              std::string(IsaName(ActiveIsa())).c_str(), pool.num_threads(), ceilings.read_bytes * 1e-9,
+              ceilings.float_ops * 1e-9, ceilings.int8_ops * 1e-9);
+  std::printf("%-22s %-34s %12s %10s %9s %10s\n", "kernel", "shape", "us", "Gop/s", "GB/s", "of ceiling");
   for (const KernelEntry& kernel : KernelList()) {
     if (std::string(kernel.name).find(options.filter) == std::string::npos) continue;
     Bench bench(pool, options.seconds);
     kernel.bench(bench);
     for (const BenchLine& line : bench.lines()) {
-      std::printf("%-22s %-34s %12.2f %10.1f %9.2f\n", std::string(kernel.name).c_str(), line.shape.c_str(),
-                  line.seconds * 1e6, line.ops / line.seconds * 1e-9, line.bytes / line.seconds * 1e-9);
+      const double peak = kernel.int8_operands ? ceilings.int8_ops : ceilings.float_ops;
+      const double least = std::max(line.ops / peak, line.bytes / ceilings.read_bytes);
+      std::printf("%-22s %-34s %12.2f %10.1f %9.2f %10.2f\n", std::string(kernel.name).c_str(),
+                  line.shape.c_str(), line.seconds * 1e6, line.ops / line.seconds * 1e-9,
+                  line.bytes / line.seconds * 1e-9, least / line.seconds);
     }
     std::fflush(stdout);
   }

@@ -1,7 +1,8 @@
 #include "kernels/kernel_check.h"
 
+#include <time.h>
+
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -72,19 +73,23 @@ std::vector<int8_t> RandomCodes(int64_t count, int min, int max, uint64_t seed) 
 }
 
 void Bench::Time(std::string shape, double ops, double bytes, absl::FunctionRef<void()> body) {
-  using Clock = std::chrono::steady_clock;
-  const auto seconds = [](Clock::time_point from) {
-    return std::chrono::duration<double>(Clock::now() - from).count();
+  // One thread: its own processor time, which other processes hardly disturb. Several: the wall clock.
+  const clockid_t clock = pool_.num_threads() == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
+  const auto now = [clock] {
+    timespec t;
+    clock_gettime(clock, &t);
+    return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
   };
-  const Clock::time_point start = Clock::now();
+  const double start = now();
   body();  // warm
-  const double once = seconds(start);
-  const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>(budget_ / 10 / std::max(once, 1e-7)));
+  const double once = now() - start;
+  // Rounds of about a millisecond: shorter than a time slice, so that some round runs undisturbed.
+  const int64_t calls = std::max<int64_t>(1, static_cast<int64_t>(1e-3 / std::max(once, 1e-7)));
   double best = std::numeric_limits<double>::infinity();
-  for (int round = 0; round < 3 || (round < 1000 && seconds(start) < budget_); ++round) {
-    const Clock::time_point begin = Clock::now();
+  for (int round = 0; round < 3 || now() - start < budget_; ++round) {
+    const double begin = now();
     for (int64_t i = 0; i < calls; ++i) body();
-    best = std::min(best, seconds(begin) / static_cast<double>(calls));
+    best = std::min(best, (now() - begin) / static_cast<double>(calls));
   }
   lines_.push_back({std::move(shape), best, ops, bytes});
 }

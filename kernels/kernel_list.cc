@@ -3,6 +3,10 @@
 namespace spikefold::kernels {
 
 // Defined in each kernel's <name>_cases.cc.
+namespace matmul_f32_f32_f32 {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace matmul_f32_f32_f32
 namespace matmul_f32_f32_s4g {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
@@ -26,10 +30,11 @@ void Benchmark(Bench& bench);
 
 absl::Span<const KernelEntry> KernelList() {
   static const std::vector<KernelEntry> kKernels = {
+      {"matmul_f32_f32_f32", matmul_f32_f32_f32::Check, matmul_f32_f32_f32::Benchmark},
       {"matmul_f32_f32_s4g", matmul_f32_f32_s4g::Check, matmul_f32_f32_s4g::Benchmark},
       {"matmul_f32_f32_s8c", matmul_f32_f32_s8c::Check, matmul_f32_f32_s8c::Benchmark},
-      {"matmul_f32_s8r_s4g", matmul_f32_s8r_s4g::Check, matmul_f32_s8r_s4g::Benchmark},
-      {"matmul_f32_s8r_s8c", matmul_f32_s8r_s8c::Check, matmul_f32_s8r_s8c::Benchmark},
+      {"matmul_f32_s8r_s4g", matmul_f32_s8r_s4g::Check, matmul_f32_s8r_s4g::Benchmark, true},
+      {"matmul_f32_s8r_s8c", matmul_f32_s8r_s8c::Check, matmul_f32_s8r_s8c::Benchmark, true},
       {"quantize_s8r_f32", quantize_s8r_f32::Check, quantize_s8r_f32::Benchmark},
   };
   return kKernels;

@@ -16,6 +16,7 @@ struct KernelEntry {
   CheckReport (*check)(ThreadPool& pool, Fault fault);
   // Times the shapes that matter at ActiveIsa().
   void (*bench)(Bench& bench);
+  bool int8_operands = false;  // both operands are codes: the ceiling is that of int8 dot products
 };
 
 absl::Span<const KernelEntry> KernelList();

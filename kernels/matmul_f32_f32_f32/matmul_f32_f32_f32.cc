@@ -16,7 +16,10 @@ constexpr char kName[] = "matmul_f32_f32_f32";
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-TileFunction* ChooseTiles() { return TilesPlain; }
+TileFunction* ChooseTiles() {
+  if (ActiveIsa() >= Isa::kAvx512) return TilesAvx512;
+  return ActiveIsa() >= Isa::kAvx2 ? TilesAvx2 : TilesPlain;
+}
 
 }  // namespace
 

@@ -33,7 +33,7 @@ inline __m256 DecodeNibble(__m256i codes) {
 }
 
 template <class F, int... i>
-inline void ForEachNibble(F&& f, std::integer_sequence<int, i...>) {
+__attribute__((always_inline)) inline void ForEachNibble(F&& f, std::integer_sequence<int, i...>) {
   (f(std::integral_constant<int, i>{}), ...);
 }
 
@@ -48,7 +48,9 @@ void Decode(const Call& c, int64_t n0, float* out) {
       for (int h = 0; h < 2; ++h) {
         const __m256i codes = Load(in + j * 128 + h * 32);
         ForEachNibble(
-            [&](auto i) { _mm256_storeu_ps(out + i * kColumns + h * kLanes, DecodeNibble<i>(codes)); },
+            [&](auto i) __attribute__((always_inline)) {
+              _mm256_storeu_ps(out + i * kColumns + h * kLanes, DecodeNibble<i>(codes));
+            },
             std::make_integer_sequence<int, 8>{});
       }
     }
@@ -69,7 +71,7 @@ void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
     __m256 sum[R][2];
 #pragma GCC unroll 3
     for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
-    const auto add = [&](int64_t k, __m256 w0, __m256 w1) {
+    const auto add = [&](int64_t k, __m256 w0, __m256 w1) __attribute__((always_inline)) {
 #pragma GCC unroll 3
       for (int r = 0; r < R; ++r) {
         const __m256 xr = _mm256_set1_ps(x[r * p.k + k]);
@@ -86,8 +88,11 @@ void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
       const uint8_t* in = block + c.view.scale_bytes + lane * 4;
       for (int64_t j = 0; j < p.group / 8; ++j) {
         const __m256i codes0 = Load(in + j * 128), codes1 = Load(in + j * 128 + 32);
-        ForEachNibble([&](auto i) { add(j * 8 + i, DecodeNibble<i>(codes0), DecodeNibble<i>(codes1)); },
-                      std::make_integer_sequence<int, 8>{});
+        ForEachNibble(
+            [&](auto i) __attribute__((always_inline)) {
+              add(j * 8 + i, DecodeNibble<i>(codes0), DecodeNibble<i>(codes1));
+            },
+            std::make_integer_sequence<int, 8>{});
       }
     }
 #pragma GCC unroll 2

@@ -34,7 +34,7 @@ inline __m512 DecodeNibble(__m512i codes) {
 }
 
 template <class F, int... i>
-inline void ForEachNibble(F&& f, std::integer_sequence<int, i...>) {
+__attribute__((always_inline)) inline void ForEachNibble(F&& f, std::integer_sequence<int, i...>) {
   (f(std::integral_constant<int, i>{}), ...);
 }
 
@@ -46,8 +46,10 @@ void Decode(const Call& c, int64_t panel, float* out) {
     for (int64_t j = 0; j < c.params.group / 4; ++j) {  // 8 k of 16 channels
       const __m512i codes = _mm512_loadu_si512(in + j * 64);
       float* to = out + (g * c.params.group + j / 2 * 8) * kPanel + j % 2 * kHalf;
-      ForEachNibble([&](auto i) { _mm512_storeu_ps(to + i * kPanel, DecodeNibble<i>(codes)); },
-                    std::make_integer_sequence<int, 8>{});
+      ForEachNibble(
+          [&](auto i)
+              __attribute__((always_inline)) { _mm512_storeu_ps(to + i * kPanel, DecodeNibble<i>(codes)); },
+          std::make_integer_sequence<int, 8>{});
     }
   }
 }
@@ -68,7 +70,7 @@ void Tile(const Call& c, int64_t m, int64_t panel, const float* decoded) {
     __m512 sum[P][R][2];
 #pragma GCC unroll 12
     for (int i = 0; i < P * R; ++i) sum[i / R][i % R][0] = sum[i / R][i % R][1] = _mm512_setzero_ps();
-    const auto add = [&](int64_t k, int q, __m512 w0, __m512 w1) {
+    const auto add = [&](int64_t k, int q, __m512 w0, __m512 w1) __attribute__((always_inline)) {
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
         const __m512 x = _mm512_set1_ps(base[r / 3][r % 3 * p.k + k]);
@@ -87,7 +89,7 @@ void Tile(const Call& c, int64_t m, int64_t panel, const float* decoded) {
           const uint8_t* codes = block[q] + c.view.scale_bytes + j * 128;
           const __m512i codes0 = _mm512_loadu_si512(codes), codes1 = _mm512_loadu_si512(codes + 64);
           ForEachNibble(
-              [&](auto i) {
+              [&](auto i) __attribute__((always_inline)) {
                 add(g * p.group + j * 8 + i, q, DecodeNibble<i>(codes0), DecodeNibble<i>(codes1));
               },
               std::make_integer_sequence<int, 8>{});

@@ -47,7 +47,7 @@ void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) acc[r][0] = acc[r][1] = _mm256_setzero_ps();
   const float* x = c.x + m * c.x_stride;
-  const auto add = [&](int64_t k, __m256 w0, __m256 w1) {
+  const auto add = [&](int64_t k, __m256 w0, __m256 w1) __attribute__((always_inline)) {
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
       const __m256 xr = _mm256_set1_ps(x[r * c.x_stride + k]);

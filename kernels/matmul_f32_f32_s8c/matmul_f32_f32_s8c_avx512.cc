@@ -47,7 +47,7 @@ void Tile(const Call& c, int64_t m, int64_t panel, const float* decoded) {
   const float* base[kBases];
 #pragma GCC unroll 4
   for (int b = 0; b < kBases; ++b) base[b] = c.x + (m + 3 * b) * stride;
-  const auto add = [&](int64_t k, __m512 w0, __m512 w1) {
+  const auto add = [&](int64_t k, __m512 w0, __m512 w1) __attribute__((always_inline)) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {
       const __m512 x = _mm512_set1_ps(base[r / 3][r % 3 * stride + k]);

@@ -36,16 +36,14 @@ inline __m512 Scales(ScaleType type, const uint8_t* block, int64_t half) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-template <int R>
-void StoreGroupSums(const Params& p, int64_t m, int64_t n0, int64_t g, const __m512i (&sum)[R][2]) {
-  const int64_t num_groups = p.k / p.group;
-  for (int r = 0; r < R; ++r) {
-    alignas(64) int32_t lanes[kPanel];
-    _mm512_store_si512(lanes, sum[r][0]);
-    _mm512_store_si512(lanes + kHalf, sum[r][1]);
-    for (int64_t j = 0; j < Min(kPanel, p.n - n0); ++j) {
-      p.group_sums[((m + r) * p.n + n0 + j) * num_groups + g] = lanes[j];
-    }
+// By value and out of line: a reference would keep the accumulators in memory.
+[[gnu::noinline]] void StoreGroupSum(const Params& p, int64_t m, int64_t n0, int64_t g, __m512i sum0,
+                                     __m512i sum1) {
+  alignas(64) int32_t lanes[kPanel];
+  _mm512_store_si512(lanes, sum0);
+  _mm512_store_si512(lanes + kHalf, sum1);
+  for (int64_t j = 0; j < Min(kPanel, p.n - n0); ++j) {
+    p.group_sums[(m * p.n + n0 + j) * (p.k / p.group) + g] = lanes[j];
   }
 }
 
@@ -66,25 +64,28 @@ void Tile(const Call& c, int64_t m, int64_t panel) {
     __m512i sum[R][2];
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(offset[r * c.num_groups + g]);
-    const auto add = [&](__m512i w0, __m512i w1) {  // four k of every row
+    const auto add = [&](int64_t k, __m512i w0, __m512i w1)
+        __attribute__((always_inline)) {  // four k of every row
 #pragma GCC unroll 6
       for (int r = 0; r < R; ++r) {
-        const __m512i x = Broadcast4(base[r / 3] + r % 3 * stride);
+        const __m512i x = Broadcast4(base[r / 3] + r % 3 * stride + k);
         DotAdd(sum[r][0], w0, x);
         DotAdd(sum[r][1], w1, x);
       }
-      base[0] += 4;
-      base[1] += 4;
     };
     const uint8_t* codes = block + c.view.scale_bytes;
     for (int64_t j = 0; j < p.group / 8; ++j) {
       const __m512i pair0 = _mm512_loadu_si512(codes + j * 128);
       const __m512i pair1 = _mm512_loadu_si512(codes + j * 128 + 64);
-      add(_mm512_and_si512(pair0, low_half), _mm512_and_si512(pair1, low_half));
-      add(_mm512_and_si512(_mm512_srli_epi16(pair0, 4), low_half),
+      const int64_t k = g * p.group + j * 8;
+      add(k, _mm512_and_si512(pair0, low_half), _mm512_and_si512(pair1, low_half));
+      add(k + 4, _mm512_and_si512(_mm512_srli_epi16(pair0, 4), low_half),
           _mm512_and_si512(_mm512_srli_epi16(pair1, 4), low_half));
     }
-    if (p.group_sums != nullptr) StoreGroupSums<R>(p, m, n0, g, sum);
+    if (p.group_sums != nullptr) {
+#pragma GCC unroll 6
+      for (int r = 0; r < R; ++r) StoreGroupSum(p, m + r, n0, g, sum[r][0], sum[r][1]);
+    }
     const __m512 scale0 = Scales(c.view.type, block, 0), scale1 = Scales(c.view.type, block, 1);
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {

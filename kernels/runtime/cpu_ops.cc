@@ -45,7 +45,7 @@ void TableRow(const LinearWeights& t, const ActivationForm& form, int64_t row, f
   switch (t.kind) {
     case LinearWeights::Kind::kF32:
       f32::UnpackRow(t.packed.as<float>().data(), t.n, t.k, row, out);
-      return;
+      break;
     case LinearWeights::Kind::kS8c: {
       // The codes are unpacked into the tail of `out` and widened front to back.
       int8_t* codes = reinterpret_cast<int8_t*>(out) + 3 * t.k;
@@ -61,7 +61,7 @@ void TableRow(const LinearWeights& t, const ActivationForm& form, int64_t row, f
       s4g::UnpackRow(t.packed.data(), t.n, t.k, t.group, row, out);
       break;
   }
-  const size_t r = form.kept.size();
+  const size_t r = t.kept_weight.empty() ? 0 : form.kept.size();
   for (size_t c = 0; c < r; ++c) {
     out[form.kept[c]] = Bf16ToFloat(t.kept_weight[static_cast<size_t>(row) * r + c]);
   }
@@ -90,22 +90,24 @@ absl::Status CpuOps::PackF32(const Tensor& w, LinearWeights& out) {
   return absl::OkStatus();
 }
 
-absl::Status CpuOps::PackS8c(const Tensor& codes, LinearWeights& out) {
+absl::Status CpuOps::PackS8c(absl::Span<const int8_t> codes, int64_t n, int64_t k, LinearWeights& out) {
   out.kind = LinearWeights::Kind::kS8c;
-  out.n = codes.dim(0);
-  out.k = codes.dim(1);
-  out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s8c::PackedBytes(out.n, out.k))});
-  s8c::Pack(codes.as<int8_t>().data(), out.n, out.k, out.packed.data());
+  out.n = n;
+  out.k = k;
+  out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s8c::PackedBytes(n, k))});
+  s8c::Pack(codes.data(), n, k, out.packed.data());
   return absl::OkStatus();
 }
 
-absl::Status CpuOps::PackS4g(const Tensor& codes, const Tensor& scales, int64_t group, LinearWeights& out) {
+absl::Status CpuOps::PackS4g(absl::Span<const int8_t> codes, absl::Span<const float> scales, int64_t n,
+                             int64_t k, int64_t group, LinearWeights& out) {
   out.kind = LinearWeights::Kind::kS4g;
-  out.n = codes.dim(0);
-  out.k = codes.dim(1);
+  out.n = n;
+  out.k = k;
   out.group = group;
-  out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s4g::PackedBytes(out.n, out.k, group))});
-  s4g::Pack(codes.as<int8_t>().data(), scales.as<float>().data(), out.n, out.k, group, out.packed.data());
+  const s4g::ScaleType type = s4g::NarrowestScaleType(scales.data(), static_cast<int64_t>(scales.size()));
+  out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s4g::PackedBytes(n, k, group, type))});
+  s4g::Pack(codes.data(), scales.data(), n, k, group, out.packed.data());
   return absl::OkStatus();
 }
 

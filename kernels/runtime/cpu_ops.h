@@ -62,8 +62,9 @@ class CpuOps : public Ops {
   const char* name() const override { return "cpu"; }
 
   absl::Status PackF32(const Tensor& w, LinearWeights& out) override;
-  absl::Status PackS8c(const Tensor& codes, LinearWeights& out) override;
-  absl::Status PackS4g(const Tensor& codes, const Tensor& scales, int64_t group, LinearWeights& out) override;
+  absl::Status PackS8c(absl::Span<const int8_t> codes, int64_t n, int64_t k, LinearWeights& out) override;
+  absl::Status PackS4g(absl::Span<const int8_t> codes, absl::Span<const float> scales, int64_t n, int64_t k,
+                       int64_t group, LinearWeights& out) override;
   absl::Status Prepare(LinearWeights& weights) override;
 
   std::unique_ptr<Buffer> NewBuffer(int64_t width) override;

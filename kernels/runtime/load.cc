@@ -19,7 +19,8 @@ absl::StatusOr<std::vector<float>> ReadVector(const CheckpointReader& reader, co
   return std::vector<float>(values.begin(), values.end());
 }
 
-// Order of loading: the widest matrices (embedding and head) first, while least is in memory.
+}  // namespace
+
 std::vector<int> LoadOrder(const ModelGraph& graph) {
   std::vector<int> order;
   const auto wide = [](const Node& n) { return n.role == Role::kEmbedding || n.role == Role::kHead; };
@@ -31,8 +32,6 @@ std::vector<int> LoadOrder(const ModelGraph& graph) {
   }
   return order;
 }
-
-}  // namespace
 
 absl::Status LoadedModel::LoadGain(const CheckpointReader& reader, int node) {
   const Node& n = graph_.nodes[static_cast<size_t>(node)];
@@ -57,21 +56,23 @@ absl::Status LoadedModel::LoadFloatLinear(const CheckpointReader& reader, int no
   return absl::OkStatus();
 }
 
+absl::Status LoadedModel::LoadFloatNode(const CheckpointReader& reader, int node) {
+  const Node& n = graph_.nodes[static_cast<size_t>(node)];
+  if (n.op == Op::kNorm || n.op == Op::kHeadNorm) return LoadGain(reader, node);
+  if (n.role == Role::kHead && graph_.config.tied_embeddings) {
+    linears_[static_cast<size_t>(node)] = linears_[0];  // node 0 is the embedding
+    return absl::OkStatus();
+  }
+  return LoadFloatLinear(reader, node);
+}
+
 absl::Status LoadedModel::LoadFloat(const CheckpointReader& reader, const Progress& progress) {
   const std::vector<int> order = LoadOrder(graph_);
   for (size_t i = 0; i < order.size(); ++i) {
-    const int node = order[i];
-    const Node& n = graph_.nodes[static_cast<size_t>(node)];
     if (!Report(progress, "loading", static_cast<int64_t>(i), static_cast<int64_t>(order.size()))) {
       return absl::CancelledError("load: stopped");
     }
-    if (n.op == Op::kNorm || n.op == Op::kHeadNorm) {
-      SF_RETURN_IF_ERROR(LoadGain(reader, node));
-    } else if (n.role == Role::kHead && graph_.config.tied_embeddings) {
-      linears_[static_cast<size_t>(node)] = linears_[0];  // node 0 is the embedding
-    } else {
-      SF_RETURN_IF_ERROR(LoadFloatLinear(reader, node));
-    }
+    SF_RETURN_IF_ERROR(LoadFloatNode(reader, order[i]));
   }
   return absl::OkStatus();
 }
@@ -96,8 +97,8 @@ absl::StatusOr<std::unique_ptr<RuntimeModel>> LoadModel(const CheckpointReader& 
   SF_ASSIGN_OR_RETURN(auto ops, MakeOps(options));
   auto model = std::make_unique<LoadedModel>(reader.graph(), std::move(ops));
   if (reader.kind() == CheckpointKind::kNative) {
-    return absl::UnimplementedError(
-        absl::StrCat(reader.path(), ": natively quantized models are not loaded yet"));
+    SF_RETURN_IF_ERROR(model->LoadNative(reader, options.simulate, options.progress));
+    return model;
   }
   SF_RETURN_IF_ERROR(model->LoadFloat(reader, options.progress));
   return model;

@@ -10,6 +10,9 @@
 
 namespace spikefold {
 
+// Order of loading: the widest matrices (embedding and head) first, while least is in memory.
+std::vector<int> LoadOrder(const ModelGraph& graph);
+
 class LoadedModel : public RuntimeModel {
  public:
   LoadedModel(const ModelGraph& graph, std::unique_ptr<Ops> ops)
@@ -29,10 +32,14 @@ class LoadedModel : public RuntimeModel {
   uint64_t weight_bytes() const override;
 
   absl::Status LoadFloat(const CheckpointReader& reader, const Progress& progress);
+  // load_native.cc
+  absl::Status LoadNative(const CheckpointReader& reader, bool simulate, const Progress& progress);
 
  private:
+  friend class NativeLoader;
   absl::Status LoadGain(const CheckpointReader& reader, int node);
   absl::Status LoadFloatLinear(const CheckpointReader& reader, int node);
+  absl::Status LoadFloatNode(const CheckpointReader& reader, int node);
 
   const ModelGraph graph_;
   std::unique_ptr<Ops> ops_;

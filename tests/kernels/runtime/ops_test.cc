@@ -71,8 +71,10 @@ class OpsTest {
       c.packed.scale.clear();
     } else {
       AddOutliers(form, codes, c);
-      REQUIRE((kind == LinearWeights::Kind::kS8c ? ops_->PackS8c(codes, c.packed)
-                                                 : ops_->PackS4g(codes, scales, kGroup, c.packed))
+      const auto all = codes.as<int8_t>();
+      REQUIRE((kind == LinearWeights::Kind::kS8c
+                   ? ops_->PackS8c(all, kN, kK, c.packed)
+                   : ops_->PackS4g(all, scales.as<float>(), kN, kK, kGroup, c.packed))
                   .ok());
     }
     for (int64_t n = 0; n < kN; ++n) c.packed.bias.push_back(static_cast<float>(Normal()));

@@ -1,0 +1,136 @@
+// The register tile of matmul_f32_f32_f32, compiled once for each vector level (anonymous namespace: nothing
+// here is shared between the objects).
+//
+// A tile keeps kRows x kVecs vectors of sums in registers. One step of k loads kVecs vectors of the panel and
+// multiplies them by kRows broadcast elements of x: weights come from L2 at 128 bytes a step, x from L1.
+// x is read where it lies; K is cut into blocks so that a block of a panel (96 KiB at most) and of a row tile
+// stay in L2 while they are used again.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cpu/vec.h"
+#include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32_isa.h"
+
+namespace spikefold::kernels::matmul_f32_f32_f32 {
+namespace {
+
+constexpr int64_t kAhead = 16;  // steps of k that weights are prefetched ahead: 2 KiB
+
+// One block of k for one tile.
+struct Block {
+  const float* x;  // [kRows, length], rows x_stride apart
+  int64_t x_stride;
+  const float* w;  // [length, kPanel], from the tile's first column
+  int64_t length;
+  float* y;  // [kRows, columns], rows y_stride apart
+  int64_t y_stride;
+  int64_t columns;    // 1 .. kVecs * kLanes are stored
+  const float* bias;  // [columns] or null
+  bool is_first, is_last;
+};
+
+template <int kRows, int kVecs>
+void StoreTile(const Block& b, F32 (&sum)[kRows][kVecs]) {
+  for (int v = 0; v < kVecs; ++v) {
+    const int64_t count = b.columns - v * kLanes;
+    if (count <= 0) return;
+    const F32 bias = b.is_last && b.bias != nullptr ? LoadN(b.bias + v * kLanes, count) : Zero();
+    const bool add_bias = b.is_last && b.bias != nullptr;
+    for (int r = 0; r < kRows; ++r) {
+      float* y = b.y + r * b.y_stride + v * kLanes;
+      F32 value = sum[r][v];
+      if (!b.is_first) value = LoadN(y, count) + value;
+      if (add_bias) value = value + bias;
+      StoreN(y, value, count);
+    }
+  }
+}
+
+template <int kRows, int kVecs>
+void RunTile(const Block& b) {
+  F32 sum[kRows][kVecs];
+#pragma GCC unroll 16
+  for (int r = 0; r < kRows; ++r) {
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) sum[r][v] = Zero();
+  }
+  // One pointer for three rows: more would not fit the general registers.
+  constexpr int kPointers = (kRows + 2) / 3;
+  const int64_t stride = b.x_stride;
+  const float* x[kPointers];
+#pragma GCC unroll 8
+  for (int i = 0; i < kPointers; ++i) x[i] = b.x + 3 * i * stride;
+  const float* w = b.w;
+  const auto step = [&](int64_t k) __attribute__((always_inline)) {
+    F32 column[kVecs];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVecs; ++v) column[v] = Load(w + v * kLanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < kRows; ++r) {
+      const F32 value = Set1(x[r / 3][r % 3 * stride + k]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = Fma(value, column[v], sum[r][v]);
+    }
+    Prefetch(w + kAhead * kPanel);
+    if (kLanes * kVecs * 4 > 64) Prefetch(w + kAhead * kPanel + 16);
+    w += kPanel;
+  };
+  for (int64_t k = 0; k < b.length; ++k) step(k);
+  StoreTile<kRows, kVecs>(b, sum);
+}
+
+using TileRunner = void (*)(const Block&);
+
+// kRunners[rows - 1] runs a tile of so many rows.
+template <int kVecs, int... kIndex>
+struct Runners {
+  static constexpr TileRunner kRunners[] = {RunTile<kIndex + 1, kVecs>...};
+};
+
+// Rows [m_begin, m_end) x columns [n_begin, n_begin + columns) of a panel, one block of k. Tiles are of
+// nearly equal height: 13 rows as 7 + 6 keep more sums in flight than 12 + 1.
+template <int kMaxRows>
+SF_INLINE void RunRows(const Params& p, const TileRunner* runners, Block b, int64_t k0, int64_t n_begin,
+                       int64_t m_begin, int64_t m_end) {
+  const int64_t rows = m_end - m_begin, num_tiles = (rows + kMaxRows - 1) / kMaxRows;
+  const int64_t height = rows / num_tiles, num_higher = rows % num_tiles;
+  int64_t m = m_begin;
+  for (int64_t tile = 0; tile < num_tiles; ++tile) {
+    const int64_t tile_rows = height + (tile < num_higher ? 1 : 0);
+    b.x = p.x + m * p.x_stride + k0;
+    b.y = p.y + m * p.y_stride + n_begin;
+    runners[tile_rows - 1](b);
+    m += tile_rows;
+  }
+}
+
+// kTileVecs: vectors of columns in a tile. Fewer than a panel's: the panel is computed in parts.
+template <int kMaxRows, int kTileVecs>
+void RunPanels(const Params& p, const TileRunner* runners, int64_t m_begin, int64_t m_end, int64_t p_begin,
+               int64_t p_end) {
+  constexpr int64_t kColumns = kTileVecs * kLanes;
+  const int64_t num_blocks = (p.k + kMaxKBlock - 1) / kMaxKBlock;
+  const int64_t length = (p.k + num_blocks - 1) / num_blocks;
+  for (int64_t k0 = 0; k0 < p.k; k0 += length) {
+    for (int64_t panel = p_begin; panel < p_end; ++panel) {
+      for (int64_t part = 0; part < kPanel / kColumns; ++part) {
+        const int64_t n_begin = panel * kPanel + part * kColumns;
+        if (n_begin >= p.n) break;
+        Block b;
+        b.x_stride = p.x_stride;
+        b.w = p.w + (panel * p.k + k0) * kPanel + part * kColumns;
+        b.length = MinOf(length, p.k - k0);
+        b.y_stride = p.y_stride;
+        b.columns = MinOf(kColumns, p.n - n_begin);
+        b.bias = p.bias != nullptr ? p.bias + n_begin : nullptr;
+        b.is_first = k0 == 0;
+        b.is_last = k0 + length >= p.k;
+        RunRows<kMaxRows>(p, runners, b, k0, n_begin, m_begin, m_end);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spikefold::kernels::matmul_f32_f32_f32

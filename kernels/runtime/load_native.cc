@@ -1,0 +1,209 @@
+// Natively quantized checkpoints: codes are packed for the kernels, and the linears of a site must ask for
+// one activation form.
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "formats/quantized/native.h"
+#include "kernels/runtime/loaded_model.h"
+
+namespace spikefold {
+namespace {
+
+// Linears of a site as stored: activation formats, kept columns and scales are compared on these.
+struct SiteInput {
+  std::string module;  // the linear that decided
+  ActivationForm form;
+  std::set<int32_t> super_columns;
+  bool decided = false;
+};
+
+ActivationForm::Kind FormKind(ActivationFormat act) {
+  switch (act) {
+    case ActivationFormat::kFloat:
+      return ActivationForm::Kind::kFloat;
+    case ActivationFormat::kS8Token:
+      return ActivationForm::Kind::kS8Token;
+    case ActivationFormat::kS8Static:
+      return ActivationForm::Kind::kS8Static;
+  }
+  return ActivationForm::Kind::kFloat;
+}
+
+// A float linear that wants float rows leaves the site's form to the others.
+bool AsksForNothing(const QuantizedLinear& q) {
+  return q.format == WeightFormat::kFloat && q.act == ActivationFormat::kFloat;
+}
+
+absl::Status AddToSite(const QuantizedLinear& q, bool simulate, SiteInput& site) {
+  if (AsksForNothing(q)) return absl::OkStatus();
+  ActivationForm form;
+  form.kind = FormKind(q.act);
+  form.static_scale = q.act == ActivationFormat::kS8Static ? q.input_scale : 0.0f;
+  form.kept = q.kept_columns;
+  form.spike_threshold = q.spike_threshold;
+  form.max_spike_rows = q.max_spike_rows > 0 ? q.max_spike_rows : int64_t{512};  // of 512: no limit
+  form.simulate = simulate || q.format == WeightFormat::kFloat;  // float weights read the codes' values
+  for (const SuperWeight& s : q.supers) site.super_columns.insert(s.col);
+  if (!site.decided) {
+    site.decided = true;
+    site.module = q.module;
+    site.form = std::move(form);
+    return absl::OkStatus();
+  }
+  const ActivationForm& f = site.form;
+  const char* what = f.kind != form.kind                   ? "activation format"
+                     : f.static_scale != form.static_scale ? "input_scale"
+                     : f.kept != form.kept                 ? "kept_columns"
+                     : f.spike_threshold != form.spike_threshold || f.max_spike_rows != form.max_spike_rows
+                         ? "spike rows"
+                     : f.simulate != form.simulate ? "weight format (float beside codes on quantized input)"
+                                                   : nullptr;
+  if (what == nullptr) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(q.module, ": ", what, " differs from ", site.module,
+                                          ", which reads the same input; quantize them alike"));
+}
+
+// Float weights that the codes stand for. Super weights stay outside: they multiply the unrounded activation.
+absl::Status PackDequantized(const QuantizedLinear& q, Ops& ops, LinearWeights& w) {
+  Tensor dense = Dequantize(q);
+  for (const SuperWeight& s : q.supers) dense.as<float>()[static_cast<size_t>(s.row * q.k + s.col)] = 0;
+  return ops.PackF32(dense, w);
+}
+
+absl::Status PackCodes(const QuantizedLinear& q, Ops& ops, LinearWeights& w) {
+  w.kept_weight = q.kept_weight_bf16;
+  if (q.format == WeightFormat::kS4g) return ops.PackS4g(q.codes, q.scales, q.n, q.k, q.group, w);
+  w.scale = q.scales;
+  return ops.PackS8c(q.codes, q.n, q.k, w);
+}
+
+}  // namespace
+
+class NativeLoader {
+ public:
+  NativeLoader(const CheckpointReader& reader, const NativeReader& native, bool simulate, LoadedModel& model)
+      : reader_(reader),
+        native_(native),
+        simulate_(simulate),
+        model_(model),
+        graph_(model.graph_),
+        inputs_(graph_.sites.size()) {}
+
+  absl::Status Load(const Progress& progress) {
+    if (!native_.info().kv.is_null()) {
+      return absl::UnimplementedError(
+          absl::StrCat(reader_.path(), ": a quantized key/value cache; this version keeps it in float"));
+    }
+    const std::vector<int> order = LoadOrder(graph_);
+    for (size_t i = 0; i < order.size(); ++i) {
+      if (!Report(progress, "loading", static_cast<int64_t>(i), static_cast<int64_t>(order.size()))) {
+        return absl::CancelledError("load: stopped");
+      }
+      const Node& node = graph_.nodes[static_cast<size_t>(order[i])];
+      const bool quantized = native_.FindLinear(node.module) != nullptr;
+      SF_RETURN_IF_ERROR(quantized ? LoadLinear(order[i]) : model_.LoadFloatNode(reader_, order[i]));
+    }
+    SF_RETURN_IF_ERROR(SetForms());
+    return LoadPrefix();
+  }
+
+ private:
+  absl::Status LoadLinear(int index) {
+    const Node& node = graph_.nodes[static_cast<size_t>(index)];
+    SF_ASSIGN_OR_RETURN(const QuantizedLinear q, native_.ReadLinear(node.module));
+    if (q.n != node.n || q.k != node.k) {
+      return absl::DataLossError(absl::StrCat(node.module, ": stored as [", q.n, ", ", q.k,
+                                              "]; config.json asks for [", node.n, ", ", node.k, "]"));
+    }
+    auto w = std::make_shared<LinearWeights>();
+    if (q.format == WeightFormat::kFloat || simulate_) {
+      SF_RETURN_IF_ERROR(PackDequantized(q, model_.ops(), *w));
+    } else {
+      SF_RETURN_IF_ERROR(PackCodes(q, model_.ops(), *w));
+    }
+    w->bias = q.bias;
+    w->float_input = AsksForNothing(q);
+    for (const SuperWeight& s : q.supers) {
+      w->super_slot.push_back(s.col);  // SetForms() turns columns into slots
+      w->super_row.push_back(s.row);
+      w->super_value.push_back(s.value);
+    }
+    SF_RETURN_IF_ERROR(model_.ops().Prepare(*w));
+    model_.linears_[static_cast<size_t>(index)] = std::move(w);
+    return AddInput(index, q);
+  }
+
+  // A tied embedding's table is the head's weight and decides the head's input.
+  absl::Status AddInput(int index, const QuantizedLinear& q) {
+    const bool embedding = graph_.nodes[static_cast<size_t>(index)].role == Role::kEmbedding;
+    if (embedding && !graph_.config.tied_embeddings) {
+      if (q.num_kept + q.num_super == 0) return absl::OkStatus();
+      return absl::UnimplementedError(absl::StrCat(
+          q.module,
+          ": an untied embedding with kept columns or super weights; keep it in float or plain codes"));
+    }
+    const int site = embedding ? graph_.sites.back().id : graph_.SiteOf(index);
+    return AddToSite(q, simulate_, inputs_[static_cast<size_t>(site)]);
+  }
+
+  absl::Status SetForms() {
+    for (const Site& site : graph_.sites) {
+      SiteInput& input = inputs_[static_cast<size_t>(site.id)];
+      ActivationForm& form = model_.forms_[static_cast<size_t>(site.id)];
+      form = std::move(input.form);
+      form.super_columns.assign(input.super_columns.begin(), input.super_columns.end());
+      const auto& columns = form.super_columns;
+      for (const int linear : site.linears) {
+        for (int32_t& slot : model_.linears_[static_cast<size_t>(linear)]->super_slot) {
+          slot =
+              static_cast<int32_t>(std::lower_bound(columns.begin(), columns.end(), slot) - columns.begin());
+        }
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadPrefix() {
+    SF_ASSIGN_OR_RETURN(const NativePrefix stored, native_.ReadPrefix());
+    if (stored.ids.empty()) return absl::OkStatus();
+    const ModelConfig& c = graph_.config;
+    const size_t layers = static_cast<size_t>(c.num_layers);
+    const Shape want = {c.num_kv_heads, static_cast<int64_t>(stored.ids.size()), c.head_dim};
+    if (stored.k.size() != layers || stored.v.size() != layers) {
+      return absl::DataLossError(absl::StrCat(reader_.path(), ": prefix rows of ", stored.k.size(),
+                                              " layers; the model has ", layers));
+    }
+    KvPrefix prefix;
+    prefix.tokens = stored.ids;
+    for (size_t l = 0; l < layers; ++l) {
+      for (const Tensor* t : {&stored.k[l], &stored.v[l]}) {
+        if (t->shape() == want) continue;
+        return absl::DataLossError(absl::StrCat(reader_.path(), ": prefix rows of layer ", l, " are ",
+                                                ShapeString(t->shape()), "; ", ShapeString(want),
+                                                " is needed"));
+      }
+      const auto k = stored.k[l].as<uint16_t>(), v = stored.v[l].as<uint16_t>();
+      prefix.k.emplace_back(k.begin(), k.end());
+      prefix.v.emplace_back(v.begin(), v.end());
+    }
+    model_.set_prefix(std::move(prefix));
+    return absl::OkStatus();
+  }
+
+  const CheckpointReader& reader_;
+  const NativeReader& native_;
+  const bool simulate_;
+  LoadedModel& model_;
+  const ModelGraph& graph_;
+  std::vector<SiteInput> inputs_;
+};
+
+absl::Status LoadedModel::LoadNative(const CheckpointReader& reader, bool simulate,
+                                     const Progress& progress) {
+  SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(reader.path()));
+  return NativeLoader(reader, *native, simulate, *this).Load(progress);
+}
+
+}  // namespace spikefold
