@@ -37,7 +37,7 @@ absl::Status Supports(const Params& p) {
   return CheckTail(kName, p.tail);
 }
 
-void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end, float*) {
+void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
   const Params& p = c.params;
   for (int64_t panel = p_begin; panel < p_end; ++panel) {
     const int64_t n0 = panel * kPanel, count = std::min(kPanel, p.n - n0);
@@ -78,8 +78,7 @@ absl::Status Run(const Params& p, ThreadPool& pool) {
                       .panel_ops = p.k * kPanel};
   TileFunction* const tiles = ChooseTarget(ActiveIsa());
   ForEachTile(pool, grid, [&](int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
-    std::vector<float> decoded(static_cast<size_t>(m_end - m_begin >= kDecodeRows ? kPanel * p.k : 0));
-    tiles(call, m_begin, m_end, p_begin, p_end, decoded.data());
+    tiles(call, m_begin, m_end, p_begin, p_end);
     AddSuperWeights(p.tail, m_begin, m_end, p_begin * kPanel, std::min(p_end * kPanel, p.n), p.n, p.y);
   });
   return absl::OkStatus();

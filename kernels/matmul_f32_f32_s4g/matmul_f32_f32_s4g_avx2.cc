@@ -39,27 +39,8 @@ __attribute__((always_inline)) inline void ForEachNibble(F&& f, std::integer_seq
 
 inline __m256i Load(const uint8_t* w) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)); }
 
-// The unscaled floats of 16 channels, [k][16].
-void Decode(const Call& c, int64_t n0, float* out) {
-  const uint8_t* block = c.view.panels + n0 / kPanel * c.view.panel_bytes;
-  for (int64_t g = 0; g < c.num_groups; ++g, block += c.view.group_bytes) {
-    const uint8_t* in = block + c.view.scale_bytes + n0 % kPanel * 4;
-    for (int64_t j = 0; j < c.params.group / 8; ++j, out += 8 * kColumns) {
-      for (int h = 0; h < 2; ++h) {
-        const __m256i codes = Load(in + j * 128 + h * 32);
-        ForEachNibble(
-            [&](auto i) __attribute__((always_inline)) {
-              _mm256_storeu_ps(out + i * kColumns + h * kLanes, DecodeNibble<i>(codes));
-            },
-            std::make_integer_sequence<int, 8>{});
-      }
-    }
-  }
-}
-
-// `decoded` holds the floats of the 16 channels, or null: from the codes.
 template <int R>
-void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
+void Tile(const Call& c, int64_t m, int64_t n0) {
   const Params& p = c.params;
   const int64_t lane = n0 % kPanel;
   const uint8_t* block = c.view.panels + n0 / kPanel * c.view.panel_bytes;
@@ -79,21 +60,14 @@ void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
         sum[r][1] = _mm256_fmadd_ps(xr, w1, sum[r][1]);
       }
     };
-    if (decoded != nullptr) {
-      const float* w = decoded + g * p.group * kColumns;
-      for (int64_t k = 0; k < p.group; ++k) {
-        add(k, _mm256_loadu_ps(w + k * kColumns), _mm256_loadu_ps(w + k * kColumns + kLanes));
-      }
-    } else {
-      const uint8_t* in = block + c.view.scale_bytes + lane * 4;
-      for (int64_t j = 0; j < p.group / 8; ++j) {
-        const __m256i codes0 = Load(in + j * 128), codes1 = Load(in + j * 128 + 32);
-        ForEachNibble(
-            [&](auto i) __attribute__((always_inline)) {
-              add(j * 8 + i, DecodeNibble<i>(codes0), DecodeNibble<i>(codes1));
-            },
-            std::make_integer_sequence<int, 8>{});
-      }
+    const uint8_t* in = block + c.view.scale_bytes + lane * 4;
+    for (int64_t j = 0; j < p.group / 8; ++j) {
+      const __m256i codes0 = Load(in + j * 128), codes1 = Load(in + j * 128 + 32);
+      ForEachNibble(
+          [&](auto i) __attribute__((always_inline)) {
+            add(j * 8 + i, DecodeNibble<i>(codes0), DecodeNibble<i>(codes1));
+          },
+          std::make_integer_sequence<int, 8>{});
     }
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
@@ -107,15 +81,12 @@ void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
 
 }  // namespace
 
-void TilesAvx2(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end,
-               float* decoded) {
-  constexpr void (*kTiles[kMaxRows])(const Call&, int64_t, int64_t, const float*) = {Tile<1>, Tile<2>,
-                                                                                     Tile<3>};
+void TilesAvx2(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
+  constexpr void (*kTiles[kMaxRows])(const Call&, int64_t, int64_t) = {Tile<1>, Tile<2>, Tile<3>};
   for (int64_t n0 = p_begin * kPanel; n0 < Min(p_end * kPanel, c.params.n); n0 += kColumns) {
-    if (decoded != nullptr) Decode(c, n0, decoded);
     for (int64_t m = m_begin; m < m_end; m += kMaxRows) {
       const auto tile = kTiles[Min(kMaxRows, m_end - m) - 1];
-      tile(c, m, n0, decoded);
+      tile(c, m, n0);
     }
   }
 }

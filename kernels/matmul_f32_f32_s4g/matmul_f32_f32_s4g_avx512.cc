@@ -1,7 +1,7 @@
-// AVX-512. A register tile holds up to 12 halves of (row, group sum) and as many totals: 6 rows x 32
-// channels, or 3 rows x 64 channels, so that few rows still have enough chains of additions in flight. A
-// nibble becomes a float by a table of 16 in a register (vpermps reads 4 bits of each lane). From kDecodeRows
-// rows on, a panel is decoded once into a buffer that stays in L2 and all rows pass over it.
+// AVX-512. A register tile holds 12 group sums and as many totals: up to 6 rows x 32 channels, or 2 rows x 64
+// channels, so that few rows still have enough chains of additions in flight. Nibbles become floats without
+// shifts: bits s..s+3 of a lane under the exponent of 2^(23-s) are 2^(23-s) + code, so a mask-and-or and a
+// subtraction on other pipes than the multiply-adds are all it takes, and no decoded copy is kept.
 #include <immintrin.h>
 
 #include <utility>
@@ -15,6 +15,9 @@ namespace {
 using matmul_f32_s8r_s4g::ScaleType;
 
 constexpr int kMaxRows = 6;
+// Decoding fills the reorder window with few loads, so the next ones are asked for by hand. Past the last
+// panel the addresses are harmless.
+constexpr int64_t kPrefetchBytes = 1024;
 constexpr int kWideRows = 2;  // up to so many rows take two panels at a time
 
 inline __m512 Scales(ScaleType type, const uint8_t* block, int64_t half) {
@@ -24,13 +27,19 @@ inline __m512 Scales(ScaleType type, const uint8_t* block, int64_t half) {
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(halves), 16));
 }
 
-inline __m512 CodeTable() { return _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7); }
+// The codes in bits [shift, shift + 4) of every lane.
+template <int shift>
+inline __m512 DecodeNibble(__m512i lanes) {
+  const __m512i with_exponent = _mm512_ternarylogic_epi32(  // (lanes & 15 << shift) | 2^(23 - shift)
+      lanes, _mm512_set1_epi32(15 << shift), _mm512_set1_epi32((127 + 23 - shift) << 23), 0xea);
+  return _mm512_sub_ps(_mm512_castsi512_ps(with_exponent),
+                       _mm512_set1_ps(static_cast<float>(1 << (23 - shift)) + 8.0f));
+}
 
-// The code of k = 8 * j + i of every lane: byte i % 4, low half for i < 4.
+// The code of k = 8 * j + i of every lane: byte i % 4, low half for i < 4. `high` is lanes >> 16.
 template <int i>
-inline __m512 DecodeNibble(__m512i codes) {
-  constexpr int kShift = 8 * (i % 4) + 4 * (i / 4);
-  return _mm512_permutexvar_ps(kShift == 0 ? codes : _mm512_srli_epi32(codes, kShift), CodeTable());
+inline __m512 DecodeCode(__m512i lanes, __m512i high) {
+  return DecodeNibble<8 * (i % 2) + 4 * (i / 4)>(i % 4 < 2 ? lanes : high);
 }
 
 template <class F, int... i>
@@ -38,25 +47,9 @@ __attribute__((always_inline)) inline void ForEachNibble(F&& f, std::integer_seq
   (f(std::integral_constant<int, i>{}), ...);
 }
 
-// The unscaled floats of a panel, [k][32].
-void Decode(const Call& c, int64_t panel, float* out) {
-  const uint8_t* block = c.view.panels + panel * c.view.panel_bytes;
-  for (int64_t g = 0; g < c.num_groups; ++g, block += c.view.group_bytes) {
-    const uint8_t* in = block + c.view.scale_bytes;
-    for (int64_t j = 0; j < c.params.group / 4; ++j) {  // 8 k of 16 channels
-      const __m512i codes = _mm512_loadu_si512(in + j * 64);
-      float* to = out + (g * c.params.group + j / 2 * 8) * kPanel + j % 2 * kHalf;
-      ForEachNibble(
-          [&](auto i)
-              __attribute__((always_inline)) { _mm512_storeu_ps(to + i * kPanel, DecodeNibble<i>(codes)); },
-          std::make_integer_sequence<int, 8>{});
-    }
-  }
-}
-
-// R rows x P panels. `decoded` is the panel's floats (P == 1), or null: from the codes.
+// R rows x P panels.
 template <int R, int P>
-void Tile(const Call& c, int64_t m, int64_t panel, const float* decoded) {
+void Tile(const Call& c, int64_t m, int64_t panel) {
   const Params& p = c.params;
   const uint8_t* block[P];
   for (int q = 0; q < P; ++q) block[q] = c.view.panels + (panel + q) * c.view.panel_bytes;
@@ -78,22 +71,21 @@ void Tile(const Call& c, int64_t m, int64_t panel, const float* decoded) {
         sum[q][r][1] = _mm512_fmadd_ps(x, w1, sum[q][r][1]);
       }
     };
-    if (decoded != nullptr) {
-      for (int64_t k = g * p.group; k < (g + 1) * p.group; ++k) {
-        add(k, 0, _mm512_loadu_ps(decoded + k * kPanel), _mm512_loadu_ps(decoded + k * kPanel + kHalf));
-      }
-    } else {
-      for (int64_t j = 0; j < p.group / 8; ++j) {
+    for (int64_t j = 0; j < p.group / 8; ++j) {
 #pragma GCC unroll 2
-        for (int q = 0; q < P; ++q) {
-          const uint8_t* codes = block[q] + c.view.scale_bytes + j * 128;
-          const __m512i codes0 = _mm512_loadu_si512(codes), codes1 = _mm512_loadu_si512(codes + 64);
-          ForEachNibble(
-              [&](auto i) __attribute__((always_inline)) {
-                add(g * p.group + j * 8 + i, q, DecodeNibble<i>(codes0), DecodeNibble<i>(codes1));
-              },
-              std::make_integer_sequence<int, 8>{});
+      for (int q = 0; q < P; ++q) {
+        const uint8_t* codes = block[q] + c.view.scale_bytes + j * 128;
+        if (R <= kWideRows) {
+          _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes), _MM_HINT_T0);
+          _mm_prefetch(reinterpret_cast<const char*>(codes + kPrefetchBytes + 64), _MM_HINT_T0);
         }
+        const __m512i codes0 = _mm512_loadu_si512(codes), codes1 = _mm512_loadu_si512(codes + 64);
+        const __m512i high0 = _mm512_srli_epi32(codes0, 16), high1 = _mm512_srli_epi32(codes1, 16);
+        ForEachNibble(
+            [&](auto i) __attribute__((always_inline)) {
+              add(g * p.group + j * 8 + i, q, DecodeCode<i>(codes0, high0), DecodeCode<i>(codes1, high1));
+            },
+            std::make_integer_sequence<int, 8>{});
       }
     }
 #pragma GCC unroll 2
@@ -111,7 +103,7 @@ void Tile(const Call& c, int64_t m, int64_t panel, const float* decoded) {
   for (int q = 0; q < P; ++q) FinishRows<R>(p.tail, c.tail, m, panel + q, p.n, acc[q], p.y);
 }
 
-using TilePointer = void (*)(const Call&, int64_t, int64_t, const float*);
+using TilePointer = void (*)(const Call&, int64_t, int64_t);
 template <int... kRows>
 constexpr TilePointer TileOfRows(int rows, std::integer_sequence<int, kRows...>) {
   constexpr TilePointer kTiles[] = {Tile<kRows + 1, 1>...};
@@ -120,19 +112,17 @@ constexpr TilePointer TileOfRows(int rows, std::integer_sequence<int, kRows...>)
 
 }  // namespace
 
-void TilesAvx512(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end,
-                 float* decoded) {
+void TilesAvx512(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
   const int64_t rows = m_end - m_begin, tiles = (rows + kMaxRows - 1) / kMaxRows;
   constexpr TilePointer kWide[kWideRows] = {Tile<1, 2>, Tile<2, 2>};
   int64_t panel = p_begin;
-  for (; rows <= kWideRows && panel + 1 < p_end; panel += 2) kWide[rows - 1](c, m_begin, panel, nullptr);
+  for (; rows <= kWideRows && panel + 1 < p_end; panel += 2) kWide[rows - 1](c, m_begin, panel);
   for (; panel < p_end; ++panel) {
-    if (decoded != nullptr) Decode(c, panel, decoded);
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t begin = rows * t / tiles, end = rows * (t + 1) / tiles;
       const auto tile =
           TileOfRows(static_cast<int>(end - begin), std::make_integer_sequence<int, kMaxRows>{});
-      tile(c, m_begin + begin, panel, decoded);
+      tile(c, m_begin + begin, panel);
     }
   }
 }

@@ -26,22 +26,8 @@ const uint8_t* Codes(const Call& c, int64_t n0) {
   return static_cast<const uint8_t*>(c.params.w) + n0 / kPanel * (c.k4 * kPanel * 4) + n0 % kPanel * 4;
 }
 
-// The floats of 16 channels, [4 * k4][16].
-void Decode(const uint8_t* w, int64_t k4, float* out) {
-  for (int64_t i = 0; i < k4; ++i, out += 4 * kColumns) {
-    for (int h = 0; h < 2; ++h) {
-      const __m256i codes = Load(w + i * 128 + h * 32);
-      _mm256_storeu_ps(out + h * kLanes, DecodeByte<0>(codes));
-      _mm256_storeu_ps(out + kColumns + h * kLanes, DecodeByte<1>(codes));
-      _mm256_storeu_ps(out + 2 * kColumns + h * kLanes, DecodeByte<2>(codes));
-      _mm256_storeu_ps(out + 3 * kColumns + h * kLanes, DecodeByte<3>(codes));
-    }
-  }
-}
-
-// `decoded` holds the floats of the 16 channels, or null: from the codes.
 template <int R>
-void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
+void Tile(const Call& c, int64_t m, int64_t n0) {
   const Params& p = c.params;
   __m256 acc[R][2];
 #pragma GCC unroll 4
@@ -55,19 +41,13 @@ void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
       acc[r][1] = _mm256_fmadd_ps(xr, w1, acc[r][1]);
     }
   };
-  if (decoded != nullptr) {
-    for (int64_t k = 0; k < 4 * c.k4; ++k) {
-      add(k, _mm256_loadu_ps(decoded + k * kColumns), _mm256_loadu_ps(decoded + k * kColumns + kLanes));
-    }
-  } else {
-    const uint8_t* w = Codes(c, n0);
-    for (int64_t i = 0; i < c.k4; ++i) {
-      const __m256i codes0 = Load(w + i * 128), codes1 = Load(w + i * 128 + 32);
-      add(4 * i, DecodeByte<0>(codes0), DecodeByte<0>(codes1));
-      add(4 * i + 1, DecodeByte<1>(codes0), DecodeByte<1>(codes1));
-      add(4 * i + 2, DecodeByte<2>(codes0), DecodeByte<2>(codes1));
-      add(4 * i + 3, DecodeByte<3>(codes0), DecodeByte<3>(codes1));
-    }
+  const uint8_t* w = Codes(c, n0);
+  for (int64_t i = 0; i < c.k4; ++i) {
+    const __m256i codes0 = Load(w + i * 128), codes1 = Load(w + i * 128 + 32);
+    add(4 * i, DecodeByte<0>(codes0), DecodeByte<0>(codes1));
+    add(4 * i + 1, DecodeByte<1>(codes0), DecodeByte<1>(codes1));
+    add(4 * i + 2, DecodeByte<2>(codes0), DecodeByte<2>(codes1));
+    add(4 * i + 3, DecodeByte<3>(codes0), DecodeByte<3>(codes1));
   }
 #pragma GCC unroll 2
   for (int h = 0; h < 2; ++h) {
@@ -81,15 +61,12 @@ void Tile(const Call& c, int64_t m, int64_t n0, const float* decoded) {
 
 }  // namespace
 
-void TilesAvx2(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end,
-               float* decoded) {
-  constexpr void (*kTiles[kMaxRows])(const Call&, int64_t, int64_t, const float*) = {Tile<1>, Tile<2>,
-                                                                                     Tile<3>, Tile<4>};
+void TilesAvx2(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
+  constexpr void (*kTiles[kMaxRows])(const Call&, int64_t, int64_t) = {Tile<1>, Tile<2>, Tile<3>, Tile<4>};
   for (int64_t n0 = p_begin * kPanel; n0 < Min(p_end * kPanel, c.params.n); n0 += kColumns) {
-    if (decoded != nullptr) Decode(Codes(c, n0), c.k4, decoded);
     for (int64_t m = m_begin; m < m_end; m += kMaxRows) {
       const auto tile = kTiles[Min(kMaxRows, m_end - m) - 1];
-      tile(c, m, n0, decoded);
+      tile(c, m, n0);
     }
   }
 }

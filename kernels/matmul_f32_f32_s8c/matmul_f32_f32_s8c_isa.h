@@ -14,12 +14,8 @@ struct Call {
   const float* x = nullptr;  // [m, x_stride], readable to 4 * k4 in each row, zero beyond k
   int64_t x_stride = 0;
 };
-// From so many rows on it pays to decode a panel's codes into a buffer before all rows pass over it.
-inline constexpr int64_t kDecodeRows = 8;
-// Computes rows [m_begin, m_end) of the channels of panels [p_begin, p_end), super weights aside. `decoded`
-// is room for the floats of one panel (kPanel * K rounded up to 4), or null for less than kDecodeRows rows.
-using TileFunction = void(const Call& call, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end,
-                          float* decoded);
+// Computes rows [m_begin, m_end) of the channels of panels [p_begin, p_end), super weights aside.
+using TileFunction = void(const Call& call, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end);
 TileFunction TilesPlain, TilesAvx2, TilesAvx512;
 
 }  // namespace spikefold::kernels::matmul_f32_f32_s8c

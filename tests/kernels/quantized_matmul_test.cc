@@ -1,0 +1,253 @@
+// What the conformance test does not say of the quantized matmuls and the quantizer: equality between
+// instruction levels, packing, tails, single wrong elements, refusals.
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "formats/base/dtype.h"
+#include "kernels/cpu/cpu_features.h"
+#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g.h"
+#include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c.h"
+#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
+#include "kernels/numeric.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32.h"
+#include "kernels/quantized_case.h"
+
+namespace spikefold::kernels {
+namespace {
+
+constexpr QuantizedCase kChannelCase = {
+    .m = 19, .n = 77, .k = 131, .num_kept = 17, .num_super = 2, .bias = true};
+constexpr QuantizedCase kGroupCase = {
+    .m = 19, .n = 77, .k = 192, .group = 32, .num_kept = 17, .num_super = 2, .bias = true};
+
+enum class Kernel { kW8A8, kW4A8, kW8A16, kW4A16 };
+bool Grouped(Kernel kernel) { return kernel == Kernel::kW4A8 || kernel == Kernel::kW4A16; }
+
+QuantizedOperands OperandsFor(Kernel kernel) {
+  return Grouped(kernel) ? QuantizedOperands(kGroupCase, 7, 42) : QuantizedOperands(kChannelCase, 127, 42);
+}
+
+std::vector<uint8_t> PackWeights(const QuantizedOperands& o) {
+  const QuantizedCase& c = o.shape;
+  std::vector<uint8_t> packed(c.group > 0 ? matmul_f32_s8r_s4g::PackedBytes(c.n, c.k, c.group)
+                                          : matmul_f32_s8r_s8c::PackedBytes(c.n, c.k));
+  if (c.group > 0) {
+    matmul_f32_s8r_s4g::Pack(o.codes.data(), o.w_scale.data(), c.n, c.k, c.group, packed.data());
+  } else {
+    matmul_f32_s8r_s8c::Pack(o.codes.data(), c.n, c.k, packed.data());
+  }
+  return packed;
+}
+
+std::vector<float> Run(Kernel kernel, const QuantizedOperands& o, ThreadPool& pool) {
+  const QuantizedCase& c = o.shape;
+  const std::vector<uint8_t> packed = PackWeights(o);
+  const uint8_t* w = packed.data();
+  const int8_t* codes = o.x_codes.data();
+  const float* scale = o.x_scale.data();
+  std::vector<float> y(static_cast<size_t>(c.m * c.n));
+  absl::Status status;
+  switch (kernel) {
+    case Kernel::kW8A8:
+      status = matmul_f32_s8r_s8c::Run({.m = c.m,
+                                        .n = c.n,
+                                        .k = c.k,
+                                        .x = codes,
+                                        .x_scale = scale,
+                                        .w = w,
+                                        .w_scale = o.w_scale.data(),
+                                        .tail = o.Tail(),
+                                        .y = y.data()},
+                                       pool);
+      break;
+    case Kernel::kW4A8:
+      status = matmul_f32_s8r_s4g::Run({.m = c.m,
+                                        .n = c.n,
+                                        .k = c.k,
+                                        .group = c.group,
+                                        .x = codes,
+                                        .x_scale = scale,
+                                        .w = w,
+                                        .tail = o.Tail(),
+                                        .y = y.data()},
+                                       pool);
+      break;
+    case Kernel::kW8A16:
+      status = matmul_f32_f32_s8c::Run({.m = c.m,
+                                        .n = c.n,
+                                        .k = c.k,
+                                        .x = o.x.data(),
+                                        .w = w,
+                                        .w_scale = o.w_scale.data(),
+                                        .tail = o.Tail(),
+                                        .y = y.data()},
+                                       pool);
+      break;
+    case Kernel::kW4A16:
+      status = matmul_f32_f32_s4g::Run({.m = c.m,
+                                        .n = c.n,
+                                        .k = c.k,
+                                        .group = c.group,
+                                        .x = o.x.data(),
+                                        .w = w,
+                                        .tail = o.Tail(),
+                                        .y = y.data()},
+                                       pool);
+      break;
+  }
+  REQUIRE(status.ok());
+  return y;
+}
+
+// Largest difference of the outputs of two sets of operands, in tolerances of the first.
+double WorstRatio(Kernel kernel, const QuantizedOperands& right, const QuantizedOperands& wrong,
+                  ThreadPool& pool) {
+  const std::vector<float> expected = Run(kernel, right, pool), actual = Run(kernel, wrong, pool);
+  const bool float_x = kernel == Kernel::kW8A16 || kernel == Kernel::kW4A16;
+  const double terms = static_cast<double>(float_x ? right.shape.k + 19 : 19 + 6);
+  const std::vector<double> tolerances =
+      Tolerances(right, float_x ? right.FloatRows() : right.CodeRows(), expected, terms);
+  double worst = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    worst = std::max(worst, std::fabs(double{actual[i]} - expected[i]) / tolerances[i]);
+  }
+  return worst;
+}
+
+struct IsaGuard {
+  explicit IsaGuard(Isa isa) { REQUIRE(SetIsa(isa).ok()); }
+  ~IsaGuard() { (void)SetIsa(DetectedIsa()); }
+};
+
+TEST_CASE("Outputs are bitwise the same at every vector level and for any number of threads",
+          "[kernels][quantized]") {
+  const Kernel kernel = GENERATE(Kernel::kW8A8, Kernel::kW4A8, Kernel::kW8A16, Kernel::kW4A16);
+  CAPTURE(static_cast<int>(kernel));
+  const QuantizedOperands o = OperandsFor(kernel);
+  ThreadPool one(1), three(3);
+  const std::vector<float> best = Run(kernel, o, one);
+  CHECK(Run(kernel, o, three) == best);
+  for (const Isa isa : AvailableIsas()) {
+    const bool float_x = kernel == Kernel::kW8A16 || kernel == Kernel::kW4A16;
+    if (isa == Isa::kPlain && float_x) continue;  // the plain target does not fuse
+    const IsaGuard guard(isa);
+    INFO(std::string(IsaName(isa)));
+    CHECK(Run(kernel, o, three) == best);
+  }
+}
+
+TEST_CASE("One wrong code, scale, kept weight, super weight or bias leaves the tolerance",
+          "[kernels][quantized][canary]") {
+  const Kernel kernel = GENERATE(Kernel::kW8A8, Kernel::kW4A8, Kernel::kW8A16, Kernel::kW4A16);
+  CAPTURE(static_cast<int>(kernel));
+  ThreadPool pool(2);
+  const QuantizedOperands right = OperandsFor(kernel);
+  CHECK(WorstRatio(kernel, right, right, pool) == 0);
+  const auto worst_with = [&](auto fault) {
+    QuantizedOperands wrong = right;
+    fault(wrong);
+    return WorstRatio(kernel, right, wrong, pool);
+  };
+  CHECK(worst_with([](auto& o) { o.codes[5] = static_cast<int8_t>(o.codes[5] ^ 1); }) > 2);
+  CHECK(worst_with([](auto& o) { o.w_scale.back() *= 1.01f; }) > 2);
+  CHECK(worst_with([](auto& o) { o.kept_packed[3] ^= 0x00100000; }) > 2);   // one mantissa bit of a bf16
+  CHECK(worst_with([](auto& o) { o.kept_packed.back() ^= 0x3f80; }) == 0);  // padding: column 18 of 17
+  CHECK(worst_with([](auto& o) { o.super_value[1] *= 1.01f; }) > 2);
+  CHECK(worst_with([](auto& o) { o.bias[76] += 0.01f; }) > 2);
+}
+
+TEST_CASE("Kept columns packed at load give the same bits as those packed at the call",
+          "[kernels][quantized]") {
+  ThreadPool pool(1);
+  QuantizedOperands o = OperandsFor(Kernel::kW8A8);
+  const std::vector<float> packed = Run(Kernel::kW8A8, o, pool);
+  o.kept_packed.clear();
+  CHECK(Run(Kernel::kW8A8, o, pool) == packed);
+}
+
+TEST_CASE("Packed rows come back: codes exactly, groups as code times scale", "[kernels][quantized]") {
+  const QuantizedOperands o8(kChannelCase, 127, 7);
+  const std::vector<uint8_t> packed8 = PackWeights(o8);
+  std::vector<int8_t> row8(static_cast<size_t>(o8.shape.k));
+  for (const int64_t row : {0, 31, 32, 76}) {
+    matmul_f32_s8r_s8c::UnpackRow(packed8.data(), o8.shape.n, o8.shape.k, row, row8.data());
+    CHECK(std::equal(row8.begin(), row8.end(), o8.codes.begin() + row * o8.shape.k));
+  }
+  const int mantissa_bits = GENERATE(7, 10, 23);
+  QuantizedCase c = kGroupCase;
+  c.mantissa_bits = mantissa_bits;
+  const QuantizedOperands o4(c, 7, 8);
+  const std::vector<uint8_t> packed4 = PackWeights(o4);
+  std::vector<float> row4(static_cast<size_t>(c.k)), expected(row4);
+  for (const int64_t row : {0, 31, 32, 76}) {
+    matmul_f32_s8r_s4g::UnpackRow(packed4.data(), c.n, c.k, c.group, row, row4.data());
+    for (int64_t k = 0; k < c.k; ++k) {
+      expected[static_cast<size_t>(k)] = static_cast<float>(o4.codes[static_cast<size_t>(row * c.k + k)]) *
+                                         o4.w_scale[static_cast<size_t>(row * (c.k / c.group) + k / c.group)];
+    }
+    CHECK(row4 == expected);
+  }
+}
+
+TEST_CASE("Group scales are packed in 16 bits only when nothing is lost", "[kernels][quantized]") {
+  using matmul_f32_s8r_s4g::NarrowestScaleType;
+  using matmul_f32_s8r_s4g::PackedBytes;
+  using matmul_f32_s8r_s4g::ScaleType;
+  const std::vector<float> f16 = {0.5f, 1.0009765625f}, bf16 = {0.5f, 1e30f}, f32 = {0.5f, 1.00001f};
+  CHECK(NarrowestScaleType(f16.data(), 2) == ScaleType::kF16);
+  const float big_bf16[] = {0.5f, Bf16ToFloat(FloatToBf16(1e30f))};
+  CHECK(NarrowestScaleType(big_bf16, 2) == ScaleType::kBf16);
+  CHECK(NarrowestScaleType(bf16.data(), 2) == ScaleType::kF32);
+  CHECK(NarrowestScaleType(f32.data(), 2) == ScaleType::kF32);
+  CHECK(PackedBytes(32, 64, 32, ScaleType::kF16) == 64 + 32 * 64 / 2 + 32 * 2 * 2);
+  CHECK(PackedBytes(32, 64, 32) == 64 + 32 * 64 / 2 + 32 * 2 * 4);
+}
+
+TEST_CASE("Shapes that a quantized kernel cannot compute are refused with the reason",
+          "[kernels][quantized]") {
+  const auto refused = [](const absl::Status& status, absl::StatusCode code, const char* message) {
+    CHECK(status.code() == code);
+    CHECK(status.message() == message);
+  };
+  using absl::StatusCode;
+  refused(matmul_f32_s8r_s8c::Supports({.m = 1, .n = 0, .k = 4}), StatusCode::kInvalidArgument,
+          "matmul_f32_s8r_s8c: shape M=1 N=0 K=4 is empty; each must be at least 1");
+  refused(matmul_f32_s8r_s8c::Supports({.m = 1, .n = 1, .k = 131072}), StatusCode::kUnimplemented,
+          "matmul_f32_s8r_s8c: K=131072 is not below 131072");
+  refused(matmul_f32_s8r_s4g::Supports({.m = 1, .n = 1, .k = 100, .group = 20}), StatusCode::kUnimplemented,
+          "matmul_f32_s8r_s4g: group=20 is not a multiple of 16 in [16, 256]; use 32, 64 or 128");
+  refused(matmul_f32_f32_s4g::Supports({.m = 1, .n = 1, .k = 100, .group = 32}), StatusCode::kInvalidArgument,
+          "matmul_f32_f32_s4g: K=100 is not a multiple of group=32");
+  refused(matmul_f32_f32_s8c::Supports({.m = 1, .n = 1, .k = 1, .tail = {.num_kept = 3}}),
+          StatusCode::kInvalidArgument,
+          "matmul_f32_f32_s8c: 3 kept columns without buffers; set kept_x and kept_w or kept_packed");
+  const int32_t column = 7;
+  float kept_x = 0;
+  refused(quantize_s8r_f32::Supports({.m = 1, .k = 7, .num_kept = 1, .kept = &column, .kept_x = &kept_x}),
+          StatusCode::kInvalidArgument, "quantize_s8r_f32: kept column 7 is outside [0, 7)");
+  refused(quantize_s8r_f32::Supports({.m = 1, .k = 7, .static_scale = -1}), StatusCode::kInvalidArgument,
+          "quantize_s8r_f32: static_scale=-1 is not a positive normal number; 0 means per token");
+}
+
+TEST_CASE("Rounding is to nearest, ties to even, and clamps", "[kernels][quantized]") {
+  CHECK(RoundClamp(0.5f, -127, 127) == 0);
+  CHECK(RoundClamp(1.5f, -127, 127) == 2);
+  CHECK(RoundClamp(-2.5f, -127, 127) == -2);
+  CHECK(RoundClamp(1e9f, -127, 127) == 127);
+  CHECK(RoundClamp(-1e9f, -8, 7) == -8);
+  CHECK(RoundClamp(std::nanf(""), -127, 127) == -127);
+  CHECK(S8Scale(127) == 1);
+  CHECK(S8Scale(0) == 1);
+  CHECK(std::isfinite(1 / S8Scale(kMinAmax)));
+  for (int low = kS4Min; low <= kS4Max; ++low) {
+    for (int high = kS4Min; high <= kS4Max; ++high) {
+      const uint8_t pair = PackNibbles(low, high);
+      CHECK(LowNibble(pair) == low);
+      CHECK(HighNibble(pair) == high);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spikefold::kernels
