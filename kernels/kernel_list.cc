@@ -3,6 +3,10 @@
 namespace spikefold::kernels {
 
 // Defined in each kernel's <name>_cases.cc.
+namespace attention_f32_f32 {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace attention_f32_f32
 namespace matmul_f32_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
@@ -30,6 +34,7 @@ void Benchmark(Bench& bench);
 
 absl::Span<const KernelEntry> KernelList() {
   static const std::vector<KernelEntry> kKernels = {
+      {"attention_f32_f32", attention_f32_f32::Check, attention_f32_f32::Benchmark},
       {"matmul_f32_f32_f32", matmul_f32_f32_f32::Check, matmul_f32_f32_f32::Benchmark},
       {"matmul_f32_f32_s4g", matmul_f32_f32_s4g::Check, matmul_f32_f32_s4g::Benchmark},
       {"matmul_f32_f32_s8c", matmul_f32_f32_s8c::Check, matmul_f32_f32_s8c::Benchmark},

@@ -51,12 +51,61 @@ SF_INLINE F32 KeepFirst(F32 a, int64_t count, F32 fill) {
   return _mm512_mask_blend_ps(FirstLanes(count), fill, a);
 }
 SF_INLINE F32 Abs(F32 a) { return _mm512_abs_ps(a); }
+// Lane sum and lane maximum in a fixed order: halves against each other.
+SF_INLINE float Sum(F32 a) {
+  const __m256 b = _mm512_castps512_ps256(a) + _mm512_extractf32x8_ps(a, 1);
+  const __m128 c = _mm256_castps256_ps128(b) + _mm256_extractf128_ps(b, 1);
+  const __m128 d = c + _mm_movehl_ps(c, c);
+  return _mm_cvtss_f32(d + _mm_movehdup_ps(d));
+}
+SF_INLINE float MaxLane(F32 a) {
+  const __m256 b = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+  const __m128 c = _mm_max_ps(_mm256_castps256_ps128(b), _mm256_extractf128_ps(b, 1));
+  const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_max_ps(d, _mm_movehdup_ps(d)));
+}
+// a[i] lane j <-> a[j] lane i.
+SF_INLINE void Transpose(F32 (&a)[kLanes]) {
+  F32 b[kLanes];
+#pragma GCC unroll 8
+  for (int i = 0; i < 8; ++i) {
+    b[2 * i] = _mm512_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm512_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const __m512d x = _mm512_castps_pd(b[4 * i]), y = _mm512_castps_pd(b[4 * i + 1]);
+    const __m512d z = _mm512_castps_pd(b[4 * i + 2]), w = _mm512_castps_pd(b[4 * i + 3]);
+    a[4 * i] = _mm512_castpd_ps(_mm512_unpacklo_pd(x, z));
+    a[4 * i + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(x, z));
+    a[4 * i + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(y, w));
+    a[4 * i + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(y, w));
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {  // 4 x 4 blocks of 128 bits
+    const F32 x = _mm512_shuffle_f32x4(a[i], a[i + 4], 0x88), y = _mm512_shuffle_f32x4(a[i], a[i + 4], 0xdd);
+    const F32 z = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0x88);
+    const F32 w = _mm512_shuffle_f32x4(a[i + 8], a[i + 12], 0xdd);
+    b[i] = _mm512_shuffle_f32x4(x, z, 0x88);
+    b[i + 4] = _mm512_shuffle_f32x4(y, w, 0x88);
+    b[i + 8] = _mm512_shuffle_f32x4(x, z, 0xdd);
+    b[i + 12] = _mm512_shuffle_f32x4(y, w, 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) a[i] = b[i];
+}
 
 SF_INLINE F64 ZeroF64() { return _mm512_setzero_pd(); }
 SF_INLINE F64 Set1F64(double a) { return _mm512_set1_pd(a); }
 SF_INLINE F64 LowF64(F32 a) { return _mm512_cvtps_pd(_mm512_castps512_ps256(a)); }
 SF_INLINE F64 HighF64(F32 a) { return _mm512_cvtps_pd(_mm512_extractf32x8_ps(a, 1)); }
 SF_INLINE F64 FmaF64(F64 a, F64 b, F64 c) { return _mm512_fmadd_pd(a, b, c); }
+SF_INLINE F64 LoadF64(const double* p) { return _mm512_loadu_pd(p); }
+SF_INLINE void StoreF64(double* p, F64 a) { _mm512_storeu_pd(p, a); }
+// [low, high] rounded to float32.
+SF_INLINE F32 Narrow(F64 low, F64 high) {
+  return _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(low)), _mm512_cvtpd_ps(high), 1);
+}
 
 #elif defined(__AVX2__)
 
@@ -100,12 +149,50 @@ SF_INLINE F32 KeepFirst(F32 a, int64_t count, F32 fill) {
   return _mm256_blendv_ps(fill, a, _mm256_castsi256_ps(FirstLanes(count)));
 }
 SF_INLINE F32 Abs(F32 a) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), a); }
+SF_INLINE float Sum(F32 a) {
+  const __m128 c = _mm256_castps256_ps128(a) + _mm256_extractf128_ps(a, 1);
+  const __m128 d = c + _mm_movehl_ps(c, c);
+  return _mm_cvtss_f32(d + _mm_movehdup_ps(d));
+}
+SF_INLINE float MaxLane(F32 a) {
+  const __m128 c = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  const __m128 d = _mm_max_ps(c, _mm_movehl_ps(c, c));
+  return _mm_cvtss_f32(_mm_max_ps(d, _mm_movehdup_ps(d)));
+}
+SF_INLINE void Transpose(F32 (&a)[kLanes]) {
+  F32 b[kLanes];
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    b[2 * i] = _mm256_unpacklo_ps(a[2 * i], a[2 * i + 1]);
+    b[2 * i + 1] = _mm256_unpackhi_ps(a[2 * i], a[2 * i + 1]);
+  }
+#pragma GCC unroll 2
+  for (int i = 0; i < 2; ++i) {
+    const F32 x = b[4 * i], y = b[4 * i + 1], z = b[4 * i + 2], w = b[4 * i + 3];
+    a[4 * i] = _mm256_shuffle_ps(x, z, 0x44);
+    a[4 * i + 1] = _mm256_shuffle_ps(x, z, 0xee);
+    a[4 * i + 2] = _mm256_shuffle_ps(y, w, 0x44);
+    a[4 * i + 3] = _mm256_shuffle_ps(y, w, 0xee);
+  }
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    b[i] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x20);
+    b[i + 4] = _mm256_permute2f128_ps(a[i], a[i + 4], 0x31);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < kLanes; ++i) a[i] = b[i];
+}
 
 SF_INLINE F64 ZeroF64() { return _mm256_setzero_pd(); }
 SF_INLINE F64 Set1F64(double a) { return _mm256_set1_pd(a); }
 SF_INLINE F64 LowF64(F32 a) { return _mm256_cvtps_pd(_mm256_castps256_ps128(a)); }
 SF_INLINE F64 HighF64(F32 a) { return _mm256_cvtps_pd(_mm256_extractf128_ps(a, 1)); }
 SF_INLINE F64 FmaF64(F64 a, F64 b, F64 c) { return _mm256_fmadd_pd(a, b, c); }
+SF_INLINE F64 LoadF64(const double* p) { return _mm256_loadu_pd(p); }
+SF_INLINE void StoreF64(double* p, F64 a) { _mm256_storeu_pd(p, a); }
+SF_INLINE F32 Narrow(F64 low, F64 high) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm256_cvtpd_ps(low)), _mm256_cvtpd_ps(high), 1);
+}
 
 #else
 #error "vec.h needs AVX2 or AVX-512; add the file through spikefold_isa_sources"
@@ -115,22 +202,6 @@ SF_INLINE void Prefetch(const float* p) { _mm_prefetch(reinterpret_cast<const ch
 SF_INLINE int64_t MinOf(int64_t a, int64_t b) { return a < b ? a : b; }
 SF_INLINE int64_t MaxOf(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// Lane sums in a fixed order: lane i with lane i + half, halving.
-SF_INLINE float Sum(F32 a) {
-  alignas(64) float lane[kLanes];
-  Store(lane, a);
-  for (int half = kLanes / 2; half > 0; half /= 2) {
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  }
-  return lane[0];
-}
-SF_INLINE float MaxLane(F32 a) {
-  alignas(64) float lane[kLanes];
-  Store(lane, a);
-  float max = lane[0];
-  for (int i = 1; i < kLanes; ++i) max = lane[i] > max ? lane[i] : max;
-  return max;
-}
 SF_INLINE double SumF64(F64 a) {
   alignas(64) double lane[kDoubleLanes];
   for (int i = 0; i < kDoubleLanes; ++i) lane[i] = a[i];

@@ -9,7 +9,7 @@
 
 #include <cstdint>
 
-#include "kernels/cpu/vec.h"
+#include "kernels/cpu/multiply_tile.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32_isa.h"
 
 namespace spikefold::kernels::matmul_f32_f32_f32 {
@@ -55,28 +55,7 @@ void RunTile(const Block& b) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) sum[r][v] = Zero();
   }
-  // One pointer for three rows: more would not fit the general registers.
-  constexpr int kPointers = (kRows + 2) / 3;
-  const int64_t stride = b.x_stride;
-  const float* x[kPointers];
-#pragma GCC unroll 8
-  for (int i = 0; i < kPointers; ++i) x[i] = b.x + 3 * i * stride;
-  const float* w = b.w;
-  const auto step = [&](int64_t k) __attribute__((always_inline)) {
-    F32 column[kVecs];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) column[v] = Load(w + v * kLanes);
-#pragma GCC unroll 16
-    for (int r = 0; r < kRows; ++r) {
-      const F32 value = Set1(x[r / 3][r % 3 * stride + k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVecs; ++v) sum[r][v] = Fma(value, column[v], sum[r][v]);
-    }
-    Prefetch(w + kAhead * kPanel);
-    if (kLanes * kVecs * 4 > 64) Prefetch(w + kAhead * kPanel + 16);
-    w += kPanel;
-  };
-  for (int64_t k = 0; k < b.length; ++k) step(k);
+  MultiplyTile<kRows, kVecs>(sum, b.x, b.x_stride, b.w, kPanel, b.length, kAhead * kPanel);
   StoreTile<kRows, kVecs>(b, sum);
 }
 

@@ -1,0 +1,7 @@
+#include "kernels/attention_f32_f32/attention_f32_f32_simd.h"
+
+namespace spikefold::kernels::attention_f32_f32 {
+
+const TargetFunctions kAvx512 = {RunTask, RunTaskSpan, MergeTask};
+
+}  // namespace spikefold::kernels::attention_f32_f32
