@@ -22,7 +22,6 @@
 namespace spikefold {
 namespace {
 
-constexpr int64_t kOtherBosWindows = 8;  // for the census in the other BOS mode
 constexpr int64_t kSinkWindows = 16;
 constexpr int64_t kMaxOutlierTokens = 8;
 
@@ -56,6 +55,9 @@ class Scanner {
   }
 
  private:
+  // One in `part` of all windows, for what needs only a look: 2 to 8.
+  int64_t FewWindows(int64_t part) const { return std::clamp<int64_t>(options_.num_windows / part, 2, 8); }
+
   absl::Status MakeWindows() {
     const int64_t text_length = options_.window_length - (wants_bos_ ? 1 : 0);
     if (options_.texts.empty()) {
@@ -93,7 +95,7 @@ class Scanner {
   absl::Status OtherBosMode() {
     if (tokenizer_.bos_id() < 0) return absl::OkStatus();
     LifeObserver life(graph_, HostPool());
-    SF_RETURN_IF_ERROR(RunWindows(model_, InOtherBosMode(kOtherBosWindows, options_.window_length), nullptr,
+    SF_RETURN_IF_ERROR(RunWindows(model_, InOtherBosMode(FewWindows(8), options_.window_length), nullptr,
                                   life, wants_bos_ ? "scanning without BOS" : "scanning with BOS",
                                   options_.progress));
     (wants_bos_ ? map_.life_plain : map_.life_bos) = life.Table().life;
@@ -118,6 +120,7 @@ class Scanner {
                                                                     .weights = weights_,
                                                                     .life = table_,
                                                                     .windows = first_half_,
+                                                                    .num_detail_windows = FewWindows(8),
                                                                     .progress = options_.progress}));
     map_.stages = std::move(census.stages);
     map_.super_weights = std::move(census.super_weights);
@@ -133,8 +136,7 @@ class Scanner {
 
   absl::Status Prefix() {
     if (!options_.allow_prefix || !map_.treatment_needed || second_half_.empty()) return absl::OkStatus();
-    const int64_t count = std::clamp<int64_t>(options_.num_windows / 16, 2, 8);
-    const Windows few = Shorter(first_half_, count, options_.window_length);
+    const Windows few = Shorter(first_half_, FewWindows(16), options_.window_length);
     PrefixSearchInput input{.model = model_,
                             .tokenizer = tokenizer_,
                             .windows = few,

@@ -21,7 +21,6 @@ constexpr size_t kMaxUnits = 4;
 // A follower channel stands out over its own ordinary rows and is not negligible beside the leader.
 constexpr double kFollowerShare = 0.02;
 constexpr size_t kMaxChannels = 16, kMaxTokens = 12;
-constexpr int64_t kSuperWeightWindows = 2;
 
 class Census {
  public:
@@ -31,10 +30,7 @@ class Census {
   absl::StatusOr<ActivationCensus> Run() {
     shapes_ = FindStages(in_.life);
     for (const StageShape& shape : shapes_) out_.stages.push_back(FromLife(shape));
-    if (!shapes_.empty()) SF_RETURN_IF_ERROR(AddDetails());
-    const Windows few = Shorter(in_.windows, kSuperWeightWindows, INT64_MAX);
-    SF_ASSIGN_OR_RETURN(out_.super_weights,
-                        FindSuperWeights(in_.model, in_.reader, in_.weights, few, in_.progress));
+    SF_RETURN_IF_ERROR(AddDetails());
     WarnAboutWeights();
     return std::move(out_);
   }
@@ -82,10 +78,11 @@ class Census {
     return stage;
   }
 
-  // Runs some windows again with one observer a stage.
+  // Runs some windows again with one observer a stage, and one for super weights.
   absl::Status AddDetails() {
     std::vector<std::unique_ptr<StageObserver>> observers;
-    std::vector<Taps*> taps;
+    DownProjObserver super_weights(config_.num_layers);
+    std::vector<Taps*> taps = {&super_weights};
     for (size_t s = 0; s < shapes_.size(); ++s) {
       const StageShape& shape = shapes_[s];
       SF_ASSIGN_OR_RETURN(std::vector<float> up, DownProjRow(in_.reader, shape.step_up, shape.leader));
@@ -101,6 +98,7 @@ class Census {
     SF_RETURN_IF_ERROR(RunWindows(in_.model, Shorter(in_.windows, in_.num_detail_windows, INT64_MAX), nullptr,
                                   fan, "looking at spikes", in_.progress));
     for (size_t s = 0; s < shapes_.size(); ++s) Describe(s, *observers[s]);
+    SF_ASSIGN_OR_RETURN(out_.super_weights, FindSuperWeights(in_.reader, in_.weights, super_weights));
     return absl::OkStatus();
   }
 

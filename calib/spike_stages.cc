@@ -59,12 +59,31 @@ class Finder {
     return false;
   }
 
+  // Mean peak of the rows that spike at the stage's peak layer, layer by layer from the embedding: rows are
+  // followed, because a window's largest row after a step down may be one that the step hardly touched.
+  std::vector<double> Curve(const StageShape& stage) const {
+    const size_t at = static_cast<size_t>(stage.peak_layer + 1);
+    std::vector<double> sum(t_.row_peak.size(), 0);
+    double count = 0;
+    for (size_t row = 0; row < t_.row_peak[at].size(); ++row) {
+      const bool spike = t_.row_channel[at][row] == stage.leader &&
+                         static_cast<double>(t_.row_peak[at][row]) > kSpikeRowShare * stage.level;
+      if (!spike) continue;
+      for (size_t l = 0; l < sum.size(); ++l) sum[l] += static_cast<double>(t_.row_peak[l][row]);
+      count += 1;
+    }
+    for (double& value : sum) value /= count > 0 ? count : 1;
+    return sum;
+  }
+
   void Extend(StageShape& stage) {
     const int last = static_cast<int>(t_.num_layers) - 1;
-    const auto peak = [&](int layer) { return Peak(layer, stage.leader); };
+    const std::vector<double> curve = Curve(stage);
+    const auto peak = [&](int layer) { return curve[static_cast<size_t>(layer + 1)]; };
+    const double level = peak(stage.peak_layer);
     int up = stage.peak_layer, down = stage.peak_layer;  // first and last layer of at least a quarter
-    while (up - 1 >= -1 && peak(up - 1) >= kStageShare * stage.level) --up;
-    while (down < last && peak(down + 1) >= kStageShare * stage.level) ++down;
+    while (up - 1 >= -1 && peak(up - 1) >= kStageShare * level) --up;
+    while (down < last && peak(down + 1) >= kStageShare * level) ++down;
     for (int l = std::max(up, 0); l <= down; ++l) taken_[static_cast<size_t>(l)] = true;
     stage.step_up = std::max(up, 0);
     double rise = 0;
@@ -75,7 +94,7 @@ class Finder {
       }
     }
     const int end = std::min(down + 1, last);  // the layer after which less than a quarter is left, if any
-    double lowest = stage.level, fall = 0;
+    double lowest = level, fall = 0;
     int largest_fall = last + 1;
     for (int l = stage.peak_layer + 1; l <= end; ++l) {
       lowest = std::min(lowest, peak(l));
@@ -84,7 +103,7 @@ class Finder {
         largest_fall = l;
       }
     }
-    stage.step_down = lowest < kPlateauShare * stage.level ? largest_fall : last + 1;
+    stage.step_down = lowest < kPlateauShare * level ? largest_fall : last + 1;
   }
 
   const LifeTable& t_;

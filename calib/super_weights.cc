@@ -10,43 +10,10 @@
 namespace spikefold {
 namespace {
 
-constexpr float kSpike = 50;        // 2411.07191: both sides of down_proj
-constexpr double kMainShare = 0.5;  // of the output that one product must make up
-constexpr size_t kMaxChannels = 3;  // a layer
-
-// The row with the largest down_proj input of each layer, and what came out of it.
-class DownProjObserver : public Taps {
- public:
-  explicit DownProjObserver(int64_t num_layers) : layers_(static_cast<size_t>(num_layers)) {}
-  struct Layer {
-    float input = 0;  // the largest |a|, with its sign
-    int64_t unit = -1, row = -1;
-    std::vector<float> output;  // [hidden] of that row
-  };
-  bool Wants(int layer, ValueKind value) const override {
-    return layer >= 0 && (value == ValueKind::kDownIn || value == ValueKind::kFfnOut);
-  }
-  void OnRows(const TapRows& rows) override {
-    Layer& layer = layers_[static_cast<size_t>(rows.layer)];
-    if (rows.value == ValueKind::kFfnOut) {
-      if (layer.row >= 0)
-        layer.output.assign(rows.data + layer.row * rows.width, rows.data + (layer.row + 1) * rows.width);
-      return;
-    }
-    layer.row = -1;  // of this window, if it holds the largest so far
-    for (int64_t i = 0; i < rows.num_rows * rows.width; ++i) {
-      if (std::fabs(rows.data[i]) > std::fabs(layer.input)) {
-        layer.input = rows.data[i];
-        layer.unit = i % rows.width;
-        layer.row = i / rows.width;
-      }
-    }
-  }
-  const std::vector<Layer>& layers() const { return layers_; }
-
- private:
-  std::vector<Layer> layers_;
-};
+constexpr float kSpike = 50;          // 2411.07191: both sides of down_proj
+constexpr double kMainShare = 0.5;    // of the output that one product must make up
+constexpr float kChannelShare = 0.5;  // of the largest output
+constexpr size_t kMaxChannels = 3;    // a layer
 
 absl::StatusOr<Tensor> DownProj(const CheckpointReader& reader, int layer) {
   for (const Node& node : reader.graph().nodes) {
@@ -63,13 +30,16 @@ std::vector<SuperWeightRef> Dominated(const DownProjObserver::Layer& layer, cons
   const float* data = down.as<float>().data();
   const int64_t f = down.dim(1);
   std::vector<size_t> channels;
+  float largest = 0;
+  for (const float value : layer.output) largest = std::max(largest, std::fabs(value));
+  const float least = std::max(kSpike, kChannelShare * largest);
   for (size_t c = 0; c < layer.output.size(); ++c) {
     const double product = static_cast<double>(layer.input) *
                            static_cast<double>(data[static_cast<int64_t>(c) * f + layer.unit]);
     const double value = static_cast<double>(layer.output[c]);
     // Behind a norm of its own the branch's scale says nothing about the product.
     const bool main = normed || product / value >= kMainShare;
-    if (std::fabs(layer.output[c]) > kSpike && main) channels.push_back(c);
+    if (std::fabs(layer.output[c]) > least && main) channels.push_back(c);
   }
   std::sort(channels.begin(), channels.end(),
             [&](size_t a, size_t b) { return std::fabs(layer.output[a]) > std::fabs(layer.output[b]); });
@@ -92,17 +62,31 @@ absl::StatusOr<std::vector<float>> DownProjRow(const CheckpointReader& reader, i
   return std::vector<float>(data.begin(), data.end());
 }
 
-absl::StatusOr<std::vector<SuperWeightRef>> FindSuperWeights(const RuntimeModel& model,
-                                                             const CheckpointReader& reader,
+void DownProjObserver::OnRows(const TapRows& rows) {
+  Layer& layer = layers_[static_cast<size_t>(rows.layer)];
+  if (rows.value == ValueKind::kFfnOut) {
+    if (layer.row < 0) return;
+    const float* row = rows.data + layer.row * rows.width;
+    layer.output.assign(row, row + rows.width);
+    return;
+  }
+  layer.row = -1;  // of this window, if it holds the largest so far
+  for (int64_t i = 0; i < rows.num_rows * rows.width; ++i) {
+    if (std::fabs(rows.data[i]) > std::fabs(layer.input)) {
+      layer.input = rows.data[i];
+      layer.unit = i % rows.width;
+      layer.row = i / rows.width;
+    }
+  }
+}
+
+absl::StatusOr<std::vector<SuperWeightRef>> FindSuperWeights(const CheckpointReader& reader,
                                                              const WeightCensus& weights,
-                                                             const Windows& windows,
-                                                             const Progress& progress) {
-  const ModelConfig& config = model.graph().config;
-  DownProjObserver observer(config.num_layers);
-  SF_RETURN_IF_ERROR(RunWindows(model, windows, nullptr, observer, "looking for super weights", progress));
+                                                             const DownProjObserver& seen) {
+  const ModelConfig& config = reader.graph().config;
   std::vector<SuperWeightRef> found;
   for (int l = 0; l < config.num_layers; ++l) {
-    const DownProjObserver::Layer& layer = observer.layers()[static_cast<size_t>(l)];
+    const DownProjObserver::Layer& layer = seen.layers()[static_cast<size_t>(l)];
     if (std::fabs(layer.input) > kSpike) {
       SF_ASSIGN_OR_RETURN(const Tensor down, DownProj(reader, l));
       for (SuperWeightRef& ref : Dominated(layer, down, config.sandwich_norm)) {
@@ -117,10 +101,12 @@ absl::StatusOr<std::vector<SuperWeightRef>> FindSuperWeights(const RuntimeModel&
       const auto same = std::find_if(found.begin(), found.end(), [&](const SuperWeightRef& ref) {
         return ref.layer == l && ref.row == units[i].channel && ref.column == unit;
       });
-      if (same == found.end()) {
-        found.push_back({.layer = l, .row = units[i].channel, .column = unit, .value = units[i].value});
+      if (same != found.end()) {
+        same->by_weights = true;
+        continue;
       }
-      (same == found.end() ? found.back() : *same).by_weights = true;
+      found.push_back(
+          {.layer = l, .row = units[i].channel, .column = unit, .value = units[i].value, .by_weights = true});
     }
   }
   std::sort(found.begin(), found.end(), [](const SuperWeightRef& a, const SuperWeightRef& b) {

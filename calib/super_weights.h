@@ -10,14 +10,31 @@
 
 namespace spikefold {
 
+// The row with the largest down_proj input of each layer, and what came out of it.
+class DownProjObserver : public Taps {
+ public:
+  explicit DownProjObserver(int64_t num_layers) : layers_(static_cast<size_t>(num_layers)) {}
+  struct Layer {
+    float input = 0;  // the largest |a|, with its sign
+    int64_t unit = -1, row = -1;
+    std::vector<float> output;  // [hidden] of that row
+  };
+  bool Wants(int layer, ValueKind value) const override {
+    return layer >= 0 && (value == ValueKind::kDownIn || value == ValueKind::kFfnOut);
+  }
+  void OnRows(const TapRows& rows) override;
+  const std::vector<Layer>& layers() const { return layers_; }
+
+ private:
+  std::vector<Layer> layers_;
+};
+
 // By activations: in one layer both max |down_proj input| (its unit i) and max |down_proj output| (its
-// channel c) exceed 50, and a_i * D[c,i] makes up most of that output. By weights: the strongest channel of a
-// flagged unit. Ordered by layer, row, column.
-absl::StatusOr<std::vector<SuperWeightRef>> FindSuperWeights(const RuntimeModel& model,
-                                                             const CheckpointReader& reader,
+// channel c) exceed 50, and a_i * D[c,i] makes up most of that output; channels of at least half that output
+// count as well. By weights: the strongest channel of a flagged unit. Ordered by layer, row, column.
+absl::StatusOr<std::vector<SuperWeightRef>> FindSuperWeights(const CheckpointReader& reader,
                                                              const WeightCensus& weights,
-                                                             const Windows& windows,
-                                                             const Progress& progress);
+                                                             const DownProjObserver& seen);
 
 // Row `row` of the down_proj of a layer.
 absl::StatusOr<std::vector<float>> DownProjRow(const CheckpointReader& reader, int layer, int64_t row);

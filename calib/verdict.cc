@@ -46,9 +46,12 @@ std::string Verdict(const OutlierMap& map, const ModelGraph& graph) {
   absl::StrAppend(&text, "; the worst linear input, ", site, ". ");
   if (!map.prefix.empty()) {
     const SiteReport* behind = Worst(map, &SiteReport::score_prefix);
-    absl::StrAppendFormat(&text, "Behind the prefix of %d token%s the worst is %.3g (%s).", map.prefix.size(),
-                          map.prefix.size() == 1 ? "" : "s", behind->score_prefix,
-                          graph.sites[static_cast<size_t>(behind->site)].name);
+    std::string prefix;
+    for (const PrefixCandidate& candidate : map.prefixes) {
+      if (candidate.chosen) prefix = Printable(candidate.text);
+    }
+    absl::StrAppendFormat(&text, "Behind the prefix \"%s\" the worst, %s, is at %.3g.", prefix,
+                          graph.sites[static_cast<size_t>(behind->site)].name, behind->score_prefix);
   } else {
     absl::StrAppend(&text, map.prefixes.empty() ? "No prefix was tried." : "No prefix takes them away.");
   }

@@ -141,6 +141,8 @@ TEST_CASE("Two stages on one channel are told apart by the valley between them, 
   for (const double h : height) {
     table.channel_peak.push_back({h, 20, 3});
     table.typical_peak.push_back(20);
+    table.row_peak.push_back({static_cast<float>(h), 20, 20});
+    table.row_channel.push_back({h > 20 ? 0 : 1, 1, 1});
   }
   const std::vector<StageShape> stages = FindStages(table);
   REQUIRE(stages.size() == 2);
@@ -149,7 +151,7 @@ TEST_CASE("Two stages on one channel are told apart by the valley between them, 
   CHECK(stages[1].step_up == 6);
   CHECK(stages[1].step_down == 9);
   // A canary: a stage that is never taken away ends with the model, and a low one is none.
-  for (size_t l = 8; l < 13; ++l) table.channel_peak[l][0] = 24000;
+  for (size_t l = 8; l < 13; ++l) table.channel_peak[l][0] = table.row_peak[l][0] = 24000;
   CHECK(FindStages(table)[1].step_down == 12);
   for (auto& peaks : table.channel_peak) peaks[0] = std::min(peaks[0], 150.0);
   CHECK(FindStages(table).empty());
