@@ -3,15 +3,16 @@
 // g++ -O2 -std=c++17 -I$LLAMA/include -I$LLAMA/ggml/include llama_ids.cc -o llama_ids
 //     $BUILD/src/libllama.a $BUILD/ggml/src/libggml{,-cpu,-base}.a -lpthread -ldl -fopenmp
 // usage: llama_ids MODEL FILE text|strings PARSE_SPECIAL >OUT
-//   FILE is one text, or strings of u32 length and bytes. OUT: for each i32 count, i32 ids (count -1: refused).
+//   FILE is one text, or strings of u32 length and bytes. OUT: for each i32 count, i32 ids (count -1:
+//   refused).
+#include <llama.h>
+
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <exception>
 #include <string>
 #include <vector>
-
-#include "llama.h"
 
 int main(int argc, char** argv) {
   if (argc != 5) return 2;
