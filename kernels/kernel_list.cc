@@ -7,6 +7,10 @@ namespace attention_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
 }  // namespace attention_f32_f32
+namespace gatedmul_f32_f32 {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace gatedmul_f32_f32
 namespace matmul_f32_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
@@ -27,20 +31,31 @@ namespace matmul_f32_s8r_s8c {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
 }  // namespace matmul_f32_s8r_s8c
+namespace norm_f32_f32 {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace norm_f32_f32
 namespace quantize_s8r_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
 }  // namespace quantize_s8r_f32
+namespace rope_f32_f32 {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace rope_f32_f32
 
 absl::Span<const KernelEntry> KernelList() {
   static const std::vector<KernelEntry> kKernels = {
       {"attention_f32_f32", attention_f32_f32::Check, attention_f32_f32::Benchmark},
+      {"gatedmul_f32_f32", gatedmul_f32_f32::Check, gatedmul_f32_f32::Benchmark},
       {"matmul_f32_f32_f32", matmul_f32_f32_f32::Check, matmul_f32_f32_f32::Benchmark},
       {"matmul_f32_f32_s4g", matmul_f32_f32_s4g::Check, matmul_f32_f32_s4g::Benchmark},
       {"matmul_f32_f32_s8c", matmul_f32_f32_s8c::Check, matmul_f32_f32_s8c::Benchmark},
       {"matmul_f32_s8r_s4g", matmul_f32_s8r_s4g::Check, matmul_f32_s8r_s4g::Benchmark, true},
       {"matmul_f32_s8r_s8c", matmul_f32_s8r_s8c::Check, matmul_f32_s8r_s8c::Benchmark, true},
+      {"norm_f32_f32", norm_f32_f32::Check, norm_f32_f32::Benchmark},
       {"quantize_s8r_f32", quantize_s8r_f32::Check, quantize_s8r_f32::Benchmark},
+      {"rope_f32_f32", rope_f32_f32::Check, rope_f32_f32::Benchmark},
   };
   return kKernels;
 }

@@ -11,7 +11,10 @@ namespace {
 constexpr char kName[] = "gatedmul_f32_f32";
 constexpr int64_t kChunkElements = 16 << 10;  // about 5 us of one core: long against a hand-over
 
-RangeFunction* ChooseRange() { return RangePlain; }
+RangeFunction* ChooseRange() {
+  if (ActiveIsa() >= Isa::kAvx512) return RangeAvx512;
+  return ActiveIsa() >= Isa::kAvx2 ? RangeAvx2 : RangePlain;
+}
 
 }  // namespace
 

@@ -7,7 +7,7 @@
 // Moves     12*count bytes; bound by memory for large counts, by exp in cache.
 // Exact     within 4 ulp of the reference (u is carried in two floats, so the far negative tail keeps its
 //           digits); results below 2^-126 within 2^-149 * (1 + |up|). An element does not depend on others.
-// Edges     act(-inf) is NaN in both forms, as in the reference; NaN stays NaN.
+// Edges     |gate| up to 1e30 and |gate * up| below 2^127; NaN stays NaN.
 // Targets   AVX-512, AVX2, plain C++.
 #pragma once
 

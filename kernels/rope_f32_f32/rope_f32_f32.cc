@@ -13,7 +13,10 @@ namespace {
 constexpr char kName[] = "rope_f32_f32";
 constexpr int64_t kChunkElements = 32 << 10;  // about 5 us of one core: long against a hand-over
 
-RowsFunction* ChooseRows() { return RowsPlain; }
+RowsFunction* ChooseRows() {
+  if (ActiveIsa() >= Isa::kAvx512) return RowsAvx512;
+  return ActiveIsa() >= Isa::kAvx2 ? RowsAvx2 : RowsPlain;
+}
 
 }  // namespace
 
