@@ -173,20 +173,20 @@ class Census {
                         stage + 1, what, layer, parts.attention, parts.attention + parts.ffn));
   }
 
-  // Flagged units of layers where no stage steps.
+  // Flagged units that no stage on their channel explains: inside it, or beside one of its steps.
   void WarnAboutWeights() {
     for (int l = 0; l < num_layers_; ++l) {
-      const bool steps = std::any_of(shapes_.begin(), shapes_.end(),
-                                     [&](const StageShape& s) { return s.step_up == l || s.step_down == l; });
-      if (steps) continue;
       const auto& units = in_.weights.units[static_cast<size_t>(l)];
       for (size_t i = 0; i < units.size(); ++i) {
         const double relative = in_.weights.Relative(l, static_cast<int64_t>(i));
-        if (relative < kFlagRelative) continue;
+        const bool explained = std::any_of(shapes_.begin(), shapes_.end(), [&](const StageShape& s) {
+          return s.leader == units[i].channel && l >= s.step_up - 1 && l <= s.step_down + 1;
+        });
+        if (relative < kFlagRelative || explained) continue;
         out_.warnings.push_back(
             absl::StrFormat("layer %d, unit %d: by its weights %.0f times as strong as the layer's median "
                             "unit (channel %d), but "
-                            "the activations show no step there",
+                            "the activations show no spike there",
                             l, i, relative, units[i].channel));
       }
     }

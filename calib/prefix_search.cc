@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -15,7 +16,7 @@ namespace {
 
 constexpr double kMaxPplRatio = 1.01;
 constexpr double kScoreGain = 0.5;  // CushionCache's stopping rule
-constexpr double kScoreTie = 1.05;
+constexpr double kScoreTie = 1.25;  // beside the factor of ten or more that a good prefix brings
 constexpr size_t kMaxOutlierTokens = 4;
 
 struct Measured {
@@ -119,13 +120,14 @@ class Search {
   }
 
   void Choose() {
+    double lowest = std::numeric_limits<double>::infinity();
+    for (const PrefixCandidate& candidate : found_) {
+      if (candidate.reason.empty()) lowest = std::min(lowest, candidate.score);
+    }
     PrefixCandidate* best = nullptr;
     for (PrefixCandidate& candidate : found_) {
-      if (!candidate.reason.empty()) continue;
-      const bool better =
-          best == nullptr || candidate.score * kScoreTie < best->score ||
-          (candidate.score < best->score * kScoreTie && candidate.ppl_ratio < best->ppl_ratio);
-      if (better) best = &candidate;
+      if (!candidate.reason.empty() || candidate.score > kScoreTie * lowest) continue;
+      if (best == nullptr || candidate.ppl_ratio < best->ppl_ratio) best = &candidate;
     }
     for (PrefixCandidate& candidate : found_) {
       if (!candidate.reason.empty()) continue;

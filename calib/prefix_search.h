@@ -22,8 +22,8 @@ struct PrefixSearchInput {
   Progress progress;
 };
 // All candidates with their measurements; at most one is chosen: of those that keep the float model's
-// perplexity within 1 % and bring the largest site score below 64 or to half, the one with the lowest score
-// (within 5 %: the lowest perplexity).
+// perplexity within 1 % and bring the largest site score below 64 or to half, the one with the lowest
+// perplexity among those whose score is within 25 % of the lowest.
 absl::StatusOr<std::vector<PrefixCandidate>> SearchPrefix(const PrefixSearchInput& input);
 
 }  // namespace spikefold

@@ -10,7 +10,7 @@ constexpr double kPlateauShare = 0.5, kStageShare = 0.25;
 
 class Finder {
  public:
-  explicit Finder(const LifeTable& table) : t_(table), taken_(static_cast<size_t>(table.num_layers), false) {}
+  explicit Finder(const LifeTable& table) : t_(table), taken_(static_cast<size_t>(table.num_layers)) {}
 
   std::vector<StageShape> Run() {
     StageShape stage;
@@ -41,11 +41,15 @@ class Finder {
       const double typical = t_.typical_peak[static_cast<size_t>(layer + 1)];
       const double level = Peak(layer, leader);
       const double ratio = typical > 0 ? level / typical : 0;
-      if (taken_[static_cast<size_t>(layer)] || ratio < kSpikeRatio || ratio <= stage.ratio) continue;
+      if (ratio < kSpikeRatio || ratio <= stage.ratio || Taken(layer, leader)) continue;
       if (OnSlope(layer, leader, level)) continue;
       stage = {.peak_layer = layer, .leader = leader, .level = level, .ratio = ratio};
     }
     return stage.ratio > 0;
+  }
+  bool Taken(int layer, int64_t channel) const {
+    const auto& channels = taken_[static_cast<size_t>(layer)];
+    return std::find(channels.begin(), channels.end(), channel) != channels.end();
   }
   // Part of the way up or down of a stage on the same channel: no valley lies between.
   bool OnSlope(int layer, int64_t channel, double level) const {
@@ -59,8 +63,9 @@ class Finder {
     return false;
   }
 
-  // Mean peak of the rows that spike at the stage's peak layer, layer by layer from the embedding: rows are
-  // followed, because a window's largest row after a step down may be one that the step hardly touched.
+  // Mean height of the rows that spike at the stage's peak layer, layer by layer from the embedding: rows are
+  // followed, because a window's largest row after a step down may be one that the step hardly touched. Where
+  // another channel leads a row, the height is bounded by the row's peak and by the channel's.
   std::vector<double> Curve(const StageShape& stage) const {
     const size_t at = static_cast<size_t>(stage.peak_layer + 1);
     std::vector<double> sum(t_.row_peak.size(), 0);
@@ -69,7 +74,11 @@ class Finder {
       const bool spike = t_.row_channel[at][row] == stage.leader &&
                          static_cast<double>(t_.row_peak[at][row]) > kSpikeRowShare * stage.level;
       if (!spike) continue;
-      for (size_t l = 0; l < sum.size(); ++l) sum[l] += static_cast<double>(t_.row_peak[l][row]);
+      for (size_t l = 0; l < sum.size(); ++l) {
+        const double height = static_cast<double>(t_.row_peak[l][row]);
+        const bool leads = t_.row_channel[l][row] == stage.leader;
+        sum[l] += leads ? height : std::min(height, t_.channel_peak[l][static_cast<size_t>(stage.leader)]);
+      }
       count += 1;
     }
     for (double& value : sum) value /= count > 0 ? count : 1;
@@ -84,7 +93,7 @@ class Finder {
     int up = stage.peak_layer, down = stage.peak_layer;  // first and last layer of at least a quarter
     while (up - 1 >= -1 && peak(up - 1) >= kStageShare * level) --up;
     while (down < last && peak(down + 1) >= kStageShare * level) ++down;
-    for (int l = std::max(up, 0); l <= down; ++l) taken_[static_cast<size_t>(l)] = true;
+    for (int l = std::max(up, 0); l <= down; ++l) taken_[static_cast<size_t>(l)].push_back(stage.leader);
     stage.step_up = std::max(up, 0);
     double rise = 0;
     for (int l = std::max(up, 0); l <= stage.peak_layer; ++l) {
@@ -107,7 +116,7 @@ class Finder {
   }
 
   const LifeTable& t_;
-  std::vector<bool> taken_;  // [num_layers]
+  std::vector<std::vector<int64_t>> taken_;  // [num_layers] leaders of the stages that cover the layer
   std::vector<StageShape> stages_;
 };
 

@@ -10,10 +10,10 @@
 namespace spikefold {
 namespace {
 
-constexpr float kSpike = 50;          // 2411.07191: both sides of down_proj
-constexpr double kMainShare = 0.5;    // of the output that one product must make up
-constexpr float kChannelShare = 0.5;  // of the largest output
-constexpr size_t kMaxChannels = 3;    // a layer
+constexpr double kSpike = 50;          // 2411.07191: both sides of down_proj
+constexpr double kMainShare = 0.5;     // of the output that one product must make up
+constexpr double kChannelShare = 0.5;  // of the largest output
+constexpr size_t kMaxChannels = 3;     // a layer
 
 absl::StatusOr<Tensor> DownProj(const CheckpointReader& reader, int layer) {
   for (const Node& node : reader.graph().nodes) {
@@ -24,32 +24,36 @@ absl::StatusOr<Tensor> DownProj(const CheckpointReader& reader, int layer) {
   return absl::InternalError(absl::StrCat("layer ", layer, " has no down_proj"));
 }
 
-// The channels of the row that the unit's product dominates, largest first.
-std::vector<SuperWeightRef> Dominated(const DownProjObserver::Layer& layer, const Tensor& down, bool normed) {
-  std::vector<SuperWeightRef> out;
+// down_proj's output of one row, before any norm of the branch.
+std::vector<double> Output(const std::vector<float>& row, const Tensor& down) {
   const float* data = down.as<float>().data();
-  const int64_t f = down.dim(1);
-  std::vector<size_t> channels;
-  float largest = 0;
-  for (const float value : layer.output) largest = std::max(largest, std::fabs(value));
-  const float least = std::max(kSpike, kChannelShare * largest);
-  for (size_t c = 0; c < layer.output.size(); ++c) {
-    const double product = static_cast<double>(layer.input) *
-                           static_cast<double>(data[static_cast<int64_t>(c) * f + layer.unit]);
-    const double value = static_cast<double>(layer.output[c]);
-    // Behind a norm of its own the branch's scale says nothing about the product.
-    const bool main = normed || product / value >= kMainShare;
-    if (std::fabs(layer.output[c]) > least && main) channels.push_back(c);
+  std::vector<double> out(static_cast<size_t>(down.dim(0)), 0);
+  for (size_t c = 0; c < out.size(); ++c) {
+    for (size_t i = 0; i < row.size(); ++i) {
+      out[c] += static_cast<double>(row[i]) * static_cast<double>(data[c * row.size() + i]);
+    }
   }
-  std::sort(channels.begin(), channels.end(),
-            [&](size_t a, size_t b) { return std::fabs(layer.output[a]) > std::fabs(layer.output[b]); });
-  channels.resize(std::min(channels.size(), normed ? size_t{1} : kMaxChannels));
-  for (const size_t c : channels) {
-    out.push_back({.row = static_cast<int64_t>(c),
-                   .column = layer.unit,
-                   .value = data[static_cast<int64_t>(c) * f + layer.unit],
-                   .by_activations = true});
+  return out;
+}
+
+// The channels that the unit's product dominates, largest first.
+std::vector<SuperWeightRef> Dominated(const DownProjObserver::Layer& layer, const Tensor& down) {
+  const std::vector<double> output = Output(layer.row, down);
+  double largest = 0;
+  for (const double value : output) largest = std::max(largest, std::fabs(value));
+  const double least = std::max(kSpike, kChannelShare * largest);
+  std::vector<SuperWeightRef> out;
+  for (size_t c = 0; c < output.size(); ++c) {
+    const float weight = down.as<float>()[c * layer.row.size() + static_cast<size_t>(layer.unit)];
+    const double product = static_cast<double>(layer.input) * static_cast<double>(weight);
+    if (std::fabs(output[c]) < least || product / output[c] < kMainShare) continue;
+    out.push_back(
+        {.row = static_cast<int64_t>(c), .column = layer.unit, .value = weight, .by_activations = true});
   }
+  std::stable_sort(out.begin(), out.end(), [&](const SuperWeightRef& a, const SuperWeightRef& b) {
+    return std::fabs(output[static_cast<size_t>(a.row)]) > std::fabs(output[static_cast<size_t>(b.row)]);
+  });
+  if (out.size() > kMaxChannels) out.resize(kMaxChannels);
   return out;
 }
 
@@ -64,20 +68,15 @@ absl::StatusOr<std::vector<float>> DownProjRow(const CheckpointReader& reader, i
 
 void DownProjObserver::OnRows(const TapRows& rows) {
   Layer& layer = layers_[static_cast<size_t>(rows.layer)];
-  if (rows.value == ValueKind::kFfnOut) {
-    if (layer.row < 0) return;
-    const float* row = rows.data + layer.row * rows.width;
-    layer.output.assign(row, row + rows.width);
-    return;
-  }
-  layer.row = -1;  // of this window, if it holds the largest so far
-  for (int64_t i = 0; i < rows.num_rows * rows.width; ++i) {
-    if (std::fabs(rows.data[i]) > std::fabs(layer.input)) {
-      layer.input = rows.data[i];
-      layer.unit = i % rows.width;
-      layer.row = i / rows.width;
-    }
-  }
+  const float* end = rows.data + rows.num_rows * rows.width;
+  const float* largest =
+      std::max_element(rows.data, end, [](float a, float b) { return std::fabs(a) < std::fabs(b); });
+  if (std::fabs(*largest) <= std::fabs(layer.input)) return;
+  const int64_t at = largest - rows.data;
+  layer.input = *largest;
+  layer.unit = at % rows.width;
+  const float* row = rows.data + at / rows.width * rows.width;
+  layer.row.assign(row, row + rows.width);
 }
 
 absl::StatusOr<std::vector<SuperWeightRef>> FindSuperWeights(const CheckpointReader& reader,
@@ -87,9 +86,9 @@ absl::StatusOr<std::vector<SuperWeightRef>> FindSuperWeights(const CheckpointRea
   std::vector<SuperWeightRef> found;
   for (int l = 0; l < config.num_layers; ++l) {
     const DownProjObserver::Layer& layer = seen.layers()[static_cast<size_t>(l)];
-    if (std::fabs(layer.input) > kSpike) {
+    if (std::fabs(static_cast<double>(layer.input)) > kSpike) {
       SF_ASSIGN_OR_RETURN(const Tensor down, DownProj(reader, l));
-      for (SuperWeightRef& ref : Dominated(layer, down, config.sandwich_norm)) {
+      for (SuperWeightRef& ref : Dominated(layer, down)) {
         ref.layer = l;
         found.push_back(ref);
       }

@@ -10,18 +10,16 @@
 
 namespace spikefold {
 
-// The row with the largest down_proj input of each layer, and what came out of it.
+// The row with the largest down_proj input of each layer.
 class DownProjObserver : public Taps {
  public:
   explicit DownProjObserver(int64_t num_layers) : layers_(static_cast<size_t>(num_layers)) {}
   struct Layer {
     float input = 0;  // the largest |a|, with its sign
-    int64_t unit = -1, row = -1;
-    std::vector<float> output;  // [hidden] of that row
+    int64_t unit = -1;
+    std::vector<float> row;  // [intermediate] the row that holds it
   };
-  bool Wants(int layer, ValueKind value) const override {
-    return layer >= 0 && (value == ValueKind::kDownIn || value == ValueKind::kFfnOut);
-  }
+  bool Wants(int layer, ValueKind value) const override { return layer >= 0 && value == ValueKind::kDownIn; }
   void OnRows(const TapRows& rows) override;
   const std::vector<Layer>& layers() const { return layers_; }
 
@@ -29,9 +27,10 @@ class DownProjObserver : public Taps {
   std::vector<Layer> layers_;
 };
 
-// By activations: in one layer both max |down_proj input| (its unit i) and max |down_proj output| (its
-// channel c) exceed 50, and a_i * D[c,i] makes up most of that output; channels of at least half that output
-// count as well. By weights: the strongest channel of a flagged unit. Ordered by layer, row, column.
+// By activations: in one layer both max |down_proj input| (its unit i) and |down_proj output| of that
+// row (its channel c) exceed 50, and a_i * D[c,i] makes up most of that output; channels of at least half
+// that output count as well. By weights: the strongest channel of a flagged unit. Ordered by layer, row,
+// column.
 absl::StatusOr<std::vector<SuperWeightRef>> FindSuperWeights(const CheckpointReader& reader,
                                                              const WeightCensus& weights,
                                                              const DownProjObserver& seen);

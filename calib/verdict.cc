@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "calib/site_scores.h"
 
 namespace spikefold {
 namespace {
@@ -43,7 +44,11 @@ std::string Verdict(const OutlierMap& map, const ModelGraph& graph) {
   std::string text = stages.empty()
                          ? "No massive activations in the residual, but outlier rows in linear inputs"
                          : absl::StrCat("Massive activations in ", absl::StrJoin(stages, " and "));
-  absl::StrAppend(&text, "; the worst linear input, ", site, ". ");
+  absl::StrAppend(&text, "; the worst linear input, ", site);
+  if (worst != nullptr && worst->score < kUpperRow) {
+    absl::StrAppend(&text, ", so only the keys and values of spike rows need care");
+  }
+  absl::StrAppend(&text, ". ");
   if (!map.prefix.empty()) {
     const SiteReport* behind = Worst(map, &SiteReport::score_prefix);
     std::string prefix;
