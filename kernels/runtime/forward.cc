@@ -67,9 +67,10 @@ class Pass {
   }
 
   absl::Status Embed(int i, const Node& node) {
-    const int head_site = graph_.sites.back().id;
     Buffer& out = *walk_.buffer(ValueKind::kResidual);
-    const ActivationForm& form = graph_.config.tied_embeddings ? model_.form(head_site) : kFloatForm;
+    const Site& head = graph_.sites.back();
+    const bool shared = model_.linear(i) == model_.linear(head.linears.front());
+    const ActivationForm& form = shared ? model_.form(head.id) : kFloatForm;
     SF_RETURN_IF_ERROR(ops_.Embed(*model_.linear(i), form, tokens_, graph_.config.embedding_scale, out));
     return Show(node.layer, ValueKind::kResidual, out).status();
   }

@@ -31,20 +31,15 @@ ActivationForm::Kind FormKind(ActivationFormat act) {
   return ActivationForm::Kind::kFloat;
 }
 
-// A float linear that wants float rows leaves the site's form to the others.
-bool AsksForNothing(const QuantizedLinear& q) {
-  return q.format == WeightFormat::kFloat && q.act == ActivationFormat::kFloat;
-}
-
 absl::Status AddToSite(const QuantizedLinear& q, bool simulate, SiteInput& site) {
-  if (AsksForNothing(q)) return absl::OkStatus();
+  if (q.format == WeightFormat::kFloat) return absl::OkStatus();  // reads the float rows, whatever the form
   ActivationForm form;
   form.kind = FormKind(q.act);
   form.static_scale = q.act == ActivationFormat::kS8Static ? q.input_scale : 0.0f;
   form.kept = q.kept_columns;
   form.spike_threshold = q.spike_threshold;
-  form.max_spike_rows = q.max_spike_rows > 0 ? q.max_spike_rows : int64_t{512};  // of 512: no limit
-  form.simulate = simulate || q.format == WeightFormat::kFloat;  // float weights read the codes' values
+  form.max_spike_rows = q.max_spike_rows;
+  form.simulate = simulate;
   for (const SuperWeight& s : q.supers) site.super_columns.insert(s.col);
   if (!site.decided) {
     site.decided = true;
@@ -58,8 +53,7 @@ absl::Status AddToSite(const QuantizedLinear& q, bool simulate, SiteInput& site)
                      : f.kept != form.kept                 ? "kept_columns"
                      : f.spike_threshold != form.spike_threshold || f.max_spike_rows != form.max_spike_rows
                          ? "spike rows"
-                     : f.simulate != form.simulate ? "weight format (float beside codes on quantized input)"
-                                                   : nullptr;
+                         : nullptr;
   if (what == nullptr) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(q.module, ": ", what, " differs from ", site.module,
                                           ", which reads the same input; quantize them alike"));
@@ -124,7 +118,7 @@ class NativeLoader {
       SF_RETURN_IF_ERROR(PackCodes(q, model_.ops(), *w));
     }
     w->bias = q.bias;
-    w->float_input = AsksForNothing(q);
+    w->float_input = q.format == WeightFormat::kFloat;
     for (const SuperWeight& s : q.supers) {
       w->super_slot.push_back(s.col);  // SetForms() turns columns into slots
       w->super_row.push_back(s.row);
@@ -138,7 +132,9 @@ class NativeLoader {
   // A tied embedding's table is the head's weight and decides the head's input.
   absl::Status AddInput(int index, const QuantizedLinear& q) {
     const bool embedding = graph_.nodes[static_cast<size_t>(index)].role == Role::kEmbedding;
-    if (embedding && !graph_.config.tied_embeddings) {
+    const Node& head = graph_.nodes[static_cast<size_t>(graph_.sites.back().linears.front())];
+    const bool shared = graph_.config.tied_embeddings && native_.FindLinear(head.module) == nullptr;
+    if (embedding && !shared) {
       if (q.num_kept + q.num_super == 0) return absl::OkStatus();
       return absl::UnimplementedError(absl::StrCat(
           q.module,
