@@ -196,22 +196,20 @@ TEST_CASE("Real kernels and simulation agree on a model that mixes every kind of
     const auto real = LoadNative(dir / "q"), simulated = LoadNative(dir / "q", true);
     REQUIRE(real.status() == absl::OkStatus());
     REQUIRE(simulated.status() == absl::OkStatus());
-    const std::vector<int32_t> tokens = SomeTokens(40, 131);
-    const std::vector<float> a = RunLogits(**real, tokens), b = RunLogits(**simulated, tokens);
-    // Equal up to float32 sums, but for a rare value on the edge between two codes.
+    // Equal up to float32 sums, but for a rare value on the edge between two codes: short texts, so that such
+    // a value spoils its own text only.
     int equal = 0;
-    for (size_t t = 0; t < 40; ++t) {
-      const auto row = [&](const std::vector<float>& x) {
-        return absl::MakeConstSpan(x).subspan(t * 131, 131);
-      };
-      const double error = RelativeError(row(a), row(b));
+    for (uint64_t text = 0; text < 40; ++text) {
+      const std::vector<int32_t> tokens = SomeTokens(3, 131, text);
+      const double error = RelativeError(RunLogits(**real, tokens), RunLogits(**simulated, tokens));
       CHECK(error < 0.05);
       equal += error < 1e-5 ? 1 : 0;
     }
-    CHECK(equal >= 37);
-    CHECK((*real)->ops().counters().missed_spike_rows == 0);
+    CHECK(equal >= 32);
     CHECK((*real)->ops().counters().spike_rows > 0);
-    CHECK(RunLogits(**real, tokens, 7) == a);
+    CHECK((*real)->ops().counters().missed_spike_rows == 0);
+    const std::vector<int32_t> tokens = SomeTokens(40, 131);
+    CHECK((RunLogits(**real, tokens, 7) == RunLogits(**real, tokens)));
     CHECK((*simulated)->weight_bytes() > 2 * (*real)->weight_bytes());
   }
 }
