@@ -23,6 +23,7 @@ namespace spikefold {
 namespace {
 
 constexpr int64_t kSinkWindows = 16;
+constexpr int64_t kGeneratedLength = 256;
 constexpr int64_t kMaxOutlierTokens = 8;
 
 class Scanner {
@@ -253,7 +254,7 @@ class Scanner {
   const ModelGraph& graph_;
   const CheckpointReader& reader_;
   const Tokenizer& tokenizer_;
-  const ScanOptions& options_;
+  const ScanOptions options_;
   const bool wants_bos_;
   TokenStream text_;
   Windows first_half_, second_half_;  // every other window each
@@ -280,12 +281,19 @@ absl::Status CheckOptions(const ModelConfig& config, const ScanOptions& options)
   return absl::OkStatus();
 }
 
+ScanOptions ForGeneratedText(ScanOptions options) {
+  options.window_length = std::min(options.window_length, kGeneratedLength);
+  const int64_t most = std::max<int64_t>(2, options.max_generated_tokens / options.window_length);
+  options.num_windows = std::min(options.num_windows, most);
+  return options;
+}
+
 }  // namespace
 
 absl::StatusOr<ScanResult> Scan(const RuntimeModel& model, const CheckpointReader& reader,
                                 const Tokenizer& tokenizer, const ScanOptions& options) {
   SF_RETURN_IF_ERROR(CheckOptions(model.graph().config, options));
-  return Scanner(model, reader, tokenizer, options).Run();
+  return Scanner(model, reader, tokenizer, options.texts.empty() ? ForGeneratedText(options) : options).Run();
 }
 
 }  // namespace spikefold

@@ -103,7 +103,10 @@ struct ScanOptions {
   int64_t num_windows = 64, window_length = 512;
   uint64_t seed = 1;
   std::vector<std::string> texts;  // empty: the model writes its own text
-  bool allow_prefix = true;        // false: no prefix search, no "prefix" arm
+  // Writing is slow (one pass over the weights a token, shared by 16 sequences), so windows are then cut to
+  // 256 tokens and to this many tokens in all.
+  int64_t max_generated_tokens = 4096;
+  bool allow_prefix = true;  // false: no prefix search, no "prefix" arm
   Progress progress;
 };
 struct ScanResult {

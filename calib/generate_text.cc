@@ -1,8 +1,11 @@
 // Text that the model writes itself, for calibration without a file.
 #include <algorithm>
+#include <memory>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "calib/dataset.h"
+#include "calib/host_pool.h"
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
@@ -10,6 +13,8 @@
 
 namespace spikefold {
 namespace {
+
+constexpr int64_t kBatch = 16;  // sequences side by side: beyond this the matmuls are bound by arithmetic
 
 // Sequences start with a capitalised word, so that they run like text; with any ordinary token if there is
 // none.
@@ -36,6 +41,55 @@ uint64_t Mix(uint64_t x) {  // SplitMix64's output function
   return x ^ (x >> 31);
 }
 
+// Writes sequences side by side, so that one pass over the weights makes a token of each.
+class Writer {
+ public:
+  Writer(const RuntimeModel& model, int64_t num_sequences, int64_t positions) : model_(model) {
+    for (int64_t i = 0; i < std::min(kBatch, num_sequences); ++i) {
+      caches_.push_back(std::make_unique<KvCache>(model.graph().config, positions));
+    }
+  }
+
+  // `lead` (-1: none) is seen before the text and not part of it. `step(done)` is asked before each token.
+  absl::StatusOr<std::vector<std::vector<int32_t>>> Write(int32_t lead, std::vector<int32_t> tokens,
+                                                          const std::vector<uint64_t>& seeds, int64_t length,
+                                                          absl::FunctionRef<bool(int64_t)> step) {
+    const size_t count = tokens.size();
+    const size_t d = static_cast<size_t>(model_.graph().config.hidden);
+    const size_t vocab = static_cast<size_t>(model_.graph().config.vocab);
+    std::vector<KvCache*> caches;
+    std::vector<Sampler> samplers;
+    for (size_t i = 0; i < count; ++i) {
+      caches.push_back(caches_[i].get());
+      caches.back()->Reset();
+      samplers.emplace_back(SamplingOptions{.temperature = 1, .seed = seeds[i]});
+    }
+    std::vector<float> hidden(count * d), logits(count * vocab);
+    if (lead >= 0) {
+      SF_RETURN_IF_ERROR(
+          ForwardLockstep(model_, std::vector<int32_t>(count, lead), caches, absl::MakeSpan(hidden)));
+    }
+    std::vector<std::vector<int32_t>> out(count);
+    for (int64_t t = 0;; ++t) {
+      for (size_t i = 0; i < count; ++i) out[i].push_back(tokens[i]);
+      if (t + 1 == length) return out;
+      if (!step(t)) return absl::CancelledError(absl::StrCat("generated text: stopped at token ", t));
+      SF_RETURN_IF_ERROR(ForwardLockstep(model_, tokens, caches, absl::MakeSpan(hidden)));
+      SF_RETURN_IF_ERROR(Logits(model_, hidden, absl::MakeSpan(logits)));
+      HostPool().ParallelFor(static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const size_t at = static_cast<size_t>(i);
+          tokens[at] = samplers[at].Sample(absl::MakeSpan(logits).subspan(at * vocab, vocab));
+        }
+      });
+    }
+  }
+
+ private:
+  const RuntimeModel& model_;
+  std::vector<std::unique_ptr<KvCache>> caches_;
+};
+
 }  // namespace
 
 absl::StatusOr<TokenStream> GenerateText(const RuntimeModel& model, const Tokenizer& tokenizer,
@@ -49,21 +103,24 @@ absl::StatusOr<TokenStream> GenerateText(const RuntimeModel& model, const Tokeni
   const std::vector<int32_t> first = FirstTokens(tokenizer, config.vocab);
   if (first.empty()) return absl::InvalidArgumentError("generated text: the tokenizer has no ordinary token");
   const bool bos = tokenizer.add_bos() && tokenizer.bos_id() >= 0;  // seen by the model, not part of the text
+  Writer writer(model, num_sequences, length + (bos ? 1 : 0));
   TokenStream stream;
-  for (int64_t s = 0; s < num_sequences; ++s) {
-    if (!Report(progress, "writing text", s, num_sequences)) {
-      return absl::CancelledError(absl::StrCat("generated text: stopped after ", s, " sequences"));
+  for (int64_t s = 0; s < num_sequences; s += kBatch) {
+    const int64_t batch = std::min(kBatch, num_sequences - s);
+    std::vector<uint64_t> seeds;
+    std::vector<int32_t> starts;
+    for (int64_t i = s; i < s + batch; ++i) {
+      seeds.push_back(Mix(seed * 0x100000001b3u + static_cast<uint64_t>(i)));
+      starts.push_back(first[seeds.back() % first.size()]);
     }
-    const uint64_t sequence_seed = Mix(seed * 0x100000001b3u + static_cast<uint64_t>(s));
-    std::vector<int32_t> prompt;
-    if (bos) prompt.push_back(tokenizer.bos_id());
-    prompt.push_back(first[sequence_seed % first.size()]);
-    stream.ids.push_back(prompt.back());
-    GenerateOptions options{.max_tokens = length - 1, .sampling = {.temperature = 1, .seed = sequence_seed}};
-    SF_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, Generate(model, prompt, options));
-    stream.ids.insert(stream.ids.end(), ids.begin(), ids.end());
+    const auto step = [&](int64_t done) {
+      return Report(progress, "writing text", s * length + done * batch, num_sequences * length);
+    };
+    SF_ASSIGN_OR_RETURN(const auto sequences,
+                        writer.Write(bos ? tokenizer.bos_id() : -1, starts, seeds, length, step));
+    for (const auto& ids : sequences) stream.ids.insert(stream.ids.end(), ids.begin(), ids.end());
   }
-  Report(progress, "writing text", num_sequences, num_sequences);
+  Report(progress, "writing text", num_sequences * length, num_sequences * length);
   stream.source = absl::StrCat("generated by the model, seed ", seed);
   stream.sha256 =
       Sha256Hex({reinterpret_cast<const char*>(stream.ids.data()), stream.ids.size() * sizeof(int32_t)});

@@ -126,7 +126,15 @@ class Search {
     }
     PrefixCandidate* best = nullptr;
     for (PrefixCandidate& candidate : found_) {
-      if (!candidate.reason.empty() || candidate.score > kScoreTie * lowest) continue;
+      if (!candidate.reason.empty()) continue;
+      // Where every prompt begins with BOS anyway, BOS alone changes nothing: only a much better one
+      // displaces it.
+      const bool exact = in_.windows_lead_with_bos && candidate.tokens.size() == 1;
+      if (exact && lowest > kScoreGain * candidate.score) {
+        best = &candidate;
+        break;
+      }
+      if (candidate.score > kScoreTie * lowest) continue;
       if (best == nullptr || candidate.ppl_ratio < best->ppl_ratio) best = &candidate;
     }
     for (PrefixCandidate& candidate : found_) {

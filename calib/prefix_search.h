@@ -23,7 +23,8 @@ struct PrefixSearchInput {
 };
 // All candidates with their measurements; at most one is chosen: of those that keep the float model's
 // perplexity within 1 % and bring the largest site score below 64 or to half, the one with the lowest
-// perplexity among those whose score is within 25 % of the lowest.
+// perplexity among those whose score is within 25 % of the lowest. BOS alone is preferred where the model
+// wants BOS: it is then exact.
 absl::StatusOr<std::vector<PrefixCandidate>> SearchPrefix(const PrefixSearchInput& input);
 
 }  // namespace spikefold

@@ -18,19 +18,23 @@ const ActivationForm kFloatForm;
 // One pass over the nodes for one block of rows.
 class Pass {
  public:
-  Pass(const RuntimeModel& model, Walk& walk, KvCache& cache, const ForwardOptions& options)
+  // One cache: rows are consecutive positions of one sequence. Several of equal length: row i is the next
+  // position of sequence i.
+  Pass(const RuntimeModel& model, Walk& walk, absl::Span<KvCache* const> caches,
+       const ForwardOptions& options)
       : model_(model),
         graph_(model.graph()),
         ops_(model.ops()),
         walk_(walk),
-        cache_(cache),
+        caches_(caches),
+        lockstep_(caches.size() > 1),
         taps_(options.taps),
         edits_(options.interventions) {}
 
   absl::Status Run(absl::Span<const int32_t> tokens, float* hidden) {
     tokens_ = tokens;
     rows_ = static_cast<int64_t>(tokens.size());
-    first_ = cache_.length();
+    first_ = caches_.front()->length();
     const int num_nodes = static_cast<int>(graph_.nodes.size());
     for (int i = 0; i < num_nodes; ++i) {
       const Node& node = graph_.nodes[static_cast<size_t>(i)];
@@ -38,7 +42,7 @@ class Pass {
       SF_RETURN_IF_ERROR(Step(i, node));
     }
     SF_RETURN_IF_ERROR(ops_.Read(walk_.activation(ValueKind::kFinal)->floats(), rows_, hidden));
-    cache_.Advance(rows_);
+    for (KvCache* cache : caches_) cache->Advance(lockstep_ ? 1 : rows_);
     return absl::OkStatus();
   }
 
@@ -123,6 +127,7 @@ class Pass {
   }
 
   absl::Status Rope(const Node& node) {
+    if (lockstep_) return absl::OkStatus();  // LockstepAttention
     const ModelConfig& c = graph_.config;
     Buffer& q = *walk_.buffer(ValueKind::kQ);
     Buffer& k = *walk_.buffer(ValueKind::kK);
@@ -144,6 +149,7 @@ class Pass {
   }
 
   absl::Status Attention(int i, const Node& node) {
+    if (lockstep_) return LockstepAttention(i, node);
     const ModelConfig& c = graph_.config;
     const bool mass = taps_ != nullptr && taps_->WantsAttention(node.layer);
     const int64_t positions = first_ + rows_;
@@ -160,7 +166,7 @@ class Pass {
                                        .q = walk_.buffer(ValueKind::kQ),
                                        .k = walk_.buffer(ValueKind::kK),
                                        .v = walk_.buffer(ValueKind::kV),
-                                       .cache = &cache_,
+                                       .cache = caches_.front(),
                                        .column_mass = mass ? walk_.column_mass.data() : nullptr,
                                        .form = FormOf(i, node),
                                        .out = &out}));
@@ -172,6 +178,59 @@ class Pass {
                           .num_rows = rows_});
     }
     return ShowActivation(node.layer, node.out, out);
+  }
+
+  // Rotary embedding and attention, sequence by sequence through buffers of one row.
+  absl::Status LockstepAttention(int i, const Node& node) {
+    const ModelConfig& c = graph_.config;
+    const int64_t q_width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
+    std::vector<float> q(static_cast<size_t>(rows_ * q_width)), k(static_cast<size_t>(rows_ * kv_width)),
+        v = k;
+    SF_RETURN_IF_ERROR(ops_.Read(*walk_.buffer(ValueKind::kQ), rows_, q.data()));
+    SF_RETURN_IF_ERROR(ops_.Read(*walk_.buffer(ValueKind::kK), rows_, k.data()));
+    SF_RETURN_IF_ERROR(ops_.Read(*walk_.buffer(ValueKind::kV), rows_, v.data()));
+    const auto q_row = ops_.NewBuffer(q_width), k_row = ops_.NewBuffer(kv_width),
+               v_row = ops_.NewBuffer(kv_width);
+    const auto ctx_row = ops_.NewActivation(q_width);
+    for (Buffer* row : {q_row.get(), k_row.get(), v_row.get()}) SF_RETURN_IF_ERROR(ops_.Reserve(*row, 1));
+    SF_RETURN_IF_ERROR(ops_.Reserve(*ctx_row, 1));
+    for (int64_t row = 0; row < rows_; ++row) {
+      SF_RETURN_IF_ERROR(ops_.Write(q.data() + row * q_width, 1, *q_row));
+      SF_RETURN_IF_ERROR(ops_.Write(k.data() + row * kv_width, 1, *k_row));
+      SF_RETURN_IF_ERROR(ops_.Write(v.data() + row * kv_width, 1, *v_row));
+      SF_RETURN_IF_ERROR(ops_.HeadNormRope({.rows = 1,
+                                            .first = first_,
+                                            .num_heads = c.num_heads,
+                                            .num_kv_heads = c.num_kv_heads,
+                                            .head_dim = c.head_dim,
+                                            .q = q_row.get(),
+                                            .k = k_row.get(),
+                                            .q_gain = q_gain_,
+                                            .k_gain = k_gain_,
+                                            .eps = c.norm_eps,
+                                            .rope = Slides(node.layer) ? &walk_.rope_local : &walk_.rope}));
+      SF_RETURN_IF_ERROR(ops_.Attention({.rows = 1,
+                                         .first = first_,
+                                         .num_heads = c.num_heads,
+                                         .num_kv_heads = c.num_kv_heads,
+                                         .head_dim = c.head_dim,
+                                         .scale = c.attention_scale,
+                                         .window = Slides(node.layer) ? c.sliding_window : 0,
+                                         .layer = node.layer,
+                                         .q = q_row.get(),
+                                         .k = k_row.get(),
+                                         .v = v_row.get(),
+                                         .cache = caches_[static_cast<size_t>(row)],
+                                         .form = &kFloatForm,
+                                         .out = ctx_row.get()}));
+      SF_RETURN_IF_ERROR(ops_.Read(ctx_row->floats(), 1, q.data() + row * q_width));  // q's row is used up
+    }
+    q_gain_ = k_gain_ = nullptr;
+    Activation& out = Out(node);
+    SF_RETURN_IF_ERROR(ops_.Write(q.data(), rows_, out.floats()));
+    out.form = FormOf(i, node);
+    out.rows = rows_;
+    return ops_.Reform(out);
   }
 
   absl::Status GatedMul(int i, const Node& node) {
@@ -265,7 +324,8 @@ class Pass {
   const ModelGraph& graph_;
   Ops& ops_;
   Walk& walk_;
-  KvCache& cache_;
+  absl::Span<KvCache* const> caches_;
+  const bool lockstep_;
   Taps* taps_;
   Interventions* edits_;
 
@@ -276,8 +336,7 @@ class Pass {
   const std::vector<float>*q_gain_ = nullptr, *k_gain_ = nullptr;
 };
 
-absl::Status CheckCall(const RuntimeModel& model, absl::Span<const int32_t> tokens, const KvCache& cache,
-                       size_t hidden_size) {
+absl::Status CheckIds(const RuntimeModel& model, absl::Span<const int32_t> tokens, size_t hidden_size) {
   const ModelConfig& c = model.graph().config;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= c.vocab) {
@@ -285,17 +344,19 @@ absl::Status CheckCall(const RuntimeModel& model, absl::Span<const int32_t> toke
           "token ", i, ": id ", tokens[i], " is outside the vocabulary; 0 to ", c.vocab - 1, " are allowed"));
     }
   }
-  const int64_t needed = cache.length() + static_cast<int64_t>(tokens.size());
-  if (needed > cache.capacity()) {
-    return absl::InvalidArgumentError(absl::StrCat("cache: ", needed, " positions needed; ", cache.capacity(),
-                                                   " allowed; make it larger or feed fewer tokens"));
-  }
   const size_t want = tokens.size() * static_cast<size_t>(c.hidden);
-  if (hidden_size != want) {
-    return absl::InvalidArgumentError(absl::StrCat("hidden: room for ", hidden_size, " values; ", want,
-                                                   " needed (", tokens.size(), " tokens x ", c.hidden, ")"));
-  }
-  return absl::OkStatus();
+  if (hidden_size == want) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("hidden: room for ", hidden_size, " values; ", want,
+                                                 " needed (", tokens.size(), " tokens x ", c.hidden, ")"));
+}
+
+absl::Status CheckCall(const RuntimeModel& model, absl::Span<const int32_t> tokens, const KvCache& cache,
+                       size_t hidden_size) {
+  SF_RETURN_IF_ERROR(CheckIds(model, tokens, hidden_size));
+  const int64_t needed = cache.length() + static_cast<int64_t>(tokens.size());
+  if (needed <= cache.capacity()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("cache: ", needed, " positions needed; ", cache.capacity(),
+                                                 " allowed; make it larger or feed fewer tokens"));
 }
 
 }  // namespace
@@ -312,8 +373,9 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
   const int64_t d = model.graph().config.hidden;
   for (int64_t at = 0; at < total; at += block) {
     const int64_t rows = std::min(block, total - at);
+    KvCache* const caches[] = {&cache};
     absl::Status status =
-        Pass(model, *walk, cache, options)
+        Pass(model, *walk, caches, options)
             .Run(tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(rows)), hidden.data() + at * d);
     if (!status.ok()) {
       cache.Truncate(before);
@@ -321,6 +383,27 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status ForwardLockstep(const RuntimeModel& model, absl::Span<const int32_t> tokens,
+                             absl::Span<KvCache* const> caches, absl::Span<float> hidden) {
+  if (tokens.empty() || tokens.size() != caches.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("lockstep: ", tokens.size(), " tokens for ", caches.size(),
+                                                   " caches; one each is needed"));
+  }
+  for (KvCache* cache : caches) {
+    if (cache->length() != caches.front()->length() || cache->length() == cache->capacity()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "lockstep: a cache of ", cache->length(), " of ", cache->capacity(), " positions beside one of ",
+          caches.front()->length(), "; equal lengths and room for one more are needed"));
+    }
+  }
+  if (tokens.size() == 1) return Forward(model, tokens, *caches.front(), hidden, {});
+  SF_RETURN_IF_ERROR(CheckIds(model, tokens, hidden.size()));
+  SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
+  SF_RETURN_IF_ERROR(
+      walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), caches.front()->capacity()));
+  return Pass(model, *walk, caches, {}).Run(tokens, hidden.data());
 }
 
 absl::Status Logits(const RuntimeModel& model, absl::Span<const float> hidden, absl::Span<float> logits) {
