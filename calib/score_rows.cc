@@ -8,11 +8,6 @@
 namespace spikefold {
 namespace {
 
-namespace divergence = kernels::kld_f64_f32_f32;
-namespace log_sum_exp = kernels::logsumexp_f64_f32;
-
-static_assert(divergence::kRareLogP == -16, "kld_llamacpp leaves out what the kernel counts as rare");
-
 RowScore NonFinite() {
   constexpr double kInf = std::numeric_limits<double>::infinity();
   return {.nll = kInf,
@@ -26,24 +21,20 @@ RowScore NonFinite() {
 }  // namespace
 
 RowScore ScoreRow(const float* p, int64_t vocab, int32_t target) {
-  const log_sum_exp::RowResult row = log_sum_exp::RunRow(p, vocab);
+  const auto row = kernels::logsumexp_f64_f32::RunRow(p, vocab);
   if (!row.finite) return NonFinite();
-  RowScore score;
-  score.nll = row.lse - static_cast<double>(p[target]);
-  score.nll_reference = score.nll;
-  return score;
+  const double nll = row.lse - static_cast<double>(p[target]);
+  return {.nll = nll, .nll_reference = nll};
 }
 
 RowScore ScoreRow(const float* p, const float* q, int64_t vocab, int32_t target) {
-  const divergence::RowResult row = divergence::RunRow(p, q, vocab);
+  const auto row = kernels::kld_f64_f32_f32::RunRow(p, q, vocab);
   if (!row.finite) return NonFinite();
-  RowScore score;
-  score.nll_reference = row.lse_p - static_cast<double>(p[target]);
-  score.nll = row.lse_q - static_cast<double>(q[target]);
-  score.kld = row.kld;
-  score.kld_llamacpp = row.kld - row.kld_rare;
-  score.same_top = row.top_p == row.top_q;
-  return score;
+  return {.nll = row.lse_q - static_cast<double>(q[target]),
+          .nll_reference = row.lse_p - static_cast<double>(p[target]),
+          .kld = row.kld,
+          .kld_llamacpp = row.kld - row.kld_rare,
+          .same_top = row.top_p == row.top_q};
 }
 
 }  // namespace spikefold
