@@ -4,12 +4,12 @@
 #
 # usage: benchmarks/llama_cpp_peer.sh BIN_DIR PEER.gguf=OURS [PEER.gguf=OURS ...]
 #        BIN_DIR holds llama-bench; OURS is whatever `spikefold bench` takes (a GGUF file or a quantized directory)
-# environment: ROUNDS=3 THREADS=2 PROMPT=512 GENERATE=64 SPIKEFOLD=build/spikefold
+# environment: ROUNDS=3 THREADS=2 PREFILL=512 DECODE=64 SPIKEFOLD=build/spikefold
 set -euo pipefail
 [ $# -ge 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 bin=$1
 shift
-rounds=${ROUNDS:-3} threads=${THREADS:-2} prompt=${PROMPT:-512} generate=${GENERATE:-64} spikefold=${SPIKEFOLD:-build/spikefold}
+rounds=${ROUNDS:-3} threads=${THREADS:-2} prefill=${PREFILL:-512} decode=${DECODE:-64} spikefold=${SPIKEFOLD:-build/spikefold}
 [ -x "$bin/llama-bench" ] || { echo "$bin/llama-bench: not found" >&2; exit 2; }
 [ -x "$spikefold" ] || { echo "$spikefold: not found; run make build" >&2; exit 2; }
 
@@ -21,16 +21,16 @@ number() {  # KEY: the number of "KEY": in the JSON on stdin
 }
 measure_peer() {  # PAIR MODEL
   local line
-  "$bin/llama-bench" -m "$2" -t "$threads" -p "$prompt" -n "$generate" -r 1 -o jsonl 2>/dev/null | while read -r line; do
-    if [ "$(number n_gen <<<"$line")" = 0 ]; then printf '%s\tprompt\tpeer\t' "$1"; else printf '%s\tgenerate\tpeer\t' "$1"; fi
+  "$bin/llama-bench" -m "$2" -t "$threads" -p "$prefill" -n "$decode" -r 1 -o jsonl 2>/dev/null | while read -r line; do
+    if [ "$(number n_gen <<<"$line")" = 0 ]; then printf '%s\tprefill\tpeer\t' "$1"; else printf '%s\tdecode\tpeer\t' "$1"; fi
     number avg_ts <<<"$line"
   done >>"$results"
 }
 measure_ours() {  # PAIR MODEL
   local json
-  json=$("$spikefold" bench "$2" --threads "$threads" --prompt "$prompt" --generate "$generate" --json)
-  printf '%s\tprompt\tours\t%s\n' "$1" "$(number prompt_tokens_per_second <<<"$json")" >>"$results"
-  printf '%s\tgenerate\tours\t%s\n' "$1" "$(number generate_tokens_per_second <<<"$json")" >>"$results"
+  json=$("$spikefold" bench "$2" --threads "$threads" --prefill "$prefill" --decode "$decode" --repeat 1 --json)
+  printf '%s\tprefill\tours\t%s\n' "$1" "$(number prefill_tokens_per_second <<<"$json")" >>"$results"
+  printf '%s\tdecode\tours\t%s\n' "$1" "$(number decode_tokens_per_second <<<"$json")" >>"$results"
 }
 
 for ((round = 1; round <= rounds; ++round)); do
