@@ -23,7 +23,8 @@ namespace spikefold {
 namespace {
 
 constexpr int64_t kSinkWindows = 16;
-constexpr int64_t kGeneratedLength = 256;
+constexpr int64_t kPrefixTokens = 1024;  // at least, to judge a prefix by
+constexpr int64_t kGeneratedLength = 128;
 constexpr int64_t kMaxOutlierTokens = 8;
 
 class Scanner {
@@ -137,7 +138,9 @@ class Scanner {
 
   absl::Status Prefix() {
     if (!options_.allow_prefix || !map_.treatment_needed || second_half_.empty()) return absl::OkStatus();
-    const Windows few = Shorter(first_half_, FewWindows(16), options_.window_length);
+    const int64_t count =
+        std::max(FewWindows(16), std::min<int64_t>(8, kPrefixTokens / options_.window_length));
+    const Windows few = Shorter(first_half_, count, options_.window_length);
     PrefixSearchInput input{.model = model_,
                             .tokenizer = tokenizer_,
                             .windows = few,

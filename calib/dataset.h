@@ -23,7 +23,9 @@ struct TokenStream {
 // (empty).
 absl::StatusOr<TokenStream> TokenizeFiles(const Tokenizer& tokenizer, const std::vector<std::string>& paths);
 // Self-generated text: num_sequences x length tokens, sampled at temperature 1 from varied first tokens;
-// equal seeds give equal ids.
+// equal seeds give equal ids. The stream begins in the middle of the first sequence and ends with its
+// beginning: windows of `length` hold the end of one sequence and the beginning of the next, as windows of a
+// file do.
 absl::StatusOr<TokenStream> GenerateText(const RuntimeModel& model, const Tokenizer& tokenizer,
                                          int64_t num_sequences, int64_t length, uint64_t seed,
                                          const Progress& progress);

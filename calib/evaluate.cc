@@ -10,6 +10,7 @@
 #include "calib/scoring_arm.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
+#include "kernels/runtime/ops.h"
 
 namespace spikefold {
 namespace {
@@ -57,6 +58,7 @@ class Evaluation {
   absl::StatusOr<EvalResult> Run(const Tokenizer& tokenizer, const TokenStream& text) {
     SF_ASSIGN_OR_RETURN(plan_, MakeEvalWindows(text.ids, tokenizer.bos_id(), tokenizer.add_bos(), options_));
     SF_RETURN_IF_ERROR(MakeArms(tokenizer));
+    before_ = quantized_.ops().counters();
     const int64_t count = static_cast<int64_t>(windows_->size());
     for (int64_t w = 0; w < count; ++w) {
       if (!Report(options_.progress, "evaluating", w, count)) {
@@ -146,6 +148,9 @@ class Evaluation {
       result.bits_per_byte = nats / (std::log(2.0) * static_cast<double>(bytes));
     }
     result.seconds_reference = reference_arm_->seconds() - seconds_noise_;
+    const OpCounters after = quantized_.ops().counters();
+    result.num_missed_spike_rows = after.missed_spike_rows - before_.missed_spike_rows;
+    result.num_saturated = after.saturated - before_.saturated;
     result.seconds_quantized = quantized_arm_ ? quantized_arm_->seconds() : result.seconds_reference;
     return result;
   }
@@ -159,6 +164,7 @@ class Evaluation {
   RoundToBf16 round_;
   std::optional<ScoringArm> reference_arm_, quantized_arm_, control_arm_, noise_arm_;
   std::vector<WindowScores> scores_, control_, noise_;
+  OpCounters before_;
   double seconds_noise_ = 0;
 };
 
