@@ -9,7 +9,9 @@ model=models/smollm2-135m-instruct-q4_1.gguf
 text=tests/data/wiki.test.raw
 started=$SECONDS
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+bold="" plain=""
+if [ -t 1 ] && [ -z "${NO_COLOR-}" ]; then bold=$'\033[1m' plain=$'\033[0m'; fi
+say() { printf '\n%s%s%s\n' "$bold" "$*" "$plain"; }
 spikefold() {
   printf '$ build/spikefold %s\n' "$*"
   build/spikefold "$@"
@@ -33,6 +35,6 @@ for name in w8a8 w8a8-static-unprotected w8a8-static w4a16; do
 done
 
 say "4. The report"
-spikefold report "$out"/*.eval.json --scan "$out/scan" -o "$out/report.html"
+spikefold report "$out"/{w8a8,w8a8-static-unprotected,w8a8-static,w4a16}.eval.json --scan "$out/scan" -o "$out/report.html"
 
 printf '\nThe demo took %d s. Open %s in a browser.\n' $((SECONDS - started)) "$out/report.html"

@@ -16,7 +16,8 @@ float AbsMax(const float* x, int64_t k) {
   int64_t i = 0;
   for (; i + 64 <= k; i += 64) {
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) max[j] = _mm512_max_ps(max[j], _mm512_abs_ps(_mm512_loadu_ps(x + i + 16 * j)));
+    for (int j = 0; j < 4; ++j)
+      max[j] = _mm512_max_ps(max[j], _mm512_abs_ps(_mm512_loadu_ps(x + i + 16 * j)));
   }
   for (; i + 16 <= k; i += 16) max[0] = _mm512_max_ps(max[0], _mm512_abs_ps(_mm512_loadu_ps(x + i)));
   if (i < k) max[0] = _mm512_max_ps(max[0], _mm512_abs_ps(_mm512_maskz_loadu_ps(FirstLanes(k - i), x + i)));
@@ -33,7 +34,8 @@ inline __m128i Codes(__m512 value) {
 template <bool kCount>
 int64_t ConvertRow(const float* x, int64_t k, float inv_scale, int8_t* q) {
   const __m512 inv = _mm512_set1_ps(inv_scale);
-  // |value| rounds beyond the largest code from half a code above it on; that half itself rounds to even, 128.
+  // |value| rounds beyond the largest code from half a code above it on; that half itself rounds to even,
+  // 128.
   const __m512 edge = _mm512_set1_ps(kS8Max + 0.5f);
   int64_t saturated = 0;
   int64_t i = 0;
