@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "formats/base/weight_memory.h"
 
 namespace spikefold {
 
@@ -17,7 +18,7 @@ int64_t NumElements(const Shape& shape) {
   return n;
 }
 
-void Tensor::Free::operator()(void* p) const { std::free(p); }
+void Tensor::Free::operator()(void* p) const { weights ? FreeWeights(p) : std::free(p); }
 
 Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(std::move(shape)) {
   const size_t bytes = static_cast<size_t>(num_bytes());
@@ -26,6 +27,14 @@ Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(std::move(shape
   if (p == nullptr) throw std::bad_alloc();  // caught at the edge of apps/, as ResourceExhausted
   std::memset(p, 0, rounded);
   data_.reset(p);
+}
+
+Tensor Tensor::ForWeights(DType dtype, Shape shape) {
+  Tensor t;
+  t.dtype_ = dtype;
+  t.shape_ = std::move(shape);
+  t.data_ = std::unique_ptr<void, Free>(AllocateWeights(static_cast<size_t>(t.num_bytes())), Free(true));
+  return t;
 }
 
 Tensor Tensor::FromFloats(Shape shape, absl::Span<const float> values) {

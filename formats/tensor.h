@@ -33,6 +33,8 @@ class Tensor {
  public:
   Tensor() = default;
   Tensor(DType dtype, Shape shape);  // zero-initialised, 64-byte aligned
+  // The same in memory for weights (base/weight_memory.h): written once, read for every token.
+  static Tensor ForWeights(DType dtype, Shape shape);
   static Tensor FromFloats(Shape shape, absl::Span<const float> values);
 
   DType dtype() const { return dtype_; }
@@ -56,7 +58,10 @@ class Tensor {
 
  private:
   struct Free {
+    Free() : weights(false) {}
+    explicit Free(bool w) : weights(w) {}
     void operator()(void* p) const;
+    bool weights;
   };
   DType dtype_ = DType::kF32;
   Shape shape_;

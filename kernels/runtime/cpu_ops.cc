@@ -80,7 +80,7 @@ absl::Status CpuOps::PackF32(const Tensor& w, LinearWeights& out) {
   out.kind = LinearWeights::Kind::kF32;
   out.n = w.dim(0);
   out.k = w.dim(1);
-  out.packed = Tensor(DType::kF32, {f32::PackedElements(out.n, out.k)});
+  out.packed = Tensor::ForWeights(DType::kF32, {f32::PackedElements(out.n, out.k)});
   const float* rows = w.as<float>().data();
   float* packed = out.packed.as<float>().data();
   pool_.ParallelFor((out.n + f32::kPanel - 1) / f32::kPanel, 16, [&](int64_t begin, int64_t end) {
@@ -94,7 +94,7 @@ absl::Status CpuOps::PackS8c(absl::Span<const int8_t> codes, int64_t n, int64_t 
   out.kind = LinearWeights::Kind::kS8c;
   out.n = n;
   out.k = k;
-  out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s8c::PackedBytes(n, k))});
+  out.packed = Tensor::ForWeights(DType::kU8, {static_cast<int64_t>(s8c::PackedBytes(n, k))});
   s8c::Pack(codes.data(), n, k, out.packed.data());
   return absl::OkStatus();
 }
@@ -106,7 +106,7 @@ absl::Status CpuOps::PackS4g(absl::Span<const int8_t> codes, absl::Span<const fl
   out.k = k;
   out.group = group;
   const s4g::ScaleType type = s4g::NarrowestScaleType(scales.data(), static_cast<int64_t>(scales.size()));
-  out.packed = Tensor(DType::kU8, {static_cast<int64_t>(s4g::PackedBytes(n, k, group, type))});
+  out.packed = Tensor::ForWeights(DType::kU8, {static_cast<int64_t>(s4g::PackedBytes(n, k, group, type))});
   s4g::Pack(codes.data(), scales.data(), n, k, group, out.packed.data());
   return absl::OkStatus();
 }
