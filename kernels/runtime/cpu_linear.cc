@@ -43,7 +43,7 @@ f32::Params FloatParams(const float* x, int64_t rows, const LinearWeights& w, fl
           .k = w.k,
           .x = x,
           .x_stride = w.k,
-          .w = w.packed.as<float>().data(),
+          .w = static_cast<const float*>(w.packed.data()),
           .bias = BiasOf(w),
           .y = y,
           .y_stride = w.n};
