@@ -59,23 +59,34 @@ class Call {
     return {index / tiles_, row, std::min(row + rows_per_task_, rows_), ThreadScratch(ScratchFloats(p_))};
   }
 
-  // Few rows and a long cache: the spans of a task run beside each other.
+  // Few rows and a long cache: the spans of a task run beside each other. When there are enough of them, one
+  // thread takes a span of all heads, in the order of memory.
   void RunSpans(int64_t num_tasks, int64_t num_spans) {
-    const int64_t stride = StateFloats(p_, rows_per_task_) * num_spans;
+    const int64_t stride = StateFloats(p_, rows_per_task_) * num_spans;  // of a task's states
     thread_local std::vector<float> kept;
     if (static_cast<int64_t>(kept.size()) < num_tasks * stride) {
       kept.resize(static_cast<size_t>(num_tasks * stride));
     }
     float* states = kept.data();
-    pool_.ParallelFor(num_tasks * num_spans, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Task task = TaskAt(i / num_spans);
-        const int64_t span = i % num_spans;
-        float* state =
-            states + i / num_spans * stride + span * StateFloats(p_, task.row_end - task.row_begin);
-        target_.run_span(p_, task, span, state);
-      }
-    });
+    const auto state_of = [&](int64_t index, int64_t span) {
+      const Task task = TaskAt(index);
+      return states + index * stride + span * StateFloats(p_, task.row_end - task.row_begin);
+    };
+    if (num_spans >= kTasksPerThread * pool_.num_threads()) {
+      pool_.ParallelFor(tiles_ * num_spans, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t tile = i % tiles_, span = i / tiles_;
+          target_.run_all_heads_span(p_, TaskAt(tile), span, state_of(tile, span), tiles_ * stride);
+        }
+      });
+    } else {
+      pool_.ParallelFor(num_tasks * num_spans, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t index = i % num_tasks, span = i / num_tasks;
+          target_.run_span(p_, TaskAt(index), span, state_of(index, span));
+        }
+      });
+    }
     for (int64_t i = 0; i < num_tasks; ++i) target_.merge(p_, TaskAt(i), states + i * stride, num_spans);
   }
 

@@ -15,12 +15,13 @@ struct Shape {
 };
 
 // Around the key blocks (64), spans (256), tiles (6 and 12 rows) and tasks (96 rows); groups 1 to 5; odd head
-// dimensions; windows with and without sinks; many rows, and one row on a long cache.
+// dimensions; windows with and without sinks; many rows; one row on a cache of some and of many spans.
 constexpr Shape kChecked[] = {
     {1, 0, 2, 1, 64, 0, 0},    {5, 0, 9, 3, 64, 0, 0},     {33, 0, 4, 4, 96, 0, 0},
     {130, 3, 6, 2, 64, 0, 0},  {1, 700, 3, 1, 128, 0, 0},  {2, 255, 5, 1, 80, 0, 0},
     {70, 300, 2, 1, 64, 0, 0}, {100, 0, 3, 3, 8, 16, 0},   {3, 600, 4, 2, 40, 100, 0},
     {9, 513, 4, 2, 64, 70, 4}, {40, 60, 2, 2, 256, 65, 1}, {7, 10, 3, 3, 5, 0, 2},
+    {2, 3300, 4, 2, 16, 0, 0}, {1, 3200, 2, 1, 8, 900, 3},
 };
 
 std::string Name(const Shape& s) {

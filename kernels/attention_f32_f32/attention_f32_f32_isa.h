@@ -44,6 +44,9 @@ struct TargetFunctions {
   void (*run)(const Params& p, const Task& task);
   // One span of a task into `state`.
   void (*run_span)(const Params& p, const Task& task, int64_t span, float* state);
+  // The same for every KV head; head h into states + h * state_stride. task.kv_head is not read.
+  void (*run_all_heads_span)(const Params& p, const Task& task, int64_t span, float* states,
+                             int64_t state_stride);
   // Merges the states of `num_spans` consecutive spans and writes o.
   void (*merge)(const Params& p, const Task& task, const float* states, int64_t num_spans);
 };

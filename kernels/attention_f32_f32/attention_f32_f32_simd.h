@@ -62,22 +62,8 @@ void LoadQueries(const Geometry& g) {
   }
 }
 
-// Rows of a cache lie far apart, where the hardware does not look ahead: asks for this block's values and the
-// next block's keys.
-void PrefetchRows(const Geometry& g, int64_t j0, int64_t count) {
-  const int64_t column = g.task.kv_head * g.p.head_dim;
-  const int64_t next_end = MinOf(g.end, j0 + 2 * kKeyBlock);
-  for (int64_t j = j0; j < j0 + count; ++j) {
-    for (int64_t i = 0; i < g.p.head_dim; i += 16) Prefetch(g.p.v + j * g.kv_stride + column + i);
-  }
-  for (int64_t j = j0 + kKeyBlock; j < next_end; ++j) {
-    for (int64_t i = 0; i < g.p.head_dim; i += 16) Prefetch(g.p.k + j * g.kv_stride + column + i);
-  }
-}
-
 // keys[i, j] = K[j0 + j][i] for j < count, 0 for the other j.
 void TransposeKeys(const Geometry& g, int64_t j0, int64_t count) {
-  PrefetchRows(g, j0, count);
   const float* in = g.p.k + j0 * g.kv_stride + g.task.kv_head * g.p.head_dim;
   for (int64_t j = 0; j < kKeyBlock; j += kLanes) {
     for (int64_t i = 0; i < g.p.head_dim; i += kLanes) {
@@ -116,10 +102,11 @@ const float* Values(const Geometry& g, int64_t j0, int64_t count, int64_t& strid
   return g.values;
 }
 
-// C = (factor ? C * factor[row] : 0) + A B over a tile of columns.
+// C = (factor ? C * factor[row] : 0) + A B over a tile of columns. `next`: null, or a run of k * kTileColumns
+// floats to prefetch on the way.
 template <int kRows>
 void ProductTile(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t k, float* c,
-                 int64_t c_stride, const float* factor) {
+                 int64_t c_stride, const float* factor, const float* next) {
   F32 sum[kRows][kTileVecs];
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
@@ -127,7 +114,8 @@ void ProductTile(const float* a, int64_t a_stride, const float* b, int64_t b_str
       sum[r][v] = factor == nullptr ? Zero() : Load(c + r * c_stride + v * kLanes) * Set1(factor[r]);
     }
   }
-  MultiplyTile<kRows, kTileVecs>(sum, a, a_stride, b, b_stride, k, 4 * b_stride);
+  MultiplyTile<kRows, kTileVecs>(sum, a, a_stride, b, b_stride, k, next != nullptr ? next : b + 4 * b_stride,
+                                 next != nullptr ? kTileColumns : b_stride);
 #pragma GCC unroll 16
   for (int r = 0; r < kRows; ++r) {
     for (int v = 0; v < kTileVecs; ++v) Store(c + r * c_stride + v * kLanes, sum[r][v]);
@@ -135,7 +123,7 @@ void ProductTile(const float* a, int64_t a_stride, const float* b, int64_t b_str
 }
 
 using ProductFunction = void (*)(const float*, int64_t, const float*, int64_t, int64_t, float*, int64_t,
-                                 const float*);
+                                 const float*, const float*);
 template <int... kIndex>
 struct Products {
   static constexpr ProductFunction kRows[] = {ProductTile<kIndex + 1>...};
@@ -152,6 +140,11 @@ struct Tile {
   int64_t keys;  // leading keys of the block that some row sees, at most
 };
 
+// Runs of kKeyBlock * head_dim floats that a block's first tile prefetches; null: none.
+struct Next {
+  const float *keys = nullptr, *values = nullptr;
+};
+
 // Scores that row r does not see, up to the end of the vectors in use, become -infinity.
 void Mask(const Geometry& g, int64_t r, int64_t j0, int64_t padded_keys) {
   float* s = g.scores + r * kKeyBlock;
@@ -162,11 +155,12 @@ void Mask(const Geometry& g, int64_t r, int64_t j0, int64_t padded_keys) {
   for (int64_t j = MaxOf(0, seen_end); j < padded_keys; ++j) s[j] = -__builtin_inff();
 }
 
-void Scores(const Geometry& g, const Tile& tile, int64_t j0) {
+void Scores(const Geometry& g, const Tile& tile, int64_t j0, const float* next = nullptr) {
   const int64_t rows = tile.end - tile.begin;
   for (int64_t j = 0; j < tile.keys; j += kTileColumns) {
     Product::kRows[rows - 1](g.q + tile.begin * g.p.head_dim, g.p.head_dim, g.keys + j, kKeyBlock,
-                             g.p.head_dim, g.scores + tile.begin * kKeyBlock + j, kKeyBlock, nullptr);
+                             g.p.head_dim, g.scores + tile.begin * kKeyBlock + j, kKeyBlock, nullptr,
+                             next != nullptr ? next + j * g.p.head_dim : nullptr);
   }
   const int64_t padded_keys = (tile.keys + kLanes - 1) / kLanes * kLanes;
   for (int64_t r = tile.begin; r < tile.end; ++r) Mask(g, r, j0, padded_keys);
@@ -230,26 +224,31 @@ void ClearState(const Geometry& g, const State& state) {
   for (int64_t i = 0; i < g.rows * g.dim; i += kLanes) Store(state.o + i, Zero());
 }
 
+void RunBlock(const Geometry& g, int64_t j0, const State& state, const Next& next) {
+  const int64_t count = MinOf(kKeyBlock, g.end - j0);
+  TransposeKeys(g, j0, count);
+  int64_t value_stride;
+  const float* values = Values(g, j0, count, value_stride);
+  ForEachTileOfRows(
+      g, j0, [&](const Tile& tile) __attribute__((always_inline)) {
+        alignas(64) float factor[kLanes];
+        const bool is_first = tile.begin == 0;
+        Scores(g, tile, j0, is_first ? next.keys : nullptr);
+        Softmax(g, tile, state, factor);
+        for (int64_t i = 0; i < g.dim; i += kTileColumns) {
+          Product::kRows[tile.end - tile.begin - 1](
+              g.scores + tile.begin * kKeyBlock, kKeyBlock, values + i, value_stride, tile.keys,
+              state.o + tile.begin * g.dim + i, g.dim, factor,
+              is_first && next.values != nullptr ? next.values + i * kKeyBlock : nullptr);
+        }
+      });
+}
+
 void RunSpan(const Geometry& g, int64_t span, const State& state) {
   ClearState(g, state);
   const int64_t span_end = MinOf(g.end, (span + 1) * kSpan);
   for (int64_t j0 = span * kSpan; j0 < span_end; j0 += kKeyBlock) {
-    if (!Seen(g, j0, kKeyBlock)) continue;
-    const int64_t count = MinOf(kKeyBlock, g.end - j0);
-    TransposeKeys(g, j0, count);
-    int64_t value_stride;
-    const float* values = Values(g, j0, count, value_stride);
-    ForEachTileOfRows(
-        g, j0, [&](const Tile& tile) __attribute__((always_inline)) {
-          alignas(64) float factor[kLanes];
-          Scores(g, tile, j0);
-          Softmax(g, tile, state, factor);
-          for (int64_t i = 0; i < g.dim; i += kTileColumns) {
-            Product::kRows[tile.end - tile.begin - 1](g.scores + tile.begin * kKeyBlock, kKeyBlock,
-                                                      values + i, value_stride, tile.keys,
-                                                      state.o + tile.begin * g.dim + i, g.dim, factor);
-          }
-        });
+    if (Seen(g, j0, kKeyBlock)) RunBlock(g, j0, state, {});
   }
 }
 
@@ -325,6 +324,29 @@ void RunTaskSpan(const Params& p, const Task& task, int64_t span, float* state) 
   const Geometry g(p, task);
   LoadQueries(g);
   RunSpan(g, span, g.StateAt(state));
+}
+
+// Block by block for all heads, so that the cache is read in the order in which it lies: while head h
+// computes, the h-th part of the next block is prefetched.
+void RunAllHeadsSpan(const Params& p, const Task& rows, int64_t span, float* states, int64_t state_stride) {
+  Task task = rows;
+  const Geometry all(p, rows);
+  const int64_t span_end = MinOf(all.end, (span + 1) * kSpan), run = kKeyBlock * p.head_dim;
+  for (task.kv_head = 0; task.kv_head < p.num_kv_heads; ++task.kv_head) {
+    const Geometry g(p, task);
+    ClearState(g, g.StateAt(states + task.kv_head * state_stride));
+  }
+  for (int64_t j0 = span * kSpan; j0 < span_end; j0 += kKeyBlock) {
+    if (!Seen(all, j0, kKeyBlock)) continue;
+    const bool has_next = j0 + 2 * kKeyBlock <= all.end;
+    for (task.kv_head = 0; task.kv_head < p.num_kv_heads; ++task.kv_head) {
+      const Geometry g(p, task);
+      const int64_t at = (j0 + kKeyBlock) * g.kv_stride + task.kv_head * run;
+      LoadQueries(g);
+      RunBlock(g, j0, g.StateAt(states + task.kv_head * state_stride),
+               has_next ? Next{p.k + at, p.v + at} : Next{});
+    }
+  }
 }
 
 void MergeTask(const Params& p, const Task& task, const float* states, int64_t num_spans) {

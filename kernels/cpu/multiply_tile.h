@@ -12,7 +12,8 @@ namespace {
 // of a.
 template <int kRows, int kVecs>
 SF_INLINE void MultiplyTile(F32 (&sum)[kRows][kVecs], const float* a, int64_t a_stride, const float* b,
-                            int64_t b_stride, int64_t k_count, int64_t ahead) {
+                            int64_t b_stride, int64_t k_count, const float* prefetch,
+                            int64_t prefetch_stride) {
   // One pointer for three rows: more would not fit the general registers.
   constexpr int kPointers = (kRows + 2) / 3;
   const float* row[kPointers];
@@ -29,7 +30,8 @@ SF_INLINE void MultiplyTile(F32 (&sum)[kRows][kVecs], const float* a, int64_t a_
       for (int v = 0; v < kVecs; ++v) sum[r][v] = Fma(value, column[v], sum[r][v]);
     }
 #pragma GCC unroll 4
-    for (int line = 0; line < kVecs * kLanes; line += 16) Prefetch(b + ahead + line);
+    for (int line = 0; line < kVecs * kLanes; line += 16) Prefetch(prefetch + line);
+    prefetch += prefetch_stride;
     b += b_stride;
   }
 }

@@ -55,7 +55,7 @@ void RunTile(const Block& b) {
 #pragma GCC unroll 4
     for (int v = 0; v < kVecs; ++v) sum[r][v] = Zero();
   }
-  MultiplyTile<kRows, kVecs>(sum, b.x, b.x_stride, b.w, kPanel, b.length, kAhead * kPanel);
+  MultiplyTile<kRows, kVecs>(sum, b.x, b.x_stride, b.w, kPanel, b.length, b.w + kAhead * kPanel, kPanel);
   StoreTile<kRows, kVecs>(b, sum);
 }
 
