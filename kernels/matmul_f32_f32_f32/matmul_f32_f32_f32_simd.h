@@ -15,7 +15,7 @@
 namespace spikefold::kernels::matmul_f32_f32_f32 {
 namespace {
 
-constexpr int64_t kAhead = 16;  // steps of k that weights are prefetched ahead: 2 KiB
+constexpr int64_t kAhead = 64;  // steps of k that weights are prefetched ahead: 8 KiB
 
 // One block of k for one tile.
 struct Block {
