@@ -6,6 +6,7 @@
 
 #include "formats/base/status.h"
 #include "formats/base/utf8.h"
+#include "formats/tokenizer/unicode_additions.h"
 
 namespace spikefold::tok {
 namespace {
@@ -37,6 +38,8 @@ bool IsWordCharacter(char32_t c) {
     case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC:
       return true;
+    case UTF8PROC_CATEGORY_CN:  // to utf8proc's Unicode 15; what came later are letters and decimal digits
+      return !StandInFor(c, 16).empty();
     default:
       return false;
   }
