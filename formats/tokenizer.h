@@ -5,9 +5,11 @@
 //   SF_ASSIGN_OR_RETURN(std::vector<int32_t> ids, tokenizer->Encode(text));   // no BOS/EOS added, special
 //   tokens parsed only if asked
 //
-// Byte-level BPE (pre-tokenizers gpt2, smollm, llama-bpe, qwen2, or the regex in tokenizer.json) and
-// SentencePiece-style BPE with scores and byte fallback. Any byte sequence encodes; invalid UTF-8 becomes
-// U+FFFD (as the `tokenizers` library and llama.cpp see it).
+// Byte-level BPE (GGUF pre-tokenizers gpt-2, smollm, llama-bpe, qwen2; or what tokenizer.json says) and
+// SentencePiece-style BPE with byte fallback. Ids are those of llama.cpp for GGUF files and of the
+// `tokenizers` library for tokenizer.json. Any byte sequence encodes: invalid UTF-8 becomes U+FFFD as these
+// two read it, but scored GGUF vocabularies keep the bytes. Bytes without a token and without a fallback
+// vanish, as there. Encoding and decoding are thread-safe.
 #pragma once
 
 #include <cstdint>
