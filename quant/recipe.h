@@ -37,7 +37,7 @@ struct Recipe {
   int group_size = 0;               // 0: the scheme's default for this model
   int keep_columns = -1;            // kept columns a site; -1: what the mode says
   bool random_columns = false;      // the control: as many columns, chosen at random
-  int keep_modules = 0;             // that many linears of highest module score stay in 16 bit
+  int keep_modules = 0;             // linears of that many sites of highest score stay in 16 bit
   bool keep_rows = false;           // spike rows found at run time are computed in float
   bool keep_super_weights = false;  // exact scalars beside the codes
   std::vector<std::string> keep;    // module paths to leave in 16 bit; '*' matches any run of characters
