@@ -9,6 +9,8 @@ namespace {
 
 constexpr int64_t kBlock = 96;  // a tile of doubles is 72 KiB: three fit in a second-level cache
 
+constexpr int64_t kSolveRows = 32;
+
 using Matrix = Eigen::MatrixXd;
 using Tile = Eigen::Map<Matrix, 0, Eigen::OuterStride<>>;
 
@@ -45,6 +47,15 @@ bool CholeskyInPlace(double* a, int64_t n, ThreadPool& pool) {
     });
   }
   return true;
+}
+
+void CholeskySolve(const double* l, int64_t n, double* b, int64_t rows, ThreadPool& pool) {
+  const Eigen::Map<const Matrix> factor(l, n, n);
+  pool.ParallelFor(rows, kSolveRows, [&](int64_t begin, int64_t end) {
+    Eigen::Map<Matrix> right(b + begin * n, n, end - begin);  // rows of b are columns here
+    factor.triangularView<Eigen::Lower>().solveInPlace(right);
+    factor.triangularView<Eigen::Lower>().transpose().solveInPlace(right);
+  });
 }
 
 bool SolveSmall(double* a, const double* b, int64_t n, double* x) {

@@ -13,6 +13,9 @@ namespace spikefold {
 // on the threads. False (and `a` spoilt) if A is not positive definite.
 bool CholeskyInPlace(double* a, int64_t n, ThreadPool& pool);
 
+// Rows b_i A^-1 of the row-major [rows, n] matrix `b`, in place; `l` as CholeskyInPlace left it.
+void CholeskySolve(const double* l, int64_t n, double* b, int64_t rows, ThreadPool& pool);
+
 // x = A^-1 * b for a small positive definite [n, n] matrix (both triangles given); A is spoilt. False, and x
 // unset, if it is not positive definite.
 bool SolveSmall(double* a, const double* b, int64_t n, double* x);

@@ -25,7 +25,7 @@ absl::Status CheckInput(const RoundingInput& in, const HessianFactor& factor, co
 }  // namespace
 
 absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFactor& factor,
-                                    const WeightGrid& grid, ThreadPool& pool) {
+                                    const WeightGrid& grid, const GptqOptions& options, ThreadPool& pool) {
   SF_RETURN_IF_ERROR(CheckInput(input, factor, grid));
   RoundedWeights out;
   out.codes.resize(static_cast<size_t>(input.n * input.k));
@@ -40,6 +40,11 @@ absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFac
       panel.Load(p * RowPanel::kRows);
       absl::Status& result = status[static_cast<size_t>(p)];
       result = panel.RoundAll();
+      if (options.descent_passes > 0) result.Update(panel.Descend(options.descent_passes));
+      for (int i = 0; i < options.scale_refits; ++i) {
+        result.Update(panel.RefitScales());
+        result.Update(panel.Descend(options.descent_passes));
+      }
       result.Update(panel.Measure());
       panel.Store(out);
       for (int64_t i = 0; i < panel.num_rows(); ++i) {

@@ -4,6 +4,8 @@
 
 #include "formats/base/status.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
+#include "quant/rounding/cholesky.h"
+#include "quant/rounding/row_descent.h"
 
 namespace spikefold {
 namespace {
@@ -116,17 +118,20 @@ void RowPanel::RoundColumn(int64_t step, float* target) {
   }
 }
 
-// product_ = H * scratch_, then the sums of their products down the columns.
+absl::Status RowPanel::TimesHessian() {
+  return f32::Run({.m = k_,
+                   .n = kRows,
+                   .k = k_,
+                   .x = factor_.h.as<float>().data(),
+                   .x_stride = k_,
+                   .w = scratch_.data(),
+                   .y = product_.data(),
+                   .y_stride = kRows},
+                  pool_);
+}
+
 absl::Status RowPanel::Quadratic(double* out) {
-  SF_RETURN_IF_ERROR(f32::Run({.m = k_,
-                               .n = kRows,
-                               .k = k_,
-                               .x = factor_.h.as<float>().data(),
-                               .x_stride = k_,
-                               .w = scratch_.data(),
-                               .y = product_.data(),
-                               .y_stride = kRows},
-                              pool_));
+  SF_RETURN_IF_ERROR(TimesHessian());
   std::fill_n(out, kRows, 0.0);
   for (int64_t c = 0; c < k_; ++c) {
     const float *x = At(scratch_, c), *y = At(product_, c);
@@ -137,12 +142,138 @@ absl::Status RowPanel::Quadratic(double* out) {
   return absl::OkStatus();
 }
 
-absl::Status RowPanel::Measure() {
+void RowPanel::Errors(std::vector<float>& out) const {
   for (int64_t c = 0; c < k_; ++c) {
     const float *w = At(w_, c), *code = At(code_, c), *scale = At(scale_, c / width_);
-    float* e = At(scratch_, c);
+    float* e = out.data() + c * kRows;
     for (int64_t lane = 0; lane < kRows; ++lane) e[lane] = w[lane] - scale[lane] * code[lane];
   }
+}
+
+absl::Status RowPanel::Descend(int max_passes) {
+  Errors(scratch_);
+  SF_RETURN_IF_ERROR(TimesHessian());
+  const float damping = static_cast<float>(factor_.damping);
+  std::vector<float> code(Size(k_)), error(code), gradient(code), scale(Size(groups_)), lo(scale), hi(scale);
+  std::vector<uint8_t> fixed(Size(k_));
+  for (int64_t lane = 0; lane < num_rows_; ++lane) {
+    std::fill(fixed.begin(), fixed.end(), uint8_t{0});
+    for (const int32_t column : input_.kept) fixed[Size(column)] = 1;
+    for (const auto& [column, fixed_lane] : fixed_) {
+      if (fixed_lane == lane) fixed[Size(column)] = 1;
+    }
+    for (int64_t c = 0; c < k_; ++c) {
+      code[Size(c)] = At(code_, c)[lane];
+      error[Size(c)] = At(scratch_, c)[lane];
+      gradient[Size(c)] = At(product_, c)[lane] + damping * error[Size(c)];
+    }
+    for (int64_t g = 0; g < groups_; ++g) {
+      scale[Size(g)] = At(scale_, g)[lane];
+      lo[Size(g)] = static_cast<float>(grid_.lo()) - At(zero_, g)[lane];
+      hi[Size(g)] = static_cast<float>(grid_.hi()) - At(zero_, g)[lane];
+    }
+    DescendRow({.k = k_,
+                .width = width_,
+                .h = factor_.h.as<float>().data(),
+                .damping = damping,
+                .code = code.data(),
+                .error = error.data(),
+                .gradient = gradient.data(),
+                .scale = scale.data(),
+                .lo = lo.data(),
+                .hi = hi.data(),
+                .fixed = fixed.data()},
+               max_passes);
+    for (int64_t c = 0; c < k_; ++c) At(code_, c)[lane] = code[Size(c)];
+  }
+  return absl::OkStatus();
+}
+
+// The loss is quadratic in the scales of a row: changing them by d changes it by d A d - 2 b d with
+// A_gh = c_g H c_h and b_g = c_g H e, c_g being the codes of group g.
+absl::Status RowPanel::RefitScales() {
+  std::vector<double> a(Size(groups_ * groups_ * kRows)), b(Size(groups_ * kRows));
+  SF_RETURN_IF_ERROR(ScaleSlopes(b.data()));
+  for (int64_t g = 0; g < groups_; ++g) {
+    SF_RETURN_IF_ERROR(ScaleCurvatures(g, a.data() + g * groups_ * kRows));
+  }
+  std::vector<double> matrix(Size(groups_ * groups_)), slope(Size(groups_));
+  for (int64_t lane = 0; lane < num_rows_; ++lane) {
+    for (int64_t i = 0; i < groups_ * groups_; ++i) matrix[Size(i)] = a[Size(i * kRows + lane)];
+    for (int64_t g = 0; g < groups_; ++g) slope[Size(g)] = b[Size(g * kRows + lane)];
+    FitScales(lane, matrix, slope);
+  }
+  return absl::OkStatus();
+}
+
+// b [groups, kRows]
+absl::Status RowPanel::ScaleSlopes(double* b) {
+  Errors(scratch_);
+  SF_RETURN_IF_ERROR(TimesHessian());
+  for (int64_t c = 0; c < k_; ++c) {
+    const float *code = At(code_, c), *gradient = At(product_, c), *e = At(scratch_, c);
+    double* sum = b + c / width_ * kRows;
+    for (int64_t lane = 0; lane < kRows; ++lane) {
+      sum[lane] += static_cast<double>(code[lane]) *
+                   (static_cast<double>(gradient[lane]) + factor_.damping * static_cast<double>(e[lane]));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// A row of A: a [groups, kRows]
+absl::Status RowPanel::ScaleCurvatures(int64_t group, double* a) {
+  SF_RETURN_IF_ERROR(f32::Run({.m = k_,
+                               .n = kRows,
+                               .k = width_,
+                               .x = factor_.h.as<float>().data() + group * width_,
+                               .x_stride = k_,
+                               .w = At(code_, group * width_),
+                               .y = product_.data(),
+                               .y_stride = kRows},
+                              pool_));
+  for (int64_t c = 0; c < k_; ++c) {
+    const float *code = At(code_, c), *y = At(product_, c);
+    const double ridge = c / width_ == group ? factor_.damping : 0.0;
+    double* sum = a + c / width_ * kRows;
+    for (int64_t lane = 0; lane < kRows; ++lane) {
+      const double value = static_cast<double>(code[lane]);
+      sum[lane] += value * (static_cast<double>(y[lane]) + ridge * value);
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Takes the scales that the file can hold and that lie next to the best ones, if they are better.
+void RowPanel::FitScales(int64_t lane, const std::vector<double>& a, const std::vector<double>& b) {
+  std::vector<double> spoilt = a, change(Size(groups_));
+  double trace = 0;
+  for (int64_t g = 0; g < groups_; ++g) trace += a[Size(g * (groups_ + 1))];
+  if (trace <= 0) return;                  // a row of zeros
+  for (int64_t g = 0; g < groups_; ++g) {  // groups of zeros
+    spoilt[Size(g * (groups_ + 1))] += 1e-7 * trace / static_cast<double>(groups_);
+  }
+  if (!SolveSmall(spoilt.data(), b.data(), groups_, change.data())) return;
+  std::vector<float> stored(Size(groups_));
+  double gain = 0;
+  for (int64_t g = 0; g < groups_; ++g) {
+    const double scale = static_cast<double>(At(scale_, g)[lane]), fitted = scale + change[Size(g)];
+    const bool sane = fitted > 0.5 * scale && fitted < 2.0 * scale;
+    stored[Size(g)] = sane ? grid_.Stored(fitted) : At(scale_, g)[lane];
+    change[Size(g)] = static_cast<double>(stored[Size(g)]) - scale;
+    gain += 2 * b[Size(g)] * change[Size(g)];
+  }
+  for (int64_t g = 0; g < groups_; ++g) {
+    for (int64_t i = 0; i < groups_; ++i) {
+      gain -= change[Size(g)] * a[Size(g * groups_ + i)] * change[Size(i)];
+    }
+  }
+  if (gain <= 0) return;
+  for (int64_t g = 0; g < groups_; ++g) At(scale_, g)[lane] = stored[Size(g)];
+}
+
+absl::Status RowPanel::Measure() {
+  Errors(scratch_);
   SF_RETURN_IF_ERROR(Quadratic(error_));
   for (int64_t lane = 0; lane < num_rows_; ++lane) {
     const float* row = input_.w.data() + (first_row_ + lane) * k_;

@@ -21,7 +21,9 @@ class RowPanel {
 
   void Load(int64_t first_row);  // and chooses scales
   absl::Status RoundAll();       // GPTQ
-  absl::Status Measure();        // errors and powers below
+  absl::Status Descend(int max_passes);
+  absl::Status RefitScales();
+  absl::Status Measure();  // errors and powers below
   void Store(RoundedWeights& out) const;
 
   int64_t num_rows() const { return num_rows_; }
@@ -35,7 +37,12 @@ class RowPanel {
   }
   absl::Status RoundBlock(int64_t first, int64_t count);
   void RoundColumn(int64_t step, float* target);
-  absl::Status Quadratic(double* out);  // x H x^T of the rows in scratch_
+  absl::Status ScaleSlopes(double* b);
+  absl::Status ScaleCurvatures(int64_t group, double* a);
+  void FitScales(int64_t lane, const std::vector<double>& a, const std::vector<double>& b);
+  void Errors(std::vector<float>& out) const;  // [k, kRows]
+  absl::Status TimesHessian();                 // product_ = H * scratch_
+  absl::Status Quadratic(double* out);         // x H x^T of the rows in scratch_
 
   const RoundingInput& input_;
   const HessianFactor& factor_;

@@ -93,8 +93,9 @@ double Loss(const RoundingInput& in, const std::vector<double>& h, const GridWei
   return error / power;
 }
 
-RoundedWeights MustRound(const RoundingInput& in, const HessianFactor& factor, const WeightGrid& grid) {
-  auto rounded = Gptq(in, factor, grid, Pool());
+RoundedWeights MustRound(const RoundingInput& in, const HessianFactor& factor, const WeightGrid& grid,
+                         const GptqOptions& options = {.descent_passes = 0}) {
+  auto rounded = Gptq(in, factor, grid, options, Pool());
   CAPTURE(rounded.status().ToString());
   REQUIRE(rounded.ok());
   return *std::move(rounded);
@@ -156,6 +157,35 @@ TEST_CASE("The order by size of input beats the order of columns") {
   CHECK(ordered < plain);
 }
 
+TEST_CASE("Descent and refitted scales lower the loss, and the end of a descent is a minimum") {
+  const Problem p(64, 192, 512, 7);
+  const HessianFactor factor = p.Factor();
+  for (const bool symmetric : {true, false}) {
+    const WeightGrid grid{.bits = 3, .symmetric = symmetric, .group = 64};
+    const auto loss = [&](const GptqOptions& options) {
+      const RoundedWeights q = MustRound(p.input(), factor, grid, options);
+      CHECK(q.relative_error == Approx(Loss(p.input(), p.h, q)).epsilon(1e-3));
+      return q.relative_error;
+    };
+    const double gptq = loss({.descent_passes = 0}), descent = loss({});
+    CHECK(descent < 0.97 * gptq);
+    CHECK(loss({.scale_refits = 1}) < 0.99 * descent);
+    const RoundedWeights q = MustRound(p.input(), factor, grid, {});
+    std::vector<double> damped = p.h;
+    for (size_t i = 0; i < 192; ++i) damped[i * 193] += factor.damping;
+    const double least = Loss(p.input(), damped, q);
+    for (size_t i = 0; i < 192; ++i) {  // no single code of row 5 can do better
+      for (const int step : {-1, 1}) {
+        const int lo = grid.lo(), hi = grid.hi(), code = q.codes[5 * 192 + i] + step;
+        if (code < lo || code > hi) continue;
+        RoundedWeights other = q;
+        other.codes[5 * 192 + i] = static_cast<int8_t>(code);
+        CHECK(Loss(p.input(), damped, other) > least * (1 - 1e-6));
+      }
+    }
+  }
+}
+
 TEST_CASE("A singular Hessian is damped until it factors, and dead columns are rounded alone") {
   Problem p(32, 96, 20, 3);  // 20 tokens for 96 columns
   const HessianFactor weak = p.Factor({.damping = 0});
@@ -207,9 +237,9 @@ TEST_CASE("Rounding does not depend on the threads") {
   ThreadPool one(1);
   auto factor = FactorHessian(p.h, p.k, {}, one);
   REQUIRE(factor.ok());
-  auto a = Gptq(p.input(), *factor, grid, one);
+  auto a = Gptq(p.input(), *factor, grid, {.scale_refits = 1}, one);
   REQUIRE(a.ok());
-  const RoundedWeights b = MustRound(p.input(), p.Factor(), grid);
+  const RoundedWeights b = MustRound(p.input(), p.Factor(), grid, {.scale_refits = 1});
   CHECK(a->codes == b.codes);
   CHECK(a->relative_error == b.relative_error);
 }
@@ -218,7 +248,7 @@ TEST_CASE("Impossible problems are refused with the remedy") {
   Problem p(8, 64, 64, 6);
   const HessianFactor factor = p.Factor();
   const auto refusal = [&](const WeightGrid& grid) {
-    return std::string(Gptq(p.input(), factor, grid, Pool()).status().message());
+    return std::string(Gptq(p.input(), factor, grid, {}, Pool()).status().message());
   };
   CHECK(refusal({.bits = 9}) == "gptq: 9-bit weights; use 2 to 8 bits");
   CHECK(refusal({.group = 48}) == "gptq: K=64 is not a multiple of group_size=48; use 16, 32, 64");
@@ -226,7 +256,7 @@ TEST_CASE("Impossible problems are refused with the remedy") {
   RoundingInput in = p.input();
   const std::vector<int32_t> kept = {1};
   in.kept = kept;
-  CHECK(Gptq(in, factor, {}, Pool()).status().message() ==
+  CHECK(Gptq(in, factor, {}, {}, Pool()).status().message() ==
         "gptq: the Hessian was factored with 0 kept columns, not 1");
   const std::vector<double> zeros(p.h.size());
   CHECK(FactorHessian(zeros, 64, {}, Pool()).status().message() ==
