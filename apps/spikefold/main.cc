@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "apps/spikefold/bench_command.h"
 #include "apps/spikefold/doctor_command.h"
+#include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
 #include "apps/spikefold/generate_command.h"
 #include "apps/spikefold/help.h"
@@ -77,6 +78,7 @@ class CommandLine {
     app_.fallthrough();
     AddGlobalOptions();
     AddInspect();
+    AddEval();
     AddGenerate();
     AddBench();
     AddVerify();
@@ -157,6 +159,7 @@ class CommandLine {
   }
 
   void AddInspect();
+  void AddEval();
   void AddGenerate();
   void AddBench();
   void AddVerify();
@@ -179,6 +182,39 @@ void CommandLine::AddInspect() {
                     "spikefold inspect model-w8a8 --json",
                     RunInspect, &o);
   AddModel(c, o->model, kAnyModel);
+}
+
+void CommandLine::AddEval() {
+  EvalCommandOptions* o = nullptr;
+  CLI::App* c =
+      Add("eval", "Measures on text what quantization cost, beside the float model",
+          "spikefold eval model-q --reference MODEL --text wiki.test.raw -o model-q.eval.json\n"
+          "spikefold eval model-q --reference MODEL --text wiki.test.raw --protocol paper --windows 0\n"
+          "spikefold eval MODEL --text wiki.test.raw                   # a float model's perplexity",
+          RunEval, &o);
+  AddModel(c, o->model, kAnyModel);
+  c->add_option("--reference", o->reference, "The float model to compare with")->type_name("MODEL");
+  c->add_option("--text", o->texts, "UTF-8 text, not what was calibrated on")
+      ->required()
+      ->type_name("FILE...");
+  c->add_option("-o,--output", o->output, "Write the result here, for report")->type_name("FILE");
+  c->add_option("--name", o->name, "What a report calls it; its file name if not given")->type_name("NAME");
+  c->add_option("--protocol", o->protocol,
+                "paper: windows of 2048 tokens, all scored; llamacpp: chunks of 512, their second half "
+                "scored; chunks: chunks of 512, all scored")
+      ->check(OneOf({"paper", "llamacpp", "chunks"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  AddCount(c, "--context", o->context, "Tokens of a window; 0: as the protocol says", 0);
+  AddCount(c, "--windows", o->windows, "Measure on so many windows; 0: on all", 0);
+  c->add_option("--bos", o->bos,
+                "BOS: never (none), before the text (once), before each window (window), or "
+                "as the tokenizer asks (auto)")
+      ->check(OneOf({"auto", "none", "once", "window"}))
+      ->type_name("WHERE")
+      ->capture_default_str();
+  c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
+  c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
 }
 
 void CommandLine::AddGenerate() {
@@ -224,7 +260,12 @@ void CommandLine::AddDoctor() {
       "spikefold doctor\nspikefold doctor --isa avx2", RunDoctor, &o);
 }
 
-// "-o,--output DIR"; positionals by their name.
+// "--output DIR": the long name.
+std::string UsageOf(const CLI::Option* option) {
+  if (option->get_positional()) return option->get_name(true, false);
+  return absl::StrCat("--", option->get_lnames().front(), " ", option->get_type_name());
+}
+// "-o, --output DIR"; positionals by their name.
 std::string LeftOf(const CLI::Option* option) {
   if (option->get_positional()) return option->get_name(true, false);
   std::string names = absl::StrReplaceAll(option->get_name(false, true), {{",", ", "}});
@@ -245,7 +286,8 @@ HelpPage CommandLine::PageOf(const CLI::App* app) const {
   HelpPage::Group arguments{.title = "Arguments"}, own{.title = "Options"};
   page.usage = app == &app_ ? "spikefold COMMAND" : "spikefold " + app->get_name();
   for (const CLI::Option* option : app->get_options()) {
-    if (option->get_positional()) absl::StrAppend(&page.usage, " ", option->get_name(true, false));
+    if (option->get_positional() || option->get_required())
+      absl::StrAppend(&page.usage, " ", UsageOf(option));
     (option->get_positional() ? arguments : own).rows.emplace_back(LeftOf(option), RightOf(option));
   }
   page.usage += " [options]";
