@@ -87,7 +87,7 @@ std::string EvalText(const EvalDocument& d, absl::string_view prefix, const Cons
              absl::StrCat(BitsText(d.bits_total), " in all; activations ", BitsText(d.activation_bits))});
   if (!prefix.empty()) {
     table.Row({"prefix", absl::StrCat("\"", prefix, "\" in both models"),
-               absl::StrFormat("the reference behind it: %.4f of its perplexity without", r.prefix_ratio)});
+               absl::StrFormat("the reference behind it: x %.4f", r.prefix_ratio)});
   }
   AddDoubts(r, table);
   absl::StrAppend(&text, table.Text());
