@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
-#include "apps/spikefold/table.h"
 #include "apps/spikefold/text.h"
+#include "apps/spikefold/text_table.h"
 
 namespace spikefold {
 namespace {
@@ -55,7 +55,7 @@ std::string StageText(const SpikeStage& stage, int64_t num_layers, const Console
       absl::StrCat(Heading("Massive activations", console), "  written in layer ", stage.step_up,
                    stays ? ", never removed" : absl::StrCat(", removed in layer ", stage.step_down), "; ",
                    absl::StrFormat("%.4g", stage.plateau), " high in between\n");
-  Table table("ll");
+  TextTable table("ll");
   const auto row = [&](const char* name, const std::string& value) {
     table.Row({name, Wrap(value, 14, kWidth)});
   };
@@ -89,7 +89,7 @@ std::string SuperWeightsText(const OutlierMap& map, const ModelGraph& graph, con
 }
 
 std::string SinksText(const OutlierMap& map, const Console& console) {
-  Table table("lrrr");
+  TextTable table("lrrr");
   table.Row({"", "heads on it", "|value| there", "|key| there"});
   const auto row = [&](const char* name, const SinkMap& sinks) {
     if (sinks.num_layers == 0) return;
@@ -114,7 +114,7 @@ std::string SitesText(const OutlierMap& map, const ModelGraph& graph, const Cons
                    [](const SiteReport* a, const SiteReport* b) { return a->score > b->score; });
   order.resize(std::min(order.size(), kMost));
   const bool prefix = !map.prefix.empty();
-  Table table(prefix ? "lrrrrr" : "lrrr");
+  TextTable table(prefix ? "lrrrrr" : "lrrr");
   std::vector<std::string> head = {"", "peak row", "of median row", "spike rows a window"};
   if (prefix) head.insert(head.end(), {"behind the prefix", "of median row"});
   table.Row(std::move(head));
@@ -133,7 +133,7 @@ std::string SitesText(const OutlierMap& map, const ModelGraph& graph, const Cons
 
 std::string PrefixesText(const OutlierMap& map, const Console& console) {
   if (map.prefixes.empty()) return "";
-  Table table("llrr");
+  TextTable table("llrr");
   table.Row({"", "", "perplexity", "worst input"});
   for (const PrefixCandidate& p : map.prefixes) {
     table.Row({p.chosen ? "->" : "", absl::StrCat("\"", Printable(p.text, 32), "\""),

@@ -6,8 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "apps/spikefold/table.h"
 #include "apps/spikefold/text.h"
+#include "apps/spikefold/text_table.h"
 #include "calib/format_count.h"
 
 namespace spikefold {
@@ -39,7 +39,7 @@ std::string ChangeText(const EvalResult& r) {
   return absl::StrFormat("%+.2f %%", 100 * (r.ppl_ratio - 1));
 }
 
-void AddAccuracy(const EvalResult& r, Table& table) {
+void AddAccuracy(const EvalResult& r, TextTable& table) {
   table.Row({"perplexity", PlusMinus(r.ppl, r.ppl_se, 3),
              absl::StrCat("reference ", PlusMinus(r.ppl_reference, r.ppl_reference_se, 3))});
   table.Row({"ratio", PlusMinus(r.ppl_ratio, r.ppl_ratio_se, 4), ChangeText(r)});
@@ -48,7 +48,7 @@ void AddAccuracy(const EvalResult& r, Table& table) {
   table.Row({"same top token", absl::StrCat(PlusMinus(100 * r.same_top, 100 * r.same_top_se, 2), " %"), ""});
 }
 
-void AddDoubts(const EvalResult& r, Table& table) {
+void AddDoubts(const EvalResult& r, TextTable& table) {
   if (r.nonfinite_share > 0) {
     table.Row({"not finite", absl::StrCat(PercentText(r.nonfinite_share), " of the scored tokens"), ""});
   }
@@ -71,7 +71,7 @@ std::string EvalText(const EvalDocument& d, absl::string_view prefix, const Cons
   const bool alone = d.model.fingerprint == d.reference.fingerprint;
   std::string text = absl::StrCat(console.Bold(Printable(d.name)), alone ? "" : " beside ",
                                   alone ? "" : Printable(d.reference.path, 1024), "\n", HowText(d), "\n\n");
-  Table table("lll");
+  TextTable table("lll");
   if (alone) {
     table.Row({"perplexity", PlusMinus(r.ppl, r.ppl_se, 3), ""});
     table.Row({"bits a byte", absl::StrFormat("%.4f", r.bits_per_byte), ""});

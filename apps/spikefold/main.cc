@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "apps/spikefold/bench_command.h"
 #include "apps/spikefold/doctor_command.h"
 #include "apps/spikefold/eval_command.h"
@@ -481,16 +482,20 @@ int Main(int argc, char** argv) {
     console.Print(outcome.out);
     if (!outcome.err.empty()) console.Error(outcome.err.substr(0, outcome.err.size() - 1));
     const absl::Status written = console.Flush();
-    return written.ok() ? outcome.exit : ExitCodeOf(written);
+    if (written.ok()) return outcome.exit;
+    console.Error(absl::StrCat("spikefold: ", std::string(written.message())));
+    return ExitCodeOf(written);
   }
   Context context(console, globals.threads, globals.seed,
                   absl::StrJoin(std::vector<std::string>(argv + 1, argv + argc), " "));
   absl::Status status = ChooseIsa(globals.isa);
   if (status.ok()) status = RunGuarded(*line.command(), context);
   if (!status.ok()) {
+    const std::string& name = line.command()->app->get_name();
+    // Libraries name their part of the work, which is often the command itself.
+    const absl::string_view text = absl::StripPrefix(status.message(), name + ": ");
     console.EndProgress();
-    console.Error(
-        absl::StrCat("spikefold ", line.command()->app->get_name(), ": ", std::string(status.message())));
+    console.Error(absl::StrCat("spikefold ", name, ": ", text));
   }
   return ExitCodeOf(status);
 }

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "apps/spikefold/table.h"
 #include "apps/spikefold/text.h"
+#include "apps/spikefold/text_table.h"
 
 namespace spikefold {
 namespace {
@@ -76,7 +76,7 @@ std::string PlanText(const Plan& plan, const Console& console) {
   AddTo(groups, plan.embedding);
   for (const TensorDecision& d : plan.linears) AddTo(groups, d);
   if (plan.has_head) AddTo(groups, plan.head);
-  Table table("lrlllrr");
+  TextTable table("lrlllrr");
   table.Row({"", "tensors", "weights", "activations", "kept in 16 bit", "bits", "bytes"});
   for (const Group& group : groups) table.Row(RowOf(group));
 

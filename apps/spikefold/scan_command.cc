@@ -1,5 +1,7 @@
 #include "apps/spikefold/scan_command.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "apps/spikefold/anatomy_text.h"
 #include "apps/spikefold/scan_files.h"
@@ -24,6 +26,8 @@ absl::StatusOr<ScanResult> ScanOpened(const OpenedModel& opened, const ScanTextO
                   .allow_prefix = !options.no_prefix,
                   .progress = context.console.progress()};
   if (options.windows > 0) how.num_windows = options.windows;
+  const int64_t positions = opened.model->graph().config.max_positions;
+  if (positions > 0) how.window_length = std::min(how.window_length, positions);
   if (options.length > 0) how.window_length = options.length;
   if (options.windows > 0 && options.texts.empty()) {  // asked for by name: not cut
     how.max_generated_tokens = how.num_windows * how.window_length;
