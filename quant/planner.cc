@@ -43,7 +43,7 @@ bool Matches(absl::string_view pattern, absl::string_view text) {
 class Planner {
  public:
   Planner(const Recipe& recipe, const PlannerInput& input)
-      : recipe_(recipe), input_(input), graph_(*input.graph) {}
+      : recipe_(recipe), input_(input), graph_(*input.graph), method_(ActivationScales(recipe)) {}
 
   absl::StatusOr<Plan> Make() {
     SF_ASSIGN_OR_RETURN(scheme_, FindScheme(recipe_.scheme));
@@ -166,16 +166,14 @@ class Planner {
     if (recipe_.keep_rows) choice.spike_threshold = SpikeThreshold(stats);
     const int count = std::min<int>(treatments_.keep_columns, static_cast<int>(site.k / kMaxKeptShare));
     if (count > 0) {
-      choice.kept = recipe_.random_columns
-                        ? RandomColumns(stats, count, recipe_.seed)
-                        : ChooseKeptColumns(stats, count, is_static, recipe_.activation_scales);
+      choice.kept = recipe_.random_columns ? RandomColumns(stats, count, recipe_.seed)
+                                           : ChooseKeptColumns(stats, count, is_static, method_);
     }
     if (!is_static) return choice;
-    const ActivationScale scale =
-        ChooseActivationScale(stats, choice.kept, recipe_.activation_scales, choice.spike_threshold);
+    const ActivationScale scale = ChooseActivationScale(stats, choice.kept, method_, choice.spike_threshold);
     choice.activation_scale = scale.scale;
     choice.words = absl::StrFormat("static scale %.3g (%s) clips %.2g of the values", scale.scale,
-                                   ScaleMethodName(recipe_.activation_scales), scale.clipped_share);
+                                   ScaleMethodName(method_), scale.clipped_share);
     return choice;
   }
 
@@ -299,6 +297,7 @@ class Planner {
   const Recipe& recipe_;
   const PlannerInput& input_;
   const ModelGraph& graph_;
+  const ScaleMethod method_;  // of activation scales
   const Scheme* scheme_ = nullptr;
   Treatments treatments_;
   const StatsArm* arm_ = nullptr;

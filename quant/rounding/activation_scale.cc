@@ -109,7 +109,8 @@ ActivationScale ChooseActivationScale(const SiteStats& stats, absl::Span<const i
   double total = 0, clipped = 0;
   for (int b = 0; b < kMagnitudeBins; ++b) {
     total += counts[static_cast<size_t>(b)];
-    if (MagnitudeBinCenter(b) > 127.5 * scale) clipped += counts[static_cast<size_t>(b)];
+    if (std::min<double>(MagnitudeBinCenter(b), absmax) > 127.5 * scale)
+      clipped += counts[static_cast<size_t>(b)];
   }
   best.clipped_share = total > 0 ? clipped / total : 0;
   return best;
