@@ -17,6 +17,7 @@
 #include "apps/spikefold/interrupt.h"
 #include "apps/spikefold/plan_command.h"
 #include "apps/spikefold/quantize_command.h"
+#include "apps/spikefold/report_command.h"
 #include "apps/spikefold/scan_command.h"
 #include "apps/spikefold/standard_streams.h"
 #include "apps/spikefold/verify_command.h"
@@ -87,6 +88,7 @@ class CommandLine {
     AddPlan();
     AddQuantize();
     AddEval();
+    AddReport();
     AddGenerate();
     AddBench();
     AddVerify();
@@ -171,6 +173,7 @@ class CommandLine {
   void AddPlan();
   void AddQuantize();
   void AddEval();
+  void AddReport();
   void AddGenerate();
   void AddBench();
   void AddVerify();
@@ -318,6 +321,19 @@ void CommandLine::AddEval() {
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
 }
 
+void CommandLine::AddReport() {
+  ReportCommandOptions* o = nullptr;
+  CLI::App* c = Add("report", "Puts evaluations side by side: accuracy against bits, and why",
+                    "spikefold report a.eval.json b.eval.json --scan scan -o report.html\n"
+                    "spikefold report *.eval.json -o report.md",
+                    RunReport, &o);
+  c->add_option("EVAL", o->evals, "What eval wrote")->required()->type_name("");
+  c->add_option("--scan", o->scan, "What scan wrote, for the outliers' anatomy")->type_name("DIR");
+  c->add_option("-o,--output", o->output, "Write here, as the ending says: .html, .md, .json or .csv")
+      ->type_name("FILE");
+  c->add_option("--title", o->title, "The report's title")->type_name("TEXT");
+}
+
 void CommandLine::AddGenerate() {
   GenerateCommandOptions* o = nullptr;
   CLI::App* c = Add("generate", "Continues a text",
@@ -363,7 +379,10 @@ void CommandLine::AddDoctor() {
 
 // "-o DIR"
 std::string UsageOf(const CLI::Option* option) {
-  if (option->get_positional()) return option->get_name(true, false);
+  if (option->get_positional()) {
+    const bool many = option->get_items_expected_max() > 1;
+    return absl::StrCat(option->get_name(true, false), many ? "..." : "");
+  }
   const auto& short_names = option->get_snames();
   const std::string name =
       short_names.empty() ? "--" + option->get_lnames().front() : "-" + short_names.front();

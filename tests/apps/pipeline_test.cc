@@ -58,7 +58,30 @@ TEST_CASE("scan finds the planted spikes and plan, quantize, eval and verify wor
   CHECK(*result.GetString("scheme", "") == "w8a8-static");
   CHECK(*result.GetInt("num_scored", "") == 4 * 63);
   CHECK(std::abs(*result.GetDouble("ppl_ratio", "") - 1) < 0.5);
-  CHECK(ReadAll(eval) == result.Dump(0).substr(0, 0) + ReadAll(eval));
+  CHECK(*ParseJson(ReadAll(eval), eval)->GetDouble("ppl", "") == *result.GetDouble("ppl", ""));
+
+  const std::string summary = Succeed({"report", eval, "--scan", w.scan, "-o", w / "report.html"});
+  CHECK(summary.find("w8a8-static") != std::string::npos);
+  CHECK(summary.find("\nWrote " + w / "report.html\n") != std::string::npos);
+  CHECK(ReadAll(w / "report.html").find("<svg") != std::string::npos);
+}
+
+TEST_CASE("report writes what the ending says and refuses any other and what is no evaluation", "[apps]") {
+  const Workplace w;
+  const std::string eval = w / "eval.json";
+  Succeed(
+      {"eval", w.model, "--text", w.text, "--context", "64", "--windows", "2", "--name", "mine", "-o", eval});
+  for (const char* ending : {"html", "md", "json", "csv"}) {
+    Succeed({"report", eval, "-o", absl::StrCat(w / "report.", ending)});
+    CHECK(ReadAll(absl::StrCat(w / "report.", ending)).find("mine") != std::string::npos);
+  }
+  CHECK(ReadAll(w / "report.csv").find('<') == std::string::npos);
+  CHECK(ParseJson(ReadAll(w / "report.json"), "report.json").ok());
+  CheckRefused({"report", eval, "-o", w / "report.pdf"}, 2,
+               absl::StrCat("spikefold report: ", w / "report.pdf",
+                            ": the ending says what to write; use .html, .md, .json or .csv"));
+  CHECK(RunSpikefold({"report", w.text}).exit == 3);
+  CHECK(RunSpikefold({"report", w / "none.json"}).exit == 6);
 }
 
 TEST_CASE("verify fails with 3 and names the file when one byte is changed", "[apps]") {
