@@ -514,7 +514,7 @@ int Main(int argc, char** argv) {
     // Libraries name their part of the work, which is often the command itself.
     const absl::string_view text = absl::StripPrefix(status.message(), name + ": ");
     console.EndProgress();
-    console.Error(absl::StrCat("spikefold ", name, ": ", text));
+    console.Error(absl::StrCat("spikefold ", name, ": ", Printable(text, 4000)));
   }
   return ExitCodeOf(status);
 }

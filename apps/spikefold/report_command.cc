@@ -51,7 +51,7 @@ absl::StatusOr<ReportInput> Read(const ReportCommandOptions& options, const Cont
 
 std::string AccuracyTable(const ReportInput& input) {
   TextTable table("llrrrrrr");
-  table.Row({"", "scheme", "bits", "in all", "activations", "perplexity", "KL divergence", "same top"});
+  table.Row({"", "scheme", "bits: linears", "all", "activations", "perplexity", "KL divergence", "same top"});
   for (const EvalDocument& d : input.evals) {
     const EvalResult& r = d.result;
     const std::string ratio = absl::StrCat("x ", PlusMinus(r.ppl_ratio, r.ppl_ratio_se, 4));

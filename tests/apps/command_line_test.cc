@@ -134,6 +134,25 @@ TEST_CASE("Files that are not there, not readable or not writable end with 6", "
   CHECK(readonly.err.find("/sys/spikefold.json") != std::string::npos);
 }
 
+TEST_CASE("A disk that takes no more ends with 6 and leaves nothing behind", "[apps]") {
+  const Workplace w;
+  Succeed({"scan", w.model, "-o", w / "scan", "--text", w.text, "--windows", "4", "--length", "32"});
+  const auto names = ListDirectory(w.directory.path());
+  for (const Args& args :
+       {Args{"quantize", w.model, "--scheme", "w8a16", "-o", w / "out"},
+        Args{"plan", w.model, "--scheme", "w8a16", "-o", w / "out"},
+        Args{"scan", w.model, "--text", w.text, "--windows", "4", "--length", "32", "-o", w / "out"},
+        Args{"scan", w.model, "--text", w.text, "--windows", "4", "--length", "32", "-o", w / "scan",
+             "--force"}}) {
+    CAPTURE(args);
+    const Finished run = RunSpikefold(args, {.max_file = 1000});
+    CHECK(run.exit == 6);
+    CHECK(run.err.find("File too large") != std::string::npos);
+    CHECK(*ListDirectory(w.directory.path()) == *names);
+  }
+  Succeed({"plan", w.model, "--scheme", "w8a8", "--scan", w / "scan"});
+}
+
 TEST_CASE("--force replaces a model, but no directory that is none", "[apps]") {
   const Workplace w;
   const Args quantize = {"quantize", w.model, "--scheme", "w8a16", "-o", w / "out", "--force"};

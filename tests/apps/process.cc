@@ -40,6 +40,10 @@ Pipe MakePipe() {
     const rlimit limit = {options.max_memory, options.max_memory};
     setrlimit(RLIMIT_AS, &limit);
   }
+  if (options.max_file > 0) {
+    const rlimit limit = {options.max_file, options.max_file};
+    setrlimit(RLIMIT_FSIZE, &limit);
+  }
   std::vector<char*> argv;
   std::string program = SPIKEFOLD_BINARY;
   argv.push_back(program.data());

@@ -18,6 +18,7 @@ struct ProcessOptions {
   bool close_stdout = false;             // started as `spikefold ... >&-`
   bool unread_stdout = false;            // a pipe whose reader has gone
   uint64_t max_memory = 0;               // bytes of address space; 0: no limit
+  uint64_t max_file = 0;                 // bytes of a file it writes; 0: no limit
   // Called with what was said so far whenever there is more. True: send `signals` (once).
   std::function<bool(const Finished&)> when;
   std::vector<int> signals;  // all pending before the first is delivered
