@@ -133,10 +133,10 @@ std::vector<std::string> FlagsOf(const Configuration& c, double noise_floor) {
     flags.push_back("a gain over float is an error until explained: check text, prefix and calibration");
   }
   if (c.eval->prefix.tokens > 0 && c.eval->prefix.changes_function) {
-    flags.push_back(absl::StrCat("compared with the float model behind the same prefix (",
-                                 c.eval->prefix.tokens, c.eval->prefix.tokens == 1 ? " token" : " tokens",
-                                 "), whose own perplexity is × ", Significant(r.prefix_ratio, 4),
-                                 " of the one without"));
+    flags.push_back(absl::StrCat("both models run behind its prefix (", c.eval->prefix.tokens,
+                                 c.eval->prefix.tokens == 1 ? " token" : " tokens",
+                                 "), from which the float model alone gets × ",
+                                 Significant(r.prefix_ratio, 4)));
   }
   if (noise_floor > 0 && r.kld_mean <= noise_floor && c.grade != Grade::kReference) {
     flags.push_back("below the noise floor: a tie with 16-bit arithmetic");
@@ -145,11 +145,11 @@ std::vector<std::string> FlagsOf(const Configuration& c, double noise_floor) {
     flags.push_back(absl::StrCat(Thousands(r.num_missed_spike_rows),
                                  " spike rows found no room and were quantized with the rest"));
   }
-  const double needed = TokensForHalfPercent(r);
-  if (needed > static_cast<double>(r.num_scored) && c.grade != Grade::kBroken) {
-    flags.push_back(absl::StrCat("the ratio is known to ± ",
-                                 Percent(kNormal95 * r.ppl_ratio_se / r.ppl_ratio, 2),
-                                 " (95 %); ± 0.5 % needs about ", Significant(needed, 2), " scored tokens"));
+  const double half = kNormal95 * r.ppl_ratio_se;
+  if (half > 0.25 * std::fabs(r.ppl_ratio - 1) && half > 0.005 * r.ppl_ratio) {
+    flags.push_back(absl::StrCat("inconclusive: the ratio is known to ± ", Percent(half / r.ppl_ratio, 2),
+                                 " (95 %); ± 0.5 % needs about ", Significant(TokensForHalfPercent(r), 2),
+                                 " scored tokens"));
   }
   return flags;
 }
@@ -201,7 +201,7 @@ std::string Headline(const Findings& findings) {
     absl::StrAppend(&text, text.empty() ? "" : " ", broken,
                     broken == 1 ? " configuration is" : " configurations are", " broken or anomalous.");
   }
-  return text.empty() ? "Nothing was evaluated." : text;
+  return text.empty() ? "No quantized model was evaluated." : text;
 }
 
 std::string Title(const ReportInput& input) {
@@ -212,6 +212,8 @@ std::string Title(const ReportInput& input) {
   if (const size_t slash = path.rfind('/'); slash != absl::string_view::npos) path.remove_prefix(slash + 1);
   return path.empty() ? "Quantization report" : absl::StrCat("Quantization of ", path);
 }
+
+bool IsSimulated(const Configuration& c) { return absl::EndsWith(c.eval->backend, "-simulated"); }
 
 bool Dominates(const Configuration& a, const Configuration& b) {
   const double x[] = {a.eval->bits_linear, a.eval->activation_bits, a.eval->result.kld_mean};
@@ -259,7 +261,7 @@ void MarkPareto(std::vector<Configuration>& configurations) {
     c.dominated_by = 0;
     double best = 0;
     for (const Configuration& other : configurations) {
-      if (!c.comparable() || !other.comparable() || other.eval->backend != c.eval->backend) continue;
+      if (!c.comparable() || !other.comparable() || (IsSimulated(other) && !IsSimulated(c))) continue;
       const double kld = other.eval->result.kld_mean;
       const bool finite_wins = std::isfinite(kld) && !std::isfinite(c.eval->result.kld_mean) &&
                                other.eval->bits_linear <= c.eval->bits_linear &&

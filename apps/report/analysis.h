@@ -35,8 +35,8 @@ struct Configuration {
   std::string verdict;             // one sentence
   std::vector<std::string> flags;  // what the reader should know besides
   std::string not_comparable;      // why; empty: comparable with the report's majority
-  // Among comparable ones on the same backend: no other has at most its decoder bits, at most its activation
-  // bits and at most its KLD, and less of one.
+  // Among comparable ones: no other has at most its decoder bits, at most its activation bits and at most its
+  // KLD, and less of one. A simulation does not dominate what real kernels computed.
   bool pareto = false;
   int dominated_by = 0;          // number of the one with the lowest KLD that dominates it; 0: none
   double tokens_per_second = 0;  // of scoring; 0: unknown

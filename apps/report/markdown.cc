@@ -43,7 +43,7 @@ class Document {
 std::string Verdicts(const ReportInput& input, const Findings& findings) {
   std::string out;
   for (const Configuration& c : findings.configurations) {
-    absl::StrAppend(&out, "- **", Markdown(c.name), "**: ", GradeName(c.grade), ". ", Markdown(c.verdict),
+    absl::StrAppend(&out, "- **", Markdown(c.name), "**: ", GradeName(c.grade), ": ", Markdown(c.verdict),
                     "\n");
     if (!c.comparable())
       absl::StrAppend(&out, "  - not comparable with the others: ", Markdown(c.not_comparable), "\n");

@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "apps/spikefold/table.h"
 #include "apps/spikefold/text.h"
+#include "apps/spikefold/text_table.h"
 #include "formats/base/status.h"
 
 namespace spikefold {
@@ -71,7 +71,7 @@ absl::StatusOr<NativeSummary> SummarizeNative(const std::string& path, const Mod
 
 std::string NativeSummary::Text(const Console& console) const {
   if (!present) return "";
-  Table table("lllrrrr");
+  TextTable table("lllrrrr");
   table.Row({"", "weights", "activations", "linears", "kept columns", "super weights", "bits"});
   for (const NativeGroup& group : groups) {
     table.Row({group.role, group.weight, group.activation, absl::StrCat(group.linears), KeptText(group),
