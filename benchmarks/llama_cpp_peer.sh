@@ -42,7 +42,7 @@ for ((round = 1; round <= rounds; ++round)); do
 done
 
 "$bin/llama-bench" --version 2>&1 | sed -n '1s/^/# llama.cpp /p'
-echo "# spikefold $("$spikefold" --version | head -n 1)"
+echo "# $("$spikefold" --version | head -n 1)"
 echo "# $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $threads threads, $rounds rounds; tokens per second, median (lowest to highest)"
 LC_ALL=C sort -t $'\t' -k1,1 -k2,2r -k3,3 -k4,4g "$results" | awk -F '\t' '
 function flush_group() {

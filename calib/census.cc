@@ -71,8 +71,9 @@ class Scanner {
     SF_ASSIGN_OR_RETURN(Windows windows, CutWindows(text_, options_.num_windows, text_length));
     for (size_t w = 0; w < windows.size(); ++w) {
       if (wants_bos_) windows[w].insert(windows[w].begin(), tokenizer_.bos_id());
-      (w % 2 == 0 ? first_half_ : second_half_).push_back(std::move(windows[w]));
+      (w % 2 == 0 ? first_half_ : second_half_).push_back(windows[w]);
     }
+    stats_.windows = std::move(windows);
     return absl::OkStatus();
   }
 

@@ -17,7 +17,7 @@ namespace {
 constexpr int kFormatVersion = 1;
 constexpr absl::string_view kKind = "spikefold calibration statistics";
 constexpr uint64_t kMaxFileBytes = uint64_t{8} << 30;
-constexpr int64_t kMaxArms = 16, kMaxSites = 1 << 16;
+constexpr int64_t kMaxArms = 16, kMaxSites = 1 << 16, kMaxWindows = 1 << 20;
 
 // One tensor of the file; on writing `data` points into CalibStats.
 struct Piece {
@@ -31,6 +31,8 @@ struct Piece {
 std::string PieceName(size_t arm, size_t site, absl::string_view field) {
   return absl::StrCat("arm", arm, ".site", site, ".", field);
 }
+
+std::string WindowName(size_t window) { return absl::StrCat("window.", window); }
 
 std::vector<Piece> Pieces(const CalibStats& stats) {
   std::vector<Piece> pieces;
@@ -57,6 +59,12 @@ std::vector<Piece> Pieces(const CalibStats& stats) {
                         layers[l].data()});
     }
   };
+  for (size_t w = 0; w < stats.windows.size(); ++w) {
+    pieces.push_back({WindowName(w),
+                      DType::kI32,
+                      {static_cast<int64_t>(stats.windows[w].size())},
+                      stats.windows[w].data()});
+  }
   add_layers("k", stats.prefix.k);
   add_layers("v", stats.prefix.v);
   return pieces;
@@ -89,6 +97,7 @@ Json Description(const CalibStats& stats) {
       .Set("num_windows", stats.num_windows)
       .Set("window_length", stats.window_length)
       .Set("seed", absl::StrCat(stats.seed))
+      .Set("windows", static_cast<int64_t>(stats.windows.size()))
       .Set("arms", std::move(arms))
       .Set("prefix", TokensToJson(stats.prefix.tokens))
       .Set("prefix_layers", static_cast<int64_t>(stats.prefix.k.size()));
@@ -201,6 +210,19 @@ class Loader {
     return absl::OkStatus();
   }
 
+  absl::Status ReadWindows(const Json& json, std::vector<std::vector<int32_t>>& windows) const {
+    SF_ASSIGN_OR_RETURN(const int64_t count, json.GetInt("windows", path_));
+    if (count < 0 || count > kMaxWindows) return Corrupt("the number of windows is out of range");
+    windows.resize(static_cast<size_t>(count));
+    for (size_t w = 0; w < windows.size(); ++w) {
+      SF_RETURN_IF_ERROR(Read(WindowName(w), DType::kI32, -1, windows[w]));
+      for (const int32_t token : windows[w]) {
+        if (token < 0) return Corrupt(absl::StrCat("window ", w, " holds the token ", token));
+      }
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status ReadProvenance(const Json& json, CalibStats& stats) const {
     const std::pair<const char*, std::string*> texts[] = {
         {"tool_version", &stats.tool_version},
@@ -277,6 +299,7 @@ absl::StatusOr<CalibStats> LoadStats(const std::string& path) {
     stats.arms.emplace_back();
     SF_RETURN_IF_ERROR(loader.ReadArm(arms->array()[a], a, stats.arms.back()));
   }
+  SF_RETURN_IF_ERROR(loader.ReadWindows(json, stats.windows));
   SF_RETURN_IF_ERROR(loader.ReadPrefix(json, stats.prefix));
   return stats;
 }

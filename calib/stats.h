@@ -48,6 +48,9 @@ struct CalibStats {
   std::string tool_version, model_fingerprint, tokenizer_fingerprint, text_sha256, text_source, bos;
   int64_t num_windows = 0, window_length = 0;
   uint64_t seed = 0;
+  // The text itself, num_windows x window_length token ids (with BOS first where the model wants it), so that
+  // a folded model can be calibrated on it again.
+  std::vector<std::vector<int32_t>> windows;
   std::vector<StatsArm> arms;
   KvPrefix prefix;  // keys and values of the "prefix" arm's tokens, so that a quantizer need not run the
                     // model; empty without one

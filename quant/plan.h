@@ -9,6 +9,7 @@
 #include "absl/status/statusor.h"
 #include "formats/base/json.h"
 #include "formats/model_graph.h"
+#include "formats/quantized/native.h"
 #include "quant/recipe.h"
 
 namespace spikefold {
@@ -22,6 +23,7 @@ struct TensorDecision {
   Role role = Role::kQProj;
   int layer = -1;
   int64_t n = 0, k = 0;
+  bool has_bias = false;
   int weight_bits = 16;  // 4, 8, 16
   int group_size = 0;    // 0: per channel
   ScaleMethod weight_scales = ScaleMethod::kAbsMax;
@@ -30,13 +32,16 @@ struct TensorDecision {
   float activation_scale = 0;  // static only
   std::vector<int32_t> kept;   // columns in bf16; the same list for all linears of a site
   std::vector<PlannedSuper> supers;
-  float spike_threshold = 0;  // > 0: rows above it are computed in float
+  float spike_threshold = 0;  // > 0: rows with a larger |x| are computed in float
   std::string reason;
   int64_t bytes = 0;  // all that is stored for it, side data included
   double bits() const {
     return n * k == 0 ? 0.0 : 8.0 * static_cast<double>(bytes) / static_cast<double>(n * k);
   }
 };
+// How a decision is stored; decides its bytes. 16-bit weights are BF16 here, any other 16-bit type is as
+// long.
+QuantizedLinearSpec SpecOf(const TensorDecision& decision);
 
 struct PlanTotals {
   int64_t linear_bytes = 0,
@@ -66,8 +71,11 @@ struct Plan {
 
   const TensorDecision* Find(absl::string_view module) const;
 };
+// Counts `bytes` of every decision and the totals from what will be stored.
+void CountPlanBytes(const ModelGraph& graph, Plan& plan);
 // One tensor a line.
 std::string PlanToJson(const Plan& plan);
+// DataLoss: not a plan, unknown keys, wrong types. Unimplemented: another format version.
 absl::StatusOr<Plan> PlanFromJson(absl::string_view text, absl::string_view where);
 
 }  // namespace spikefold

@@ -50,6 +50,11 @@ absl::StatusOr<OutlierMode> ParseOutlierMode(absl::string_view name) {
 }
 const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
 
+ScaleMethod ActivationScales(const Recipe& recipe) {
+  if (recipe.activation_scales_set) return recipe.activation_scales;
+  return recipe.outliers == OutlierMode::kNone ? ScaleMethod::kAbsMax : ScaleMethod::kMse;
+}
+
 Json RecipeToJson(const Recipe& recipe) {
   Json json = Json::MakeObject();
   json.Set("scheme", recipe.scheme)
@@ -60,9 +65,9 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("keep_modules", recipe.keep_modules)
       .Set("keep_rows", recipe.keep_rows)
       .Set("keep_super_weights", recipe.keep_super_weights)
-      .Set("activation_scales", ScaleMethodName(recipe.activation_scales))
       .Set("head_bits", recipe.head_bits)
       .Set("seed", static_cast<int64_t>(recipe.seed));
+  if (recipe.activation_scales_set) json.Set("activation_scales", ScaleMethodName(recipe.activation_scales));
   if (recipe.weight_scales_set) json.Set("weight_scales", ScaleMethodName(recipe.weight_scales));
   Json keep = Json::MakeArray();
   for (const std::string& pattern : recipe.keep) keep.Append(pattern);
@@ -113,7 +118,7 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
       SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(const ScaleMethod method, ParseScaleMethod(word));
       (key == "activation_scales" ? recipe.activation_scales : recipe.weight_scales) = method;
-      recipe.weight_scales_set = recipe.weight_scales_set || key == "weight_scales";
+      (key == "activation_scales" ? recipe.activation_scales_set : recipe.weight_scales_set) = true;
     } else if (key == "keep") {
       if (!value.is_array())
         return absl::DataLossError(absl::StrCat(where, ": \"keep\" must be an array of strings"));

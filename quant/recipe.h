@@ -22,7 +22,7 @@ const char* ScaleMethodName(ScaleMethod method);
 
 enum class OutlierMode {
   kAuto,      // what pays for this scheme and this model, with the reason in words
-  kNone,      // nothing: the control
+  kNone,      // nothing, not even clipped scales: the control, what a min-max observer gives
   kKeep,      // outlier columns stay in bf16
   kFold,      // the spike token becomes a KV prefix
   kFoldKeep,  // both
@@ -37,17 +37,20 @@ struct Recipe {
   int group_size = 0;               // 0: the scheme's default for this model
   int keep_columns = -1;            // kept columns a site; -1: what the mode says
   bool random_columns = false;      // the control: as many columns, chosen at random
-  int keep_modules = 0;             // that many linears of highest module score stay in 16 bit
+  int keep_modules = 0;             // linears of that many sites of highest score stay in 16 bit
   bool keep_rows = false;           // spike rows found at run time are computed in float
   bool keep_super_weights = false;  // exact scalars beside the codes
   std::vector<std::string> keep;    // module paths to leave in 16 bit; '*' matches any run of characters
   ScaleMethod activation_scales = ScaleMethod::kMse;
+  bool activation_scales_set = false;  // false: absmax with outliers "none" (the untreated control), mse else
   ScaleMethod weight_scales = ScaleMethod::kMse;
   bool weight_scales_set = false;  // false: absmax at 8 bits, mse (importance-weighted clip search) below
   int head_bits = 8;               // 8 or 16: embedding and head
   uint64_t seed = 1;               // of random_columns
 };
 Json RecipeToJson(const Recipe& recipe);
+// The method in force: what was set, else the default of the outlier mode.
+ScaleMethod ActivationScales(const Recipe& recipe);
 // DataLoss: wrong types, unknown keys (with a did-you-mean). InvalidArgument: unknown words.
 absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where);
 

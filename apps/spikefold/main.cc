@@ -1,1 +1,364 @@
-int main() { return 0; }
+// The command line: which options there are, and nothing else. Each command lives in its own file.
+#include <CLI/CLI.hpp>
+#include <new>
+#include <system_error>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
+#include "apps/spikefold/bench_command.h"
+#include "apps/spikefold/doctor_command.h"
+#include "apps/spikefold/exit_code.h"
+#include "apps/spikefold/generate_command.h"
+#include "apps/spikefold/help.h"
+#include "apps/spikefold/inspect_command.h"
+#include "apps/spikefold/interrupt.h"
+#include "apps/spikefold/standard_streams.h"
+#include "apps/spikefold/verify_command.h"
+#include "formats/base/suggest.h"
+#include "formats/base/version.h"
+#include "kernels/cpu/cpu_features.h"
+
+namespace spikefold {
+namespace {
+
+struct GlobalOptions {
+  int threads = DefaultNumThreads();
+  uint64_t seed = 1;
+  bool quiet = false, verbose = false, json = false;
+  std::string color = "auto", progress = "auto", isa;
+};
+
+struct Command {
+  CLI::App* app;
+  std::function<absl::Status(Context&)> run;
+};
+
+// Validators say what was given and what is allowed.
+CLI::Validator Integer(int64_t min, int64_t max) {
+  const auto check = [min, max](std::string& text) -> std::string {
+    int64_t value = 0;
+    if (absl::SimpleAtoi(text, &value) && value >= min && value <= max) return "";
+    return absl::StrCat("'", Printable(text), "' is not a whole number from ", min, " to ", max);
+  };
+  return CLI::Validator(check, "", "integer");
+}
+CLI::Validator Number(double min, double max) {
+  const auto check = [min, max](std::string& text) -> std::string {
+    double value = 0;
+    if (absl::SimpleAtod(text, &value) && value >= min && value <= max) return "";
+    return absl::StrCat("'", Printable(text), "' is not a number from ", min, " to ", max);
+  };
+  return CLI::Validator(check, "", "number");
+}
+CLI::Validator OneOf(std::vector<std::string> words) {
+  const auto check = [words](std::string& text) -> std::string {
+    if (std::count(words.begin(), words.end(), text) > 0) return "";
+    return absl::StrCat("'", Printable(text), "' is unknown", DidYouMean(text, words), "; use ",
+                        absl::StrJoin(words, ", "));
+  };
+  return CLI::Validator(check, "", "word");
+}
+constexpr int64_t kMany = int64_t{1} << 40;
+
+class CommandLine {
+ public:
+  CommandLine() {
+    app_.name("spikefold");
+    app_.description(
+        "Quantizes language models whose activations have outliers, and measures what that costs.");
+    app_.footer(
+        "spikefold inspect MODEL                              # what is it?\n"
+        "spikefold generate MODEL -p \"The capital of France is\"\n"
+        "spikefold bench MODEL --threads 2                    # tokens a second");
+    app_.set_help_flag("-h,--help", "This text; after a command: its options");
+    app_.set_version_flag("--version", "spikefold " + ToolVersionAndCommit(), "Version and commit");
+    app_.require_subcommand(1);
+    app_.fallthrough();
+    AddGlobalOptions();
+    AddInspect();
+    AddGenerate();
+    AddBench();
+    AddVerify();
+    AddDoctor();
+  }
+
+  // Fills the options; Ok, or what to say and the exit code.
+  struct Outcome {
+    bool run = false;
+    ExitCode exit = kExitOk;
+    std::string out, err;
+  };
+  Outcome Parse(int argc, char** argv) {
+    try {
+      app_.parse(argc, argv);
+    } catch (const CLI::CallForHelp&) {
+      return {.out = HelpText(PageOf(chosen()))};
+    } catch (const CLI::CallForVersion& version) {
+      return {.out = absl::StrCat(version.what(), "\n")};
+    } catch (const CLI::ParseError& error) {
+      if (argc < 2) return {.exit = kExitUsage, .err = HelpText(PageOf(&app_))};
+      return {.exit = kExitUsage, .err = UsageError(error, argc, argv)};
+    }
+    return {.run = true};
+  }
+
+  const GlobalOptions& globals() const { return globals_; }
+  // The command that was chosen; null if none was.
+  const Command* command() const {
+    for (const Command& command : commands_) {
+      if (command.app->parsed()) return &command;
+    }
+    return nullptr;
+  }
+
+ private:
+  const CLI::App* chosen() const { return command() == nullptr ? &app_ : command()->app; }
+
+  void AddGlobalOptions() {
+    CLI::Option* threads = app_.add_option("--threads", globals_.threads, "Threads to compute with");
+    threads->check(Integer(1, 1024))->type_name("N")->capture_default_str();
+    app_.add_option("--seed", globals_.seed, "Seed of whatever is drawn at random")
+        ->type_name("N")
+        ->check(Integer(0, INT64_MAX))
+        ->capture_default_str();
+    app_.add_option("--isa", globals_.isa, "Use these vector instructions instead of this CPU's best")
+        ->type_name("LEVEL");
+    app_.add_flag("--json", globals_.json, "One JSON document on stdout instead of text");
+    app_.add_flag("-q,--quiet", globals_.quiet, "Only results and errors");
+    app_.add_flag("-v,--verbose", globals_.verbose, "Say more on the way");
+    AddWhen("--color", globals_.color, "Colors: on a terminal (auto; NO_COLOR is minded), always, never");
+    AddWhen("--progress", globals_.progress, "Progress: on a terminal (auto), always, never");
+  }
+  void AddWhen(const char* name, std::string& value, const char* text) {
+    app_.add_option(name, value, text)->type_name("WHEN")->check(OneOf({"auto", "always", "never"}));
+  }
+
+  // A command with its options, which live as long as this object.
+  template <typename Options>
+  CLI::App* Add(const char* name, const char* summary, const char* examples,
+                absl::Status (*run)(const Options&, Context&), Options** options) {
+    auto owned = std::make_shared<Options>();
+    *options = owned.get();
+    CLI::App* command = app_.add_subcommand(name, summary)->footer(examples);
+    commands_.push_back({command, [owned, run](Context& context) { return run(*owned, context); }});
+    return command;
+  }
+  static CLI::Option* AddModel(CLI::App* command, std::string& model, const char* text) {
+    return command->add_option("MODEL", model, text)->required()->type_name("");
+  }
+  template <typename Number>
+  static CLI::Option* AddCount(CLI::App* command, const char* name, Number& value, const char* text,
+                               int64_t min, int64_t max = kMany) {
+    return command->add_option(name, value, text)
+        ->check(Integer(min, max))
+        ->type_name("N")
+        ->capture_default_str();
+  }
+
+  void AddInspect();
+  void AddGenerate();
+  void AddBench();
+  void AddVerify();
+  void AddDoctor();
+
+  HelpPage PageOf(const CLI::App* app) const;
+  std::string UsageError(const CLI::ParseError& error, int argc, char** argv) const;
+
+  CLI::App app_;
+  GlobalOptions globals_;
+  std::vector<Command> commands_;
+};
+
+constexpr char kAnyModel[] = "A Hugging Face directory, a GGUF file or a directory that quantize wrote";
+
+void CommandLine::AddInspect() {
+  InspectCommandOptions* o = nullptr;
+  CLI::App* c = Add("inspect", "Says what a model is, from its headers alone",
+                    "spikefold inspect models/smollm2-135m-instruct-q4_1.gguf\n"
+                    "spikefold inspect model-w8a8 --json",
+                    RunInspect, &o);
+  AddModel(c, o->model, kAnyModel);
+}
+
+void CommandLine::AddGenerate() {
+  GenerateCommandOptions* o = nullptr;
+  CLI::App* c = Add("generate", "Continues a text",
+                    "spikefold generate MODEL -p \"The capital of France is\"\n"
+                    "spikefold generate MODEL -p \"Once upon a time\" --temperature 0.8 --top-k 40 --seed 7",
+                    RunGenerate, &o);
+  AddModel(c, o->model, kAnyModel);
+  c->add_option("-p,--prompt", o->prompt, "The text to continue; \"<|im_start|>\" and the like are parsed")
+      ->required()
+      ->type_name("TEXT");
+  AddCount(c, "--max-tokens", o->max_tokens, "Stop after so many tokens", 1);
+  c->add_option("--temperature", o->temperature, "0: always the likeliest token; 1: as the model says")
+      ->check(Number(0, 100))
+      ->type_name("T")
+      ->capture_default_str();
+  AddCount(c, "--top-k", o->top_k, "Draw from the K likeliest tokens only; 0: from all", 0)->type_name("K");
+}
+
+void CommandLine::AddBench() {
+  BenchCommandOptions* o = nullptr;
+  CLI::App* c = Add("bench", "Measures tokens a second, as llama-bench defines and prints them",
+                    "spikefold bench model-w8a8 --threads 2\n"
+                    "spikefold bench MODEL --prefill 512 --decode 64 --repeat 3 --json",
+                    RunBench, &o);
+  AddModel(c, o->model, kAnyModel);
+  AddCount(c, "--prefill", o->prefill, "Tokens of the prompt (pp); 0: not measured", 0);
+  AddCount(c, "--decode", o->decode, "Tokens decoded one by one (tg); 0: not measured", 0);
+  AddCount(c, "--repeat", o->repeat, "Repetitions, after one to warm up", 1, 100000);
+}
+
+void CommandLine::AddVerify() {
+  VerifyCommandOptions* o = nullptr;
+  CLI::App* c = Add("verify", "Recomputes every hash and rule of a quantized model",
+                    "spikefold verify model-w8a8", RunVerify, &o);
+  AddModel(c, o->model, "A directory that quantize wrote");
+}
+
+void CommandLine::AddDoctor() {
+  DoctorCommandOptions* o = nullptr;
+  Add("doctor", "Says what this machine can do, and checks every kernel on it",
+      "spikefold doctor\nspikefold doctor --isa avx2", RunDoctor, &o);
+}
+
+// "-o,--output DIR"; positionals by their name.
+std::string LeftOf(const CLI::Option* option) {
+  if (option->get_positional()) return option->get_name(true, false);
+  std::string names = absl::StrReplaceAll(option->get_name(false, true), {{",", ", "}});
+  if (option->get_type_size() != 0 && !option->get_type_name().empty()) {
+    absl::StrAppend(&names, " ", option->get_type_name());
+  }
+  return names;
+}
+std::string RightOf(const CLI::Option* option) {
+  std::string text = option->get_description();
+  const std::string value = option->get_default_str();
+  if (!value.empty()) absl::StrAppend(&text, " [", value, "]");
+  return text;
+}
+
+HelpPage CommandLine::PageOf(const CLI::App* app) const {
+  HelpPage page{.summary = app->get_description(), .examples = app->get_footer()};
+  HelpPage::Group arguments{.title = "Arguments"}, own{.title = "Options"};
+  page.usage = app == &app_ ? "spikefold COMMAND" : "spikefold " + app->get_name();
+  for (const CLI::Option* option : app->get_options()) {
+    if (option->get_positional()) absl::StrAppend(&page.usage, " ", option->get_name(true, false));
+    (option->get_positional() ? arguments : own).rows.emplace_back(LeftOf(option), RightOf(option));
+  }
+  page.usage += " [options]";
+  if (app == &app_) {
+    HelpPage::Group commands{.title = "Commands"};
+    for (const Command& command : commands_) {
+      commands.rows.emplace_back(command.app->get_name(), command.app->get_description());
+    }
+    page.groups = {commands, own};
+    page.ending = "Options stand before or after the command. `spikefold COMMAND --help` says more.";
+    return page;
+  }
+  HelpPage::Group global{.title = "Options of every command"};
+  for (const CLI::Option* option : app_.get_options()) {
+    if (option->get_name() != "--help" && option->get_name() != "--version") {
+      global.rows.emplace_back(LeftOf(option), RightOf(option));
+    }
+  }
+  for (HelpPage::Group* group : {&arguments, &own, &global}) {
+    if (!group->rows.empty()) page.groups.push_back(std::move(*group));
+  }
+  return page;
+}
+
+// What was wrong with the command line, in one line. The parser stops at the first thing it minds, which is
+// often a missing argument; a name that does not exist is the likelier cause, so it is looked for first.
+std::string CommandLine::UsageError(const CLI::ParseError& error, int argc, char** argv) const {
+  std::vector<std::string> names, options;
+  for (const Command& command : commands_) names.push_back(command.app->get_name());
+  for (const CLI::App* app : {&app_, chosen()}) {
+    for (const CLI::Option* option : app->get_options()) {
+      for (const std::string& name : option->get_lnames()) options.push_back("--" + name);
+      for (const std::string& name : option->get_snames()) options.push_back("-" + name);
+    }
+  }
+  const std::string command = chosen() == &app_ ? "" : " " + chosen()->get_name();
+  const std::string start = absl::StrCat("spikefold", command, ": ");
+  const std::string end = absl::StrCat("; see spikefold", command, " --help\n");
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i], name = argument.substr(0, argument.find('='));
+    if (argument == "--") break;
+    if (name.size() > 2 && name.substr(0, 2) == "--" &&
+        std::count(options.begin(), options.end(), name) == 0) {
+      return absl::StrCat(start, "option \"", Printable(name), "\" is unknown", DidYouMean(name, options),
+                          end);
+    }
+    if (command.empty() && name[0] != '-' && dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) {
+      return absl::StrCat(start, "\"", Printable(name), "\" is no command", DidYouMean(name, names), "; use ",
+                          absl::StrJoin(names, ", "), "\n");
+    }
+  }
+  return absl::StrCat(start, Printable(error.what(), 1000), end);
+}
+
+When ParseWhen(const std::string& word) {
+  return word == "always" ? When::kAlways : word == "never" ? When::kNever : When::kAuto;
+}
+
+absl::Status ChooseIsa(const std::string& name) {
+  if (name.empty()) return absl::OkStatus();
+  const absl::StatusOr<kernels::Isa> isa = kernels::ParseIsa(name);
+  return isa.ok() ? kernels::SetIsa(*isa) : isa.status();
+}
+
+absl::Status RunGuarded(const Command& command, Context& context) {
+  try {
+    return command.run(context);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory; use a smaller model or a machine with more memory");
+  } catch (const std::system_error& error) {  // a thread could not be started
+    return absl::ResourceExhaustedError(absl::StrCat(error.what(), "; use fewer --threads"));
+  } catch (const std::exception& error) {
+    return absl::InternalError(error.what());
+  }
+}
+
+int Main(int argc, char** argv) {
+  CommandLine line;
+  const CommandLine::Outcome outcome = line.Parse(argc, argv);
+  const GlobalOptions& globals = line.globals();
+  Console console({.color = ParseWhen(globals.color),
+                   .progress = ParseWhen(globals.progress),
+                   .verbosity = globals.quiet     ? -1
+                                : globals.verbose ? 1
+                                                  : 0,
+                   .json = globals.json});
+  if (!outcome.run) {
+    console.Print(outcome.out);
+    if (!outcome.err.empty()) console.Error(outcome.err.substr(0, outcome.err.size() - 1));
+    const absl::Status written = console.Flush();
+    return written.ok() ? outcome.exit : ExitCodeOf(written);
+  }
+  Context context(console, globals.threads, globals.seed,
+                  absl::StrJoin(std::vector<std::string>(argv + 1, argv + argc), " "));
+  absl::Status status = ChooseIsa(globals.isa);
+  if (status.ok()) status = RunGuarded(*line.command(), context);
+  if (!status.ok()) {
+    console.EndProgress();
+    console.Error(
+        absl::StrCat("spikefold ", line.command()->app->get_name(), ": ", std::string(status.message())));
+  }
+  return ExitCodeOf(status);
+}
+
+}  // namespace
+}  // namespace spikefold
+
+int main(int argc, char** argv) {
+  spikefold::ProtectStandardStreams();
+  spikefold::InstallInterruptHandlers();
+  try {
+    return spikefold::Main(argc, argv);
+  } catch (const std::bad_alloc&) {
+    return spikefold::kExitMemory;
+  }
+}

@@ -66,6 +66,9 @@ struct QuantizedLinearSpec {
   float spike_threshold = 0;  // > 0: rows (tokens) whose |x| exceeds it are computed in float ("row split")
   int64_t max_spike_rows =
       4;  // with spike_threshold: at most so many of each 512 rows; the rest is quantized
+  // What rounding costs: root of (squared error of the output / its square), with the calibrated inputs' mean
+  // squares and channels taken as independent. Negative: not measured.
+  double weight_error = -1;
   std::string reason;
 };
 

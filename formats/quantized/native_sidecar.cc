@@ -61,6 +61,7 @@ Json LinearToJson(const QuantizedLinearSpec& s) {
     rows.Set("above", static_cast<double>(s.spike_threshold)).Set("max", s.max_spike_rows);
     j.Set("spike_rows", std::move(rows));
   }
+  if (s.weight_error >= 0) j.Set("weight_error", s.weight_error);
   j.Set("reason", s.reason);
   return j;
 }
@@ -92,9 +93,10 @@ absl::Status ReadShape(const Json& j, absl::string_view where, QuantizedLinearSp
 absl::StatusOr<QuantizedLinearSpec> LinearFromJson(const std::string& module, const Json& j,
                                                    absl::string_view sidecar) {
   const std::string where = absl::StrCat(sidecar, ": ", Printable(module));
-  SF_RETURN_IF_ERROR(CheckKeys(
-      j, {"weight", "shape", "group", "scale", "act", "kept", "super", "bias", "spike_rows", "reason"},
-      where));
+  SF_RETURN_IF_ERROR(CheckKeys(j,
+                               {"weight", "shape", "group", "scale", "act", "kept", "super", "bias",
+                                "spike_rows", "weight_error", "reason"},
+                               where));
   QuantizedLinearSpec s;
   s.module = module;
   SF_ASSIGN_OR_RETURN(const std::string weight, j.GetString("weight", where));
@@ -125,6 +127,9 @@ absl::StatusOr<QuantizedLinearSpec> LinearFromJson(const std::string& module, co
           absl::StrCat(where, ": spike rows above ", above, "; expected a positive float"));
     }
     s.spike_threshold = static_cast<float>(above);
+  }
+  if (j.Find("weight_error") != nullptr) {
+    SF_ASSIGN_OR_RETURN(s.weight_error, j.GetDouble("weight_error", where));
   }
   SF_ASSIGN_OR_RETURN(s.reason, j.GetString("reason", where));
   if (const absl::Status status = CheckSpec(s); !status.ok()) {

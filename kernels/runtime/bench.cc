@@ -87,6 +87,10 @@ absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions&
   Runner runner(model, options);
   std::vector<double> prefill, decode;
   for (int64_t i = -1; i < options.repetitions; ++i) {
+    if (!Report(options.progress, "timing", i + 1, options.repetitions + 1)) {
+      return absl::CancelledError(absl::StrCat("bench: stopped after ", std::max<int64_t>(i, 0), " of ",
+                                               options.repetitions, " repetitions"));
+    }
     if (options.prompt > 0) {
       SF_ASSIGN_OR_RETURN(const double seconds, runner.Prefill(options.prompt));
       if (i >= 0) prefill.push_back(seconds);

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "formats/base/progress.h"
 #include "kernels/runtime/model.h"
 
 namespace spikefold {
@@ -14,6 +15,7 @@ struct BenchOptions {
   int64_t decode = 128;  // tokens decoded one by one from an empty cache, logits of each. 0: not measured
   int64_t repetitions = 5;
   uint64_t seed = 1;  // of the random tokens
+  Progress progress;  // called between repetitions, never inside a timed one
 };
 struct Rate {
   double mean = 0, stddev = 0, best = 0;  // tokens a second
@@ -22,7 +24,7 @@ struct Rate {
 struct BenchResult {
   Rate prefill, decode;
 };
-// One warm-up of each kind first. InvalidArgument: negative counts, no repetition.
+// One warm-up of each kind first. InvalidArgument: negative counts, no repetition. Cancelled by `progress`.
 absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions& options);
 
 }  // namespace spikefold

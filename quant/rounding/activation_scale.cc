@@ -78,13 +78,19 @@ double HistogramError(absl::Span<const uint32_t> histogram, double scale) {
 }
 
 ActivationScale ChooseActivationScale(const SiteStats& stats, absl::Span<const int32_t> kept,
-                                      ScaleMethod method) {
+                                      ScaleMethod method, float ceiling) {
   ActivationScale best;
-  const double absmax = MaxOutside(stats, kept);
+  double absmax = MaxOutside(stats, kept);
   if (absmax <= 0) return best;  // the site never saw anything but zeros
   const bool weighted = stats.weight_sq.size() == static_cast<size_t>(stats.k);
-  const auto costs = WeightedHistogram(stats, kept, weighted);
-  const auto counts = WeightedHistogram(stats, kept, false);
+  auto costs = WeightedHistogram(stats, kept, weighted);
+  auto counts = WeightedHistogram(stats, kept, false);
+  if (ceiling > 0) {
+    absmax = std::min(absmax, static_cast<double>(ceiling));
+    for (int b = MagnitudeBin(ceiling) + 1; b < kMagnitudeBins; ++b) {
+      costs[static_cast<size_t>(b)] = counts[static_cast<size_t>(b)] = 0;
+    }
+  }
   double scale = absmax / 127.0;
   if (method == ScaleMethod::kPercentile) scale = QuantileScale(counts, 0.9999, absmax);
   if (method == ScaleMethod::kMse) {
@@ -103,7 +109,8 @@ ActivationScale ChooseActivationScale(const SiteStats& stats, absl::Span<const i
   double total = 0, clipped = 0;
   for (int b = 0; b < kMagnitudeBins; ++b) {
     total += counts[static_cast<size_t>(b)];
-    if (MagnitudeBinCenter(b) > 127.5 * scale) clipped += counts[static_cast<size_t>(b)];
+    if (std::min<double>(MagnitudeBinCenter(b), absmax) > 127.5 * scale)
+      clipped += counts[static_cast<size_t>(b)];
   }
   best.clipped_share = total > 0 ? clipped / total : 0;
   return best;

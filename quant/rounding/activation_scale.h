@@ -18,9 +18,10 @@ struct ActivationScale {
   double error = 0;          // weighted squared error a row at this scale
   double clipped_share = 0;  // share of non-kept values beyond 127.5 scales
 };
-// `kept` (ascending) is left out. Channels are weighted by SiteStats::weight_sq: the error of the linears'
+// `kept` (ascending) is left out, and so is what lies above `ceiling` (> 0): rows that are computed in float.
+// Channels are weighted by SiteStats::weight_sq: the error of the linears'
 // outputs, METHODS-style min ||(Q(x) - x) W^T||^2 with independent channel errors.
 ActivationScale ChooseActivationScale(const SiteStats& stats, absl::Span<const int32_t> kept,
-                                      ScaleMethod method);
+                                      ScaleMethod method, float ceiling = 0);
 
 }  // namespace spikefold

@@ -14,6 +14,9 @@ struct RoundedWeights {
   std::vector<int8_t> codes;  // [n, k]; 0 in kept columns and at super weights
   std::vector<float>
       scales;  // [n] float32 (8 bit), or [n, k/group] rounded to bf16 (4 bit): the values that are stored
+  // sum of h_k (w - code * scale)^2 over sum of h_k w^2, both without kept columns and super weights in the
+  // first.
+  double relative_error = 0;
 };
 // 8 bit: codes in +-127, one scale a row. 4 bit: codes in [-8, 7], one bf16 scale a group.
 // Kept columns and super weights are left out of every scale. `importance` [k] weighs the squared error of a

@@ -11,6 +11,7 @@
 #include "calib/dataset.h"
 #include "calib/host_pool.h"
 #include "calib/observers/life_observer.h"
+#include "calib/recalibrate.h"
 #include "calib/spike_stages.h"
 #include "formats/base/file.h"
 #include "tests/testing/tiny_model.h"
@@ -107,6 +108,34 @@ TEST_CASE("The census of a planted model names exactly what was planted") {
   for (const PrefixCandidate& candidate : map.prefixes) CHECK_FALSE(candidate.reason.empty());
   CHECK(s.result.stats.arms.size() == 1);
   CHECK(s.result.stats.arms[0].sites[0].rows == 16 * 64);
+}
+
+TEST_CASE("Calibrating again on a scan's own text sees what the scan saw, and a prefix changes it") {
+  Scanned s = ScanTiny({.spike_channels = {70}, .step_up = 1, .step_down = 3}, 4, "recalibrate");
+  ThreadPool pool(2);
+  const auto model = LoadModel(*s.tiny.checkpoint, {.pool = &pool});
+  REQUIRE(model.ok());
+  CalibStats& scan = s.result.stats;
+  CHECK(scan.windows.size() == 4);
+  const auto again = Recalibrate(**model, *s.tiny.checkpoint, scan, {});
+  REQUIRE(again.ok());
+  for (size_t i = 0; i < scan.arms[0].sites.size(); ++i) {
+    const SiteStats &a = scan.arms[0].sites[i], &b = again->arms[0].sites[i];
+    CHECK(a.histogram == b.histogram);
+    CHECK(a.max == b.max);
+    CHECK(a.weight_sq == b.weight_sq);
+    CHECK(a.rows == b.rows);
+  }
+  CHECK(Recalibrate(**model, *s.tiny.checkpoint, scan, {.behind_prefix = true}).status().code() ==
+        absl::StatusCode::kInvalidArgument);
+  scan.prefix.tokens = {7};
+  const auto behind =
+      Recalibrate(**model, *s.tiny.checkpoint, scan, {.behind_prefix = true, .max_windows = 2});
+  REQUIRE(behind.ok());
+  CHECK(behind->FindArm("prefix") != nullptr);
+  CHECK(behind->prefix.k.size() == 5);
+  CHECK(behind->arms[0].sites[0].rows == 2 * 64);
+  CHECK(behind->arms[0].sites[0].histogram != again->arms[0].sites[0].histogram);
 }
 
 TEST_CASE("Other channels, layers and tokens are found as well") {

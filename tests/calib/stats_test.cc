@@ -38,6 +38,7 @@ CalibStats SmallStats() {
   stats.num_windows = 2;
   stats.window_length = 3;
   stats.seed = ~uint64_t{0};
+  stats.windows = {{1, 2, 3}, {4, 5, 6}};
   SiteStats site{.site = 0, .k = 2, .rows = 3, .min = {-1, 0}, .max = {2, 5}};
   site.sum = {1, 2};
   site.sum_sq = {3, 4};
@@ -133,6 +134,7 @@ TEST_CASE("Statistics read back equal") {
   REQUIRE(back.ok());
   CHECK(back->seed == stats.seed);
   CHECK(back->text_source == stats.text_source);
+  CHECK(back->windows == stats.windows);
   REQUIRE(back->arms.size() == 2);
   const StatsArm* arm = back->FindArm("prefix");
   REQUIRE(arm != nullptr);

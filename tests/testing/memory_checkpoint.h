@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "formats/checkpoint.h"
+#include "formats/families/family.h"
 
 namespace spikefold::testing {
 
@@ -32,7 +33,8 @@ class WordTokenizer : public Tokenizer {
 
 class MemoryCheckpoint : public CheckpointReader {
  public:
-  explicit MemoryCheckpoint(ModelGraph graph) : graph_(std::move(graph)) {}
+  explicit MemoryCheckpoint(ModelGraph graph)
+      : graph_(std::move(graph)), config_json_(ConfigToJson(graph_.config)) {}
   void Add(const std::string& name, Tensor tensor);
   Tensor& tensor(absl::string_view name);  // to edit; must exist
 

@@ -1,0 +1,107 @@
+#include "apps/spikefold/bench_command.h"
+
+#include <array>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "apps/spikefold/machine.h"
+#include "apps/spikefold/text.h"
+#include "formats/base/file.h"
+#include "formats/base/status.h"
+#include "kernels/cpu/cpu_features.h"
+#include "kernels/runtime/bench.h"
+
+namespace spikefold {
+namespace {
+
+absl::Status CheckContext(const BenchCommandOptions& options, const RuntimeModel& model) {
+  const int64_t prefix = model.prefix() == nullptr ? 0 : model.prefix()->size();
+  const int64_t allowed = model.graph().config.max_positions - prefix;
+  for (const int64_t tokens : {options.prefill, options.decode}) {
+    if (tokens > allowed) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("bench: ", tokens, " tokens; the model allows ", allowed, "; ask for fewer"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+int64_t NumWeights(const CheckpointReader& reader) {
+  int64_t weights = 0;
+  for (const StoredTensor& tensor : reader.tensors()) weights += NumElements(tensor.shape);
+  return weights;
+}
+
+// The columns of llama-bench, so that tables of both can be read side by side.
+std::string TableRow(const std::vector<std::string>& cells) {
+  constexpr std::array<size_t, 7> kWidths = {32, 10, 10, 7, 7, 6, 20};
+  std::string row = "|";
+  for (size_t c = 0; c < kWidths.size(); ++c) {
+    const size_t width = DisplayWidth(cells[c]);
+    const std::string padding(width < kWidths[c] ? kWidths[c] - width : 0, ' ');
+    absl::StrAppend(&row, " ", c == 0 ? "" : padding, cells[c], c == 0 ? padding : "", " |");
+  }
+  return row + "\n";
+}
+
+std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, int threads,
+                 const BenchResult& result) {
+  std::string text = TableRow({"model", "memory", "weights", "backend", "threads", "test", "t/s"});
+  text += TableRow({"--------------------------------",
+                    "---------:", "---------:", "------:", "------:", "-----:", "-------------------:"});
+  const auto add = [&](const char* test, int64_t tokens, const Rate& rate) {
+    if (tokens == 0) return;
+    text += TableRow({Basename(opened.reader->path()), BytesText(opened.model->weight_bytes()),
+                      CompactCount(NumWeights(*opened.reader)), "CPU", absl::StrCat(threads),
+                      absl::StrCat(test, tokens), PlusMinus(rate.mean, rate.stddev, 2)});
+  };
+  add("pp", options.prefill, result.prefill);
+  add("tg", options.decode, result.decode);
+  return text;
+}
+
+void AddRate(const char* name, int64_t tokens, const Rate& rate, Json& document) {
+  if (tokens == 0) return;
+  Json seconds = Json::MakeArray();
+  for (const double s : rate.seconds) seconds.Append(s);
+  document.Set(absl::StrCat(name, "_tokens"), tokens)
+      .Set(absl::StrCat(name, "_tokens_per_second"), rate.mean)
+      .Set(absl::StrCat(name, "_stddev"), rate.stddev)
+      .Set(absl::StrCat(name, "_best"), rate.best)
+      .Set(absl::StrCat(name, "_seconds"), std::move(seconds));
+}
+
+}  // namespace
+
+absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
+  if (options.prefill == 0 && options.decode == 0) {
+    return absl::InvalidArgumentError("bench: --prefill 0 and --decode 0 leave nothing to measure");
+  }
+  SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(context, options.model, {.tokenizer = false}));
+  SF_RETURN_IF_ERROR(CheckContext(options, *opened.model));
+  SF_ASSIGN_OR_RETURN(const BenchResult result,
+                      Bench(*opened.model, {.prompt = options.prefill,
+                                            .decode = options.decode,
+                                            .repetitions = options.repeat,
+                                            .seed = context.seed,
+                                            .progress = context.console.progress()}));
+  Console& console = context.console;
+  if (!console.json()) {
+    console.Print(Text(opened, options, context.num_threads(), result));
+    return console.Flush();
+  }
+  Json document = NewDocument("bench")
+                      .Set("path", opened.reader->path())
+                      .Set("weight_memory_bytes", opened.model->weight_bytes())
+                      .Set("weights", NumWeights(*opened.reader))
+                      .Set("backend", "cpu")
+                      .Set("processor", ReadMachine().cpu)
+                      .Set("isa", kernels::IsaName(kernels::ActiveIsa()))
+                      .Set("threads", context.num_threads())
+                      .Set("repeat", options.repeat);
+  AddRate("prefill", options.prefill, result.prefill, document);
+  AddRate("decode", options.decode, result.decode, document);
+  return console.PrintJson(document);
+}
+
+}  // namespace spikefold

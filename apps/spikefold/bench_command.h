@@ -1,0 +1,19 @@
+// spikefold bench MODEL: prefill and decode speed, defined and printed as llama-bench does.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "apps/spikefold/context.h"
+
+namespace spikefold {
+
+struct BenchCommandOptions {
+  std::string model;
+  int64_t prefill = 512, decode = 128;  // tokens; 0: not measured
+  int64_t repeat = 5;
+};
+absl::Status RunBench(const BenchCommandOptions& options, Context& context);
+
+}  // namespace spikefold

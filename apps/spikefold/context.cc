@@ -1,0 +1,54 @@
+#include "apps/spikefold/context.h"
+
+#include "absl/strings/str_cat.h"
+#include "apps/spikefold/machine.h"
+#include "apps/spikefold/text.h"
+#include "formats/base/json.h"
+#include "formats/base/status.h"
+
+namespace spikefold {
+namespace {
+
+bool IsQuantizedType(absl::string_view type) {
+  return type.substr(0, 3) == "s8c" || type.substr(0, 3) == "s4g";
+}
+
+absl::Status CheckMemory(const CheckpointReader& reader, bool simulate) {
+  const uint64_t need = WeightMemory(reader, simulate), have = ReadMachine().memory_available;
+  if (have == 0 || need <= have) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(Printable(reader.path()), ": its weights need ",
+                                                   BytesText(need), " of memory; ", BytesText(have),
+                                                   " are available; use a smaller model or more memory"));
+}
+
+}  // namespace
+
+ThreadPool& Context::pool() {
+  if (pool_ == nullptr) pool_ = std::make_unique<ThreadPool>(num_threads_);
+  return *pool_;
+}
+
+uint64_t WeightMemory(const CheckpointReader& reader, bool simulate) {
+  uint64_t bytes = 0;
+  for (const StoredTensor& tensor : reader.tensors()) {
+    const bool codes = !simulate && IsQuantizedType(tensor.stored_type);
+    bytes += codes ? tensor.bytes : sizeof(float) * static_cast<uint64_t>(NumElements(tensor.shape));
+  }
+  return bytes;
+}
+
+absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path, const OpenOptions& options) {
+  OpenedModel opened;
+  SF_ASSIGN_OR_RETURN(opened.reader, CheckpointReader::Open(path));
+  SF_RETURN_IF_ERROR(CheckMemory(*opened.reader, options.simulate));
+  if (options.tokenizer) {
+    SF_ASSIGN_OR_RETURN(opened.tokenizer, opened.reader->LoadTokenizer());
+  }
+  SF_ASSIGN_OR_RETURN(opened.model, LoadModel(*opened.reader, {.pool = &context.pool(),
+                                                               .simulate = options.simulate,
+                                                               .progress = context.console.progress()}));
+  context.console.EndProgress();
+  return opened;
+}
+
+}  // namespace spikefold

@@ -1,0 +1,50 @@
+// What every command is given beside its own options.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "apps/spikefold/console.h"
+#include "formats/base/thread_pool.h"
+#include "formats/checkpoint.h"
+#include "kernels/runtime/model.h"
+
+namespace spikefold {
+
+class Context {
+ public:
+  Context(Console& c, int threads, uint64_t seed_value, std::string command_line)
+      : console(c), seed(seed_value), command(std::move(command_line)), num_threads_(threads) {}
+
+  Console& console;
+  const uint64_t seed;
+  const std::string command;  // as typed, for provenance
+  int num_threads() const { return num_threads_; }
+  ThreadPool& pool();  // made on first use
+
+ private:
+  const int num_threads_;
+  std::unique_ptr<ThreadPool> pool_;
+};
+
+// A checkpoint on disk with its tokenizer, and the model in memory once it is loaded.
+struct OpenedModel {
+  std::unique_ptr<CheckpointReader> reader;
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<RuntimeModel> model;
+};
+// ResourceExhausted, before anything is read, if the weights alone exceed the memory that is left.
+struct OpenOptions {
+  bool simulate = false;
+  bool tokenizer = true;
+};
+absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path,
+                                      const OpenOptions& options = {});
+
+// Bytes that the weights of a checkpoint take in memory when it runs, from its headers: float32 but for
+// quantized linears, whose codes stay codes unless they are simulated.
+uint64_t WeightMemory(const CheckpointReader& reader, bool simulate);
+
+}  // namespace spikefold

@@ -1,0 +1,37 @@
+#include "apps/spikefold/exit_code.h"
+
+#include <array>
+
+namespace spikefold {
+namespace {
+
+struct Row {
+  absl::StatusCode status;
+  ExitCode exit;
+};
+using Code = absl::StatusCode;
+// Codes that are not in the table (Unknown, Aborted ...) are nowhere returned on purpose: our own bug.
+constexpr std::array<Row, 11> kTable = {{
+    {Code::kOk, kExitOk},
+    {Code::kInvalidArgument, kExitUsage},
+    {Code::kDataLoss, kExitBadInput},
+    {Code::kUnimplemented, kExitUnsupported},
+    {Code::kFailedPrecondition, kExitGate},
+    {Code::kNotFound, kExitIo},
+    {Code::kPermissionDenied, kExitIo},
+    {Code::kAlreadyExists, kExitIo},
+    {Code::kUnavailable, kExitIo},
+    {Code::kResourceExhausted, kExitMemory},
+    {Code::kCancelled, kExitInterrupted},
+}};
+
+}  // namespace
+
+ExitCode ExitCodeOf(const absl::Status& status) {
+  for (const Row& row : kTable) {
+    if (row.status == status.code()) return row.exit;
+  }
+  return kExitInternal;
+}
+
+}  // namespace spikefold

@@ -1,0 +1,65 @@
+#include "calib/recalibrate.h"
+
+#include <algorithm>
+
+#include "calib/census_weights.h"
+#include "calib/host_pool.h"
+#include "calib/observers/site_observer.h"
+#include "calib/window_run.h"
+#include "formats/base/status.h"
+#include "formats/base/version.h"
+#include "kernels/runtime/forward.h"
+
+namespace spikefold {
+
+std::vector<std::vector<int32_t>> WindowsBehind(const std::vector<std::vector<int32_t>>& windows,
+                                                const std::vector<int32_t>& prefix, int64_t bos_id) {
+  const bool holds_bos = std::find(prefix.begin(), prefix.end(), bos_id) != prefix.end();
+  std::vector<std::vector<int32_t>> out = windows;
+  for (auto& window : out) {
+    if (holds_bos && !window.empty() && window.front() == bos_id) window.erase(window.begin());
+  }
+  return out;
+}
+
+absl::StatusOr<CalibStats> Recalibrate(const RuntimeModel& model, const CheckpointReader& reader,
+                                       const CalibStats& scan, const RecalibrateOptions& options) {
+  if (scan.windows.empty()) {
+    return absl::InvalidArgumentError("scan: it does not hold its text; scan again with this version");
+  }
+  if (options.behind_prefix && scan.prefix.empty()) {
+    return absl::InvalidArgumentError("scan: it holds no prefix; use outliers \"none\" or \"keep\"");
+  }
+  CalibStats stats;
+  stats.tool_version = ToolVersionAndCommit();
+  SF_ASSIGN_OR_RETURN(stats.model_fingerprint, reader.Fingerprint());
+  stats.tokenizer_fingerprint = scan.tokenizer_fingerprint;
+  stats.text_sha256 = scan.text_sha256;
+  stats.text_source = scan.text_source;
+  stats.bos = scan.bos;
+  stats.window_length = scan.window_length;
+  stats.seed = scan.seed;
+  stats.windows = scan.windows;
+  if (options.max_windows > 0 && options.max_windows < static_cast<int64_t>(stats.windows.size())) {
+    stats.windows.resize(static_cast<size_t>(options.max_windows));
+  }
+  stats.num_windows = static_cast<int64_t>(stats.windows.size());
+  Windows windows = stats.windows;
+  if (options.behind_prefix) {
+    SF_ASSIGN_OR_RETURN(stats.prefix, ComputePrefix(model, scan.prefix.tokens));
+    windows = WindowsBehind(windows, scan.prefix.tokens, model.graph().config.bos_id);
+  }
+  SF_ASSIGN_OR_RETURN(WeightCensus weights, CensusWeights(reader, HostPool(), options.progress));
+  SiteObserver sites(model.graph(), HostPool());
+  SF_RETURN_IF_ERROR(RunWindows(model, windows, options.behind_prefix ? &stats.prefix : nullptr, sites,
+                                "calibrating the folded model", options.progress));
+  stats.arms.push_back({.name = options.behind_prefix ? "prefix" : "plain",
+                        .prefix = stats.prefix.tokens,
+                        .sites = sites.Take()});
+  for (SiteStats& site : stats.arms.front().sites) {
+    site.weight_sq = std::move(weights.site_weight_sq[static_cast<size_t>(site.site)]);
+  }
+  return stats;
+}
+
+}  // namespace spikefold

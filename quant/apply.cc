@@ -1,0 +1,268 @@
+#include "quant/apply.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/container/flat_hash_set.h"
+#include "absl/strings/str_cat.h"
+#include "formats/base/hash.h"
+#include "formats/base/status.h"
+#include "formats/base/version.h"
+#include "formats/quantized/native.h"
+#include "quant/rounding/round_weights.h"
+
+namespace spikefold {
+namespace {
+
+// The 16-bit float type that loses least of what the model's file holds.
+DType FloatType(const StoredTensor& stored) {
+  const bool wide_range = stored.stored_type == "BF16" || stored.stored_type == "F32";
+  return wide_range ? DType::kBF16 : DType::kF16;  // GGUF blocks: products of a float16 scale
+}
+
+Tensor ToHalf(const Tensor& values, DType dtype) {
+  Tensor out(dtype, values.shape());
+  const auto in = values.as<float>();
+  const auto bits = out.as<uint16_t>();
+  for (size_t i = 0; i < in.size(); ++i) {
+    bits[i] = dtype == DType::kBF16 ? FloatToBf16(in[i]) : FloatToF16(in[i]);
+  }
+  return out;
+}
+
+class Applier {
+ public:
+  Applier(const Plan& plan, const CheckpointReader& reader, const ApplyOptions& options)
+      : plan_(plan), reader_(reader), graph_(reader.graph()), options_(options) {}
+
+  absl::Status Run() {
+    SF_RETURN_IF_ERROR(CheckModel());
+    SF_RETURN_IF_ERROR(CheckStats());
+    SF_RETURN_IF_ERROR(Open());
+    const auto decisions = AllDecisions();
+    const int64_t total = static_cast<int64_t>(decisions.size());
+    for (int64_t i = 0; i < total; ++i) {
+      if (!Report(options_.progress, "quantizing", i, total))
+        return absl::CancelledError("quantize: stopped");
+      SF_RETURN_IF_ERROR(WriteDecision(*decisions[static_cast<size_t>(i)]));
+    }
+    for (const auto& spec : plain_) {
+      SF_ASSIGN_OR_RETURN(const Tensor values, reader_.ReadF32(spec.name));
+      SF_RETURN_IF_ERROR(writer_->WriteTensor(spec.name, values.view()));
+    }
+    SF_RETURN_IF_ERROR(WritePrefix());
+    if (!Report(options_.progress, "quantizing", total, total))
+      return absl::CancelledError("quantize: stopped");
+    return writer_->Commit();
+  }
+
+ private:
+  std::vector<const TensorDecision*> AllDecisions() const {
+    std::vector<const TensorDecision*> all = {&plan_.embedding};
+    for (const TensorDecision& d : plan_.linears) all.push_back(&d);
+    if (plan_.has_head) all.push_back(&plan_.head);
+    return all;
+  }
+
+  absl::Status CheckModel() const {
+    SF_ASSIGN_OR_RETURN(const std::string fingerprint, reader_.Fingerprint());
+    if (fingerprint != plan_.model_fingerprint) {
+      return absl::InvalidArgumentError(absl::StrCat("the plan is for model ", plan_.model_fingerprint,
+                                                     ", this is model ", fingerprint, "; plan this model"));
+    }
+    absl::flat_hash_set<std::string> planned;
+    for (const TensorDecision* d : AllDecisions()) {
+      const int node = graph_.FindModule(d->module);
+      const bool fits = node >= 0 && graph_.nodes[static_cast<size_t>(node)].n == d->n &&
+                        graph_.nodes[static_cast<size_t>(node)].k == d->k &&
+                        graph_.nodes[static_cast<size_t>(node)].has_bias == d->has_bias;
+      if (!fits || !planned.insert(d->module).second) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("plan: ", Printable(d->module), " [", d->n, ", ", d->k,
+                         "] is no linear of this model, or stands there twice; plan this model"));
+      }
+    }
+    for (const Node& node : graph_.nodes) {
+      const bool decided = node.op == Op::kEmbed || (node.op == Op::kLinear && !IsTiedHead(node));
+      if (decided && !planned.contains(node.module)) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("plan: no decision for ", node.module, "; plan this model"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  bool IsTiedHead(const Node& node) const {
+    return node.role == Role::kHead && graph_.config.tied_embeddings;
+  }
+
+  absl::Status CheckStats() {
+    if (options_.stats != nullptr) {
+      arm_ = options_.stats->FindArm(plan_.prefix.empty() ? "plain" : "prefix");
+      if (options_.stats->model_fingerprint != plan_.model_fingerprint) {
+        return absl::InvalidArgumentError(absl::StrCat("the scan is of model ",
+                                                       options_.stats->model_fingerprint, ", the plan for ",
+                                                       plan_.model_fingerprint, "; scan this model"));
+      }
+    }
+    if (plan_.prefix.empty()) return absl::OkStatus();
+    if (options_.stats != nullptr && options_.stats->prefix.tokens == plan_.prefix) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        "plan: it folds a prefix whose keys and values are not in the scan; give the scan it was made from");
+  }
+
+  // The stored form of a decision, with the float type that suits the model's file.
+  QuantizedLinearSpec Spec(const TensorDecision& d) const {
+    QuantizedLinearSpec spec = SpecOf(d);
+    const StoredTensor* stored = reader_.Find(d.module + ".weight");
+    if (stored != nullptr) spec.float_dtype = FloatType(*stored);
+    return spec;
+  }
+
+  absl::Status Open() {
+    NativeInfo info;
+    info.tool_version = ToolVersion();
+    info.architecture = graph_.config.architecture;
+    info.base_fingerprint = plan_.model_fingerprint;
+    info.scheme = plan_.recipe.scheme;
+    for (const TensorDecision* d : AllDecisions()) info.linears.push_back(Spec(*d));
+    info.prefix = PrefixSpec();
+    info.calibration = Calibration();
+    info.recipe_sha256 = Sha256Hex(RecipeToJson(plan_.recipe).Dump());
+    info.plan_sha256 = Sha256Hex(PlanToJson(plan_));
+    FindPlainTensors();
+    SF_ASSIGN_OR_RETURN(const auto files, reader_.SideFiles());
+    std::vector<NativeSideFile> side_files;
+    for (const auto& file : files) side_files.push_back({file.name, file.bytes});
+    NativeWriter::Options options;
+    options.overwrite = options_.overwrite;
+    if (!options_.command.empty()) options.arguments = {options_.command};
+    SF_ASSIGN_OR_RETURN(writer_, NativeWriter::Create(options_.output, std::move(info), plain_,
+                                                      reader_.config_json(), std::move(side_files), options));
+    return absl::OkStatus();
+  }
+
+  // Norm gains, in float32.
+  void FindPlainTensors() {
+    for (const ModelGraph::TensorSpec& tensor : graph_.Tensors()) {
+      const Node& node = graph_.nodes[static_cast<size_t>(tensor.node)];
+      if (node.op != Op::kNorm && node.op != Op::kHeadNorm) continue;
+      plain_.push_back({.name = tensor.name, .dtype = DType::kF32, .shape = tensor.shape});
+    }
+  }
+
+  NativePrefixSpec PrefixSpec() const {
+    NativePrefixSpec spec;
+    if (plan_.prefix.empty()) return spec;
+    const ModelConfig& c = graph_.config;
+    const bool bos_alone = plan_.prefix.size() == 1 && plan_.prefix[0] == c.bos_id;
+    spec.num_tokens = static_cast<int64_t>(plan_.prefix.size());
+    spec.kind = bos_alone ? "bos" : "tokens";
+    spec.changes_function = plan_.prefix_changes_function;
+    for (int l = 0; l < c.num_layers; ++l) spec.layers.push_back(l);
+    spec.num_kv_heads = c.num_kv_heads;
+    spec.head_dim = c.head_dim;
+    return spec;
+  }
+
+  Json Calibration() const {
+    const CalibStats* stats = options_.stats;
+    if (stats == nullptr) return Json();
+    return Json::MakeObject()
+        .Set("source", stats->text_source)
+        .Set("sha256", stats->text_sha256)
+        .Set("tokens", stats->num_windows * stats->window_length)
+        .Set("windows", stats->num_windows)
+        .Set("bos", stats->bos)
+        .Set("seed", static_cast<int64_t>(stats->seed));
+  }
+
+  absl::Status WriteDecision(const TensorDecision& d) {
+    SF_ASSIGN_OR_RETURN(Tensor w, reader_.ReadF32(d.module + ".weight"));
+    QuantizedLinear q(Spec(d));
+    if (d.has_bias) {
+      SF_ASSIGN_OR_RETURN(const Tensor bias, reader_.ReadF32(d.module + ".bias"));
+      q.bias.assign(bias.as<float>().begin(), bias.as<float>().end());
+    }
+    if (q.format == WeightFormat::kFloat) {
+      q.float_weight = ToHalf(w, q.float_dtype);
+      return writer_->WriteLinear(q);
+    }
+    RoundedWeights rounded = RoundWeights(w.as<float>(), d, Importance(d), *options_.pool);
+    q.codes = std::move(rounded.codes);
+    q.scales = std::move(rounded.scales);
+    q.weight_error = std::sqrt(rounded.relative_error);
+    KeepColumns(w, d, q);
+    if (q.act == ActivationFormat::kS8Static) q.input_scale = d.activation_scale;
+    return writer_->WriteLinear(q);
+  }
+
+  static void KeepColumns(const Tensor& w, const TensorDecision& d, QuantizedLinear& q) {
+    const auto values = w.as<float>();
+    q.kept_columns = d.kept;
+    for (int64_t row = 0; row < d.n; ++row) {
+      for (const int32_t column : d.kept) {
+        q.kept_weight_bf16.push_back(FloatToBf16(values[static_cast<size_t>(row * d.k + column)]));
+      }
+    }
+    for (const PlannedSuper& s : d.supers) {
+      q.supers.push_back({s.row, s.column, values[static_cast<size_t>(int64_t{s.row} * d.k + s.column)]});
+    }
+  }
+
+  // Mean squares of the linear's input. The embedding has none.
+  std::vector<float> Importance(const TensorDecision& d) const {
+    const int site = graph_.SiteOf(graph_.FindModule(d.module));
+    if (arm_ == nullptr || site < 0 || d.role == Role::kEmbedding) return {};
+    const SiteStats& stats = arm_->sites[static_cast<size_t>(site)];
+    if (stats.k != d.k || stats.rows == 0) return {};
+    std::vector<float> out;
+    for (const double sum : stats.sum_sq) {
+      out.push_back(static_cast<float>(sum / static_cast<double>(stats.rows)));
+    }
+    return out;
+  }
+
+  absl::Status WritePrefix() {
+    if (plan_.prefix.empty()) return absl::OkStatus();
+    const ModelConfig& c = graph_.config;
+    const KvPrefix& from = options_.stats->prefix;
+    const Shape shape = {c.num_kv_heads, from.size(), c.head_dim};
+    NativePrefix prefix;
+    prefix.ids = from.tokens;
+    const auto tensor = [&](const std::vector<uint16_t>& values) -> absl::StatusOr<Tensor> {
+      if (values.size() != static_cast<size_t>(NumElements(shape))) {
+        return absl::DataLossError("scan: the prefix's keys and values do not fit the model; scan again");
+      }
+      Tensor t(DType::kBF16, shape);
+      std::copy(values.begin(), values.end(), t.as<uint16_t>().begin());
+      return t;
+    };
+    if (from.k.size() != static_cast<size_t>(c.num_layers) || from.v.size() != from.k.size()) {
+      return absl::DataLossError("scan: the prefix's keys and values do not fit the model; scan again");
+    }
+    for (size_t l = 0; l < from.k.size(); ++l) {
+      SF_ASSIGN_OR_RETURN(Tensor k, tensor(from.k[l]));
+      SF_ASSIGN_OR_RETURN(Tensor v, tensor(from.v[l]));
+      prefix.k.push_back(std::move(k));
+      prefix.v.push_back(std::move(v));
+    }
+    return writer_->WritePrefix(prefix);
+  }
+
+  const Plan& plan_;
+  const CheckpointReader& reader_;
+  const ModelGraph& graph_;
+  const ApplyOptions& options_;
+  const StatsArm* arm_ = nullptr;
+  std::vector<SafetensorsWriter::Spec> plain_;
+  std::unique_ptr<NativeWriter> writer_;
+};
+
+}  // namespace
+
+absl::Status ApplyPlan(const Plan& plan, const CheckpointReader& reader, const ApplyOptions& options) {
+  return Applier(plan, reader, options).Run();
+}
+
+}  // namespace spikefold

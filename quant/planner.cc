@@ -1,0 +1,314 @@
+#include "quant/planner.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "formats/base/status.h"
+#include "formats/base/suggest.h"
+#include "formats/base/version.h"
+#include "quant/keep/columns.h"
+#include "quant/rounding/activation_scale.h"
+#include "quant/treatments.h"
+
+namespace spikefold {
+namespace {
+
+// A row is a spike row if it stands so far above the median row (2410.05265).
+constexpr double kSpikeRow = 64;
+constexpr int kMaxKeptShare = 4;  // at most K / 4 kept columns: beyond, 16 bit is the better choice
+
+// `*` matches any run of characters.
+bool Matches(absl::string_view pattern, absl::string_view text) {
+  size_t p = 0, t = 0, star = absl::string_view::npos, mark = 0;
+  while (t < text.size()) {
+    if (p < pattern.size() && pattern[p] == '*') {
+      star = p++;
+      mark = t;
+    } else if (p < pattern.size() && pattern[p] == text[t]) {
+      ++p;
+      ++t;
+    } else if (star != absl::string_view::npos) {
+      p = star + 1;
+      t = ++mark;
+    } else {
+      return false;
+    }
+  }
+  while (p < pattern.size() && pattern[p] == '*') ++p;
+  return p == pattern.size();
+}
+
+class Planner {
+ public:
+  Planner(const Recipe& recipe, const PlannerInput& input)
+      : recipe_(recipe), input_(input), graph_(*input.graph), method_(ActivationScales(recipe)) {}
+
+  absl::StatusOr<Plan> Make() {
+    SF_ASSIGN_OR_RETURN(scheme_, FindScheme(recipe_.scheme));
+    SF_RETURN_IF_ERROR(CheckRecipe());
+    SF_RETURN_IF_ERROR(CheckScan());
+    SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme_, input_.map, input_.stats));
+    if (input_.stats != nullptr) arm_ = input_.stats->FindArm(treatments_.fold ? "prefix" : "plain");
+    if (input_.stats != nullptr && arm_ == nullptr) {
+      return absl::InvalidArgumentError("the scan lacks the statistics behind its prefix; scan again");
+    }
+    Describe();
+    SF_RETURN_IF_ERROR(ChooseGroupSize());
+    ChooseModules();
+    for (const Site& site : graph_.sites) {
+      if (site.layer >= 0) SF_RETURN_IF_ERROR(PlanSite(site));
+    }
+    // Sites of a layer follow each other in execution order, and so do their linears.
+    SF_RETURN_IF_ERROR(CheckPatterns());
+    PlanEmbeddingAndHead();
+    CountPlanBytes(graph_, plan_);
+    return std::move(plan_);
+  }
+
+ private:
+  absl::Status CheckRecipe() const {
+    if (recipe_.head_bits != 8 && recipe_.head_bits != 16) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("head_bits=", recipe_.head_bits, "; use 8 or 16 for embedding and head"));
+    }
+    if (recipe_.keep_columns < -1 || recipe_.keep_modules < 0) {
+      return absl::InvalidArgumentError("keep_columns and keep_modules must not be negative");
+    }
+    const bool per_group = scheme_->weight_scales == Granularity::kPerGroup;
+    if (recipe_.group_size != 0 && !per_group) {
+      return absl::InvalidArgumentError(absl::StrCat("group_size=", recipe_.group_size, ": scheme \"",
+                                                     scheme_->name,
+                                                     "\" has one scale an output channel; leave it out"));
+    }
+    if (recipe_.keep_rows && scheme_->activation_bits == 16) {
+      return absl::InvalidArgumentError(absl::StrCat("keep_rows: scheme \"", scheme_->name,
+                                                     "\" computes every row in float already; leave it out"));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckScan() const {
+    const bool needs = scheme_->activation_scales == Granularity::kPerTensor || recipe_.keep_rows ||
+                       recipe_.keep_modules > 0 || recipe_.keep_super_weights;
+    if (input_.stats == nullptr || input_.map == nullptr) {
+      if (!needs) return absl::OkStatus();
+      return absl::InvalidArgumentError(
+          absl::StrCat("scheme \"", scheme_->name, "\" with these options needs a scan; run `scan` first"));
+    }
+    if (input_.stats->model_fingerprint == input_.model_fingerprint) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("the scan is of model ", input_.stats->model_fingerprint,
+                                                   ", this is model ", input_.model_fingerprint,
+                                                   "; scan this model"));
+  }
+
+  void Describe() {
+    plan_.tool_version = ToolVersionAndCommit();
+    plan_.model_fingerprint = input_.model_fingerprint;
+    plan_.scan_sha256 = input_.stats == nullptr ? "" : input_.scan_sha256;
+    plan_.recipe = recipe_;
+    plan_.outlier_reason = treatments_.reason;
+    if (!treatments_.fold) return;
+    plan_.prefix = input_.stats->prefix.tokens;
+    const bool bos_alone = plan_.prefix.size() == 1 && plan_.prefix[0] == graph_.config.bos_id;
+    plan_.prefix_changes_function = !(bos_alone && input_.stats->bos == "window");
+  }
+
+  absl::Status ChooseGroupSize() {
+    if (scheme_->weight_scales != Granularity::kPerGroup) return absl::OkStatus();
+    std::vector<int64_t> widths;
+    for (const Site& site : graph_.sites) {
+      if (site.layer >= 0) widths.push_back(site.k);
+    }
+    plan_.group_size = recipe_.group_size > 0 ? recipe_.group_size : DefaultGroupSize(widths);
+    for (const Node& node : graph_.nodes) {
+      if (node.op != Op::kLinear || node.role == Role::kHead) continue;
+      SF_RETURN_IF_ERROR(CheckGroupSize(node.module, node.k, plan_.group_size));
+    }
+    return absl::OkStatus();
+  }
+
+  // The sites of highest score, as they are after the fold.
+  void ChooseModules() {
+    if (recipe_.keep_modules == 0) return;
+    std::vector<const SiteReport*> order;
+    for (const SiteReport& report : input_.map->sites) {
+      if (graph_.sites[static_cast<size_t>(report.site)].layer >= 0) order.push_back(&report);
+    }
+    const auto score = [&](const SiteReport* r) { return treatments_.fold ? r->score_prefix : r->score; };
+    std::stable_sort(order.begin(), order.end(),
+                     [&](const SiteReport* a, const SiteReport* b) { return score(a) > score(b); });
+    if (order.size() > static_cast<size_t>(recipe_.keep_modules)) {
+      order.resize(static_cast<size_t>(recipe_.keep_modules));
+    }
+    for (const SiteReport* report : order) {
+      kept_sites_.emplace_back(report->site, score(report));
+    }
+  }
+
+  // What all linears of a site share: they read one activation.
+  struct SiteChoice {
+    std::vector<int32_t> kept;
+    float activation_scale = 0, spike_threshold = 0;
+    std::string words;
+  };
+
+  absl::StatusOr<SiteChoice> ChooseForSite(const Site& site) const {
+    SiteChoice choice;
+    const bool is_static = scheme_->activation_scales == Granularity::kPerTensor;
+    if (arm_ == nullptr) return choice;
+    const SiteStats& stats = arm_->sites[static_cast<size_t>(site.id)];
+    if (stats.k != site.k) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          site.name, ": the scan saw ", stats.k, " channels, the model has ", site.k, "; scan this model"));
+    }
+    if (recipe_.keep_rows) choice.spike_threshold = SpikeThreshold(stats);
+    const int count = std::min<int>(treatments_.keep_columns, static_cast<int>(site.k / kMaxKeptShare));
+    if (count > 0) {
+      choice.kept = recipe_.random_columns ? RandomColumns(stats, count, recipe_.seed)
+                                           : ChooseKeptColumns(stats, count, is_static, method_);
+    }
+    if (!is_static) return choice;
+    const ActivationScale scale = ChooseActivationScale(stats, choice.kept, method_, choice.spike_threshold);
+    choice.activation_scale = scale.scale;
+    choice.words = absl::StrFormat("static scale %.3g (%s) clips %.2g of the values", scale.scale,
+                                   ScaleMethodName(method_), scale.clipped_share);
+    return choice;
+  }
+
+  // 0 where no row stands out.
+  static float SpikeThreshold(const SiteStats& stats) {
+    std::vector<float> peaks = stats.row_peak;
+    if (peaks.empty()) return 0;
+    const auto middle = peaks.begin() + static_cast<int64_t>(peaks.size() / 2);
+    std::nth_element(peaks.begin(), middle, peaks.end());
+    const double threshold = kSpikeRow * static_cast<double>(*middle);
+    const bool any = std::any_of(stats.row_peak.begin(), stats.row_peak.end(),
+                                 [&](float peak) { return static_cast<double>(peak) > threshold; });
+    return any ? static_cast<float>(threshold) : 0;
+  }
+
+  absl::Status PlanSite(const Site& site) {
+    SF_ASSIGN_OR_RETURN(const SiteChoice choice, ChooseForSite(site));
+    const auto kept_site = std::find_if(kept_sites_.begin(), kept_sites_.end(),
+                                        [&](const auto& s) { return s.first == site.id; });
+    for (const int index : site.linears) {
+      const Node& node = graph_.nodes[static_cast<size_t>(index)];
+      TensorDecision d = NewDecision(node);
+      if (kept_site != kept_sites_.end()) {
+        d.reason = absl::StrFormat("16 bit: site score %.0f is among the %d highest", kept_site->second,
+                                   recipe_.keep_modules);
+      } else if (const std::string* pattern = PatternOf(node.module)) {
+        d.reason = absl::StrCat("16 bit: asked for by \"", *pattern, "\"");
+      } else {
+        Quantize(choice, d);
+      }
+      plan_.linears.push_back(std::move(d));
+    }
+    return absl::OkStatus();
+  }
+
+  static TensorDecision NewDecision(const Node& node) {
+    TensorDecision d;
+    d.module = node.module;
+    d.role = node.role;
+    d.layer = node.layer;
+    d.n = node.n;
+    d.k = node.k;
+    d.has_bias = node.has_bias;
+    return d;
+  }
+
+  void Quantize(const SiteChoice& choice, TensorDecision& d) const {
+    d.weight_bits = scheme_->weight_bits;
+    d.group_size = plan_.group_size;
+    d.weight_scales = recipe_.weight_scales_set   ? recipe_.weight_scales
+                      : scheme_->weight_bits >= 8 ? ScaleMethod::kAbsMax
+                                                  : ScaleMethod::kMse;
+    d.activation_bits = scheme_->activation_bits;
+    d.activation_static = scheme_->activation_scales == Granularity::kPerTensor;
+    d.activation_scale = choice.activation_scale;
+    d.kept = choice.kept;
+    d.spike_threshold = choice.spike_threshold;
+    AddSuperWeights(d);
+    d.reason = scheme_->summary;
+    if (!choice.words.empty()) absl::StrAppend(&d.reason, "; ", choice.words);
+    if (!d.kept.empty()) {
+      absl::StrAppend(&d.reason, "; ", d.kept.size(), recipe_.random_columns ? " random" : " widest",
+                      " columns in bf16");
+    }
+    if (d.spike_threshold > 0) {
+      absl::StrAppend(&d.reason, absl::StrFormat("; rows above %.3g in float", d.spike_threshold));
+    }
+    if (!d.supers.empty()) absl::StrAppend(&d.reason, "; ", d.supers.size(), " super weights exact");
+  }
+
+  void AddSuperWeights(TensorDecision& d) const {
+    if (!recipe_.keep_super_weights || d.role != Role::kDownProj) return;
+    for (const SuperWeightRef& s : input_.map->super_weights) {
+      const int32_t column = static_cast<int32_t>(s.column);
+      if (s.layer != d.layer || std::binary_search(d.kept.begin(), d.kept.end(), column)) continue;
+      d.supers.push_back({static_cast<int32_t>(s.row), column});
+    }
+    std::sort(d.supers.begin(), d.supers.end(), [](const PlannedSuper& a, const PlannedSuper& b) {
+      return std::make_pair(a.row, a.column) < std::make_pair(b.row, b.column);
+    });
+  }
+
+  const std::string* PatternOf(absl::string_view module) const {
+    for (const std::string& pattern : recipe_.keep) {
+      if (Matches(pattern, module)) return &pattern;
+    }
+    return nullptr;
+  }
+
+  absl::Status CheckPatterns() const {
+    std::vector<std::string> modules;
+    for (const TensorDecision& d : plan_.linears) modules.push_back(d.module);
+    for (const std::string& pattern : recipe_.keep) {
+      if (std::any_of(modules.begin(), modules.end(),
+                      [&](const std::string& m) { return Matches(pattern, m); })) {
+        continue;
+      }
+      return absl::InvalidArgumentError(absl::StrCat("keep pattern \"", Printable(pattern),
+                                                     "\" matches no linear", DidYouMean(pattern, modules),
+                                                     "; for example \"*.layers.3.mlp.down_proj\""));
+    }
+    return absl::OkStatus();
+  }
+
+  void PlanEmbeddingAndHead() {
+    const auto choose = [&](const Node& node) {
+      TensorDecision d = NewDecision(node);
+      d.weight_bits = recipe_.head_bits;
+      d.reason = d.weight_bits == 8 ? "INT8 per row: costs next to nothing" : "16 bit: head_bits=16";
+      return d;
+    };
+    for (const Node& node : graph_.nodes) {
+      if (node.op == Op::kEmbed) plan_.embedding = choose(node);
+      if (node.op == Op::kLinear && node.role == Role::kHead && !graph_.config.tied_embeddings) {
+        plan_.head = choose(node);
+        plan_.has_head = true;
+      }
+    }
+  }
+
+  const Recipe& recipe_;
+  const PlannerInput& input_;
+  const ModelGraph& graph_;
+  const ScaleMethod method_;  // of activation scales
+  const Scheme* scheme_ = nullptr;
+  Treatments treatments_;
+  const StatsArm* arm_ = nullptr;
+  std::vector<std::pair<int, double>> kept_sites_;  // site, its score
+  Plan plan_;
+};
+
+}  // namespace
+
+absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input) {
+  return Planner(recipe, input).Make();
+}
+
+}  // namespace spikefold

@@ -1,0 +1,83 @@
+#include "quant/treatments.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+
+namespace spikefold {
+namespace {
+
+// Kept columns of a site where the mode asks for some and gives no number: the knee on SmolLM2-135M
+// (docs/results.md); 64 of 576 inputs cost 1.8 bits a weight there, 0.25 at K = 4096.
+constexpr int kDefaultKept = 64;
+
+bool HasPrefix(const OutlierMap* map, const CalibStats* stats) {
+  return map != nullptr && stats != nullptr && !map->prefix.empty() && !stats->prefix.empty();
+}
+
+std::string PrefixWords(const OutlierMap& map) {
+  for (const PrefixCandidate& candidate : map.prefixes) {
+    if (candidate.chosen) return absl::StrCat("\"", Printable(candidate.text, 40), "\"");
+  }
+  return absl::StrCat("token ", absl::StrJoin(map.prefix, ", "));
+}
+
+// What pays, by what the activations' scales must bear.
+Treatments Automatic(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
+                     const CalibStats* stats) {
+  Treatments t;
+  if (map == nullptr) {
+    t.reason = "no scan was made: nothing is treated";
+    return t;
+  }
+  const bool is_static = scheme.activation_scales == Granularity::kPerTensor;
+  if (!map->treatment_needed && !is_static) {
+    t.reason = "no outliers: no treatment needed";
+    return t;
+  }
+  if (scheme.weight_bits >= 8 && scheme.activation_bits == 16) {
+    t.reason = "INT8 weights with float activations lose next to nothing to outliers: nothing is treated";
+    return t;
+  }
+  t.fold = HasPrefix(map, stats);
+  t.keep_columns = is_static ? kDefaultKept : 0;
+  t.reason = t.fold ? absl::StrCat(PrefixWords(*map),
+                                   " becomes a KV prefix, so that no row of the text carries a spike")
+                    : "no prefix takes the spikes away";
+  if (is_static) {
+    const int kept = recipe.keep_columns >= 0 ? recipe.keep_columns : t.keep_columns;
+    absl::StrAppend(&t.reason, "; one static scale cannot serve the widest channels: ", kept,
+                    " columns a site stay in bf16");
+  }
+  return t;
+}
+
+}  // namespace
+
+absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
+                                            const CalibStats* stats) {
+  Treatments t;
+  const bool wants_fold = recipe.outliers == OutlierMode::kFold || recipe.outliers == OutlierMode::kFoldKeep;
+  const bool wants_keep = recipe.outliers == OutlierMode::kKeep || recipe.outliers == OutlierMode::kFoldKeep;
+  if (recipe.outliers == OutlierMode::kAuto) {
+    t = Automatic(recipe, scheme, map, stats);
+  } else {
+    t.fold = wants_fold;
+    t.keep_columns = wants_keep ? kDefaultKept : 0;
+    t.reason = absl::StrCat("outliers \"", OutlierModeName(recipe.outliers), "\" was asked for");
+  }
+  if (recipe.keep_columns >= 0) t.keep_columns = recipe.keep_columns;
+  if (wants_fold && !HasPrefix(map, stats)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "outliers \"", OutlierModeName(recipe.outliers),
+        "\": ", map == nullptr ? "needs a scan" : "the scan found no prefix that takes spikes away",
+        "; use \"auto\", \"keep\" or \"none\""));
+  }
+  if (t.keep_columns > 0 && stats == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("keep_columns=", t.keep_columns, " needs a scan to choose them from"));
+  }
+  if (t.keep_columns > 0 && recipe.random_columns) t.reason += "; the kept columns are random: a control";
+  return t;
+}
+
+}  // namespace spikefold

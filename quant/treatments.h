@@ -1,0 +1,24 @@
+// Which outlier treatments a model gets, before any tensor is looked at.
+#pragma once
+
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "calib/census.h"
+#include "calib/stats.h"
+#include "quant/recipe.h"
+#include "quant/scheme.h"
+
+namespace spikefold {
+
+struct Treatments {
+  bool fold = false;     // the scan's prefix tokens become a KV prefix; statistics are those behind it
+  int keep_columns = 0;  // kept columns a site
+  std::string reason;    // in words, for people
+};
+// `map` and `stats` are null where no scan was made. InvalidArgument: a treatment that was asked for by name
+// is impossible here (no scan, no prefix found, kept columns for a scheme without quantized activations).
+absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
+                                            const CalibStats* stats);
+
+}  // namespace spikefold

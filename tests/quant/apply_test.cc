@@ -1,0 +1,204 @@
+#include "quant/apply.h"
+
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <map>
+
+#include "calib/evaluate.h"
+#include "formats/base/dtype.h"
+#include "formats/quantized/native.h"
+#include "tests/quant/quant_kit.h"
+#include "tests/testing/status_matchers.h"
+
+namespace spikefold::testing {
+namespace {
+
+// Plans, quantizes and opens again.
+std::unique_ptr<CheckpointReader> Quantized(const Scanned& s, const Recipe& recipe, const std::string& path,
+                                            Plan* plan_out = nullptr) {
+  const auto plan = MakePlan(recipe, s.input());
+  CAPTURE(plan.status().ToString());
+  REQUIRE(plan.ok());
+  if (plan_out != nullptr) *plan_out = *plan;
+  const absl::Status status =
+      ApplyPlan(*plan, *s.tiny.checkpoint, {.pool = &TestPool(), .stats = &s.scan.stats, .output = path});
+  CAPTURE(status.ToString());
+  REQUIRE(status.ok());
+  CHECK(NativeVerify(path).ok());
+  auto reader = CheckpointReader::Open(path);
+  CAPTURE(reader.status().ToString());
+  REQUIRE(reader.ok());
+  return *std::move(reader);
+}
+
+TokenStream Text(int64_t count, int64_t vocab) {
+  TokenStream text;
+  text.ids = *WordTokenizer(vocab).Encode(RandomWords(count, vocab, 9));
+  return text;
+}
+
+EvalResult Measure(const CheckpointReader& quantized, const Scanned& s, bool simulate = false) {
+  const auto model = LoadModel(quantized, {.pool = &TestPool(), .simulate = simulate});
+  CAPTURE(model.status().ToString());
+  REQUIRE(model.ok());
+  const int64_t vocab = s.tiny.checkpoint->graph().config.vocab;
+  const auto r = Evaluate(**model, *s.model, WordTokenizer(vocab), Text(512, vocab), {.context = 64});
+  REQUIRE(r.ok());
+  return *r;
+}
+
+}  // namespace
+
+TEST_CASE("A quantized model runs on the integer kernels as simulated, close to the float model") {
+  const Scanned s = ScanTiny(PlainModel());
+  const TempDirectory directory;
+  std::map<std::string, double> kld;
+  for (const char* scheme : {"w8a16", "w8a8", "w8a8-static", "w4a16", "w4a8"}) {
+    CAPTURE(scheme);
+    const auto reader = Quantized(s, {.scheme = scheme}, directory / scheme);
+    const EvalResult real = Measure(*reader, s), simulated = Measure(*reader, s, true);
+    CHECK(real.kld_mean == Approx(simulated.kld_mean).epsilon(0.02).margin(1e-7));
+    kld[scheme] = real.kld_mean;
+  }
+  // Divergence grows with the square of the steps: 16 times as wide at 4 bits as at 8.
+  CHECK(kld["w8a16"] > 1e-6);
+  CHECK(kld["w8a16"] < kld["w8a8"]);
+  CHECK(kld["w8a8"] < kld["w8a8-static"]);
+  CHECK(kld["w8a8-static"] < 0.1 * kld["w4a16"]);
+  CHECK(kld["w4a16"] < 0.05);
+  CHECK(kld["w4a8"] == Approx(kld["w4a16"]).epsilon(0.1));
+}
+
+TEST_CASE("Bits in the plan are those of the file") {
+  Scanned s = ScanTiny(SpikedModel());
+  GivePrefix(s, {7});
+  const TempDirectory directory;
+  Plan plan;
+  const auto reader = Quantized(s,
+                                {.scheme = "w4a8",
+                                 .outliers = OutlierMode::kFoldKeep,
+                                 .keep_columns = 3,
+                                 .keep_super_weights = true,
+                                 .keep = {"*layers.4*down_proj"}},
+                                directory / "q", &plan);
+  const auto native = NativeReader::Open(directory / "q");
+  REQUIRE(native.ok());
+  const NativeInfo& info = (*native)->info();
+  CHECK(info.bits_linears == Approx(plan.totals.bits_linear()).epsilon(1e-12));
+  CHECK(info.bits_all == Approx(plan.totals.bits_total()).epsilon(1e-12));
+  CHECK(static_cast<int64_t>(info.file_bytes) - plan.totals.total_bytes < 64 * 1024);  // the header
+  CHECK(static_cast<int64_t>(info.file_bytes) > plan.totals.total_bytes);
+  CHECK(info.prefix.num_tokens == 1);
+  CHECK(info.prefix.changes_function);
+  CHECK(info.scheme == "w4a8");
+}
+
+TEST_CASE("Kept columns are the float model's to bf16, the rest is close, reasons and errors are recorded") {
+  const Scanned s = ScanTiny(SpikedModel());
+  const TempDirectory directory;
+  Plan plan;
+  Quantized(s, {.scheme = "w4a16", .keep_columns = 6}, directory / "q", &plan);
+  const auto native = NativeReader::Open(directory / "q");
+  REQUIRE(native.ok());
+  for (const TensorDecision& d : plan.linears) {
+    const auto q = (*native)->ReadLinear(d.module);
+    REQUIRE(q.ok());
+    const Tensor stored = Dequantize(*q);
+    const auto w = s.tiny.checkpoint->ReadF32(d.module + ".weight");
+    REQUIRE(w.ok());
+    double error = 0, power = 0;
+    for (int64_t row = 0; row < d.n; ++row) {
+      for (int64_t c = 0; c < d.k; ++c) {
+        const size_t i = static_cast<size_t>(row * d.k + c);
+        const float v = w->as<float>()[i], u = stored.as<float>()[i];
+        if (std::binary_search(d.kept.begin(), d.kept.end(), static_cast<int32_t>(c))) {
+          CHECK(u == Bf16ToFloat(FloatToBf16(v)));
+        }
+        error += static_cast<double>((v - u) * (v - u));
+        power += static_cast<double>(v * v);
+      }
+    }
+    CHECK(std::sqrt(error / power) < 0.25);
+    CHECK(q->weight_error > 0);
+    CHECK(q->weight_error < 0.25);
+    CHECK(q->reason == d.reason);
+  }
+}
+
+TEST_CASE("Folding the planted spike makes static scales hold") {
+  // Position 0 carries the spike; behind the prefix of that token no row of the text does.
+  const Scanned s = ScanTiny(SpikedModel());
+  const TempDirectory directory;
+  const auto none =
+      Quantized(s, {.scheme = "w8a8-static", .outliers = OutlierMode::kNone}, directory / "none");
+  const auto keep =
+      Quantized(s, {.scheme = "w8a8-static", .outliers = OutlierMode::kKeep}, directory / "keep");
+  const double untreated = Measure(*none, s).kld_mean, kept = Measure(*keep, s).kld_mean;
+  CHECK(kept < 0.2 * untreated);
+}
+
+TEST_CASE("Equal inputs give equal bytes, whatever the threads") {
+  const Scanned s = ScanTiny(PlainModel());
+  const TempDirectory directory;
+  const auto plan = MakePlan({.scheme = "w4a8"}, s.input());
+  REQUIRE(plan.ok());
+  ThreadPool one(1);
+  REQUIRE(
+      ApplyPlan(*plan, *s.tiny.checkpoint, {.pool = &one, .stats = &s.scan.stats, .output = directory / "a"})
+          .ok());
+  REQUIRE(ApplyPlan(*plan, *s.tiny.checkpoint,
+                    {.pool = &TestPool(), .stats = &s.scan.stats, .output = directory / "b"})
+              .ok());
+  for (const char* file : {"model.safetensors", "spikefold.json", "config.json", "manifest.json"}) {
+    CAPTURE(file);
+    const auto a = ReadFileToString(directory / "a/" + file, 1 << 24),
+               b = ReadFileToString(directory / "b/" + file, 1 << 24);
+    REQUIRE((a.ok() && b.ok()));
+    CHECK(*a == *b);
+  }
+}
+
+TEST_CASE("Nothing appears under the output's name unless all was written") {
+  const Scanned s = ScanTiny(PlainModel());
+  const TempDirectory directory;
+  const auto plan = MakePlan({.scheme = "w8a8"}, s.input());
+  REQUIRE(plan.ok());
+  const auto stop = [](absl::string_view, int64_t done, int64_t) { return done < 9; };
+  ApplyOptions options{
+      .pool = &TestPool(), .stats = &s.scan.stats, .output = directory / "q", .progress = stop};
+  CHECK(ApplyPlan(*plan, *s.tiny.checkpoint, options).code() == absl::StatusCode::kCancelled);
+  CHECK(ListDirectory(directory.path())->empty());
+
+  s.tiny.checkpoint->tensor("model.layers.1.mlp.up_proj.weight").as<float>()[5] = std::nanf("");
+  options.progress = {};
+  CHECK_FALSE(ApplyPlan(*plan, *s.tiny.checkpoint, options).ok());
+  CHECK(ListDirectory(directory.path())->empty());
+}
+
+TEST_CASE("A plan of another model and a lost scan are refused") {
+  Scanned s = ScanTiny(PlainModel());
+  GivePrefix(s, {1});
+  const TempDirectory directory;
+  const auto made = MakePlan({.scheme = "w8a8", .outliers = OutlierMode::kFold}, s.input());
+  REQUIRE(made.ok());
+  const ApplyOptions options{.pool = &TestPool(), .stats = &s.scan.stats, .output = directory / "q"};
+  const auto apply = [&](const Plan& plan, const ApplyOptions& o) {
+    return ApplyPlan(plan, *s.tiny.checkpoint, o);
+  };
+  ApplyOptions without = options;
+  without.stats = nullptr;
+  CHECK_THAT(apply(*made, without),
+             Fails(absl::StatusCode::kInvalidArgument, "give the scan it was made from"));
+  Plan plan = *made;
+  plan.model_fingerprint = "abc";
+  CHECK_THAT(apply(plan, options), Fails(absl::StatusCode::kInvalidArgument, "the plan is for model abc"));
+  plan = *made;
+  plan.linears.pop_back();
+  CHECK_THAT(apply(plan, options),
+             Fails(absl::StatusCode::kInvalidArgument, "no decision for model.layers.2.mlp.down_proj"));
+  plan = *made;
+  plan.linears[0].k = 32;
+  CHECK_THAT(apply(plan, options), Fails(absl::StatusCode::kInvalidArgument, "is no linear of this model"));
+}
+
+}  // namespace spikefold::testing

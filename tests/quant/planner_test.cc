@@ -1,0 +1,175 @@
+#include "quant/planner.h"
+
+#include <catch2/catch.hpp>
+
+#include "tests/quant/quant_kit.h"
+#include "tests/testing/status_matchers.h"
+
+namespace spikefold::testing {
+namespace {
+
+absl::Status PlanStatus(const Recipe& recipe, const PlannerInput& input) {
+  return MakePlan(recipe, input).status();
+}
+
+}  // namespace
+
+TEST_CASE("Every linear has one decision with a reason, in execution order, and linears of a site agree") {
+  const Scanned s = ScanTiny(SpikedModel());
+  const ModelGraph& graph = s.tiny.checkpoint->graph();
+  for (const char* scheme : {"w8a16", "w8a8", "w8a8-static", "w4a16", "w4a8"}) {
+    CAPTURE(scheme);
+    const auto plan = MakePlan({.scheme = scheme, .keep_columns = 4}, s.input());
+    REQUIRE(plan.ok());
+    size_t at = 0;
+    for (const Node& node : graph.nodes) {
+      if (node.op != Op::kLinear || node.layer < 0) continue;
+      REQUIRE(at < plan->linears.size());
+      const TensorDecision& d = plan->linears[at++];
+      CHECK(d.module == node.module);
+      CHECK_FALSE(d.reason.empty());
+      CHECK(d.kept.size() == 4);
+      CHECK(d.bytes > d.n * d.k * d.weight_bits / 8);
+    }
+    CHECK(at == plan->linears.size());
+    for (const Site& site : graph.sites) {
+      if (site.layer < 0) continue;
+      const TensorDecision& first = *plan->Find(graph.nodes[static_cast<size_t>(site.linears[0])].module);
+      for (const int l : site.linears) {
+        const TensorDecision& other = *plan->Find(graph.nodes[static_cast<size_t>(l)].module);
+        CHECK(other.kept == first.kept);
+        CHECK(other.activation_scale == first.activation_scale);
+      }
+    }
+    CHECK(plan->linears[0].activation_static == (std::string(scheme) == "w8a8-static"));
+    CHECK_FALSE(plan->outlier_reason.empty());
+  }
+}
+
+TEST_CASE("A model without outliers needs no treatment") {
+  const Scanned s = ScanTiny(PlainModel());
+  CHECK_FALSE(s.scan.map.treatment_needed);
+  const auto plan = MakePlan({.scheme = "w8a8"}, s.input());
+  REQUIRE(plan.ok());
+  CHECK(plan->prefix.empty());
+  CHECK(plan->outlier_reason == "no outliers: no treatment needed");
+  for (const TensorDecision& d : plan->linears) CHECK(d.kept.empty());
+}
+
+TEST_CASE("A fold uses the statistics behind the prefix and says whether it changes the function") {
+  Scanned s = ScanTiny(SpikedModel());
+  CHECK_THAT(PlanStatus({.scheme = "w8a8", .outliers = OutlierMode::kFold}, s.input()),
+             Fails(absl::StatusCode::kInvalidArgument, "no prefix that takes spikes away; use"));
+  GivePrefix(s, {7});
+  for (SiteStats& site : s.scan.stats.arms[1].sites) {
+    for (float& v : site.max) v = 2.54f;
+    for (float& v : site.min) v = -1.0f;
+  }
+  const auto plan = MakePlan({.scheme = "w8a8-static",
+                              .outliers = OutlierMode::kFold,
+                              .activation_scales = ScaleMethod::kAbsMax,
+                              .activation_scales_set = true},
+                             s.input());
+  REQUIRE(plan.ok());
+  CHECK(plan->prefix == std::vector<int32_t>{7});
+  CHECK(plan->prefix_changes_function);
+  for (const TensorDecision& d : plan->linears) CHECK(d.activation_scale == Approx(0.02f));
+  // The control: untreated, with the largest value of the plain statistics.
+  const auto none = MakePlan({.scheme = "w8a8-static", .outliers = OutlierMode::kNone}, s.input());
+  REQUIRE(none.ok());
+  CHECK(none->prefix.empty());
+  CHECK(none->Find("model.layers.1.mlp.down_proj")->activation_scale > 1.0f);
+}
+
+TEST_CASE("16-bit exceptions: by pattern, by score; super weights; spike rows") {
+  Scanned s = ScanTiny(SpikedModel());
+  // A token that spikes at this site of the step up.
+  const auto keep = MakePlan({.scheme = "w4a8", .keep_modules = 1, .keep = {"*.layers.0.*gate*"}}, s.input());
+  REQUIRE(keep.ok());
+  int kept = 0;
+  for (const TensorDecision& d : keep->linears) {
+    if (d.weight_bits == 16) ++kept;
+  }
+  CHECK(keep->Find("model.layers.0.mlp.gate_proj")->weight_bits == 16);
+  CHECK(keep->Find("model.layers.0.mlp.up_proj")->weight_bits == 4);
+  CHECK(kept >= 2);  // and those of the site of highest score
+  const auto super = MakePlan({.scheme = "w8a8", .keep_rows = true, .keep_super_weights = true}, s.input());
+  REQUIRE(super.ok());
+  const TensorDecision& down = *super->Find("model.layers.1.mlp.down_proj");
+  REQUIRE_FALSE(down.supers.empty());
+  CHECK(down.supers[0].row == s.tiny.planted.channels[0]);
+  CHECK(down.supers[0].column == s.tiny.planted.writer_unit);
+  CHECK(down.spike_threshold > 0);
+}
+
+TEST_CASE("Impossible wishes are refused with the remedy") {
+  const Scanned s = ScanTiny(PlainModel());
+  const PlannerInput unscanned{.graph = &s.tiny.checkpoint->graph(), .model_fingerprint = s.fingerprint};
+  PlannerInput other = s.input();
+  other.model_fingerprint = "abc";
+  struct Row {
+    Recipe recipe;
+    PlannerInput input;
+    const char* text;
+  };
+  const Row rows[] = {
+      {{.scheme = "w8a8_static"}, s.input(), "did you mean \"w8a8-static\"?"},
+      {{.scheme = "w8a8-static"}, unscanned, "needs a scan"},
+      {{.scheme = "w8a8", .keep_columns = 8}, unscanned, "needs a scan"},
+      {{.scheme = "w8a8"}, other, "this is model abc; scan this model"},
+      {{.scheme = "w4a16", .group_size = 48},
+       s.input(),
+       "model.layers.0.self_attn.q_proj: K=64 is not a multiple of group_size=48; use 16, 32, 64"},
+      {{.scheme = "w4a16", .group_size = 7}, s.input(), "is not a multiple of 16 from 16 to 256"},
+      {{.scheme = "w8a8", .group_size = 32}, s.input(), "one scale an output channel"},
+      {{.scheme = "w8a8", .keep = {"*.attention.*"}}, s.input(), "matches no linear"},
+      {{.scheme = "w8a16", .keep_rows = true}, s.input(), "every row in float already"},
+      {{.scheme = "w8a8", .head_bits = 4}, s.input(), "head_bits=4; use 8 or 16"},
+  };
+  for (const Row& row : rows) {
+    CAPTURE(row.text);
+    CHECK_THAT(PlanStatus(row.recipe, row.input), Fails(absl::StatusCode::kInvalidArgument, row.text));
+  }
+}
+
+TEST_CASE("plan.json reads back equal, a tensor a line, and is refused when it is not a plan") {
+  Scanned s = ScanTiny(SpikedModel());
+  GivePrefix(s, {7, 3});
+  const auto plan = MakePlan({.scheme = "w8a8-static",
+                              .outliers = OutlierMode::kFoldKeep,
+                              .keep_columns = 5,
+                              .keep_rows = true,
+                              .keep_super_weights = true,
+                              .keep = {"*layers.2*o_proj"}},
+                             s.input());
+  REQUIRE(plan.ok());
+  const std::string text = PlanToJson(*plan);
+  const auto again = PlanFromJson(text, "plan.json");
+  CAPTURE(again.status().ToString());
+  REQUIRE(again.ok());
+  CHECK(PlanToJson(*again) == text);
+  size_t lines = 0;
+  for (size_t at = 0; (at = text.find("\n    {\"module\"", at)) != std::string::npos; ++at) ++lines;
+  CHECK(lines == plan->linears.size());
+
+  const auto edited = [&](const std::string& from, const std::string& to) {
+    std::string t = text;
+    const size_t at = t.find(from);
+    REQUIRE(at != std::string::npos);
+    return PlanFromJson(t.replace(at, from.size(), to), "plan.json").status();
+  };
+  CHECK_THAT(edited("\"format_version\": 1", "\"format_version\": 2"),
+             Fails(absl::StatusCode::kUnimplemented, "plan.json: format version 2"));
+  CHECK_THAT(edited("\"weight_bits\":8", "\"weight_bitz\":8"),
+             Fails(absl::StatusCode::kDataLoss, "(did you mean \"weight_bits\"?)"));
+  CHECK_THAT(edited("\"activation_scale\":", "\"activation_scale\":-"),
+             Fails(absl::StatusCode::kDataLoss, "a positive number is needed"));
+  CHECK_THAT(edited("\"role\":\"q_proj\"", "\"role\":\"qq\""),
+             Fails(absl::StatusCode::kDataLoss, "role \"qq\" is unknown"));
+  CHECK_THAT(edited("\"kept\":[", "\"kept\":[99999,"),
+             Fails(absl::StatusCode::kDataLoss, "out of order or outside"));
+  CHECK_THAT(PlanFromJson("[]", "plan.json").status(),
+             Fails(absl::StatusCode::kDataLoss, "expected an object"));
+}
+
+}  // namespace spikefold::testing

@@ -1,0 +1,86 @@
+// What the schemes and treatments are worth on SmolLM2-135M, through the integer kernels. Needs `make
+// models`.
+#include <catch2/catch.hpp>
+#include <cmath>
+
+#include "calib/census.h"
+#include "calib/dataset.h"
+#include "calib/evaluate.h"
+#include "formats/base/file.h"
+#include "quant/apply.h"
+#include "quant/planner.h"
+#include "tests/testing/temp_directory.h"
+
+namespace spikefold {
+namespace {
+
+using testing::TempDirectory;
+
+class Measured {
+ public:
+  Measured() : pool_(DefaultNumThreads()) {
+    auto reader = CheckpointReader::Open(JoinPath(SPIKEFOLD_MODELS, "smollm2-135m-instruct-q4_1.gguf"));
+    REQUIRE(reader.ok());
+    reader_ = *std::move(reader);
+    model_ = *LoadModel(*reader_, {.pool = &pool_});
+    tokenizer_ = *reader_->LoadTokenizer();
+    auto scan = Scan(*model_, *reader_, *tokenizer_, {.num_windows = 16, .window_length = 128, .texts = {}});
+    REQUIRE(scan.ok());
+    scan_ = *std::move(scan);
+    text_ = *TokenizeFiles(*tokenizer_, {SPIKEFOLD_TEST_DATA "/wiki.test.raw"});
+    fingerprint_ = *reader_->Fingerprint();
+  }
+  const OutlierMap& map() const { return scan_.map; }
+
+  EvalResult Run(const Recipe& recipe, bool simulate = false) {
+    const auto plan = MakePlan(recipe, {.graph = &reader_->graph(),
+                                        .map = &scan_.map,
+                                        .stats = &scan_.stats,
+                                        .model_fingerprint = fingerprint_,
+                                        .scan_sha256 = ""});
+    REQUIRE(plan.ok());
+    const TempDirectory directory;
+    REQUIRE(
+        ApplyPlan(*plan, *reader_, {.pool = &pool_, .stats = &scan_.stats, .output = directory / "q"}).ok());
+    const auto quantized = CheckpointReader::Open(directory / "q");
+    REQUIRE(quantized.ok());
+    const auto model = LoadModel(**quantized, {.pool = &pool_, .simulate = simulate});
+    REQUIRE(model.ok());
+    const auto r = Evaluate(**model, *model_, *tokenizer_, text_,
+                            {.context = 512, .max_windows = 4, .prefix_control = false});
+    REQUIRE(r.ok());
+    return *r;
+  }
+
+ private:
+  ThreadPool pool_;
+  std::unique_ptr<CheckpointReader> reader_;
+  std::unique_ptr<RuntimeModel> model_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  ScanResult scan_;
+  TokenStream text_;
+  std::string fingerprint_;
+};
+
+}  // namespace
+
+TEST_CASE("SmolLM2: static INT8 collapses untreated and holds when spikes are folded and wide columns kept") {
+  Measured m;
+  REQUIRE_FALSE(m.map().prefix.empty());
+  const double none = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kNone}).ppl_ratio;
+  const EvalResult fold = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFold});
+  const EvalResult both = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFoldKeep});
+  CHECK(none > 2);
+  CHECK(fold.ppl_ratio < 1.13);
+  CHECK(both.ppl_ratio < 1.035);
+  const double random =
+      m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFoldKeep, .random_columns = true}).ppl_ratio;
+  CHECK(random > 1 + 3 * (both.ppl_ratio - 1));
+  const EvalResult simulated = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFoldKeep}, true);
+  CHECK(std::fabs(simulated.kld_mean - both.kld_mean) < 1e-4);
+
+  CHECK(m.Run({.scheme = "w8a8"}).ppl_ratio < 1.04);
+  CHECK(m.Run({.scheme = "w4a16", .group_size = 64}).ppl_ratio < 1.45);
+}
+
+}  // namespace spikefold
