@@ -50,6 +50,23 @@ TEST_CASE("A simulation does not beat real kernels, and its gap to them is told"
   CHECK(f.gaps[0].kld_gap == Approx(0.001));
 }
 
+TEST_CASE("A treated configuration stands beside the untreated one of its scheme that is nearest in bits") {
+  EvalDocument treated = MakeEval({.name = "treated", .bits = 9.5, .kld = 0.05, .ratio = 1.05});
+  treated.prefix = {.tokens = 1, .kind = "tokens", .changes_function = true};
+  treated.linears[3].kept = 64;
+  EvalDocument other = MakeEval({.name = "other scheme", .bits = 9.5, .kld = 0.9});
+  other.scheme = "w8a16";
+  const ReportInput input{.evals = {MakeEval({.name = "far", .bits = 5, .kld = 0.7}), treated,
+                                    MakeEval({.name = "near", .bits = 8, .kld = 0.6, .ratio = 1.7}), other}};
+  const Findings f = Analyze(input);
+  REQUIRE(f.treatments.size() == 1);
+  CHECK(f.treatments[0].with == 2);
+  CHECK(f.treatments[0].without == 3);
+  CHECK_THAT(f.headline,
+             Catch::Contains("Treating outliers (prefix of 1 token, 64 kept columns) takes w8a8 from "
+                             "× 1.7000 ± 0.0010 to × 1.0500 ± 0.0010."));
+}
+
 TEST_CASE("Another text, protocol or number of tokens is flagged and takes no part in the Pareto set") {
   EvalDocument other_text = MakeEval({.name = "b", .kld = 0.001}),
                fewer = MakeEval({.name = "c", .kld = 0.001});
