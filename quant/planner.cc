@@ -49,7 +49,11 @@ class Planner {
     SF_ASSIGN_OR_RETURN(scheme_, FindScheme(recipe_.scheme));
     SF_RETURN_IF_ERROR(CheckRecipe());
     SF_RETURN_IF_ERROR(CheckScan());
-    SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme_, input_.map, input_.stats));
+    if (input_.treatments != nullptr) {
+      treatments_ = *input_.treatments;
+    } else {
+      SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme_, input_.map, input_.stats));
+    }
     if (input_.stats != nullptr) arm_ = input_.stats->FindArm(treatments_.fold ? "prefix" : "plain");
     if (input_.stats != nullptr && arm_ == nullptr) {
       return absl::InvalidArgumentError("the scan lacks the statistics behind its prefix; scan again");

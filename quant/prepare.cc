@@ -37,6 +37,10 @@ class Preparer {
     }
     if (!options.any()) return absl::OkStatus();
     SF_ASSIGN_OR_RETURN(out_.folded, FoldCheckpoint(*in_.reader, options, in_.pool));
+    for (const RefusedFold& refused : out_.folded->refused()) {
+      if (refused.fold == "R1") WithoutResidualRotation(recipe_, *scheme, treatments_);
+      refused_.push_back(absl::StrCat(refused.fold, ": ", refused.reason));
+    }
     if (out_.folded->folds().empty()) out_.folded.reset();
     if (out_.folded == nullptr || in_.stats == nullptr) return absl::OkStatus();
     SF_ASSIGN_OR_RETURN(CalibStats stats, StatsOf(*out_.folded));
@@ -51,7 +55,8 @@ class Preparer {
                        .stats = out_.stats_or(in_.stats),
                        .model_fingerprint = {},
                        .scan_sha256 = in_.scan_sha256,
-                       .folds = Words()};
+                       .folds = Words(),
+                       .treatments = &treatments_};
     SF_ASSIGN_OR_RETURN(input.model_fingerprint, model.Fingerprint());
     SF_ASSIGN_OR_RETURN(out_.plan, MakePlan(recipe_, input));
     return absl::OkStatus();
@@ -113,18 +118,14 @@ class Preparer {
   }
 
   FoldWords Words() const {
-    FoldWords words;
-    if (out_.folded == nullptr) return words;
-    words.applied = absl::StrJoin(out_.folded->folds(), "+");
-    for (const RefusedFold& r : out_.folded->refused()) {
-      words.refused.push_back(absl::StrCat(r.fold, ": ", r.reason));
-    }
-    return words;
+    return {.applied = out_.folded == nullptr ? "" : absl::StrJoin(out_.folded->folds(), "+"),
+            .refused = refused_};
   }
 
   const Recipe& recipe_;
   const PrepareInput& in_;
   Treatments treatments_;
+  std::vector<std::string> refused_;
   Prepared out_;
 };
 

@@ -23,4 +23,7 @@ struct Treatments {
 absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
                                             const CalibStats* stats);
 
+// What an automatic choice does instead where the residual stream may not be rotated (R1 was refused).
+void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, Treatments& treatments);
+
 }  // namespace spikefold
