@@ -168,6 +168,42 @@ std::vector<SimulationGap> FindGaps(const std::vector<Configuration>& configurat
   return out;
 }
 
+// Each treated configuration against the untreated one of its scheme that is nearest in bits.
+std::vector<TreatmentEffect> FindTreatments(const std::vector<Configuration>& configurations) {
+  std::vector<TreatmentEffect> out;
+  for (const Configuration& treated : configurations) {
+    if (!treated.comparable() || TreatmentWords(*treated.eval).empty()) continue;
+    const Configuration* nearest = nullptr;
+    const auto distance = [&](const Configuration& c) {
+      return std::fabs(c.eval->bits_linear - treated.eval->bits_linear);
+    };
+    for (const Configuration& plain : configurations) {
+      const bool pair = plain.comparable() && plain.eval->scheme == treated.eval->scheme &&
+                        plain.eval->backend == treated.eval->backend && TreatmentWords(*plain.eval).empty();
+      if (pair && (nearest == nullptr || distance(plain) < distance(*nearest))) nearest = &plain;
+    }
+    if (nearest != nullptr) out.push_back({nearest->number, treated.number});
+  }
+  return out;
+}
+
+// The pair in which treatment changed most.
+std::string TreatmentHeadline(const Findings& findings) {
+  const TreatmentEffect* most = nullptr;
+  const auto gain = [&](const TreatmentEffect& t) {
+    return findings.at(t.without).eval->result.kld_mean / findings.at(t.with).eval->result.kld_mean;
+  };
+  for (const TreatmentEffect& t : findings.treatments) {
+    if (!(gain(t) > 1)) continue;
+    if (most == nullptr || gain(t) > gain(*most)) most = &t;
+  }
+  if (most == nullptr) return "";
+  const EvalDocument &without = *findings.at(most->without).eval, &with = *findings.at(most->with).eval;
+  return absl::StrCat(" Treating outliers (", TreatmentWords(with), ") takes ", with.scheme, " from × ",
+                      PlusMinus(without.result.ppl_ratio, without.result.ppl_ratio_se), " to × ",
+                      PlusMinus(with.result.ppl_ratio, with.result.ppl_ratio_se), ".");
+}
+
 std::string Headline(const Findings& findings) {
   std::vector<const Configuration*> ranked;
   int broken = 0;
@@ -196,6 +232,7 @@ std::string Headline(const Findings& findings) {
     } else {
       text = absl::StrCat("Nearest to the reference: ", words(*best), ". Fewest bits: ", words(*small), ".");
     }
+    text += TreatmentHeadline(findings);
   }
   if (broken > 0) {
     absl::StrAppend(&text, text.empty() ? "" : " ", broken,
@@ -288,6 +325,25 @@ std::string ProtocolWords(const EvalDocument& e) {
                       e.text_source);
 }
 
+std::string TreatmentWords(const EvalDocument& eval) {
+  int64_t kept = 0, supers = 0;
+  bool rows = false;
+  for (const LinearDecision& d : eval.linears) {
+    kept = std::max(kept, d.kept);
+    supers += d.super;
+    rows = rows || d.spike_threshold > 0;
+  }
+  std::vector<std::string> words;
+  if (eval.prefix.tokens > 0) {
+    words.push_back(
+        absl::StrCat("prefix of ", eval.prefix.tokens, eval.prefix.tokens == 1 ? " token" : " tokens"));
+  }
+  if (kept > 0) words.push_back(absl::StrCat(kept, " kept columns"));
+  if (supers > 0) words.push_back(absl::StrCat(supers, " super weights"));
+  if (rows) words.push_back("spike rows in float");
+  return absl::StrJoin(words, ", ");
+}
+
 std::string SiteName(const ReportScan& scan, const SiteReport& site) {
   const size_t id = static_cast<size_t>(site.site);
   return site.site >= 0 && id < scan.sites.size() ? scan.sites[id] : absl::StrCat("site ", site.site);
@@ -329,6 +385,7 @@ Findings Analyze(const ReportInput& input) {
   }
   MarkPareto(out.configurations);
   out.gaps = FindGaps(out.configurations);
+  out.treatments = FindTreatments(out.configurations);
   if (base != nullptr) out.protocol = ProtocolWords(*base);
   out.headline = Headline(out);
   return out;

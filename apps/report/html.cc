@@ -121,6 +121,7 @@ class Page {
     }
     std::string out = absl::StrCat(HtmlTable(AccuracyTable(findings_)), figures.Html(), Paragraph(noise),
                                    HtmlTable(DistributionTable(findings_)), HtmlTable(SizeTable(findings_)));
+    if (!findings_.treatments.empty()) out += HtmlTable(TreatmentTable(findings_));
     if (!findings_.gaps.empty()) out += HtmlTable(GapTable(findings_));
     return out;
   }

@@ -83,6 +83,9 @@ std::string RenderMarkdown(const ReportInput& input) {
     document.Add("Accuracy against bits", MarkdownTable(AccuracyTable(findings)));
     document.Add("Distribution", MarkdownTable(DistributionTable(findings)));
     document.Add("Size and speed", MarkdownTable(SizeTable(findings)));
+    if (!findings.treatments.empty()) {
+      document.Add("What treating outliers buys", MarkdownTable(TreatmentTable(findings)));
+    }
     if (!findings.gaps.empty())
       document.Add("Real kernels and simulation", MarkdownTable(GapTable(findings)));
   }

@@ -176,7 +176,8 @@ Axis LinearAxis(const std::vector<double>& values) {
     any = true;
   }
   if (!any) return {.low = 0, .high = 1};
-  const double pad = high > low ? 0.06 * (high - low) : std::max(0.5, 0.1 * std::fabs(high));
+  const bool apart = high - low > 1e-6 * std::max(std::fabs(low), std::fabs(high));
+  const double pad = apart ? 0.06 * (high - low) : std::max(0.5, 0.1 * std::fabs(high));
   return {.low = low - pad, .high = high + pad};
 }
 

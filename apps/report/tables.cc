@@ -159,6 +159,24 @@ Table GapTable(const Findings& findings) {
   return t;
 }
 
+Table TreatmentTable(const Findings& findings) {
+  Table t{.caption =
+              "What treating outliers paid and bought, against the same scheme without it; each is "
+              "compared with the float model behind its own prefix, if it has one."};
+  t.columns = {{"scheme", false}, {"treatment", false},  {"without", false},
+               {"with", false},   {"decoder bits paid"}, {"KLD without"},
+               {"KLD with"},      {"ratio without"},     {"ratio with"}};
+  for (const TreatmentEffect& effect : findings.treatments) {
+    const EvalDocument &a = *findings.at(effect.without).eval, &b = *findings.at(effect.with).eval;
+    t.rows.push_back({Cell(b.scheme, "key"), TreatmentWords(b), findings.at(effect.without).name,
+                      findings.at(effect.with).name, Significant(b.bits_linear - a.bits_linear),
+                      Significant(a.result.kld_mean), Significant(b.result.kld_mean),
+                      PlusMinus(a.result.ppl_ratio, a.result.ppl_ratio_se),
+                      PlusMinus(b.result.ppl_ratio, b.result.ppl_ratio_se)});
+  }
+  return t;
+}
+
 Table RoleTable(const Configuration& c) {
   Table t{.caption = absl::StrCat("Decisions of ", c.name, " by role")};
   t.columns = {{"role", false},  {"tensors"},       {"weights", false}, {"activations", false},

@@ -236,6 +236,14 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
                 "auto: what pays, with the reason; none; keep: columns in bf16; fold: spikes become a KV "
                 "prefix; fold+keep")
       ->type_name("HOW");
+  c->add_option(
+       "--rotate", o.rotate,
+       "auto: what pays; none; offline: R1+R2, nothing rotates at run time; online: R1+R2+R4; or names "
+       "joined by +")
+      ->type_name("HOW");
+  c->add_option("--smooth", o.smooth,
+                "Channel scales with this alpha on all four sites, 0.5 to 0.95; 0: none")
+      ->type_name("ALPHA");
   c->add_option("--group-size", o.group_size,
                 "Weights a scale of a 4-bit scheme [64 where it fits, else 128, 32 ...]")
       ->check(Integer(1, 1 << 20))

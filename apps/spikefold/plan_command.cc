@@ -21,7 +21,11 @@ absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
   if (!options.scan.empty()) {
     SF_ASSIGN_OR_RETURN(scan, LoadScan(options.scan, reader->graph()));
   }
-  SF_ASSIGN_OR_RETURN(const Plan plan, PlanModel(recipe, *reader, scan ? &*scan : nullptr));
+  SF_ASSIGN_OR_RETURN(
+      const Prepared prepared,
+      Prepare(recipe, MakePrepareInput(*reader, scan ? &*scan : nullptr, options.scan, context)));
+  context.console.EndProgress();
+  const Plan& plan = prepared.plan;
   const std::string json = PlanToJson(plan);
   if (!options.output.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(options.output, json));
   Console& console = context.console;

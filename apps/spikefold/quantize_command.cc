@@ -28,24 +28,31 @@ absl::StatusOr<LoadedScan> MakeScan(const QuantizeCommandOptions& options, Conte
 
 struct Decided {
   std::optional<LoadedScan> scan;
-  Plan plan;
+  Prepared prepared;
 };
 
 // From a plan file, whose scan must be the one it was made from.
-absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const CheckpointReader& reader) {
+absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const CheckpointReader& reader,
+                                 Context& context) {
   if (options.recipe.any()) {
     return absl::InvalidArgumentError(
         "--plan: the plan has decided everything; leave out --scheme, --recipe and what they would ask for");
   }
   Decided decided;
   SF_ASSIGN_OR_RETURN(const std::string text, ReadFileToString(options.plan, kMaxPlanBytes));
-  SF_ASSIGN_OR_RETURN(decided.plan, PlanFromJson(text, options.plan));
+  SF_ASSIGN_OR_RETURN(Plan plan, PlanFromJson(text, options.plan));
   if (!options.scan.empty()) {
     SF_ASSIGN_OR_RETURN(decided.scan, LoadScan(options.scan, reader.graph()));
   }
-  const std::string& wanted = decided.plan.scan_sha256;
+  const std::string wanted = plan.scan_sha256;
   const std::string given = decided.scan ? decided.scan->sha256 : "";
-  if (wanted == given) return decided;
+  if (wanted == given) {
+    SF_ASSIGN_OR_RETURN(
+        decided.prepared,
+        PrepareFor(std::move(plan),
+                   MakePrepareInput(reader, decided.scan ? &*decided.scan : nullptr, options.scan, context)));
+    return decided;
+  }
   if (given.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(Printable(options.plan, 1024), ": was made from a scan (",
                                                    Printable(wanted, 12), "...); give it with --scan"));
@@ -69,7 +76,9 @@ absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, cons
       SF_ASSIGN_OR_RETURN(decided.scan, MakeScan(options, context));
     }
   }
-  SF_ASSIGN_OR_RETURN(decided.plan, PlanModel(recipe, reader, decided.scan ? &*decided.scan : nullptr));
+  SF_ASSIGN_OR_RETURN(decided.prepared,
+                      Prepare(recipe, MakePrepareInput(reader, decided.scan ? &*decided.scan : nullptr,
+                                                       options.scan, context)));
   return decided;
 }
 
@@ -96,19 +105,22 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
                                           {options.model, options.scan, options.plan, options.recipe.file}));
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(options.model));
   SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty() ? MakePlanHere(options, *reader, context)
-                                                                  : ReadPlan(options, *reader));
-  SF_RETURN_IF_ERROR(ApplyPlan(decided.plan, *reader,
-                               {.pool = &context.pool(),
-                                .stats = decided.scan ? &decided.scan->stats : nullptr,
-                                .output = options.output,
-                                .overwrite = options.force,
-                                .command = absl::StrCat("spikefold ", context.command),
-                                .progress = context.console.progress()}));
+                                                                  : ReadPlan(options, *reader, context));
+  const Plan& plan = decided.prepared.plan;
+  SF_RETURN_IF_ERROR(
+      ApplyPlan(plan, decided.prepared.model(*reader),
+                {.pool = &context.pool(),
+                 .stats = decided.prepared.stats_or(decided.scan ? &decided.scan->stats : nullptr),
+                 .output = options.output,
+                 .overwrite = options.force,
+                 .command = absl::StrCat("spikefold ", context.command),
+                 .folds = decided.prepared.folds(),
+                 .progress = context.console.progress()}));
   context.console.EndProgress();
   SF_ASSIGN_OR_RETURN(const auto written, NativeReader::Open(options.output));
   Console& console = context.console;
-  if (console.json()) return console.PrintJson(Document(options, decided.plan, written->info()));
-  console.Print(PlanText(decided.plan, console));
+  if (console.json()) return console.PrintJson(Document(options, plan, written->info()));
+  console.Print(PlanText(plan, console));
   console.Print(absl::StrCat("Wrote ", console.Bold(Printable(options.output, 1024)), ": ",
                              BytesText(written->info().file_bytes), " of weights; the original has ",
                              BytesText(reader->file_bytes()), ".\n"));

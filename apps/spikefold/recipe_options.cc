@@ -19,9 +19,9 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 }  // namespace
 
 bool RecipeOptions::any() const {
-  return !file.empty() || !scheme.empty() || outliers || activation_scales || weight_scales || group_size ||
-         keep_columns || keep_modules || head_bits || random_columns || keep_rows || keep_super_weights ||
-         !keep.empty();
+  return !file.empty() || !scheme.empty() || outliers || rotate || smooth || activation_scales ||
+         weight_scales || group_size || keep_columns || keep_modules || head_bits || random_columns ||
+         keep_rows || keep_super_weights || !keep.empty();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
@@ -35,8 +35,13 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   if (options.outliers) {
     SF_ASSIGN_OR_RETURN(recipe.outliers, ParseOutlierMode(*options.outliers));
   }
+  if (options.rotate) {
+    SF_ASSIGN_OR_RETURN(recipe.rotate, ParseRotations(*options.rotate));
+  }
+  recipe.smooth = options.smooth.value_or(recipe.smooth);
   if (options.activation_scales) {
     SF_ASSIGN_OR_RETURN(recipe.activation_scales, ParseScaleMethod(*options.activation_scales));
+    recipe.activation_scales_set = true;
   }
   if (options.weight_scales) {
     SF_ASSIGN_OR_RETURN(recipe.weight_scales, ParseScaleMethod(*options.weight_scales));
@@ -59,6 +64,7 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   plain.outliers = OutlierMode::kNone;
   plain.keep_columns = -1;
   plain.keep_modules = 0;
+  plain.smooth = 0;
   plain.keep_super_weights = false;
   if (scheme->activation_bits == 8) plain.keep_rows = false;
   if (scheme->activation_scales == Granularity::kPerTensor) plain.scheme = "w8a8";
@@ -67,8 +73,8 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
 
 absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
-  const bool keeps =
-      recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows || recipe.keep_super_weights;
+  const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||
+                     recipe.keep_super_weights || recipe.smooth > 0;
   // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
   const bool clips =
       scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);
@@ -77,15 +83,18 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   return keeps || clips || treats || scheme->activation_scales == Granularity::kPerTensor;
 }
 
-absl::StatusOr<Plan> PlanModel(const Recipe& recipe, const CheckpointReader& reader, const LoadedScan* scan) {
-  PlannerInput input{.graph = &reader.graph()};
-  SF_ASSIGN_OR_RETURN(input.model_fingerprint, reader.Fingerprint());
+PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
+                              const std::string& scan_directory, Context& context) {
+  PrepareInput input{.reader = &reader};
+  input.pool = &context.pool();
+  input.progress = context.console.progress();
+  input.cache_directory = scan_directory;
   if (scan != nullptr) {
     input.map = &scan->map;
     input.stats = &scan->stats;
     input.scan_sha256 = scan->sha256;
   }
-  return MakePlan(recipe, input);
+  return input;
 }
 
 }  // namespace spikefold

@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "apps/spikefold/context.h"
 #include "apps/spikefold/scan_files.h"
-#include "quant/plan.h"
+#include "quant/prepare.h"
 #include "quant/recipe.h"
 
 namespace spikefold {
@@ -19,7 +19,8 @@ namespace spikefold {
 struct RecipeOptions {
   std::string file;  // recipe.json
   std::string scheme;
-  std::optional<std::string> outliers, activation_scales, weight_scales;
+  std::optional<std::string> outliers, rotate, activation_scales, weight_scales;
+  std::optional<double> smooth;
   std::optional<int> group_size, keep_columns, keep_modules, head_bits;
   bool random_columns = false, keep_rows = false, keep_super_weights = false;
   std::vector<std::string> keep;
@@ -35,7 +36,9 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph);
 // Whether the planner has use for a scan.
 absl::StatusOr<bool> NeedsScan(const Recipe& recipe);
 
-// MakePlan with what a command has: `scan` may be null.
-absl::StatusOr<Plan> PlanModel(const Recipe& recipe, const CheckpointReader& reader, const LoadedScan* scan);
+// What Prepare needs of a command: `scan` may be null; `scan_directory` (may be empty) also keeps statistics
+// of folded models.
+PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
+                              const std::string& scan_directory, Context& context);
 
 }  // namespace spikefold

@@ -9,6 +9,7 @@
 #include <initializer_list>
 
 #include "absl/cleanup/cleanup.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "apps/spikefold/output_path.h"
 #include "formats/base/file.h"
@@ -21,6 +22,11 @@ namespace {
 constexpr char kMapName[] = "outliers.json", kStatsName[] = "scan.spike";
 constexpr uint64_t kMaxMapBytes = uint64_t{64} << 20;
 
+// What planning adds: statistics of folded models (quant/prepare).
+bool IsFoldedStats(absl::string_view name) {
+  return absl::StartsWith(name, "folded-") && absl::EndsWith(name, ".spike");
+}
+
 std::string Shown(const std::string& path) { return Printable(path, 1024); }
 
 // An old scan may be replaced; anything else in the directory is somebody's work.
@@ -31,7 +37,7 @@ absl::Status CheckHoldsScan(const std::string& directory) {
   }
   SF_ASSIGN_OR_RETURN(const auto names, ListDirectory(directory));
   for (const std::string& name : names) {
-    if (name == kMapName || name == kStatsName) continue;
+    if (name == kMapName || name == kStatsName || IsFoldedStats(name)) continue;
     return absl::InvalidArgumentError(absl::StrCat(Shown(directory), ": holds \"", Printable(name),
                                                    "\", so it is no scan and is not replaced; choose another "
                                                    "output"));
@@ -79,7 +85,8 @@ absl::Status SaveScan(const ScanResult& scan, const ModelGraph& graph, const std
   if (replace) SF_RETURN_IF_ERROR(CheckHoldsScan(path));
   SF_RETURN_IF_ERROR(output->Commit());
   if (!replace) return absl::OkStatus();
-  for (const char* name : {kMapName, kStatsName}) unlink(JoinPath(path, name).c_str());
+  SF_ASSIGN_OR_RETURN(const auto old_files, ListDirectory(path));
+  for (const std::string& name : old_files) unlink(JoinPath(path, name).c_str());
   rmdir(path.c_str());
   if (rename(fresh.c_str(), path.c_str()) == 0) return absl::OkStatus();
   return absl::UnavailableError(absl::StrCat(Shown(path), ": cannot be replaced: ", strerror(errno),
