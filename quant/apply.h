@@ -19,6 +19,7 @@ struct ApplyOptions {
   std::string output;  // a directory that does not exist yet
   bool overwrite = false;
   std::string command;  // recorded as provenance
+  Json folds;           // FoldedCheckpoint::provenance(), or null
   Progress progress;
 };
 // AlreadyExists: output exists. InvalidArgument: the plan is for another model, or lacks a tensor.

@@ -109,6 +109,12 @@ class Planner {
     plan_.scan_sha256 = input_.stats == nullptr ? "" : input_.scan_sha256;
     plan_.recipe = recipe_;
     plan_.outlier_reason = treatments_.reason;
+    if (!input_.folds.applied.empty()) {
+      absl::StrAppend(&plan_.outlier_reason, "; folded exactly: ", input_.folds.applied);
+    }
+    for (const std::string& refused : input_.folds.refused) {
+      absl::StrAppend(&plan_.outlier_reason, "; refused ", refused);
+    }
     if (!treatments_.fold) return;
     plan_.prefix = input_.stats->prefix.tokens;
     const bool bos_alone = plan_.prefix.size() == 1 && plan_.prefix[0] == graph_.config.bos_id;

@@ -65,6 +65,16 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
     t.keep_columns = wants_keep ? kDefaultKept : 0;
     t.reason = absl::StrCat("outliers \"", OutlierModeName(recipe.outliers), "\" was asked for");
   }
+  t.rotate.automatic = false;
+  if (!recipe.rotate.automatic) t.rotate = recipe.rotate;
+  t.smooth = recipe.smooth;
+  if (!(t.smooth >= 0 && t.smooth <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("smooth=", t.smooth, "; alpha must be from 0 (none) to 1"));
+  }
+  if (t.smooth > 0 && stats == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("smooth=", t.smooth, " needs a scan to take ranges from"));
+  }
   if (recipe.keep_columns >= 0) t.keep_columns = recipe.keep_columns;
   if (wants_fold && !HasPrefix(map, stats)) {
     return absl::InvalidArgumentError(absl::StrCat(

@@ -12,9 +12,11 @@
 namespace spikefold {
 
 struct Treatments {
-  bool fold = false;     // the scan's prefix tokens become a KV prefix; statistics are those behind it
-  int keep_columns = 0;  // kept columns a site
-  std::string reason;    // in words, for people
+  bool fold = false;      // the scan's prefix tokens become a KV prefix; statistics are those behind it
+  int keep_columns = 0;   // kept columns a site
+  RotationChoice rotate;  // never automatic
+  double smooth = 0;
+  std::string reason;  // in words, for people
 };
 // `map` and `stats` are null where no scan was made. InvalidArgument: a treatment that was asked for by name
 // is impossible here (no scan, no prefix found, kept columns for a scheme without quantized activations).
