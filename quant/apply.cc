@@ -123,7 +123,8 @@ class Applier {
     NativeInfo info;
     info.tool_version = ToolVersion();
     info.architecture = graph_.config.architecture;
-    info.base_fingerprint = plan_.model_fingerprint;
+    info.base_fingerprint =
+        options_.base_fingerprint.empty() ? plan_.model_fingerprint : options_.base_fingerprint;
     info.scheme = plan_.recipe.scheme;
     for (const TensorDecision* d : AllDecisions()) info.linears.push_back(Spec(*d));
     info.prefix = PrefixSpec();
