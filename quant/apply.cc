@@ -127,6 +127,7 @@ class Applier {
     info.scheme = plan_.recipe.scheme;
     for (const TensorDecision* d : AllDecisions()) info.linears.push_back(Spec(*d));
     info.prefix = PrefixSpec();
+    info.rotations = graph_.rotations;
     info.calibration = Calibration();
     info.recipe_sha256 = Sha256Hex(RecipeToJson(plan_.recipe).Dump());
     info.plan_sha256 = Sha256Hex(PlanToJson(plan_));
