@@ -1,5 +1,8 @@
 // The command line: which options there are, and nothing else. Each command lives in its own file.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <functional>
+#include <memory>
 #include <new>
 #include <system_error>
 

@@ -107,6 +107,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
   SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty() ? MakePlanHere(options, *reader, context)
                                                                   : ReadPlan(options, *reader, context));
   const Plan& plan = decided.prepared.plan;
+  SF_ASSIGN_OR_RETURN(const std::string base_fingerprint, reader->Fingerprint());
   SF_RETURN_IF_ERROR(
       ApplyPlan(plan, decided.prepared.model(*reader),
                 {.pool = &context.pool(),
@@ -115,6 +116,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
                  .overwrite = options.force,
                  .command = absl::StrCat("spikefold ", context.command),
                  .folds = decided.prepared.folds(),
+                 .base_fingerprint = base_fingerprint,
                  .progress = context.console.progress()}));
   context.console.EndProgress();
   SF_ASSIGN_OR_RETURN(const auto written, NativeReader::Open(options.output));
