@@ -31,6 +31,7 @@ class LoadedModel : public RuntimeModel {
   const KvPrefix* prefix() const override { return prefix_.empty() ? nullptr : &prefix_; }
   void set_prefix(KvPrefix prefix) override { prefix_ = std::move(prefix); }
   uint64_t weight_bytes() const override;
+  absl::Status ReplaceLinear(int node, LinearWeights weights) override;
 
   absl::Status LoadFloat(const CheckpointReader& reader, const Progress& progress);
   // load_native.cc

@@ -37,6 +37,10 @@ class RuntimeModel {
   virtual const KvPrefix* prefix() const = 0;          // nullptr: none
   virtual void set_prefix(KvPrefix prefix) = 0;        // empty: none
   virtual uint64_t weight_bytes() const = 0;           // in memory
+  // Puts other weights (packed and prepared by ops(), bias included) in the place of a linear's; a head that
+  // shares the embedding's table no longer does. InvalidArgument: not a linear, or of another shape. Not
+  // while a Forward runs.
+  virtual absl::Status ReplaceLinear(int node, LinearWeights weights) = 0;
 };
 
 enum class Backend { kCpu, kCuda };
