@@ -15,6 +15,11 @@ class NativeDirectory : public DirectoryCheckpoint {
     std::unique_ptr<NativeDirectory> c(new NativeDirectory(path));
     SF_ASSIGN_OR_RETURN(c->native_, NativeReader::Open(path));
     SF_RETURN_IF_ERROR(c->SetConfig(c->native_->config_json()));
+    for (const Rotation& rotation : c->native_->info().rotations) {
+      if (const absl::Status status = AddRotation(rotation, &c->graph_); !status.ok()) {
+        return absl::DataLossError(absl::StrCat(path, ": ", status.message()));
+      }
+    }
     c->file_bytes_ = c->native_->info().file_bytes;
     SF_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(path));
     std::vector<std::string> files;

@@ -1,6 +1,8 @@
 #include "formats/model_graph.h"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
@@ -222,6 +224,35 @@ std::vector<ModelGraph::TensorSpec> ModelGraph::Tensors() const {
     if (node.has_bias) specs.push_back({absl::StrCat(node.module, ".bias"), {node.n}, index});
   }
   return specs;
+}
+
+absl::Status AddRotation(Rotation r, ModelGraph* graph) {
+  SF_RETURN_IF_ERROR(CheckRotation(r));
+  const ModelConfig& c = graph->config;
+  const bool per_head = r.place == RotationPlace::kValues || r.place == RotationPlace::kQueriesKeys;
+  const int64_t width = per_head                              ? c.head_dim
+                        : r.place == RotationPlace::kResidual ? c.hidden
+                                                              : c.intermediate;
+  const auto wrong = [&](const auto&... text) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("rotation \"", r.name, "\" at ", RotationPlaceName(r.place), ": ", text...));
+  };
+  if (r.width() != width) return wrong("width ", r.width(), "; the model has ", width, " there");
+  if (!r.layers.empty() && r.layers.back() >= c.num_layers) {
+    return wrong("layer ", r.layers.back(), "; the model has ", c.num_layers);
+  }
+  for (const Rotation& other : graph->rotations) {
+    if (other.name == r.name || other.place == r.place) return wrong("there is \"", other.name, "\" already");
+  }
+  const int index = static_cast<int>(graph->rotations.size());
+  if (r.place == RotationPlace::kQueriesKeys) graph->qk_rotation = index;
+  for (Site& site : graph->sites) {
+    if (r.place != RotationPlace::kDownIn || site.value != ValueKind::kDownIn) continue;
+    const bool listed = std::find(r.layers.begin(), r.layers.end(), site.layer) != r.layers.end();
+    if (r.layers.empty() || listed) site.rotation = index;
+  }
+  graph->rotations.push_back(std::move(r));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<ModelGraph> BuildGraph(const ModelConfig& config) {

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "formats/model_config.h"
+#include "formats/rotation.h"
 
 namespace spikefold {
 
@@ -84,12 +85,17 @@ struct Site {
   int64_t k = 0;             // width
   std::vector<int> linears;  // indices into ModelGraph::nodes
   std::string name;          // "layers.3.down_in", "final"
+  int rotation = -1;         // index into ModelGraph::rotations: the linears read rotated rows; -1: none
 };
 
 struct ModelGraph {
   ModelConfig config;
   std::vector<Node> nodes;  // order of execution
   std::vector<Site> sites;
+  // What weights were rotated by; BuildGraph() makes none. Queries and keys are turned by
+  // rotations[qk_rotation].
+  std::vector<Rotation> rotations;
+  int qk_rotation = -1;
   // Index of the site whose linears include node `node`, or -1.
   int SiteOf(int node) const;
   // Index of the node with this module path, or -1.
@@ -107,5 +113,9 @@ struct ModelGraph {
 // Builds the graph of a config of any family. DataLoss if sizes contradict each other (heads
 // not dividing, 0 layers, more than 1024 layers ...). Names follow HF for all supported families.
 absl::StatusOr<ModelGraph> BuildGraph(const ModelConfig& config);
+// Appends a rotation and, if it is online, marks the sites (or queries and keys) that it turns.
+// InvalidArgument: CheckRotation(), another width than the model's, a layer that is not there, or a second
+// rotation of that name or place.
+absl::Status AddRotation(Rotation rotation, ModelGraph* graph);
 
 }  // namespace spikefold

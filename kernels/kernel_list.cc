@@ -11,6 +11,10 @@ namespace gatedmul_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
 }  // namespace gatedmul_f32_f32
+namespace hadamard_f32_f32 {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace hadamard_f32_f32
 namespace kld_f64_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
@@ -56,6 +60,7 @@ absl::Span<const KernelEntry> KernelList() {
   static const std::vector<KernelEntry> kKernels = {
       {"attention_f32_f32", attention_f32_f32::Check, attention_f32_f32::Benchmark},
       {"gatedmul_f32_f32", gatedmul_f32_f32::Check, gatedmul_f32_f32::Benchmark},
+      {"hadamard_f32_f32", hadamard_f32_f32::Check, hadamard_f32_f32::Benchmark},
       {"kld_f64_f32_f32", kld_f64_f32_f32::Check, kld_f64_f32_f32::Benchmark},
       {"logsumexp_f64_f32", logsumexp_f64_f32::Check, logsumexp_f64_f32::Benchmark},
       {"matmul_f32_f32_f32", matmul_f32_f32_f32::Check, matmul_f32_f32_f32::Benchmark},

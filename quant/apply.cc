@@ -123,10 +123,13 @@ class Applier {
     NativeInfo info;
     info.tool_version = ToolVersion();
     info.architecture = graph_.config.architecture;
-    info.base_fingerprint = plan_.model_fingerprint;
+    info.base_fingerprint =
+        options_.base_fingerprint.empty() ? plan_.model_fingerprint : options_.base_fingerprint;
     info.scheme = plan_.recipe.scheme;
     for (const TensorDecision* d : AllDecisions()) info.linears.push_back(Spec(*d));
     info.prefix = PrefixSpec();
+    info.rotations = graph_.rotations;
+    info.folds = options_.folds;
     info.calibration = Calibration();
     info.recipe_sha256 = Sha256Hex(RecipeToJson(plan_.recipe).Dump());
     info.plan_sha256 = Sha256Hex(PlanToJson(plan_));

@@ -49,7 +49,11 @@ class Planner {
     SF_ASSIGN_OR_RETURN(scheme_, FindScheme(recipe_.scheme));
     SF_RETURN_IF_ERROR(CheckRecipe());
     SF_RETURN_IF_ERROR(CheckScan());
-    SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme_, input_.map, input_.stats));
+    if (input_.treatments != nullptr) {
+      treatments_ = *input_.treatments;
+    } else {
+      SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme_, input_.map, input_.stats));
+    }
     if (input_.stats != nullptr) arm_ = input_.stats->FindArm(treatments_.fold ? "prefix" : "plain");
     if (input_.stats != nullptr && arm_ == nullptr) {
       return absl::InvalidArgumentError("the scan lacks the statistics behind its prefix; scan again");
@@ -109,6 +113,12 @@ class Planner {
     plan_.scan_sha256 = input_.stats == nullptr ? "" : input_.scan_sha256;
     plan_.recipe = recipe_;
     plan_.outlier_reason = treatments_.reason;
+    if (!input_.folds.applied.empty()) {
+      absl::StrAppend(&plan_.outlier_reason, "; folded exactly: ", input_.folds.applied);
+    }
+    for (const std::string& refused : input_.folds.refused) {
+      absl::StrAppend(&plan_.outlier_reason, "; refused ", refused);
+    }
     if (!treatments_.fold) return;
     plan_.prefix = input_.stats->prefix.tokens;
     const bool bos_alone = plan_.prefix.size() == 1 && plan_.prefix[0] == graph_.config.bos_id;

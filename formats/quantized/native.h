@@ -17,6 +17,9 @@
 //             (row, column), P.super_value F32 [s]; P.bias F32 [N]; P.input_scale F32 [1] (kS8Static)
 // Kept columns and super weights hold code 0 and were left out of the scale, so that
 //   y = sum_k xq*wq*scales + sum_{k kept} x_k * kept_weight + sum_super x_col * value + bias.
+// Rotations of the values between linears are named in the sidecar; their signs, never a seed, are stored:
+// spikefold.rotation.NAME.sign I8 [width]. Those "online" are applied while the model runs; weights, kept
+// columns and input scales are those of the rotated inputs.
 // An embedding or a head that is quantized is a linear too: module "model.embed_tokens", N = vocab, K =
 // hidden.
 #pragma once
@@ -32,6 +35,7 @@
 #include "absl/strings/string_view.h"
 #include "formats/base/json.h"
 #include "formats/base/progress.h"
+#include "formats/rotation.h"
 #include "formats/safetensors.h"
 #include "formats/tensor.h"
 
@@ -123,13 +127,15 @@ struct NativeInfo {
   std::string scheme;                        // "w8a8", ...; free text, may be empty
   std::vector<QuantizedLinearSpec> linears;  // every linear once; also a quantized embedding
   NativePrefixSpec prefix;
+  std::vector<Rotation> rotations;  // ModelGraph::rotations of the model that was quantized
   Json kv;           // object {"k": word, "v": word, "sinks": int, "window": int} or null: float KV cache
   Json folds;        // array of objects, provenance only; or null
   Json calibration;  // object, provenance only; or null
   std::string recipe_sha256, plan_sha256;  // may be empty
   // Computed by the writer, given by the reader:
   double bits_linears = 0;  // stored bits a weight of the linears inside ".layers.", side tensors included
-  double bits_all = 0;  // the same over every linear and plain tensor; prefix bytes count, its elements not
+  double bits_all =
+      0;  // the same over every linear and plain tensor; bytes of prefix and signs count, their elements not
   uint64_t file_bytes = 0;  // of all safetensors files, headers included
 };
 
@@ -164,8 +170,8 @@ class NativeWriter {
   virtual absl::Status Commit() = 0;
 };
 
-// Opens a native checkpoint: headers and sidecar only. Everything that the sidecar says is checked against
-// the tensors there (set, dtypes, shapes); what values must obey is checked by ReadLinear().
+// Opens a native checkpoint: headers, sidecar and signs only. Everything that the sidecar says is checked
+// against the tensors there (set, dtypes, shapes); what values must obey is checked by ReadLinear().
 // DataLoss: corrupt or contradictory. Unimplemented: another format version, an unknown key (keys "x-..." are
 // ignored), type word or tensor. NotFound: no such directory or file.
 class NativeReader {

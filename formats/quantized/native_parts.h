@@ -30,6 +30,15 @@ std::vector<SafetensorsWriter::Spec> PrefixTensorSpecs(const NativePrefixSpec& p
 std::string PrefixIdsName();
 std::string PrefixName(int layer, char k_or_v);
 
+// native_rotations.cc. Read from JSON, signs are all 1 until their tensor is read.
+Json RotationsToJson(const std::vector<Rotation>& rotations);
+absl::StatusOr<std::vector<Rotation>> RotationsFromJson(const Json& json, absl::string_view sidecar);
+SafetensorsWriter::Spec RotationTensorSpec(const Rotation& rotation);  // of its signs
+// InvalidArgument: CheckRotation(), or a name twice.
+absl::Status CheckRotations(const std::vector<Rotation>& rotations);
+// All tensors that follow from the sidecar: of linears, prefix and rotations.
+std::vector<SafetensorsWriter::Spec> ImpliedTensorSpecs(const NativeInfo& info);
+
 struct NativeBits {
   double linears = 0, all = 0;
 };

@@ -54,7 +54,8 @@ class Reader : public NativeReader {
     SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModel::Open(path_));
     for (size_t i = 0; i < info_.linears.size(); ++i) linear_index_.emplace(info_.linears[i].module, i);
     SF_RETURN_IF_ERROR(CheckTensors());
-    return CheckCounts();
+    SF_RETURN_IF_ERROR(CheckCounts());
+    return ReadSigns();
   }
 
   const NativeInfo& info() const override { return info_; }
@@ -108,10 +109,7 @@ class Reader : public NativeReader {
   // The tensors in the files are exactly those that the sidecar implies, and plain ones.
   absl::Status CheckTensors() {
     absl::flat_hash_map<std::string, SafetensorsWriter::Spec> expected;
-    for (const QuantizedLinearSpec& s : info_.linears) {
-      for (SafetensorsWriter::Spec& t : TensorSpecs(s)) expected.emplace(t.name, t);
-    }
-    for (SafetensorsWriter::Spec& t : PrefixTensorSpecs(info_.prefix)) expected.emplace(t.name, t);
+    for (SafetensorsWriter::Spec& t : ImpliedTensorSpecs(info_)) expected.emplace(t.name, t);
     for (const SafetensorsEntry* e : tensors_->entries()) {
       const auto it = expected.find(e->name);
       if (it == expected.end()) {
@@ -146,6 +144,14 @@ class Reader : public NativeReader {
     }
     plain_.push_back(e);
     return absl::OkStatus();
+  }
+
+  absl::Status ReadSigns() {
+    for (Rotation& r : info_.rotations) {
+      SF_ASSIGN_OR_RETURN(const Tensor signs, tensors_->Read(RotationTensorSpec(r).name));
+      r.signs.assign(signs.as<int8_t>().begin(), signs.as<int8_t>().end());
+    }
+    return AsDataLoss(CheckRotations(info_.rotations), path_);
   }
 
   absl::Status CheckCounts() const {

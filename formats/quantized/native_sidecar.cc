@@ -232,6 +232,7 @@ NativeBits CountBits(const NativeInfo& info, const std::vector<SafetensorsWriter
   for (const SafetensorsWriter::Spec& t : PrefixTensorSpecs(info.prefix)) {
     bytes += static_cast<double>(NumElements(t.shape) * DTypeBytes(t.dtype));
   }
+  for (const Rotation& r : info.rotations) bytes += static_cast<double>(r.width());
   return {linear_weights > 0 ? 8 * linear_bytes / linear_weights : 0, weights > 0 ? 8 * bytes / weights : 0};
 }
 
@@ -245,6 +246,7 @@ Json SidecarToJson(const NativeInfo& info, const TensorHashes& hashes) {
   for (const QuantizedLinearSpec& s : info.linears) linears.object().emplace_back(s.module, LinearToJson(s));
   for (const auto& [name, hash] : hashes) tensors.object().emplace_back(name, absl::StrCat(kXxh3, hash));
   j.Set("linears", std::move(linears)).Set("kv", info.kv).Set("prefix", PrefixToJson(info.prefix));
+  if (!info.rotations.empty()) j.Set("rotations", RotationsToJson(info.rotations));
   j.Set("folds", info.folds).Set("calibration", info.calibration);
   j.Set("recipe_sha256", info.recipe_sha256).Set("plan_sha256", info.plan_sha256);
   bits.Set("linears", info.bits_linears).Set("all", info.bits_all).Set("file_bytes", info.file_bytes);
@@ -259,10 +261,11 @@ absl::Status SidecarFromJson(const Json& j, absl::string_view where, NativeInfo*
     return absl::UnimplementedError(absl::StrCat(where, ": format_version ", version,
                                                  "; this Spikefold reads ", kNativeFormatVersion, " only"));
   }
-  SF_RETURN_IF_ERROR(CheckKeys(j,
-                               {"format_version", "tool", "base", "scheme", "linears", "kv", "prefix",
-                                "folds", "calibration", "recipe_sha256", "plan_sha256", "bits", "tensors"},
-                               where));
+  SF_RETURN_IF_ERROR(
+      CheckKeys(j,
+                {"format_version", "tool", "base", "scheme", "linears", "kv", "prefix", "rotations", "folds",
+                 "calibration", "recipe_sha256", "plan_sha256", "bits", "tensors"},
+                where));
   const Json nothing = Json::MakeObject();
   const auto find = [&](absl::string_view key) { return j.Find(key) == nullptr ? nothing : *j.Find(key); };
   const Json tool = find("tool"), base = find("base"), bits = find("bits");
@@ -294,6 +297,9 @@ absl::Status SidecarFromJson(const Json& j, absl::string_view where, NativeInfo*
   SF_RETURN_IF_ERROR(CheckKv(info->kv, where));
   if (j.Find("prefix") != nullptr)
     SF_RETURN_IF_ERROR(PrefixFromJson(*j.Find("prefix"), where, &info->prefix));
+  if (j.Find("rotations") != nullptr) {
+    SF_ASSIGN_OR_RETURN(info->rotations, RotationsFromJson(*j.Find("rotations"), where));
+  }
   return HashesFromJson(j.Find("tensors"), where, hashes);
 }
 
@@ -312,6 +318,16 @@ std::vector<SafetensorsWriter::Spec> PrefixTensorSpecs(const NativePrefixSpec& p
     }
   }
   return out;
+}
+
+std::vector<SafetensorsWriter::Spec> ImpliedTensorSpecs(const NativeInfo& info) {
+  std::vector<SafetensorsWriter::Spec> specs;
+  for (const QuantizedLinearSpec& s : info.linears) {
+    for (SafetensorsWriter::Spec& t : TensorSpecs(s)) specs.push_back(std::move(t));
+  }
+  for (SafetensorsWriter::Spec& t : PrefixTensorSpecs(info.prefix)) specs.push_back(std::move(t));
+  for (const Rotation& r : info.rotations) specs.push_back(RotationTensorSpec(r));
+  return specs;
 }
 
 absl::Status CheckPrefixSpec(const NativePrefixSpec& p) {

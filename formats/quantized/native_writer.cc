@@ -40,14 +40,14 @@ class Writer : public NativeWriter {
 
   // Declares all tensors and writes what is known already.
   absl::Status Begin(const std::vector<NativeSideFile>& side_files) {
-    std::vector<SafetensorsWriter::Spec> specs;
-    for (const QuantizedLinearSpec& s : info_.linears) {
-      for (SafetensorsWriter::Spec& t : TensorSpecs(s)) specs.push_back(std::move(t));
-    }
+    std::vector<SafetensorsWriter::Spec> specs = ImpliedTensorSpecs(info_);
     specs.insert(specs.end(), plain_.begin(), plain_.end());
-    for (SafetensorsWriter::Spec& t : PrefixTensorSpecs(info_.prefix)) specs.push_back(std::move(t));
     SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModelWriter::Create(directory_->partial_path(), std::move(specs),
                                                                  options_.max_shard_bytes));
+    for (const Rotation& r : info_.rotations) {
+      const SafetensorsWriter::Spec spec = RotationTensorSpec(r);
+      SF_RETURN_IF_ERROR(WriteAny(spec.name, TensorView{spec.dtype, spec.shape, r.signs.data()}));
+    }
     for (const NativeSideFile& file : side_files) SF_RETURN_IF_ERROR(AddFile(file.name, file.bytes));
     return absl::OkStatus();
   }
@@ -183,6 +183,7 @@ absl::StatusOr<std::unique_ptr<NativeWriter>> NativeWriter::Create(const std::st
   if (!config_json.is_object()) return absl::InvalidArgumentError("config.json: is not a JSON object");
   for (const QuantizedLinearSpec& s : info.linears) SF_RETURN_IF_ERROR(CheckSpec(s));
   SF_RETURN_IF_ERROR(CheckPrefixSpec(info.prefix));
+  SF_RETURN_IF_ERROR(CheckRotations(info.rotations));
   for (const SafetensorsWriter::Spec& s : plain) {
     if (!IsFloat(s.dtype) || s.name.rfind("spikefold.", 0) == 0) {
       return absl::InvalidArgumentError(absl::StrCat(

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "formats/base/status.h"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32.h"
 #include "kernels/runtime/cpu_ops.h"
 
@@ -14,6 +15,17 @@ constexpr int64_t kSpikeRowsPer = 512;  // ActivationForm::max_spike_rows counts
 bool IsInteger(const ActivationForm& form) { return form.kind != ActivationForm::Kind::kFloat; }
 
 }  // namespace
+
+absl::Status CpuOps::Rotate(float* x, int64_t rows, const ActivationForm& form) {
+  if (form.rotation == nullptr || rows == 0) return absl::OkStatus();
+  const RowRotation& r = *form.rotation;
+  return kernels::hadamard_f32_f32::Run({.m = rows,
+                                         .n = static_cast<int64_t>(r.scale.size()),
+                                         .factors = r.factors,
+                                         .scale = r.scale.data(),
+                                         .x = x},
+                                        pool_);
+}
 
 absl::Status CpuOps::Form(const float* x, int64_t rows, int64_t k, const ActivationForm& form,
                           CpuActivation& out) {

@@ -7,6 +7,7 @@
 #include "formats/base/status.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32.h"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
 #include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
@@ -183,6 +184,7 @@ absl::Status CpuOps::AddNorm(const AddNormArgs& a) {
   });
   SF_RETURN_IF_ERROR(error.Take());
   if (y == nullptr) return absl::OkStatus();
+  SF_RETURN_IF_ERROR(Rotate(y, a.rows, *a.form));
   return Form(y, a.rows, d, *a.form, Cpu(*a.out));
 }
 
@@ -210,6 +212,13 @@ absl::Status CpuOps::HeadNormRope(const HeadNormRopeArgs& a) {
                                             .cos = a.rope->cos(a.first + begin),
                                             .sin = a.rope->sin(a.first + begin)},
                                            pool_));
+      if (a.rotation == nullptr) continue;
+      error.Set(kernels::hadamard_f32_f32::Run({.m = m * side.heads,
+                                                .n = a.head_dim,
+                                                .factors = a.rotation->factors,
+                                                .scale = a.rotation->scale.data(),
+                                                .x = x},
+                                               pool_));
     }
   });
   return error.Take();
@@ -234,6 +243,7 @@ absl::Status CpuOps::Attention(const AttentionArgs& a) {
                                                       .o = o,
                                                       .column_mass = a.column_mass},
                                                      pool_));
+  SF_RETURN_IF_ERROR(Rotate(o, a.rows, *a.form));
   return Form(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
 }
 
@@ -249,6 +259,7 @@ absl::Status CpuOps::GatedMul(GateActivation activation, int64_t rows, const Buf
                      .up = up.host(),
                      .y = y},
                     pool_));
+  SF_RETURN_IF_ERROR(Rotate(y, rows, form));
   return Form(y, rows, gate.width(), form, Cpu(out));
 }
 

@@ -154,7 +154,8 @@ class Pass {
                                           .q_gain = q_gain_,
                                           .k_gain = k_gain_,
                                           .eps = c.norm_eps,
-                                          .rope = Slides(node.layer) ? &walk_.rope_local : &walk_.rope}));
+                                          .rope = Slides(node.layer) ? &walk_.rope_local : &walk_.rope,
+                                          .rotation = model_.qk_rotation()}));
     q_gain_ = k_gain_ = nullptr;
     SF_RETURN_IF_ERROR(Show(node.layer, ValueKind::kQ, q).status());
     SF_RETURN_IF_ERROR(Show(node.layer, ValueKind::kK, k).status());
@@ -205,6 +206,8 @@ class Pass {
     const auto q_row = ops_.NewBuffer(q_width), k_row = ops_.NewBuffer(kv_width),
                v_row = ops_.NewBuffer(kv_width);
     const auto ctx_row = ops_.NewActivation(q_width);
+    ActivationForm ctx_form;  // the last step gives the rows their form; they arrive there rotated
+    ctx_form.rotation = FormOf(i, node)->rotation;
     for (Buffer* row : {q_row.get(), k_row.get(), v_row.get()}) SF_RETURN_IF_ERROR(ops_.Reserve(*row, 1));
     SF_RETURN_IF_ERROR(ops_.Reserve(*ctx_row, 1));
     for (int64_t row = 0; row < rows_; ++row) {
@@ -221,7 +224,8 @@ class Pass {
                                             .q_gain = q_gain_,
                                             .k_gain = k_gain_,
                                             .eps = c.norm_eps,
-                                            .rope = Slides(node.layer) ? &walk_.rope_local : &walk_.rope}));
+                                            .rope = Slides(node.layer) ? &walk_.rope_local : &walk_.rope,
+                                            .rotation = model_.qk_rotation()}));
       SF_RETURN_IF_ERROR(ops_.Attention({.rows = 1,
                                          .first = first_,
                                          .num_heads = c.num_heads,
@@ -234,7 +238,7 @@ class Pass {
                                          .k = k_row.get(),
                                          .v = v_row.get(),
                                          .cache = caches_[static_cast<size_t>(row)],
-                                         .form = &kFloatForm,
+                                         .form = &ctx_form,
                                          .out = ctx_row.get()}));
       SF_RETURN_IF_ERROR(ops_.Read(ctx_row->floats(), 1, q.data() + row * q_width));  // q's row is used up
     }

@@ -74,7 +74,20 @@ absl::Status LoadedModel::LoadFloat(const CheckpointReader& reader, const Progre
     }
     SF_RETURN_IF_ERROR(LoadFloatNode(reader, order[i]));
   }
+  SetRotations();
   return absl::OkStatus();
+}
+
+void LoadedModel::SetRotations() {
+  std::vector<std::shared_ptr<const RowRotation>> rotations;
+  for (const Rotation& r : graph_.rotations) {
+    rotations.push_back(IsOnline(r.place) ? MakeRowRotation(r) : nullptr);
+  }
+  for (const Site& site : graph_.sites) {
+    if (site.rotation < 0) continue;
+    forms_[static_cast<size_t>(site.id)].rotation = rotations[static_cast<size_t>(site.rotation)];
+  }
+  if (graph_.qk_rotation >= 0) qk_rotation_ = rotations[static_cast<size_t>(graph_.qk_rotation)];
 }
 
 absl::Status LoadedModel::ReplaceLinear(int node, LinearWeights weights) {

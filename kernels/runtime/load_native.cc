@@ -100,6 +100,7 @@ class NativeLoader {
       SF_RETURN_IF_ERROR(quantized ? LoadLinear(order[i]) : model_.LoadFloatNode(reader_, order[i]));
     }
     SF_RETURN_IF_ERROR(SetForms());
+    model_.SetRotations();
     return LoadPrefix();
   }
 

@@ -27,6 +27,7 @@ class LoadedModel : public RuntimeModel {
   const LinearWeights* linear(int node) const override { return linears_[static_cast<size_t>(node)].get(); }
   const std::vector<float>& gain(int node) const override { return gains_[static_cast<size_t>(node)]; }
   const ActivationForm& form(int site) const override { return forms_[static_cast<size_t>(site)]; }
+  const RowRotation* qk_rotation() const override { return qk_rotation_.get(); }
   const KvPrefix* prefix() const override { return prefix_.empty() ? nullptr : &prefix_; }
   void set_prefix(KvPrefix prefix) override { prefix_ = std::move(prefix); }
   uint64_t weight_bytes() const override;
@@ -41,12 +42,14 @@ class LoadedModel : public RuntimeModel {
   absl::Status LoadGain(const CheckpointReader& reader, int node);
   absl::Status LoadFloatLinear(const CheckpointReader& reader, int node);
   absl::Status LoadFloatNode(const CheckpointReader& reader, int node);
+  void SetRotations();  // the last step of loading
 
   const ModelGraph graph_;
   std::unique_ptr<Ops> ops_;
   std::vector<std::shared_ptr<LinearWeights>> linears_;  // by node
   std::vector<std::vector<float>> gains_;                // by node
   std::vector<ActivationForm> forms_;                    // by site
+  std::shared_ptr<const RowRotation> qk_rotation_;
   KvPrefix prefix_;
 };
 

@@ -33,9 +33,10 @@ class RuntimeModel {
   virtual const LinearWeights* linear(int node) const = 0;
   virtual const std::vector<float>& gain(int node) const = 0;  // kNorm, kHeadNorm: offset already added
   virtual const ActivationForm& form(int site) const = 0;      // what the linears of a site ask for
-  virtual const KvPrefix* prefix() const = 0;                  // nullptr: none
-  virtual void set_prefix(KvPrefix prefix) = 0;                // empty: none
-  virtual uint64_t weight_bytes() const = 0;                   // in memory
+  virtual const RowRotation* qk_rotation() const = 0;  // of queries and keys after RoPE; nullptr: none
+  virtual const KvPrefix* prefix() const = 0;          // nullptr: none
+  virtual void set_prefix(KvPrefix prefix) = 0;        // empty: none
+  virtual uint64_t weight_bytes() const = 0;           // in memory
   // Puts other weights (packed and prepared by ops(), bias included) in the place of a linear's; a head that
   // shares the embedding's table no longer does. InvalidArgument: not a linear, or of another shape. Not
   // while a Forward runs.

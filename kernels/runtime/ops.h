@@ -1,5 +1,7 @@
 // Ops: what a backend implements so that Forward() can walk a graph on it.
 //
+// The ops that make a site's input rotate it (ActivationForm::rotation), then give it its form.
+//
 // The granularity is that of fused kernels: residual add + norm + quantize is one op, the linears of a site
 // are one op, rotary embedding of q and k is one op. Values live in buffers that the backend makes; the host
 // reads them through Read/Write (or Buffer::host() where memory is shared). Weights, gains and rope tables
@@ -44,7 +46,8 @@ struct AddNormArgs {
   Activation* out = nullptr;
 };
 
-// Per-head RMSNorm (where a gain is given), then rotation of row i by position first + i, in place.
+// Per-head RMSNorm (where a gain is given), then RoPE of row i at position first + i, then the rotation that
+// queries and keys share (where there is one), in place.
 struct HeadNormRopeArgs {
   int64_t rows = 0, first = 0;
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
@@ -53,7 +56,8 @@ struct HeadNormRopeArgs {
   const std::vector<float>* q_gain = nullptr;  // [head_dim]
   const std::vector<float>* k_gain = nullptr;  // [head_dim]
   float eps = 0;
-  const RopeTable* rope = nullptr;  // covers first + rows positions
+  const RopeTable* rope = nullptr;        // covers first + rows positions
+  const RowRotation* rotation = nullptr;  // [head_dim]
 };
 
 // Appends k and v to the cache at `first`, then attends; the context in `form`.
@@ -108,7 +112,7 @@ class Ops {
   virtual absl::Status Attention(const AttentionArgs& args) = 0;
   virtual absl::Status GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
                                 const ActivationForm& form, Activation& out) = 0;
-  // Makes the form again after floats() was edited.
+  // Makes the form again after floats() was edited. They are as a tap sees them: rotated already.
   virtual absl::Status Reform(Activation& x) = 0;
   // The head on rows in host memory: logits [rows, n] = hidden [rows, k] * w^T.
   virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,

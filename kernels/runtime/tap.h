@@ -29,9 +29,10 @@ class Taps {
   virtual ~Taps() = default;
   // kResidual of layer l is the residual after layer l (after its FFN add); the embedding is layer -1. A
   // residual after the attention add is not tapped. kFinal has layer -1; kTokens and kLogits are not tapped
-  // (Logits() hands them out). kQ and kK are what attention sees: after head norm and RoPE. kAttnOut and
-  // kFfnOut are what is added to the residual: after the sandwich norm, where there is one. Inputs of linears
-  // (kAttnIn, kCtx, kFfnIn, kDownIn) are shown before they are quantized. An intervention edits first.
+  // (Logits() hands them out). kQ and kK are what attention sees: after head norm, RoPE and rotation.
+  // kAttnOut and kFfnOut are what is added to the residual: after the sandwich norm, where there is one.
+  // Inputs of linears (kAttnIn, kCtx, kFfnIn, kDownIn) are shown as the linears want them: rotated, but not
+  // quantized yet. An intervention edits first.
   virtual bool Wants(int layer, ValueKind value) const = 0;
   virtual void OnRows(const TapRows& rows) = 0;
   virtual bool WantsAttention(int layer) const { return layer < 0; }

@@ -3,10 +3,12 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "formats/tensor.h"
+#include "kernels/runtime/row_rotation.h"
 
 namespace spikefold {
 
@@ -19,6 +21,8 @@ struct ActivationForm {
   float spike_threshold = 0;           // > 0: rows above it are computed in float
   int64_t max_spike_rows = 4;          // per 512 rows
   bool simulate = false;               // values rounded to codes and back, carried as float
+  // Applied to the float rows first: columns, scales and taps are those of the rotated rows. May be null.
+  std::shared_ptr<const RowRotation> rotation;
 };
 
 struct LinearWeights {

@@ -100,6 +100,8 @@ NativeInfo Info() {
   info.prefix.layers = {0, 3};
   info.prefix.num_kv_heads = 1;
   info.prefix.head_dim = 4;
+  info.rotations = {{"R1", RotationPlace::kResidual, {2}, {1, -1, -1, 1, 1, -1}},
+                    {"R4", RotationPlace::kDownIn, {12, 2}, std::vector<int8_t>(24, -1), {0, 2}}};
   info.calibration = Json::MakeObject();
   info.calibration.Set("tokens", 65536);
   return info;
@@ -210,6 +212,7 @@ TEST_CASE("A written checkpoint is read back equal, in one file or in shards", "
     REQUIRE(r.plain().size() == 1);
     CHECK(r.ReadTensor(kGain)->as<float>()[5] == 6.0f);
     CHECK_THAT(r.ReadTensor("lm_head.weight").status(), Fails(StatusCode::kNotFound, "no plain tensor"));
+    CHECK(r.info().rotations == Info().rotations);
     auto prefix = r.ReadPrefix();
     REQUIRE(prefix.ok());
     CHECK(prefix->ids == Prefix().ids);
@@ -238,9 +241,9 @@ TEST_CASE("Declared bytes are the bytes on disk, to the last one", "[native]") {
   uint64_t header = 0;
   for (int i = 7; i >= 0; --i)
     header = (header << 8) | static_cast<unsigned char>(file[static_cast<size_t>(i)]);
-  const int64_t prefix_bytes = 2 * 4 + 2 * 2 * (1 * 2 * 4) * 2, gain_bytes = 6 * 4;
+  const int64_t prefix_bytes = 2 * 4 + 2 * 2 * (1 * 2 * 4) * 2, gain_bytes = 6 * 4, sign_bytes = 6 + 24;
   const int64_t linears = StoredBytes(DownProj()) + StoredBytes(QProj()) + StoredBytes(Head());
-  CHECK(static_cast<int64_t>(file.size() - 8 - header) == linears + prefix_bytes + gain_bytes);
+  CHECK(static_cast<int64_t>(file.size() - 8 - header) == linears + prefix_bytes + gain_bytes + sign_bytes);
   // By hand: 3 rows of 2 words, 6 bf16 scales, the shape, kept columns and weights, supers, bias, input
   // scale.
   CHECK(StoredBytes(DownProj()) == 24 + 12 + 16 + (2 * 4 + 6 * 2) + (2 * 8 + 2 * 4) + 12 + 4);
@@ -248,7 +251,7 @@ TEST_CASE("Declared bytes are the bytes on disk, to the last one", "[native]") {
   const auto reader = *NativeReader::Open(dir / "q");
   CHECK(reader->info().bits_linears == 8.0 * (112 + 40) / (30 + 24));
   CHECK(reader->info().bits_all ==
-        8.0 * static_cast<double>(linears + prefix_bytes + gain_bytes) / (30 + 24 + 6 + 6));
+        8.0 * static_cast<double>(linears + prefix_bytes + gain_bytes + sign_bytes) / (30 + 24 + 6 + 6));
 }
 
 TEST_CASE("Packed nibbles lie as compressed-tensors lays them", "[native]") {
@@ -318,6 +321,19 @@ TEST_CASE("A sidecar that contradicts the tensors, or that a newer version wrote
       {"\"kv_heads\": 1", "\"kv_heads\": 2", "the sidecar implies BF16 [2, 2, 4]"},
       {"\"layers\": [0, 3]", "\"layers\": [3, 0]", "layers do not ascend"},
       {"\"layers\": [0, 3]", "\"layers\": [0]", "spikefold.prefix.3", StatusCode::kUnimplemented},
+      {"\"at\": \"down_in\"", "\"at\": \"up\"", "rotation at \"up\" is not supported; known: residual",
+       StatusCode::kUnimplemented},
+      {"\"factors\": [2]", "\"factors\": [4]", "factors 4 of width 6"},
+      {"\"factors\": [12, 2]", "\"factors\": [3, 8]", "factors 3 x 8 of width 24"},
+      {"\"width\": 24", "\"width\": 12", "factors 12 x 2 of width 12"},
+      {"\"width\": 24", "\"width\": 48", "the sidecar implies I8 [48]"},
+      {"\"width\": 24", "\"width\": 0", "width 0; 1 to"},
+      {"\"online\": true", "\"online\": false", "a rotation at down_in is online"},
+      {"\"name\": \"R4\"", "\"name\": \"R1\"", "\"R1\" is there twice"},
+      {"\"name\": \"R4\"", "\"name\": \"R.4\"", "a name has up to 64 letters"},
+      {"\"name\": \"R4\"", "\"name\": \"R5\"", "spikefold.rotation.R4.sign", StatusCode::kUnimplemented},
+      {"\"layers\": [0, 2]", "\"layers\": [2, 0]", "its layers do not ascend"},
+      {"\"layers\": [0, 2]", "\"layers\": []", "\"layers\" is empty"},
       {"\"kv\": null", "\"kv\": {\"k\": 4}", "\"k\" is an integer"},
       {"\"model.norm.weight\": \"xxh3:", "\"model.norm.wait\": \"xxh3:", "lists the tensor model.norm.wait"},
       {"\"file_bytes\": ", "\"file_bytes\": 1", "bits in 1"},
@@ -385,6 +401,11 @@ TEST_CASE("Values that break a linear's rules are refused by the writer and by t
   CHECK_THAT((*writer)->WriteLinear(head),
              Fails(StatusCode::kInvalidArgument, "row 1, column 2 is not finite"));
 
+  NativeInfo signless = Info();
+  signless.rotations[1].signs[3] = 0;
+  CHECK_THAT(NativeWriter::Create(dir / "s", signless, {}, Json::MakeObject(), {}, {}).status(),
+             Fails(StatusCode::kInvalidArgument, "rotation \"R4\": sign 3 is 0; 1 and -1 are allowed"));
+
   // The reader finds the same in a file: -128 among the codes.
   WriteAll(dir / "r");
   const SafetensorsEntry entry = *(*SafetensorsModel::Open(dir / "r"))->Find(s8.module + ".weight");
@@ -393,6 +414,11 @@ TEST_CASE("Values that break a linear's rules are refused by the writer and by t
   REQUIRE(WriteFileAtomically(dir / "r/model.safetensors", bytes).ok());
   CHECK_THAT((*NativeReader::Open(dir / "r"))->ReadLinear(s8.module).status(),
              Fails(StatusCode::kDataLoss, "code -128 at row 0, column 5 is outside -127..127"));
+  const SafetensorsEntry signs = *(*SafetensorsModel::Open(dir / "r"))->Find("spikefold.rotation.R4.sign");
+  bytes[signs.offset + 1] = '\x02';
+  REQUIRE(WriteFileAtomically(dir / "r/model.safetensors", bytes).ok());
+  CHECK_THAT(NativeReader::Open(dir / "r").status(),
+             Fails(StatusCode::kDataLoss, "rotation \"R4\": sign 1 is 2"));
 }
 
 TEST_CASE("The writer holds its caller to the declaration and leaves nothing behind", "[native]") {

@@ -1,0 +1,76 @@
+// What a fold edits: the graph, a rewrite a tensor, norm gains; and what it reports. Only files of this
+// folder include it.
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/container/flat_hash_map.h"
+#include "absl/status/statusor.h"
+#include "absl/types/span.h"
+#include "quant/folds/folds.h"
+#include "quant/folds/transform.h"
+
+namespace spikefold {
+
+// A model with its folds, without the base.
+struct FoldedModel {
+  ModelGraph graph;
+  absl::flat_hash_map<std::string, Rewrite> rewrites;  // by tensor name
+  // Gains as they are stored (offset subtracted), by tensor name.
+  absl::flat_hash_map<std::string, std::vector<float>> gains;
+  bool untied = false;  // lm_head.weight is new
+  std::vector<std::string> folds;
+  std::vector<RefusedFold> refused;
+  Json provenance = Json::MakeArray();
+};
+
+class FoldBuilder {
+ public:
+  explicit FoldBuilder(const CheckpointReader& base) : base_(base) { model_.graph = base.graph(); }
+  const ModelGraph& graph() const { return model_.graph; }
+  const Node& node(int index) const { return model_.graph.nodes[static_cast<size_t>(index)]; }
+
+  // W <- W * F of a linear or the embedding. A tied head has no weight of its own: Untie() first.
+  void Right(int node, Transform f);
+  // W <- F^T * W, b <- F^T * b of a linear.
+  void Left(int node, Transform f);
+  // The gain that the norm multiplies by, offset added.
+  absl::StatusOr<std::vector<float>> Gain(int node) const;
+  // Sets it to the nearest gains that can be stored, and returns those.
+  std::vector<float> SetGain(int node, absl::Span<const double> gain);
+  // Gives a tied head its own copy of the embedding.
+  void Untie();
+  absl::Status AddRotation(Rotation rotation) {
+    return spikefold::AddRotation(std::move(rotation), &model_.graph);
+  }
+
+  void Applied(std::string fold, Json provenance);
+  void Refuse(std::string fold, std::string reason);
+  FoldedModel Finish() { return std::move(model_); }
+
+ private:
+  Rewrite& RewriteOf(const std::string& tensor);
+
+  const CheckpointReader& base_;
+  FoldedModel model_;
+};
+
+// A randomised Hadamard rotation: the factors of the width's largest block, signs from (seed, name).
+Rotation RandomRotation(const std::string& name, RotationPlace place, int64_t width, uint64_t seed);
+// {"kind": "rotation", "name", "at", "factors", "block", "width", "seed"}.
+Json RotationProvenance(const Rotation& rotation, uint64_t seed);
+
+// The folds, each in a file of its own. An error means bad options or an unreadable tensor; a fold that is
+// not legal is refused.
+absl::Status FoldNormGains(const FoldOptions& options, FoldBuilder& builder);
+absl::Status RotateResidual(const FoldOptions& options, FoldBuilder& builder);
+absl::Status RotateValues(const FoldOptions& options, FoldBuilder& builder);
+absl::Status ScaleChannels(const FoldOptions& options, FoldBuilder& builder);
+absl::Status RotateDown(const FoldOptions& options, FoldBuilder& builder);
+absl::Status RotateQueriesKeys(const FoldOptions& options, FoldBuilder& builder);
+// residual_rotation.cc: whether the residual stream may be rotated once norm gains are gone.
+bool ResidualMayRotate(const ModelGraph& graph, std::string* why);
+
+}  // namespace spikefold

@@ -1,0 +1,81 @@
+// Exact rewrites of a float model: equal logits, friendlier values. A fold is a file of this folder; the list
+// is in folds.cc. FoldCheckpoint() wraps a reader, so that everything downstream (LoadModel, Scan, rounding,
+// the quantized writer) sees an ordinary model and nothing holds more than one tensor.
+//
+//   fold         what moves                                                        legal unless
+//   norm_gain    a norm's gain into the linears that read it                       the norm feeds a tied head
+//   R1           the residual stream is rotated; all readers and writers with it   a branch is normed before
+//   it is added R2           values and context are rotated head by head (v rows, o columns)   something lies
+//   between v and o smooth       channel scales: norm->q,k,v, norm->gate,up, up->down, v->o        nothing
+//   can absorb 1/s R4           down_proj's input is rotated online, down_proj's columns with it  - R3
+//   queries and keys are rotated online after RoPE (for KV caches)    -
+//
+// They are applied in this order (gains first, since a rotation needs the norms free of them; scales between
+// offline and online rotations). A fold that cannot be proved from the graph is left out and listed in
+// refused(). To add one: a function in a file of its own that edits a FoldBuilder, a row in folds.cc, a
+// switch below.
+//
+// G. Xiao et al., "SmoothQuant" (2211.10438); S. Ashkboos et al., "QuaRot" (2404.00456); Z. Liu et al.,
+// "SpinQuant" (2405.16406), whose names R1 to R4 these are.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "formats/base/thread_pool.h"
+#include "formats/checkpoint.h"
+#include "formats/rotation.h"
+
+namespace spikefold {
+
+// Channel scales of one site: its linears' columns are multiplied by them, its input is divided.
+struct SiteScales {
+  int layer = 0;
+  ValueKind value = ValueKind::kAttnIn;  // kAttnIn, kCtx, kFfnIn, kDownIn
+  // > 0. [site.k]; kCtx: [num_kv_heads * head_dim], one for all query heads of a KV head.
+  std::vector<float> scales;
+};
+
+struct FoldOptions {
+  bool norm_gain = false;
+  bool rotate_residual = false;         // R1; folds all norm gains and unties the head
+  bool rotate_values = false;           // R2
+  bool rotate_down = false;             // R4
+  std::vector<int> rotate_down_layers;  // R4: ascending; empty: all
+  bool rotate_qk = false;               // R3
+  std::vector<SiteScales> smooth;       // smooth.h makes them from statistics of the model with R1 and R2
+  uint64_t seed = 1;                    // of the rotations' signs
+  bool any() const {
+    return norm_gain || rotate_residual || rotate_values || rotate_down || rotate_qk || !smooth.empty();
+  }
+};
+
+struct RefusedFold {
+  std::string fold;    // "R1"
+  std::string reason;  // "model.layers.0.post_attention_layernorm: ..."
+};
+
+// A model with folds. Its graph() has them too: untied head, rotations, sites that are rotated online.
+class FoldedCheckpoint : public CheckpointReader {
+ public:
+  virtual const CheckpointReader& base() const = 0;
+  virtual const std::vector<std::string>& folds() const = 0;    // that were applied, in order
+  virtual const std::vector<RefusedFold>& refused() const = 0;  // that were asked for and are not legal
+  virtual const Json& provenance() const = 0;                   // array for the sidecar's "folds"
+};
+
+// `base` is a float model. Small tensors (norm gains) are read at once, the others when they are asked for.
+// InvalidArgument: a quantized model, scales of the wrong length or not positive and finite, a site twice or
+// unknown, layers that do not ascend.
+absl::StatusOr<std::unique_ptr<FoldedCheckpoint>> FoldCheckpoint(std::unique_ptr<CheckpointReader> base,
+                                                                 const FoldOptions& options,
+                                                                 ThreadPool* pool = nullptr);
+// The same over a reader that outlives it.
+absl::StatusOr<std::unique_ptr<FoldedCheckpoint>> FoldCheckpoint(const CheckpointReader& base,
+                                                                 const FoldOptions& options,
+                                                                 ThreadPool* pool = nullptr);
+
+}  // namespace spikefold

@@ -1,0 +1,139 @@
+#include "quant/folds/transform.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/functional/function_ref.h"
+#include "formats/base/hadamard.h"
+
+namespace spikefold {
+namespace {
+
+constexpr int64_t kColumns = 64;  // of a block of columns: 64 * 8 B * width stays in the second-level cache
+
+void Butterflies(double* x, int64_t count, int64_t distance) {
+  for (int64_t group = 0; group < count; group += 2 * distance) {
+    double* a = x + group;
+    double* b = a + distance;
+    for (int64_t i = 0; i < distance; ++i) {
+      const double sum = a[i] + b[i];
+      b[i] = a[i] - b[i];
+      a[i] = sum;
+    }
+  }
+}
+
+// y[c] = sum_a x[a] * H[a][c] over points that lie `distance` apart, in slices of kColumns.
+void TableProducts(double* x, int64_t count, int64_t order, int64_t distance, std::vector<double>& scratch) {
+  const std::vector<int8_t>& table = HadamardTable(order);
+  scratch.resize(static_cast<size_t>(order * kColumns));
+  for (int64_t group = 0; group < count; group += order * distance) {
+    for (int64_t at = 0; at < distance; at += kColumns) {
+      const int64_t width = std::min(kColumns, distance - at);
+      double* points = x + group + at;
+      for (int64_t a = 0; a < order; ++a) {
+        std::copy_n(points + a * distance, width, scratch.data() + a * kColumns);
+      }
+      for (int64_t c = 0; c < order; ++c) {
+        double* y = points + c * distance;
+        std::fill_n(y, width, 0.0);
+        for (int64_t a = 0; a < order; ++a) {
+          const double sign = table[static_cast<size_t>(a * order + c)];
+          const double* in = scratch.data() + a * kColumns;
+          for (int64_t i = 0; i < width; ++i) y[i] += sign * in[i];
+        }
+      }
+    }
+  }
+}
+
+void ForRange(ThreadPool* pool, int64_t count, int64_t grain,
+              absl::FunctionRef<void(int64_t, int64_t)> body) {
+  if (pool == nullptr) return body(0, count);
+  pool->ParallelFor(count, grain, body);
+}
+
+// Rows [begin, end) of w, widened, times R.
+void ApplyRight(const std::vector<Transform>& right, double* row, int64_t k) {
+  for (const Transform& t : right) t.Apply(row, k, 1);
+}
+
+void RightOnly(const Rewrite& r, ThreadPool* pool, int64_t n, int64_t k, float* w) {
+  ForRange(pool, n, 16, [&](int64_t begin, int64_t end) {
+    std::vector<double> row(static_cast<size_t>(k));
+    for (float* at = w + begin * k; at < w + end * k; at += k) {
+      std::copy_n(at, k, row.data());
+      ApplyRight(r.right, row.data(), k);
+      for (int64_t i = 0; i < k; ++i) at[i] = static_cast<float>(row[static_cast<size_t>(i)]);
+    }
+  });
+}
+
+// The whole matrix in float64, so that it is rounded once.
+void BothSides(const Rewrite& r, ThreadPool* pool, int64_t n, int64_t k, float* w) {
+  std::vector<double> wide(w, w + n * k);
+  if (!r.right.empty()) {
+    ForRange(pool, n, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) ApplyRight(r.right, wide.data() + row * k, k);
+    });
+  }
+  ForRange(pool, (k + kColumns - 1) / kColumns, 1, [&](int64_t begin, int64_t end) {
+    std::vector<double> columns(static_cast<size_t>(n * kColumns));
+    for (int64_t first = begin * kColumns; first < std::min(end * kColumns, k); first += kColumns) {
+      const int64_t width = std::min(kColumns, k - first);
+      for (int64_t row = 0; row < n; ++row) {
+        std::copy_n(wide.data() + row * k + first, width, columns.data() + row * width);
+      }
+      for (const Transform& t : r.left) t.Apply(columns.data(), n, width);
+      for (int64_t row = 0; row < n; ++row) {
+        for (int64_t i = 0; i < width; ++i) {
+          w[row * k + first + i] = static_cast<float>(columns[static_cast<size_t>(row * width + i)]);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+
+Transform Transform::Diagonal(std::vector<double> scale) {
+  Transform t;
+  t.scale_ = std::move(scale);
+  return t;
+}
+
+Transform Transform::Rotate(const Rotation& r) {
+  Transform t;
+  t.factors_ = r.factors;
+  const double unit = 1 / std::sqrt(static_cast<double>(r.block()));
+  for (const int8_t sign : r.signs) t.scale_.push_back(sign * unit);
+  return t;
+}
+
+void Transform::Apply(double* x, int64_t width, int64_t inner) const {
+  const int64_t period = static_cast<int64_t>(scale_.size());
+  for (int64_t i = 0; i < width; ++i) {
+    const double scale = scale_[static_cast<size_t>(i % period)];
+    for (double* v = x + i * inner; v < x + (i + 1) * inner; ++v) *v *= scale;
+  }
+  if (factors_.empty()) return;
+  // Every factor acts on points a fixed distance apart, so blocks and heads need no loop of their own.
+  std::vector<double> scratch;
+  int64_t distance = inner;
+  for (; distance < factors_.back() * inner; distance *= 2) Butterflies(x, width * inner, distance);
+  for (size_t f = factors_.size() - 1; f-- > 0; distance *= factors_[f]) {
+    TableProducts(x, width * inner, factors_[f], distance, scratch);
+  }
+}
+
+void ApplyRewrite(const Rewrite& rewrite, ThreadPool* pool, Tensor* tensor) {
+  const int64_t n = tensor->dim(0), k = tensor->shape().size() > 1 ? tensor->dim(1) : 1;
+  float* w = tensor->as<float>().data();
+  if (rewrite.left.empty()) {
+    RightOnly(rewrite, pool, n, k, w);
+  } else {
+    BothSides(rewrite, pool, n, k, w);
+  }
+}
+
+}  // namespace spikefold
