@@ -95,7 +95,8 @@ class Planner {
 
   absl::Status CheckScan() const {
     const bool needs = scheme_->activation_scales == Granularity::kPerTensor || recipe_.keep_rows ||
-                       recipe_.keep_modules > 0 || recipe_.keep_super_weights;
+                       recipe_.rounding == Rounding::kGptq || recipe_.keep_modules > 0 ||
+                       recipe_.keep_super_weights;
     if (input_.stats == nullptr || input_.map == nullptr) {
       if (!needs) return absl::OkStatus();
       return absl::InvalidArgumentError(
@@ -236,6 +237,7 @@ class Planner {
     d.weight_scales = recipe_.weight_scales_set   ? recipe_.weight_scales
                       : scheme_->weight_bits >= 8 ? ScaleMethod::kAbsMax
                                                   : ScaleMethod::kMse;
+    d.rounding = RoundingOf();
     d.activation_bits = scheme_->activation_bits;
     d.activation_static = scheme_->activation_scales == Granularity::kPerTensor;
     d.activation_scale = choice.activation_scale;
@@ -243,6 +245,7 @@ class Planner {
     d.spike_threshold = choice.spike_threshold;
     AddSuperWeights(d);
     d.reason = scheme_->summary;
+    if (d.rounding == Rounding::kGptq) d.reason += "; rounded by GPTQ";
     if (!choice.words.empty()) absl::StrAppend(&d.reason, "; ", choice.words);
     if (!d.kept.empty()) {
       absl::StrAppend(&d.reason, "; ", d.kept.size(), recipe_.random_columns ? " random" : " widest",
@@ -252,6 +255,12 @@ class Planner {
       absl::StrAppend(&d.reason, absl::StrFormat("; rows above %.3g in float", d.spike_threshold));
     }
     if (!d.supers.empty()) absl::StrAppend(&d.reason, "; ", d.supers.size(), " super weights exact");
+  }
+
+  Rounding RoundingOf() const {
+    if (recipe_.rounding != Rounding::kAuto) return recipe_.rounding;
+    const bool text = input_.stats != nullptr && !input_.stats->windows.empty();
+    return text && scheme_->weight_bits < 8 ? Rounding::kGptq : Rounding::kNearest;
   }
 
   void AddSuperWeights(TensorDecision& d) const {

@@ -16,6 +16,8 @@ template <typename Enum, size_t N>
 using Words = std::array<std::pair<const char*, Enum>, N>;
 constexpr Words<ScaleMethod, 3> kScaleMethods = {
     {{"absmax", ScaleMethod::kAbsMax}, {"percentile", ScaleMethod::kPercentile}, {"mse", ScaleMethod::kMse}}};
+constexpr Words<Rounding, 3> kRoundings = {
+    {{"auto", Rounding::kAuto}, {"nearest", Rounding::kNearest}, {"gptq", Rounding::kGptq}}};
 constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
                                                   {"none", OutlierMode::kNone},
                                                   {"keep", OutlierMode::kKeep},
@@ -46,6 +48,8 @@ absl::StatusOr<ScaleMethod> ParseScaleMethod(absl::string_view name) {
   return Parse(kScaleMethods, "scale method", name);
 }
 const char* ScaleMethodName(ScaleMethod method) { return NameOf(kScaleMethods, method); }
+absl::StatusOr<Rounding> ParseRounding(absl::string_view name) { return Parse(kRoundings, "rounding", name); }
+const char* RoundingName(Rounding rounding) { return NameOf(kRoundings, rounding); }
 absl::StatusOr<OutlierMode> ParseOutlierMode(absl::string_view name) {
   return Parse(kOutlierModes, "outlier mode", name);
 }
@@ -91,6 +95,7 @@ Json RecipeToJson(const Recipe& recipe) {
   json.Set("scheme", recipe.scheme)
       .Set("rotate", RotationWords(recipe.rotate))
       .Set("smooth", recipe.smooth)
+      .Set("rounding", RoundingName(recipe.rounding))
       .Set("outliers", OutlierModeName(recipe.outliers))
       .Set("group_size", recipe.group_size)
       .Set("keep_columns", recipe.keep_columns)
@@ -117,7 +122,7 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
                                                  "keep",           "activation_scales",
                                                  "head_bits",      "weight_scales",
                                                  "seed",           "rotate",
-                                                 "smooth"};
+                                                 "smooth",         "rounding"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -137,6 +142,9 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
     } else if (key == "rotate") {
       SF_ASSIGN_OR_RETURN(const std::string words, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.rotate, ParseRotations(words));
+    } else if (key == "rounding") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(word));
     } else if (key == "smooth") {
       SF_ASSIGN_OR_RETURN(recipe.smooth, json.GetDouble(key, where));
     } else if (key == "group_size") {

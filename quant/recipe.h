@@ -20,6 +20,15 @@ enum class ScaleMethod {
 absl::StatusOr<ScaleMethod> ParseScaleMethod(absl::string_view name);  // "absmax", "percentile", "mse"
 const char* ScaleMethodName(ScaleMethod method);
 
+// How weights become codes.
+enum class Rounding {
+  kAuto,     // GPTQ below 8 bits where a scan is there, else to the nearest
+  kNearest,  // each weight alone
+  kGptq,     // column by column, each taking up the error before it; inputs come through the rounded layers
+};
+absl::StatusOr<Rounding> ParseRounding(absl::string_view name);  // "auto", "nearest", "gptq"
+const char* RoundingName(Rounding rounding);
+
 enum class OutlierMode {
   kAuto,      // what pays for this scheme and this model, with the reason in words
   kNone,      // nothing, not even clipped scales: the control, what a min-max observer gives
@@ -45,6 +54,7 @@ std::string RotationWords(const RotationChoice& choice);
 struct Recipe {
   std::string scheme;  // a row of Schemes()
   RotationChoice rotate;
+  Rounding rounding = Rounding::kAuto;
   double smooth = 0;  // > 0: channel scales with this alpha on all four sites (2211.10438); 0: none
   OutlierMode outliers = OutlierMode::kAuto;
   int group_size = 0;               // 0: the scheme's default for this model

@@ -19,7 +19,7 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 }  // namespace
 
 bool RecipeOptions::any() const {
-  return !file.empty() || !scheme.empty() || outliers || rotate || smooth || activation_scales ||
+  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || smooth || activation_scales ||
          weight_scales || group_size || keep_columns || keep_modules || head_bits || random_columns ||
          keep_rows || keep_super_weights || !keep.empty();
 }
@@ -37,6 +37,9 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   }
   if (options.rotate) {
     SF_ASSIGN_OR_RETURN(recipe.rotate, ParseRotations(*options.rotate));
+  }
+  if (options.rounding) {
+    SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(*options.rounding));
   }
   recipe.smooth = options.smooth.value_or(recipe.smooth);
   if (options.activation_scales) {
@@ -65,6 +68,7 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   plain.keep_columns = -1;
   plain.keep_modules = 0;
   plain.smooth = 0;
+  plain.rounding = Rounding::kNearest;
   plain.keep_super_weights = false;
   if (scheme->activation_bits == 8) plain.keep_rows = false;
   if (scheme->activation_scales == Granularity::kPerTensor) plain.scheme = "w8a8";
@@ -74,7 +78,7 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
 absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
   const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||
-                     recipe.keep_super_weights || recipe.smooth > 0;
+                     recipe.keep_super_weights || recipe.smooth > 0 || recipe.rounding == Rounding::kGptq;
   // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
   const bool clips =
       scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);
