@@ -264,7 +264,8 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_flag("--keep-super-weights", o.keep_super_weights, "Keep super weights exact");
   c->add_option("--keep", o.keep, "Leave linears in 16 bit, e.g. '*.layers.3.mlp.down_proj'")
       ->type_name("PATTERN...");
-  c->add_option("--activation-scales", o.activation_scales, "Static scales: mse, absmax or percentile [mse]")
+  c->add_option("--activation-scales", o.activation_scales,
+                "Static scales: mse, absmax or percentile [mse; absmax with --outliers none]")
       ->type_name("HOW");
   c->add_option("--weight-scales", o.weight_scales, "absmax, mse or percentile [absmax at 8 bits, mse below]")
       ->type_name("HOW");
