@@ -93,6 +93,7 @@ class CpuOps : public Ops {
  private:
   // cpu_form.cc: float rows `x` -> the form's codes, kept columns, ...
   absl::Status Form(const float* x, int64_t rows, int64_t k, const ActivationForm& form, CpuActivation& out);
+  absl::Status PagedAttention(const AttentionArgs& args);
   absl::Status Quantize(const float* x, CpuActivation& out, int64_t k);
   void Simulate(const float* x, CpuActivation& out, int64_t k);
   void GatherColumns(const float* x, CpuActivation& out, int64_t k);

@@ -29,6 +29,8 @@ class LoadedModel : public RuntimeModel {
   const ActivationForm& form(int site) const override { return forms_[static_cast<size_t>(site)]; }
   const KvPrefix* prefix() const override { return prefix_.empty() ? nullptr : &prefix_; }
   void set_prefix(KvPrefix prefix) override { prefix_ = std::move(prefix); }
+  const KvOptions& kv() const override { return kv_; }
+  absl::Status set_kv(const KvOptions& options) override;
   uint64_t weight_bytes() const override;
 
   absl::Status LoadFloat(const CheckpointReader& reader, const Progress& progress);
@@ -47,6 +49,7 @@ class LoadedModel : public RuntimeModel {
   std::vector<std::vector<float>> gains_;                // by node
   std::vector<ActivationForm> forms_;                    // by site
   KvPrefix prefix_;
+  KvOptions kv_;
 };
 
 }  // namespace spikefold

@@ -2,7 +2,7 @@
 //
 //   SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(path));
 //   SF_ASSIGN_OR_RETURN(auto model, LoadModel(*reader, {.pool = &pool}));
-//   KvCache cache(model->graph().config, 512, model->prefix());
+//   KvCache cache(model->graph().config, 512, model->prefix(), model->kv());
 //   Tensor hidden(DType::kF32, {num_tokens, d});
 //   SF_RETURN_IF_ERROR(Forward(*model, tokens, cache, hidden.as<float>(), {}));       // forward.h
 //   SF_RETURN_IF_ERROR(Logits(*model, rows of hidden, logits));                        // [rows, vocab]
@@ -35,7 +35,10 @@ class RuntimeModel {
   virtual const ActivationForm& form(int site) const = 0;      // what the linears of a site ask for
   virtual const KvPrefix* prefix() const = 0;                  // nullptr: none
   virtual void set_prefix(KvPrefix prefix) = 0;                // empty: none
-  virtual uint64_t weight_bytes() const = 0;                   // in memory
+  // How a sequence of this model keeps its keys and values: what its checkpoint says, float32 otherwise.
+  virtual const KvOptions& kv() const = 0;
+  virtual absl::Status set_kv(const KvOptions& options) = 0;  // InvalidArgument: CheckKvOptions
+  virtual uint64_t weight_bytes() const = 0;                  // in memory
 };
 
 enum class Backend { kCpu, kCuda };
