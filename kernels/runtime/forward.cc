@@ -376,6 +376,14 @@ absl::Status CheckCall(const RuntimeModel& model, absl::Span<const int32_t> toke
                                                  " allowed; make it larger or feed fewer tokens"));
 }
 
+// Rotary tables for the whole cache at once; the capacity of an evicting one costs nothing and may be
+// anything.
+int64_t RopePositions(const KvCache& cache, int64_t rows) {
+  constexpr int64_t kStep = 4096;
+  if (cache.options().evict == 0) return cache.capacity();
+  return std::min(cache.capacity(), (cache.length() + rows + kStep - 1) / kStep * kStep);
+}
+
 }  // namespace
 
 absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens, KvCache& cache,
@@ -385,7 +393,7 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
   const int64_t total = static_cast<int64_t>(tokens.size());
   const bool watched = options.taps != nullptr || options.interventions != nullptr;
   const int64_t block = watched ? std::max<int64_t>(total, 1) : kBlockRows;
-  SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), std::min(block, total), cache.capacity()));
+  SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), std::min(block, total), RopePositions(cache, total)));
   const int64_t before = cache.length();
   const int64_t d = model.graph().config.hidden;
   for (int64_t at = 0; at < total; at += block) {
@@ -439,7 +447,7 @@ absl::Status ForwardLockstep(const RuntimeModel& model, absl::Span<const int32_t
   SF_RETURN_IF_ERROR(CheckIds(model, tokens, hidden.size()));
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   SF_RETURN_IF_ERROR(
-      walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), caches.front()->capacity()));
+      walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), RopePositions(*caches.front(), 1)));
   return Pass(model, *walk, caches, {}).Run(tokens, hidden.data());
 }
 

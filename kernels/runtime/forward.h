@@ -21,7 +21,8 @@ struct ForwardOptions {
 // positions needed; 512 allowed; ..."). A row's result does not depend on how the tokens are split over
 // calls (unless spike rows overflow: ActivationForm::max_spike_rows counts per call).
 // With taps or interventions all rows of a call pass together, so an observer sees whole windows; without,
-// in blocks of 512 rows. On an error the cache is as before. One call at a time a model.
+// in blocks of 512 rows. On an error the cache is as before (a paged one as KvCache::Truncate leaves it). One
+// call at a time a model.
 absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens, KvCache& cache,
                      absl::Span<float> hidden, const ForwardOptions& options);
 

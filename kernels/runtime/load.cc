@@ -104,6 +104,12 @@ absl::Status LoadedModel::ReplaceLinear(int node, LinearWeights weights) {
   return absl::OkStatus();
 }
 
+absl::Status LoadedModel::set_kv(const KvOptions& options) {
+  SF_RETURN_IF_ERROR(CheckKvOptions(options, graph_.config));
+  kv_ = options;
+  return absl::OkStatus();
+}
+
 uint64_t LoadedModel::weight_bytes() const {
   uint64_t bytes = 0;
   for (size_t i = 0; i < linears_.size(); ++i) {
