@@ -79,9 +79,10 @@ class Scanner {
 
   absl::Status PlainArm() {
     plain_sites_.emplace(graph_, HostPool());
+    plain_keys_.emplace(graph_, 1);
     life_.emplace(graph_, HostPool());
-    TapFan both({&*plain_sites_, &*life_});
-    SF_RETURN_IF_ERROR(RunWindows(model_, first_half_, nullptr, both, "scanning", options_.progress));
+    TapFan taps({&*plain_sites_, &*plain_keys_, &*life_});
+    SF_RETURN_IF_ERROR(RunWindows(model_, first_half_, nullptr, taps, "scanning", options_.progress));
     table_ = life_->Table();
     (wants_bos_ ? map_.life_bos : map_.life_plain) = table_.life;
     return absl::OkStatus();
@@ -185,8 +186,8 @@ class Scanner {
   // The other half of the text: behind the prefix, or as it is.
   absl::Status SecondArm() {
     if (map_.prefix.empty()) {
-      SF_RETURN_IF_ERROR(
-          RunWindows(model_, second_half_, nullptr, *plain_sites_, "scanning", options_.progress));
+      TapFan taps({&*plain_sites_, &*plain_keys_});
+      SF_RETURN_IF_ERROR(RunWindows(model_, second_half_, nullptr, taps, "scanning", options_.progress));
     } else {
       Windows windows = second_half_;
       const bool holds_bos =
@@ -197,11 +198,16 @@ class Scanner {
       prefix_length_ = static_cast<int64_t>(windows.front().size());
       SF_ASSIGN_OR_RETURN(stats_.prefix, ComputePrefix(model_, map_.prefix));
       SiteObserver sites(graph_, HostPool());
-      SF_RETURN_IF_ERROR(RunWindows(model_, windows, &stats_.prefix, sites, "scanning behind the prefix",
+      KeyObserver keys(graph_, static_cast<int64_t>(map_.prefix.size()));
+      TapFan taps({&sites, &keys});
+      SF_RETURN_IF_ERROR(RunWindows(model_, windows, &stats_.prefix, taps, "scanning behind the prefix",
                                     options_.progress));
-      stats_.arms.push_back({.name = "prefix", .prefix = map_.prefix, .sites = sites.Take()});
+      stats_.arms.push_back(
+          {.name = "prefix", .prefix = map_.prefix, .sites = sites.Take(), .keys = keys.Take()});
     }
-    stats_.arms.insert(stats_.arms.begin(), {.name = "plain", .prefix = {}, .sites = plain_sites_->Take()});
+    stats_.arms.insert(
+        stats_.arms.begin(),
+        {.name = "plain", .prefix = {}, .sites = plain_sites_->Take(), .keys = plain_keys_->Take()});
     for (StatsArm& arm : stats_.arms) {
       for (SiteStats& site : arm.sites) {
         site.weight_sq = weights_.site_weight_sq[static_cast<size_t>(site.site)];
@@ -264,6 +270,7 @@ class Scanner {
   Windows first_half_, second_half_;  // every other window each
   WeightCensus weights_;
   std::optional<SiteObserver> plain_sites_;
+  std::optional<KeyObserver> plain_keys_;
   std::optional<LifeObserver> life_;
   LifeTable table_;
   int64_t prefix_length_ = 0;  // tokens of a window behind the prefix
