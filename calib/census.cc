@@ -11,6 +11,7 @@
 #include "calib/census_weights.h"
 #include "calib/dataset.h"
 #include "calib/host_pool.h"
+#include "calib/observers/key_observer.h"
 #include "calib/observers/site_observer.h"
 #include "calib/prefix_search.h"
 #include "calib/sinks.h"
