@@ -16,7 +16,6 @@ namespace {
 
 constexpr double kMaxPplRatio = 1.01;
 constexpr double kScoreGain = 0.5;  // CushionCache's stopping rule
-constexpr double kScoreTie = 1.25;  // beside the factor of ten or more that a good prefix brings
 constexpr size_t kMaxOutlierTokens = 4;
 constexpr int64_t kRepeatedText = 64;
 
@@ -136,8 +135,7 @@ class Search {
         best = &candidate;
         break;
       }
-      if (candidate.score > kScoreTie * lowest) continue;
-      if (best == nullptr || candidate.ppl_ratio < best->ppl_ratio) best = &candidate;
+      if (candidate.score == lowest) best = &candidate;
     }
     for (PrefixCandidate& candidate : found_) {
       if (!candidate.reason.empty()) continue;
