@@ -218,8 +218,7 @@ class Scanner {
     prefix_sites_.emplace(graph_, HostPool());
     prefix_keys_.emplace(graph_, static_cast<int64_t>(map_.prefix.size()));
     TapFan taps({&*prefix_sites_, &*prefix_keys_});
-    return RunWindows(model_, windows, &stats_.prefix, taps, "scanning behind the prefix",
-                      options_.progress);
+    return RunWindows(model_, windows, &stats_.prefix, taps, "scanning behind the prefix", options_.progress);
   }
 
   void KeepArms() {

@@ -78,6 +78,7 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
     return absl::InvalidArgumentError("bench: --prefill 0 and --decode 0 leave nothing to measure");
   }
   SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(context, options.model, {.tokenizer = false}));
+  SF_RETURN_IF_ERROR(OverrideKv(options.kv, *opened.model));
   SF_RETURN_IF_ERROR(CheckContext(options, *opened.model));
   SF_ASSIGN_OR_RETURN(const BenchResult result,
                       Bench(*opened.model, {.prompt = options.prefill,

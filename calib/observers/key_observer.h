@@ -12,12 +12,15 @@ namespace spikefold {
 
 class KeyObserver : public Taps {
  public:
-  // Rows at cache positions before `first_position` are left out: those that stay 16 bit anyway (a prefix, the
-  // first row, a sink). A model that rotates keys behind their embedding is not observed: its keys are coded as
-  // attention sees them. Of each layer up to `max_rows` rows are kept, evenly spread over those seen.
+  // Rows at cache positions before `first_position` are left out: those that stay 16 bit anyway (a prefix,
+  // the first row, a sink). A model that rotates keys behind their embedding is not observed: its keys are
+  // coded as attention sees them. Of each layer up to `max_rows` rows are kept, evenly spread over those
+  // seen.
   KeyObserver(const ModelGraph& graph, int64_t first_position, int64_t max_rows = 2048);
 
-  bool Wants(int layer, ValueKind value) const override { return observes_ && layer >= 0 && value == ValueKind::kK; }
+  bool Wants(int layer, ValueKind value) const override {
+    return observes_ && layer >= 0 && value == ValueKind::kK;
+  }
   void OnRows(const TapRows& rows) override;
   std::vector<KeyStats> Take();  // empty if nothing was seen
 
