@@ -23,7 +23,7 @@ const char* ScaleMethodName(ScaleMethod method);
 
 // How weights become codes.
 enum class Rounding {
-  kAuto,     // GPTQ below 8 bits where a scan is there, else to the nearest
+  kAuto,     // GPTQ where a scan is there (at 8 bits with outliers "auto" only), else to the nearest
   kNearest,  // each weight alone
   kGptq,     // column by column, each taking up the error before it; inputs come through the rounded layers
 };

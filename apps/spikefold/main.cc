@@ -259,7 +259,8 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
        "auto: what pays; none; offline: R1+R2, nothing rotates at run time; online: R1+R2+R4; or names "
        "joined by +")
       ->type_name("HOW");
-  c->add_option("--rounding", o.rounding, "Weights to codes: auto (gptq below 8 bits), nearest, gptq")
+  c->add_option("--rounding", o.rounding,
+                "Weights to codes: auto (gptq where there is a scan), nearest, gptq")
       ->type_name("HOW");
   c->add_option("--smooth", o.smooth,
                 "Channel scales with this alpha on all four sites, 0.5 to 0.95; 0: none")
