@@ -208,6 +208,7 @@ class Applier {
     q.weight_error = std::sqrt(rounded.relative_error);
     KeepColumns(w, d, q);
     if (q.act.is_static()) q.input_scale = d.activation_scale;
+    if (q.act.is_static()) q.input_zero = d.activation_zero;
   }
 
   // Linears rounded one after the other, each on what the ones before it hand over.

@@ -32,13 +32,19 @@ QuantizedLinearSpec SpecOf(const TensorDecision& d) {
   spec.has_bias = d.has_bias;
   spec.reason = d.reason;
   if (d.weight_bits == 16) return spec;
-  spec.format = d.weight_bits == 8 ? WeightFormat::kS8c : WeightFormat::kS4g;
-  spec.group = d.weight_bits == 8 ? 0 : d.group_size;
+  spec.format = {.bits = d.weight_bits, .grouped = d.group_size > 0, .symmetric = !d.weight_zeros};
+  spec.group = d.group_size;
   spec.num_kept = static_cast<int64_t>(d.kept.size());
   spec.num_super = static_cast<int64_t>(d.supers.size());
   spec.spike_threshold = d.spike_threshold;
-  if (d.activation_bits == 8) {
-    spec.act = d.activation_static ? ActivationFormat::kS8Static : ActivationFormat::kS8Token;
+  if (d.activation_bits < 16) {
+    using Scales = ActivationFormat::Scales;
+    spec.act = {.bits = d.activation_bits,
+                .scales = d.activation_static      ? Scales::kTensor
+                          : d.activation_group > 0 ? Scales::kGroup
+                                                   : Scales::kToken,
+                .group = d.activation_group,
+                .symmetric = !d.activation_zeros};
   }
   return spec;
 }

@@ -24,13 +24,16 @@ struct TensorDecision {
   int layer = -1;
   int64_t n = 0, k = 0;
   bool has_bias = false;
-  int weight_bits = 16;  // 4, 8, 16
-  int group_size = 0;    // 0: per channel
+  int weight_bits = 16;       // 2, 3, 4, 8, 16
+  int group_size = 0;         // 0: per channel
+  bool weight_zeros = false;  // asymmetric
   ScaleMethod weight_scales = ScaleMethod::kAbsMax;
   Rounding rounding = Rounding::kNearest;  // never automatic
-  int activation_bits = 16;                // 8, 16
-  bool activation_static = false;
+  int activation_bits = 16;                // 4, 8, 16
+  int activation_group = 0;                // columns that share a scale; 0: all of a row
+  bool activation_static = false, activation_zeros = false;
   float activation_scale = 0;  // static only
+  int activation_zero = 0;     // static only: the code of 0
   std::vector<int32_t> kept;   // columns in bf16; the same list for all linears of a site
   std::vector<PlannedSuper> supers;
   float spike_threshold = 0;  // > 0: rows with a larger |x| are computed in float

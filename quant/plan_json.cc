@@ -27,11 +27,15 @@ Json DecisionToJson(const TensorDecision& d) {
       .Set("bias", d.has_bias)
       .Set("weight_bits", d.weight_bits);
   if (d.group_size > 0) j.Set("group_size", d.group_size);
+  if (d.weight_zeros) j.Set("weight_zeros", true);
   if (d.weight_bits < 16) {
     j.Set("weight_scales", ScaleMethodName(d.weight_scales)).Set("rounding", RoundingName(d.rounding));
   }
   j.Set("activation_bits", d.activation_bits);
+  if (d.activation_group > 0) j.Set("activation_group", d.activation_group);
+  if (d.activation_zeros) j.Set("activation_zeros", true);
   if (d.activation_static) j.Set("activation_scale", static_cast<double>(d.activation_scale));
+  if (d.activation_zero != 0) j.Set("activation_zero", d.activation_zero);
   if (!d.kept.empty()) j.Set("kept", Integers(d.kept));
   if (!d.supers.empty()) {
     Json supers = Json::MakeArray();
@@ -93,6 +97,11 @@ class Members {
     int64_t value = 0;
     SF_RETURN_IF_ERROR(Integer(key, lo, hi, &value));
     *out = static_cast<int>(value);
+    return absl::OkStatus();
+  }
+  absl::Status Flag(absl::string_view key, bool* out) const {  // absent: false
+    if (!Has(key)) return absl::OkStatus();
+    SF_ASSIGN_OR_RETURN(*out, json_.GetBool(key, where_));
     return absl::OkStatus();
   }
   absl::Status Positive(absl::string_view key, float* out) const {
@@ -159,9 +168,27 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
   TensorDecision d;
   SF_ASSIGN_OR_RETURN(d.module, json.GetString("module", where));
   const Members m(json, absl::StrCat(where, ": ", Printable(d.module)));
-  SF_RETURN_IF_ERROR(m.CheckKeys({"module", "role", "layer", "shape", "bias", "weight_bits", "group_size",
-                                  "weight_scales", "rounding", "activation_bits", "activation_scale", "kept",
-                                  "super", "spike_threshold", "bytes", "bits", "reason"}));
+  SF_RETURN_IF_ERROR(m.CheckKeys({"module",
+                                  "role",
+                                  "layer",
+                                  "shape",
+                                  "bias",
+                                  "weight_bits",
+                                  "group_size",
+                                  "weight_zeros",
+                                  "weight_scales",
+                                  "rounding",
+                                  "activation_bits",
+                                  "activation_group",
+                                  "activation_zeros",
+                                  "activation_scale",
+                                  "activation_zero",
+                                  "kept",
+                                  "super",
+                                  "spike_threshold",
+                                  "bytes",
+                                  "bits",
+                                  "reason"}));
   SF_ASSIGN_OR_RETURN(const std::string role, json.GetString("role", m.where()));
   SF_ASSIGN_OR_RETURN(d.role, RoleFromName(role, m.where()));
   SF_RETURN_IF_ERROR(m.Small("layer", -1, 1023, &d.layer));
@@ -175,6 +202,7 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
   SF_ASSIGN_OR_RETURN(d.has_bias, json.GetBool("bias", m.where()));
   SF_RETURN_IF_ERROR(m.Small("weight_bits", 2, 16, &d.weight_bits));
   if (m.Has("group_size")) SF_RETURN_IF_ERROR(m.Small("group_size", 1, 1 << 20, &d.group_size));
+  SF_RETURN_IF_ERROR(m.Flag("weight_zeros", &d.weight_zeros));
   if (m.Has("weight_scales")) {
     SF_ASSIGN_OR_RETURN(const std::string word, json.GetString("weight_scales", m.where()));
     SF_ASSIGN_OR_RETURN(d.weight_scales, ParseScaleMethod(word));
@@ -184,6 +212,10 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
     SF_ASSIGN_OR_RETURN(d.rounding, ParseRounding(word));
   }
   SF_RETURN_IF_ERROR(m.Small("activation_bits", 2, 16, &d.activation_bits));
+  if (m.Has("activation_group"))
+    SF_RETURN_IF_ERROR(m.Small("activation_group", 1, 1 << 20, &d.activation_group));
+  SF_RETURN_IF_ERROR(m.Flag("activation_zeros", &d.activation_zeros));
+  if (m.Has("activation_zero")) SF_RETURN_IF_ERROR(m.Small("activation_zero", -128, 127, &d.activation_zero));
   d.activation_static = m.Has("activation_scale");
   if (d.activation_static) SF_RETURN_IF_ERROR(m.Positive("activation_scale", &d.activation_scale));
   if (m.Has("kept")) SF_RETURN_IF_ERROR(m.Integers("kept", &d.kept));

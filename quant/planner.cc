@@ -40,6 +40,12 @@ bool Matches(absl::string_view pattern, absl::string_view text) {
   return p == pattern.size();
 }
 
+// Whether one side, kWeights or kActivations, has zero points.
+bool Zeros(const Recipe& recipe, ZeroPoints side, bool by_default) {
+  if (recipe.zero_points == ZeroPoints::kAuto) return by_default;
+  return recipe.zero_points == side || recipe.zero_points == ZeroPoints::kBoth;
+}
+
 class Planner {
  public:
   Planner(const Recipe& recipe, const PlannerInput& input)
@@ -60,6 +66,7 @@ class Planner {
     }
     Describe();
     SF_RETURN_IF_ERROR(ChooseGroupSize());
+    SF_RETURN_IF_ERROR(SpendBudget());
     ChooseModules();
     for (const Site& site : graph_.sites) {
       if (site.layer >= 0) SF_RETURN_IF_ERROR(PlanSite(site));
@@ -73,10 +80,6 @@ class Planner {
 
  private:
   absl::Status CheckRecipe() const {
-    if (scheme_->weight_bits < 4 || scheme_->activation_bits < 8) {
-      return absl::UnimplementedError(absl::StrCat(
-          "scheme \"", scheme_->name, "\": no plan of weights below 4 bits or activations below 8"));
-    }
     if (recipe_.head_bits != 8 && recipe_.head_bits != 16) {
       return absl::InvalidArgumentError(
           absl::StrCat("head_bits=", recipe_.head_bits, "; use 8 or 16 for embedding and head"));
@@ -89,6 +92,12 @@ class Planner {
       return absl::InvalidArgumentError(absl::StrCat("group_size=", recipe_.group_size, ": scheme \"",
                                                      scheme_->name,
                                                      "\" has one scale an output channel; leave it out"));
+    }
+    if (recipe_.bits != 0 && (!per_group || recipe_.group_size != 0 || !(recipe_.bits > 0))) {
+      return absl::InvalidArgumentError(absl::StrCat("bits=", recipe_.bits,
+                                                     per_group
+                                                         ? ": a positive number, without a group size"
+                                                         : ": the scheme has one way of storing weights"));
     }
     if (recipe_.keep_rows && scheme_->activation_bits == 16) {
       return absl::InvalidArgumentError(absl::StrCat("keep_rows: scheme \"", scheme_->name,
@@ -140,8 +149,40 @@ class Planner {
     for (const Node& node : graph_.nodes) {
       if (node.op != Op::kLinear || node.role == Role::kHead) continue;
       SF_RETURN_IF_ERROR(CheckGroupSize(node.module, node.k, plan_.group_size));
+      if (scheme_->activation_group == 0 || ActivationGroup(node.k) > 0) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(node.module, ": K=", node.k,
+                       " is not a multiple of 32, so its activations have no groups; use another scheme"));
     }
     return absl::OkStatus();
+  }
+
+  // Bits and groups of the units of storage_costs; never fewer bits than the scheme's name says.
+  absl::Status SpendBudget() {
+    if (recipe_.bits <= 0) return absl::OkStatus();
+    if (input_.storage_costs == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("bits=", recipe_.bits, " needs a scan to price them by"));
+    }
+    std::vector<StorageUnit> units = *input_.storage_costs;
+    for (StorageUnit& unit : units) {
+      std::erase_if(unit.options, [&](const StorageOption& o) { return o.bits < scheme_->weight_bits; });
+    }
+    SF_ASSIGN_OR_RETURN(const StoragePlan spent, SpendBits(units, recipe_.bits));
+    for (size_t u = 0; u < units.size(); ++u) {
+      storage_.push_back({units[u].role, units[u].first_layer, units[u].last_layer, spent.choices[u]});
+    }
+    absl::StrAppend(
+        &plan_.outlier_reason,
+        absl::StrFormat("; %.4g bits a weight go where rounding measurably hurts most", spent.bits));
+    return absl::OkStatus();
+  }
+
+  StorageChoice StorageOf(const TensorDecision& d) const {
+    for (const Stored& unit : storage_) {
+      if (unit.role == d.role && d.layer >= unit.first && d.layer <= unit.last) return unit.choice;
+    }
+    return {scheme_->weight_bits, plan_.group_size};
   }
 
   // The sites of highest score, as they are after the fold.
@@ -166,6 +207,7 @@ class Planner {
   struct SiteChoice {
     std::vector<int32_t> kept;
     float activation_scale = 0, spike_threshold = 0;
+    int activation_zero = 0;
     std::string words;
   };
 
@@ -185,8 +227,12 @@ class Planner {
                                            : ChooseKeptColumns(stats, count, is_static, method_);
     }
     if (!is_static) return choice;
-    const ActivationScale scale = ChooseActivationScale(stats, choice.kept, method_, choice.spike_threshold);
+    const ActivationFormat format = ActivationFormatOf(*scheme_, !ActivationZeros());
+    ActivationScale scale =
+        ChooseActivationScale(stats, choice.kept, method_, choice.spike_threshold, format.hi());
+    if (!format.symmetric) AddZeroPoint(stats, choice.kept, format.lo(), format.hi(), scale);
     choice.activation_scale = scale.scale;
+    choice.activation_zero = scale.zero;
     choice.words = absl::StrFormat("static scale %.3g (%s) clips %.2g of the values", scale.scale,
                                    ScaleMethodName(method_), scale.clipped_share);
     return choice;
@@ -236,19 +282,27 @@ class Planner {
   }
 
   void Quantize(const SiteChoice& choice, TensorDecision& d) const {
-    d.weight_bits = scheme_->weight_bits;
-    d.group_size = plan_.group_size;
-    d.weight_scales = recipe_.weight_scales_set   ? recipe_.weight_scales
-                      : scheme_->weight_bits >= 8 ? ScaleMethod::kAbsMax
-                                                  : ScaleMethod::kMse;
-    d.rounding = RoundingOf();
+    const StorageChoice storage = StorageOf(d);
+    d.weight_bits = storage.bits;
+    d.group_size = storage.group;
+    const bool more_bits = storage.bits > scheme_->weight_bits;
+    d.weight_zeros = WeightZeros(recipe_, *scheme_) && !(more_bits && storage.bits == 8);
+    d.weight_scales = recipe_.weight_scales_set ? recipe_.weight_scales
+                      : storage.bits >= 8       ? ScaleMethod::kAbsMax
+                                                : ScaleMethod::kMse;
+    d.rounding = RoundingOf(storage.bits);
     d.activation_bits = scheme_->activation_bits;
+    d.activation_group = ActivationGroup(d.k);
+    d.activation_zeros = ActivationZeros();
     d.activation_static = scheme_->activation_scales == Granularity::kPerTensor;
     d.activation_scale = choice.activation_scale;
+    d.activation_zero = choice.activation_zero;
     d.kept = choice.kept;
     d.spike_threshold = choice.spike_threshold;
     AddSuperWeights(d);
     d.reason = scheme_->summary;
+    if (d.weight_zeros) d.reason += "; zero points for weights";
+    if (d.activation_zeros) d.reason += "; zero points for activations";
     if (d.rounding == Rounding::kGptq) d.reason += "; rounded by GPTQ";
     if (!choice.words.empty()) absl::StrAppend(&d.reason, "; ", choice.words);
     if (!d.kept.empty()) {
@@ -261,10 +315,25 @@ class Planner {
     if (!d.supers.empty()) absl::StrAppend(&d.reason, "; ", d.supers.size(), " super weights exact");
   }
 
-  Rounding RoundingOf() const {
+  // Columns of a width that share a scale: the scheme's own number, or another that the kernels take; 0: none
+  // fits, or none is wanted.
+  int ActivationGroup(int64_t k) const {
+    if (scheme_->activation_group == 0) return 0;
+    for (const int group : {scheme_->activation_group, 128, 32}) {
+      if (k % group == 0) return group;
+    }
+    return 0;
+  }
+
+  bool ActivationZeros() const {
+    return scheme_->activation_bits < 16 &&
+           Zeros(recipe_, ZeroPoints::kActivations, !scheme_->activations_symmetric);
+  }
+
+  Rounding RoundingOf(int bits) const {
     if (recipe_.rounding != Rounding::kAuto) return recipe_.rounding;
     const bool text = input_.stats != nullptr && !input_.stats->windows.empty();
-    const bool pays = scheme_->weight_bits < 8 || recipe_.outliers == OutlierMode::kAuto;
+    const bool pays = bits < 8 || recipe_.outliers == OutlierMode::kAuto;
     return text && pays ? Rounding::kGptq : Rounding::kNearest;
   }
 
@@ -326,10 +395,20 @@ class Planner {
   Treatments treatments_;
   const StatsArm* arm_ = nullptr;
   std::vector<std::pair<int, double>> kept_sites_;  // site, its score
+  struct Stored {
+    Role role;
+    int first, last;  // layers, inclusive
+    StorageChoice choice;
+  };
+  std::vector<Stored> storage_;
   Plan plan_;
 };
 
 }  // namespace
+
+bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {
+  return Zeros(recipe, ZeroPoints::kWeights, !scheme.weights_symmetric);
+}
 
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input) {
   return Planner(recipe, input).Make();

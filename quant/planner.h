@@ -10,6 +10,8 @@
 #include "formats/model_graph.h"
 #include "quant/plan.h"
 #include "quant/recipe.h"
+#include "quant/scheme.h"
+#include "quant/storage_budget.h"
 
 namespace spikefold {
 
@@ -25,11 +27,16 @@ struct PlannerInput {
   const CalibStats* stats = nullptr;  // null: no scan was made
   std::string model_fingerprint, scan_sha256;
   FoldWords folds;
-  const Treatments* treatments = nullptr;  // chosen already; null: chosen here
+  const Treatments* treatments = nullptr;                   // chosen already; null: chosen here
+  const std::vector<StorageUnit>* storage_costs = nullptr;  // null: all linears are stored alike
 };
 // InvalidArgument: unknown scheme, impossible group size, a pattern of recipe.keep that matches nothing, a
 // scheme that needs statistics (static scales, kept columns, a prefix) without a scan.
 // FailedPrecondition-free: a scan of another model is InvalidArgument, naming both fingerprints.
+// A budget that the scheme's smallest storage exceeds is InvalidArgument as well.
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input);
+
+// Whether the weights have zero points.
+bool WeightZeros(const Recipe& recipe, const Scheme& scheme);
 
 }  // namespace spikefold

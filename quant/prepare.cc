@@ -8,6 +8,7 @@
 #include "formats/base/status.h"
 #include "quant/folds/smooth.h"
 #include "quant/planner.h"
+#include "quant/storage_costs.h"
 #include "quant/treatments.h"
 
 namespace spikefold {
@@ -58,6 +59,7 @@ class Preparer {
                        .folds = Words(),
                        .treatments = &treatments_};
     SF_ASSIGN_OR_RETURN(input.model_fingerprint, model.Fingerprint());
+    SF_RETURN_IF_ERROR(PriceStorage(model, input));
     SF_ASSIGN_OR_RETURN(out_.plan, MakePlan(recipe_, input));
     return absl::OkStatus();
   }
@@ -117,6 +119,25 @@ class Preparer {
     return stats;
   }
 
+  absl::Status PriceStorage(const CheckpointReader& model, PlannerInput& input) {
+    SF_ASSIGN_OR_RETURN(const Scheme* const scheme, FindScheme(recipe_.scheme));
+    if (recipe_.bits <= 0 || input.stats == nullptr) return absl::OkStatus();
+    StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
+    how.zeros = WeightZeros(recipe_, *scheme);
+    how.gptq = recipe_.rounding != Rounding::kNearest;
+    how.pool = in_.pool;
+    how.progress = in_.progress;
+    if (!in_.cache_directory.empty()) {
+      const std::string key =
+          Sha256Hex(absl::StrCat(input.model_fingerprint, treatments_.fold ? " prefix " : " plain ",
+                                 how.zeros ? "zeros " : "", in_.scan_sha256));
+      how.cache = JoinPath(in_.cache_directory, absl::StrCat("costs-", key.substr(0, 16), ".json"));
+    }
+    SF_ASSIGN_OR_RETURN(storage_costs_, MeasureStorageCosts(how));
+    input.storage_costs = &storage_costs_;
+    return absl::OkStatus();
+  }
+
   FoldWords Words() const {
     return {.applied = out_.folded == nullptr ? "" : absl::StrJoin(out_.folded->folds(), "+"),
             .refused = refused_};
@@ -126,6 +147,7 @@ class Preparer {
   const PrepareInput& in_;
   Treatments treatments_;
   std::vector<std::string> refused_;
+  std::vector<StorageUnit> storage_costs_;
   Prepared out_;
 };
 

@@ -18,6 +18,11 @@ constexpr Words<ScaleMethod, 3> kScaleMethods = {
     {{"absmax", ScaleMethod::kAbsMax}, {"percentile", ScaleMethod::kPercentile}, {"mse", ScaleMethod::kMse}}};
 constexpr Words<Rounding, 3> kRoundings = {
     {{"auto", Rounding::kAuto}, {"nearest", Rounding::kNearest}, {"gptq", Rounding::kGptq}}};
+constexpr Words<ZeroPoints, 5> kZeroPoints = {{{"auto", ZeroPoints::kAuto},
+                                               {"none", ZeroPoints::kNone},
+                                               {"weights", ZeroPoints::kWeights},
+                                               {"activations", ZeroPoints::kActivations},
+                                               {"both", ZeroPoints::kBoth}}};
 constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
                                                   {"none", OutlierMode::kNone},
                                                   {"keep", OutlierMode::kKeep},
@@ -53,6 +58,10 @@ const char* RoundingName(Rounding rounding) { return NameOf(kRoundings, rounding
 absl::StatusOr<OutlierMode> ParseOutlierMode(absl::string_view name) {
   return Parse(kOutlierModes, "outlier mode", name);
 }
+absl::StatusOr<ZeroPoints> ParseZeroPoints(absl::string_view name) {
+  return Parse(kZeroPoints, "zero points", name);
+}
+const char* ZeroPointsName(ZeroPoints zero_points) { return NameOf(kZeroPoints, zero_points); }
 const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
 
 ScaleMethod ActivationScales(const Recipe& recipe) {
@@ -98,6 +107,8 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("rounding", RoundingName(recipe.rounding))
       .Set("outliers", OutlierModeName(recipe.outliers))
       .Set("group_size", recipe.group_size)
+      .Set("bits", recipe.bits)
+      .Set("zero_points", ZeroPointsName(recipe.zero_points))
       .Set("keep_columns", recipe.keep_columns)
       .Set("random_columns", recipe.random_columns)
       .Set("keep_modules", recipe.keep_modules)
@@ -140,7 +151,9 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
                                                  "kv",
                                                  "kv_sinks",
                                                  "kv_recent",
-                                                 "kv_window"};
+                                                 "kv_window",
+                                                 "zero_points",
+                                                 "bits"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -163,8 +176,13 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
     } else if (key == "rounding") {
       SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(word));
+    } else if (key == "zero_points") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(word));
     } else if (key == "smooth") {
       SF_ASSIGN_OR_RETURN(recipe.smooth, json.GetDouble(key, where));
+    } else if (key == "bits") {
+      SF_ASSIGN_OR_RETURN(recipe.bits, json.GetDouble(key, where));
     } else if (key == "group_size") {
       SF_RETURN_IF_ERROR(get_int(&recipe.group_size));
     } else if (key == "keep_columns") {

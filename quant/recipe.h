@@ -41,6 +41,18 @@ absl::StatusOr<OutlierMode> ParseOutlierMode(
     absl::string_view name);  // "auto", "none", "keep", "fold", "fold+keep"
 const char* OutlierModeName(OutlierMode mode);
 
+// Which codes get an integer zero point beside their scale.
+enum class ZeroPoints {
+  kAuto,         // what the scheme says
+  kNone,         // codes around 0 on both sides
+  kWeights,      // one for each scale of the weights
+  kActivations,  // one for each scale of the activations
+  kBoth,
+};
+absl::StatusOr<ZeroPoints> ParseZeroPoints(
+    absl::string_view name);  // "auto", "none", "weights", "activations", "both"
+const char* ZeroPointsName(ZeroPoints zero_points);
+
 // Rotations by the names of quant/folds: R1 residual, R2 values, R3 queries and keys, R4 down_proj's input.
 struct RotationChoice {
   bool automatic = true;  // what pays for the scheme
@@ -58,7 +70,9 @@ struct Recipe {
   Rounding rounding = Rounding::kAuto;
   double smooth = 0;  // > 0: channel scales with this alpha on all four sites (2211.10438); 0: none
   OutlierMode outliers = OutlierMode::kAuto;
-  int group_size = 0;               // 0: the scheme's default for this model
+  int group_size = 0;  // 0: the scheme's default for this model
+  double bits = 0;     // > 0: mean bits a weight, spent where rounding hurts most; 0: all linears alike
+  ZeroPoints zero_points = ZeroPoints::kAuto;
   int keep_columns = -1;            // kept columns a site; -1: what the mode says
   bool random_columns = false;      // the control: as many columns, chosen at random
   int keep_modules = 0;             // linears of that many sites of highest score stay in 16 bit

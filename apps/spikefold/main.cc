@@ -266,9 +266,17 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
                 "Channel scales with this alpha on all four sites, 0.5 to 0.95; 0: none")
       ->type_name("ALPHA");
   c->add_option("--group-size", o.group_size,
-                "Weights a scale of a 4-bit scheme [64 where it fits, else 128, 32 ...]")
+                "Weights a scale below 8 bits [64 where it fits, else 128, 32 ...]")
       ->check(Integer(1, 1 << 20))
       ->type_name("N");
+  c->add_option("--bits", o.bits,
+                "Mean bits a weight of the linears below 8 bits: finer groups, or more bits, where rounding "
+                "measurably hurts most [all linears alike]")
+      ->type_name("B");
+  c->add_option("--zero-points", o.zero_points,
+                "Codes with an integer zero point beside each scale: auto (what the scheme says), none, "
+                "weights, activations, both")
+      ->type_name("HOW");
   c->add_option("--keep-columns", o.keep_columns, "Input columns of each linear that stay in bf16")
       ->check(Integer(0, 1 << 20))
       ->type_name("N");

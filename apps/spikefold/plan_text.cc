@@ -14,12 +14,17 @@ namespace {
 std::string WeightWord(const TensorDecision& d) {
   if (d.weight_bits == 16) return "16 bit";
   return absl::StrCat("INT", d.weight_bits,
-                      d.group_size > 0 ? absl::StrCat(", groups of ", d.group_size) : " per channel");
+                      d.group_size > 0 ? absl::StrCat(", groups of ", d.group_size) : " per channel",
+                      d.weight_zeros ? ", zeros" : "");
 }
 std::string ActivationWord(const TensorDecision& d) {
   if (d.role == Role::kEmbedding) return "";
   if (d.activation_bits == 16) return "float";
-  return absl::StrCat("INT", d.activation_bits, d.activation_static ? " static" : " per token");
+  return absl::StrCat("INT", d.activation_bits,
+                      d.activation_static      ? " static"
+                      : d.activation_group > 0 ? absl::StrCat(" per ", d.activation_group)
+                                               : " per token",
+                      d.activation_zeros ? ", zeros" : "");
 }
 
 // Tensors of one role that are stored alike.

@@ -19,9 +19,9 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 }  // namespace
 
 bool RecipeOptions::any() const {
-  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || smooth || activation_scales ||
-         weight_scales || group_size || keep_columns || keep_modules || head_bits || random_columns ||
-         keep_rows || keep_super_weights || !keep.empty() || kv.any();
+  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || zero_points || smooth ||
+         activation_scales || weight_scales || group_size || bits || keep_columns || keep_modules ||
+         head_bits || random_columns || keep_rows || keep_super_weights || !keep.empty() || kv.any();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
@@ -41,6 +41,9 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   if (options.rounding) {
     SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(*options.rounding));
   }
+  if (options.zero_points) {
+    SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(*options.zero_points));
+  }
   recipe.smooth = options.smooth.value_or(recipe.smooth);
   if (options.activation_scales) {
     SF_ASSIGN_OR_RETURN(recipe.activation_scales, ParseScaleMethod(*options.activation_scales));
@@ -50,6 +53,7 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
     SF_ASSIGN_OR_RETURN(recipe.weight_scales, ParseScaleMethod(*options.weight_scales));
     recipe.weight_scales_set = true;
   }
+  recipe.bits = options.bits.value_or(recipe.bits);
   recipe.group_size = options.group_size.value_or(recipe.group_size);
   recipe.keep_columns = options.keep_columns.value_or(recipe.keep_columns);
   recipe.keep_modules = options.keep_modules.value_or(recipe.keep_modules);
@@ -69,17 +73,21 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   plain.keep_columns = -1;
   plain.keep_modules = 0;
   plain.smooth = 0;
+  plain.bits = 0;
   plain.rounding = Rounding::kNearest;
   plain.keep_super_weights = false;
-  if (scheme->activation_bits == 8) plain.keep_rows = false;
-  if (scheme->activation_scales == Granularity::kPerTensor) plain.scheme = "w8a8";
+  if (scheme->activation_bits < 16) plain.keep_rows = false;
+  if (scheme->activation_scales == Granularity::kPerTensor) {
+    plain.scheme = scheme->weight_scales == Granularity::kPerGroup ? "w4a8" : "w8a8";
+  }
   return MakePlan(plain, {.graph = &graph}).status();
 }
 
 absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
   const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||
-                     recipe.keep_super_weights || recipe.smooth > 0 || recipe.rounding == Rounding::kGptq;
+                     recipe.keep_super_weights || recipe.smooth > 0 || recipe.bits > 0 ||
+                     recipe.rounding == Rounding::kGptq;
   // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
   const bool clips =
       scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);

@@ -15,9 +15,9 @@ struct GptqOptions {
   int descent_passes = 20;
   // Then scales are fitted to the codes by least squares in the Hessian's norm and the codes to the scales,
   // so many times, as long as a row's loss falls.
-  int scale_refits = 0;
+  int scale_refits = 1;
 };
-// `factor` was made with the same kept columns. Scales and zeros are those of the unrounded groups
+// `factor` was made with the same kept columns. Scales and zeros are first those of the unrounded groups
 // (ChooseScale with the Hessian's diagonal), so that they need no index table whatever the order of rounding.
 // relative_error is tr(dW H dW^T) / tr(W H W^T), dW being zero in kept columns and at super weights.
 // Rows are independent: the result does not depend on the threads. InvalidArgument: a grid or sizes that do

@@ -66,9 +66,9 @@ RoundedWeights RoundToNearest(const RoundingInput& input, const WeightGrid& grid
 
 WeightGrid GridOf(const TensorDecision& d) {
   return {.bits = d.weight_bits,
-          .symmetric = true,
-          .group = d.weight_bits == 8 ? 0 : d.group_size,
-          .scale_dtype = d.weight_bits == 8 ? DType::kF32 : DType::kBF16,
+          .symmetric = !d.weight_zeros,
+          .group = d.group_size,
+          .scale_dtype = d.group_size == 0 ? DType::kF32 : DType::kBF16,
           .scales = d.weight_scales};
 }
 

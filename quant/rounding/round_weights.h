@@ -29,7 +29,7 @@ struct RoundingInput {
 RoundedWeights RoundToNearest(const RoundingInput& input, const WeightGrid& grid,
                               absl::Span<const float> importance, ThreadPool& pool);
 
-// The grid of a decision: 8 bits: one float32 scale a row. 4 bits: one bf16 scale a group.
+// The grid of a decision: one float32 scale a row, or one bf16 scale a group.
 WeightGrid GridOf(const TensorDecision& decision);
 RoundedWeights RoundWeights(absl::Span<const float> w /* [n, k] */, const TensorDecision& decision,
                             absl::Span<const float> importance, ThreadPool& pool);

@@ -94,7 +94,7 @@ double Loss(const RoundingInput& in, const std::vector<double>& h, const GridWei
 }
 
 RoundedWeights MustRound(const RoundingInput& in, const HessianFactor& factor, const WeightGrid& grid,
-                         const GptqOptions& options = {.descent_passes = 0}) {
+                         const GptqOptions& options = {.descent_passes = 0, .scale_refits = 0}) {
   auto rounded = Gptq(in, factor, grid, options, Pool());
   CAPTURE(rounded.status().ToString());
   REQUIRE(rounded.ok());
@@ -167,10 +167,10 @@ TEST_CASE("Descent and refitted scales lower the loss, and the end of a descent 
       CHECK(q.relative_error == Approx(Loss(p.input(), p.h, q)).epsilon(1e-3));
       return q.relative_error;
     };
-    const double gptq = loss({.descent_passes = 0}), descent = loss({});
+    const double gptq = loss({.descent_passes = 0, .scale_refits = 0}), descent = loss({.scale_refits = 0});
     CHECK(descent < 0.97 * gptq);
     CHECK(loss({.scale_refits = 1}) < 0.99 * descent);
-    const RoundedWeights q = MustRound(p.input(), factor, grid, {});
+    const RoundedWeights q = MustRound(p.input(), factor, grid, {.scale_refits = 0});
     std::vector<double> damped = p.h;
     for (size_t i = 0; i < 192; ++i) damped[i * 193] += factor.damping;
     const double least = Loss(p.input(), damped, q);

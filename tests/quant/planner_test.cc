@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "absl/strings/match.h"
+#include "quant/scheme.h"
 #include "tests/quant/quant_kit.h"
 #include "tests/testing/status_matchers.h"
 
@@ -17,9 +19,9 @@ absl::Status PlanStatus(const Recipe& recipe, const PlannerInput& input) {
 TEST_CASE("Every linear has one decision with a reason, in execution order, and linears of a site agree") {
   const Scanned s = ScanTiny(SpikedModel());
   const ModelGraph& graph = s.tiny.checkpoint->graph();
-  for (const char* scheme : {"w8a16", "w8a8", "w8a8-static", "w4a16", "w4a8"}) {
-    CAPTURE(scheme);
-    const auto plan = MakePlan({.scheme = scheme, .keep_columns = 4}, s.input());
+  for (const Scheme& scheme : Schemes()) {
+    CAPTURE(scheme.name);
+    const auto plan = MakePlan({.scheme = scheme.name, .keep_columns = 4}, s.input());
     REQUIRE(plan.ok());
     size_t at = 0;
     for (const Node& node : graph.nodes) {
@@ -30,6 +32,10 @@ TEST_CASE("Every linear has one decision with a reason, in execution order, and 
       CHECK_FALSE(d.reason.empty());
       CHECK(d.kept.size() == 4);
       CHECK(d.bytes > d.n * d.k * d.weight_bits / 8);
+      CHECK(d.weight_bits == scheme.weight_bits);
+      CHECK(d.weight_zeros == (scheme.weight_bits < 8));
+      CHECK(d.activation_bits == scheme.activation_bits);
+      CHECK((d.activation_group > 0) == (scheme.activation_group > 0));
     }
     CHECK(at == plan->linears.size());
     for (const Site& site : graph.sites) {
@@ -41,9 +47,45 @@ TEST_CASE("Every linear has one decision with a reason, in execution order, and 
         CHECK(other.activation_scale == first.activation_scale);
       }
     }
-    CHECK(plan->linears[0].activation_static == (std::string(scheme) == "w8a8-static"));
+    CHECK(plan->linears[0].activation_static == absl::EndsWith(scheme.name, "-static"));
     CHECK_FALSE(plan->outlier_reason.empty());
   }
+}
+
+TEST_CASE("Zero points go where they are asked for, and static ones follow the range that was seen") {
+  Scanned s = ScanTiny(PlainModel());
+  for (SiteStats& site : s.scan.stats.arms[0].sites) {
+    for (float& v : site.max) v = 2.54f;
+    for (float& v : site.min) v = -1.27f;
+  }
+  const auto plan_of = [&](const char* scheme, ZeroPoints zeros) {
+    const auto plan = MakePlan({.scheme = scheme,
+                                .outliers = OutlierMode::kNone,  // scales: absmax
+                                .zero_points = zeros},
+                               s.input());
+    REQUIRE(plan.ok());
+    const auto again = PlanFromJson(PlanToJson(*plan), "plan");
+    REQUIRE(again.ok());
+    return again->linears[0];
+  };
+  const TensorDecision none = plan_of("w4a4-static", ZeroPoints::kNone);
+  CHECK_FALSE(none.weight_zeros);
+  CHECK_FALSE(none.activation_zeros);
+  CHECK(none.activation_scale == Approx(2.54f / 7));
+  CHECK(none.activation_zero == 0);
+  const TensorDecision both = plan_of("w4a4-static", ZeroPoints::kBoth);
+  CHECK(both.weight_zeros);
+  CHECK(both.activation_zeros);
+  CHECK(both.activation_scale == Approx(3.81f / 15));  // codes -8 .. 7
+  CHECK(both.activation_zero == -3);                   // -8 + 1.27 / 0.254
+  const TensorDecision eight = plan_of("w4a8-static", ZeroPoints::kActivations);
+  CHECK_FALSE(eight.weight_zeros);
+  CHECK(eight.activation_scale == Approx(3.81f / 254));
+  CHECK(eight.activation_zero == -42);
+  CHECK_FALSE(plan_of("w4a16", ZeroPoints::kActivations).activation_zeros);
+  CHECK(SpecOf(plan_of("w4a4-group", ZeroPoints::kBoth)).act ==
+        ActivationFormat{
+            .bits = 4, .scales = ActivationFormat::Scales::kGroup, .group = 64, .symmetric = false});
 }
 
 TEST_CASE("A model without outliers needs no treatment") {

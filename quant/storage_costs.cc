@@ -1,0 +1,277 @@
+#include "quant/storage_costs.h"
+
+#include <algorithm>
+#include <array>
+
+#include "absl/strings/str_cat.h"
+#include "calib/recalibrate.h"
+#include "calib/self_divergence.h"
+#include "formats/base/file.h"
+#include "formats/base/json.h"
+#include "formats/base/status.h"
+#include "kernels/runtime/forward.h"
+#include "kernels/runtime/model.h"
+#include "kernels/runtime/ops.h"
+#include "quant/rounding/gptq_gain.h"
+#include "quant/rounding/round_weights.h"
+#include "quant/scheme.h"
+
+namespace spikefold {
+namespace {
+
+constexpr int kProbeBits = 4;  // enough damage to stand out of the noise, little enough to add up
+constexpr uint64_t kMaxCacheBytes = uint64_t{1} << 20;
+constexpr int64_t kMaxLayerGroups = 10;
+constexpr int64_t kSampledRows = 64;  // of a matrix, for the errors of the options
+constexpr std::array<int, 3> kBits = {2, 3, 4};
+constexpr std::array<int, 7> kGroups = {16, 32, 64, 96, 128, 192, 256};
+
+using Pick = absl::FunctionRef<bool(const Node&)>;
+
+class Measurement {
+ public:
+  Measurement(const StorageCostInput& in) : in_(in), graph_(in.reader->graph()) {}
+
+  absl::StatusOr<std::vector<StorageUnit>> Run() {
+    if (!ReadCache()) {
+      SF_RETURN_IF_ERROR(MeasureAll());
+      if (!in_.cache.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(in_.cache, ToJson().Dump(1)));
+    }
+    double sum = 0;
+    for (const double loss : layer_loss_) sum += loss;
+    const std::vector<Role> roles = Roles();
+    std::vector<StorageUnit> units;
+    for (int g = 0; g < NumLayerGroups(); ++g) {
+      for (size_t r = 0; r < roles.size(); ++r) {
+        StorageUnit unit;
+        unit.role = roles[r];
+        unit.first_layer = FirstLayer(g);
+        unit.last_layer = FirstLayer(g + 1) - 1;
+        SF_RETURN_IF_ERROR(CompareGrids(unit));
+        if (unit.num_weights == 0) continue;
+        unit.loss = sum > 0 ? role_loss_[r] * layer_loss_[static_cast<size_t>(g)] / sum : 0;
+        if (in_.gptq) unit.loss *= GainOf(unit.role, g);
+        units.push_back(std::move(unit));
+      }
+    }
+    return units;
+  }
+
+ private:
+  bool IsLinear(const Node& node) const {
+    return node.op == Op::kLinear && node.layer >= 0 && node.role != Role::kHead;
+  }
+
+  int NumLayerGroups() const {
+    return static_cast<int>(std::min<int64_t>(graph_.config.num_layers, kMaxLayerGroups));
+  }
+  int FirstLayer(int group) const {
+    return static_cast<int>(group * graph_.config.num_layers / NumLayerGroups());
+  }
+
+  absl::Status MeasureAll() {
+    SF_RETURN_IF_ERROR(Open());
+    const std::vector<Role> roles = Roles();
+    total_ = static_cast<int64_t>(roles.size()) + NumLayerGroups();
+    for (const Role role : roles) {
+      SF_ASSIGN_OR_RETURN(const double loss, Probe([&](const Node& n) { return n.role == role; }));
+      role_loss_.push_back(loss);
+    }
+    for (int g = 0; g < NumLayerGroups(); ++g) {
+      const int first = FirstLayer(g), end = FirstLayer(g + 1);
+      SF_ASSIGN_OR_RETURN(const double loss,
+                          Probe([&](const Node& n) { return n.layer >= first && n.layer < end; }));
+      layer_loss_.push_back(loss);
+    }
+    return absl::OkStatus();
+  }
+
+  Json ToJson() const {
+    const auto numbers = [](const std::vector<double>& values) {
+      Json list = Json::MakeArray();
+      for (const double v : values) list.Append(v);
+      return list;
+    };
+    return Json::MakeObject()
+        .Set("format_version", 1)
+        .Set("role_loss", numbers(role_loss_))
+        .Set("layer_loss", numbers(layer_loss_))
+        .Set("gptq_gain", numbers(site_gain_));
+  }
+
+  // A file that cannot be used is measured again.
+  bool ReadCache() {
+    if (in_.cache.empty() || !PathExists(in_.cache)) return false;
+    const auto text = ReadFileToString(in_.cache, kMaxCacheBytes);
+    if (!text.ok()) return false;
+    const auto json = ParseJson(*text, in_.cache);
+    if (!json.ok() || json->GetInt("format_version", in_.cache).value_or(0) != 1) return false;
+    return ReadNumbers(json->Find("role_loss"), Roles().size(), role_loss_) &&
+           ReadNumbers(json->Find("layer_loss"), static_cast<size_t>(NumLayerGroups()), layer_loss_) &&
+           ReadNumbers(json->Find("gptq_gain"), SampledSites().size(), site_gain_);
+  }
+  static bool ReadNumbers(const Json* list, size_t count, std::vector<double>& out) {
+    if (list == nullptr || !list->is_array() || list->array().size() != count) return false;
+    out.clear();
+    for (const Json& value : list->array()) {
+      if (!value.is_number() || !(value.number_value() >= 0)) return false;
+      out.push_back(value.number_value());
+    }
+    return true;
+  }
+
+  // The sites of one layer of each group of layers: inputs of neighbouring layers are alike.
+  std::vector<const Site*> SampledSites() const {
+    std::vector<const Site*> sites;
+    for (int g = 0; g < NumLayerGroups(); ++g) {
+      for (const Site& site : graph_.sites) {
+        if (site.layer == (FirstLayer(g) + FirstLayer(g + 1)) / 2) sites.push_back(&site);
+      }
+    }
+    return sites;
+  }
+
+  double GainOf(Role role, int group) const {
+    const std::vector<const Site*> sites = SampledSites();
+    for (size_t s = 0; s < sites.size(); ++s) {
+      const bool in_group = sites[s]->layer >= FirstLayer(group) && sites[s]->layer < FirstLayer(group + 1);
+      for (const int linear : sites[s]->linears) {
+        if (in_group && graph_.nodes[static_cast<size_t>(linear)].role == role) return site_gain_[s];
+      }
+    }
+    return 1.0;
+  }
+
+  std::vector<Role> Roles() const {
+    std::vector<Role> roles;
+    for (const Node& node : graph_.nodes) {
+      if (IsLinear(node) && std::find(roles.begin(), roles.end(), node.role) == roles.end()) {
+        roles.push_back(node.role);
+      }
+    }
+    return roles;
+  }
+
+  // The float model's outputs are computed once; the head is never rounded, so one model serves both sides.
+  absl::Status Open() {
+    if (in_.stats == nullptr || in_.stats->windows.empty()) {
+      return absl::InvalidArgumentError("bits by measured cost need the text of a scan; scan first");
+    }
+    SF_ASSIGN_OR_RETURN(model_, LoadModel(*in_.reader, {.pool = in_.pool}));
+    const std::vector<int32_t> tokens = in_.behind_prefix ? in_.stats->prefix.tokens : std::vector<int32_t>();
+    KvPrefix prefix;
+    if (!tokens.empty()) {
+      SF_ASSIGN_OR_RETURN(prefix, ComputePrefix(*model_, tokens));
+    }
+    const auto all = WindowsBehind(in_.stats->windows, tokens, graph_.config.bos_id);
+    const size_t count = std::min(all.size(), static_cast<size_t>(in_.max_windows));
+    std::vector<std::vector<int32_t>> windows;
+    for (size_t w = 0; w < count; ++w) windows.push_back(all[w * all.size() / count]);
+    HessianTaps taps(SampledSites(), *in_.pool);
+    SF_ASSIGN_OR_RETURN(divergence_, SelfDivergence::Create(*model_, std::move(prefix), windows, &taps));
+    SF_ASSIGN_OR_RETURN(site_gain_, taps.Gains());
+    return absl::OkStatus();
+  }
+
+  WeightGrid Grid(int bits, int group) const {
+    if (group == 0) return {.bits = bits, .scale_dtype = DType::kF32, .scales = ScaleMethod::kAbsMax};
+    return {.bits = bits, .symmetric = !in_.zeros, .group = group};
+  }
+
+  // KL divergence from the float model with the picked linears rounded.
+  absl::StatusOr<double> Probe(Pick pick) {
+    if (!Report(in_.progress, "pricing bits", done_++, total_)) {
+      return absl::CancelledError("pricing bits: stopped");
+    }
+    SF_RETURN_IF_ERROR(Replace(pick, true));
+    SF_ASSIGN_OR_RETURN(const double divergence, divergence_->Measure());
+    SF_RETURN_IF_ERROR(Replace(pick, false));
+    return divergence;
+  }
+
+  absl::Status Replace(Pick pick, bool rounded) {
+    for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+      const Node& node = graph_.nodes[i];
+      if (!IsLinear(node) || !pick(node)) continue;
+      SF_ASSIGN_OR_RETURN(Tensor w, in_.reader->ReadF32(node.module + ".weight"));
+      if (rounded) {
+        const int group = DefaultGroupSize({node.k});
+        const RoundedWeights r = RoundToNearest({.w = w.as<float>(), .n = node.n, .k = node.k},
+                                                Grid(kProbeBits, group), {}, *in_.pool);
+        w = Tensor::FromFloats({node.n, node.k}, Dequantize(r, node.n, node.k, *in_.pool));
+      }
+      LinearWeights weights;
+      weights.bias = model_->linear(static_cast<int>(i))->bias;
+      SF_RETURN_IF_ERROR(model_->ops().PackF32(w, weights));
+      SF_RETURN_IF_ERROR(model_->ops().Prepare(weights));
+      SF_RETURN_IF_ERROR(model_->ReplaceLinear(static_cast<int>(i), std::move(weights)));
+    }
+    return absl::OkStatus();
+  }
+
+  // Errors of all grids on rows of the unit's first layer: weights of a role are alike in neighbouring ones.
+  absl::Status CompareGrids(StorageUnit& unit) {
+    std::vector<float> rows;
+    int64_t k = 0;
+    for (const Node& node : graph_.nodes) {
+      if (!IsLinear(node) || node.role != unit.role || node.layer < unit.first_layer ||
+          node.layer > unit.last_layer) {
+        continue;
+      }
+      unit.num_weights += node.n * node.k;
+      if (!rows.empty()) continue;
+      SF_ASSIGN_OR_RETURN(const Tensor w, in_.reader->ReadF32(node.module + ".weight"));
+      k = node.k;
+      const int64_t count = std::min(node.n, kSampledRows);
+      for (int64_t i = 0; i < count; ++i) {
+        const float* row = w.as<float>().data() + i * node.n / count * k;
+        rows.insert(rows.end(), row, row + k);
+      }
+    }
+    if (rows.empty()) return absl::OkStatus();
+    const double probe = ErrorOf(rows, k, Grid(kProbeBits, DefaultGroupSize({k})));
+    const auto add = [&](int bits, int group) {
+      const double side = group == 0 ? 32.0 / static_cast<double>(k)
+                                     : (16.0 + (in_.zeros ? bits : 0)) / static_cast<double>(group);
+      StorageOption option;
+      option.bits = bits;
+      option.group = group;
+      option.bits_a_weight = bits + side;
+      option.error = probe > 0 ? ErrorOf(rows, k, Grid(bits, group)) / probe : 0;
+      unit.options.push_back(option);
+    };
+    for (const int bits : kBits) {
+      for (const int group : kGroups) {
+        if (k % group == 0) add(bits, group);
+      }
+    }
+    add(8, 0);
+    return absl::OkStatus();
+  }
+
+  static double ErrorOf(const std::vector<float>& rows, int64_t k, const WeightGrid& grid) {
+    const int64_t width = grid.group_width(k);
+    double error = 0;
+    for (size_t at = 0; at < rows.size(); at += static_cast<size_t>(width)) {
+      const GroupScale s = ChooseScale(rows.data() + at, nullptr, width, grid);
+      error += GroupError(rows.data() + at, nullptr, width, s, grid);
+    }
+    return error;
+  }
+
+  const StorageCostInput& in_;
+  const ModelGraph& graph_;
+  std::unique_ptr<RuntimeModel> model_;
+  std::unique_ptr<SelfDivergence> divergence_;
+  std::vector<double> role_loss_, layer_loss_;  // of Roles(), of the groups of layers
+  std::vector<double> site_gain_;               // of SampledSites()
+  int64_t done_ = 0, total_ = 0;
+};
+
+}  // namespace
+
+absl::StatusOr<std::vector<StorageUnit>> MeasureStorageCosts(const StorageCostInput& input) {
+  return Measurement(input).Run();
+}
+
+}  // namespace spikefold

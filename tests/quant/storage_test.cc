@@ -1,0 +1,218 @@
+#include <catch2/catch.hpp>
+#include <functional>
+
+#include "quant/rounding/gptq_gain.h"
+#include "quant/scheme.h"
+#include "quant/storage_budget.h"
+#include "quant/storage_costs.h"
+#include "tests/quant/quant_kit.h"
+#include "tests/testing/status_matchers.h"
+
+namespace spikefold::testing {
+namespace {
+
+// Pseudo-random units whose errors fall with bits, some off the convex hull.
+std::vector<StorageUnit> RandomUnits(uint32_t seed, size_t count) {
+  const auto next = [&seed] {
+    seed = seed * 1664525u + 1013904223u;
+    return static_cast<double>(seed >> 8) / static_cast<double>(1u << 24);
+  };
+  std::vector<StorageUnit> units(count);
+  for (StorageUnit& unit : units) {
+    unit.num_weights = 100 + static_cast<int64_t>(900 * next());
+    unit.loss = std::exp(4 * next());
+    for (const int bits : {2, 3, 4, 8}) {
+      StorageOption o;
+      o.bits = bits;
+      o.bits_a_weight = bits + 0.5 * next();
+      o.error = std::exp2(-2.0 * bits + next());
+      unit.options.push_back(o);
+    }
+  }
+  return units;
+}
+
+// The least loss of all combinations that fit, and the largest gain of one step up the options.
+double BestLoss(const std::vector<StorageUnit>& units, double budget) {
+  double weights = 0, best = 1e300;
+  for (const StorageUnit& unit : units) weights += static_cast<double>(unit.num_weights);
+  const std::function<void(size_t, double, double)> walk = [&](size_t u, double bits, double loss) {
+    if (bits > budget) return;
+    if (u == units.size()) {
+      best = std::min(best, loss);
+      return;
+    }
+    for (const StorageOption& o : units[u].options) {
+      walk(u + 1, bits + o.bits_a_weight * static_cast<double>(units[u].num_weights) / weights,
+           loss + units[u].loss * o.error);
+    }
+  };
+  walk(0, 0, 0);
+  return best;
+}
+
+// Rotating in place of a scan's folds is left out: units only need weights and text.
+StorageCostInput InputOf(const Scanned& s) {
+  StorageCostInput in;
+  in.reader = s.tiny.checkpoint.get();
+  in.stats = &s.scan.stats;
+  in.pool = &TestPool();
+  return in;
+}
+
+}  // namespace
+
+TEST_CASE("A budget is spent nearly as well as the best of all combinations spends it") {
+  for (uint32_t seed = 1; seed <= 20; ++seed) {
+    const auto units = RandomUnits(seed, 6);
+    for (const double budget : {3.0, 3.7, 4.4, 6.0, 9.0}) {
+      CAPTURE(seed, budget);
+      const auto plan = SpendBits(units, budget);
+      REQUIRE(plan.ok());
+      double bits = 0, weights = 0, loss = 0;
+      for (size_t u = 0; u < units.size(); ++u) {
+        const auto& options = units[u].options;
+        const auto chosen = std::find_if(options.begin(), options.end(), [&](const StorageOption& o) {
+          return o.bits == plan->choices[u].bits;
+        });
+        bits += chosen->bits_a_weight * static_cast<double>(units[u].num_weights);
+        weights += static_cast<double>(units[u].num_weights);
+        loss += units[u].loss * chosen->error;
+      }
+      CHECK(bits / weights == Approx(plan->bits));
+      CHECK(loss == Approx(plan->loss));
+      CHECK(plan->bits <= budget + 1e-9);
+      const double best = BestLoss(units, budget);
+      CHECK(plan->loss >= best * (1 - 1e-9));
+      // What one step more would have bought is all that can be missed.
+      CHECK(plan->loss <= BestLoss(units, plan->bits) * 1.5);
+      CHECK(SpendBits(units, budget + 1)->loss <= plan->loss);
+    }
+  }
+}
+
+TEST_CASE("A budget below the smallest storage is refused with what it takes") {
+  auto units = RandomUnits(3, 4);
+  CHECK_THAT(SpendBits(units, 1.9).status(),
+             Fails(absl::StatusCode::kInvalidArgument, "bits=1.9: the least that this scheme takes"));
+  units[2].options.clear();
+  CHECK_THAT(SpendBits(units, 5).status(), Fails(absl::StatusCode::kInvalidArgument, "no way to be stored"));
+}
+
+TEST_CASE("Linears whose rounding changes nothing cost nothing; prices are kept beside the scan") {
+  Scanned s = ScanTiny(PlainModel());
+  for (int l = 0; l < 3; ++l) {  // without o_proj attention is of no account
+    for (float& w : s.tiny.checkpoint->tensor(absl::StrCat("model.layers.", l, ".self_attn.o_proj.weight"))
+                        .as<float>()) {
+      w = 0;
+    }
+  }
+  const TempDirectory directory;
+  StorageCostInput in = InputOf(s);
+  in.cache = directory / "costs.json";
+  const auto units = MeasureStorageCosts(in);
+  CAPTURE(units.status().ToString());
+  REQUIRE(units.ok());
+  CHECK(units->size() == 7 * 3);
+  int64_t weights = 0;
+  for (const StorageUnit& unit : *units) {
+    CAPTURE(RoleName(unit.role), unit.first_layer);
+    const bool mlp =
+        unit.role == Role::kGateProj || unit.role == Role::kUpProj || unit.role == Role::kDownProj;
+    CHECK((unit.loss > 1e-5) == mlp);
+    if (!mlp) CHECK(unit.loss < 1e-9);
+    weights += unit.num_weights;
+    const int64_t k = unit.role == Role::kDownProj ? 96 : 64;
+    for (const StorageOption& o : unit.options) {
+      if (o.group > 0) CHECK(k % o.group == 0);
+      if (mlp && o.bits == 2) CHECK(o.error > 8);
+      if (mlp && o.bits == 8) CHECK(o.error < 0.02);
+    }
+  }
+  CHECK(weights == 3 * (64 * 64 * 2 + 32 * 64 * 2 + 96 * 64 * 3));
+
+  const auto again = MeasureStorageCosts(in);
+  REQUIRE(again.ok());
+  CHECK((*again)[6].loss == Approx((*units)[6].loss).epsilon(1e-9));
+  REQUIRE(WriteFileAtomically(in.cache,
+                              "{\"format_version\": 1, \"role_loss\": [0,0,0,0,0,3,0], "
+                              "\"layer_loss\": [0, 0, 2], "
+                              "\"gptq_gain\": [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0.5, 1]}")
+              .ok());
+  const auto edited = MeasureStorageCosts(in);
+  REQUIRE(edited.ok());
+  for (const StorageUnit& unit : *edited) {
+    CHECK(unit.loss == (unit.role == Role::kUpProj && unit.first_layer == 2 ? 1.5 : 0.0));
+  }
+  in.gptq = false;
+  CHECK(MeasureStorageCosts(in)->at(19).loss == 3.0);
+}
+
+TEST_CASE(
+    "GPTQ leaves all of the damage to inputs without correlations, and little where one direction rules") {
+  const int64_t rows = 512, k = 64;
+  Site site;
+  site.layer = 0;
+  site.value = ValueKind::kAttnIn;
+  site.k = k;
+  const auto gain = [&](float common) {
+    HessianTaps taps({&site}, TestPool());
+    uint32_t state = 7;
+    for (int call = 0; call < 2; ++call) {
+      std::vector<float> x(static_cast<size_t>(rows * k));
+      for (float& v : x) {
+        float sum = 0;
+        for (int i = 0; i < 12; ++i) {
+          state = state * 1664525u + 1013904223u;
+          sum += static_cast<float>(state >> 8) / static_cast<float>(1u << 24);
+        }
+        v = sum - 6 + common;
+      }
+      taps.OnRows({.layer = 0, .value = ValueKind::kAttnIn, .data = x.data(), .num_rows = rows, .width = k});
+      taps.OnRows({.layer = 1, .value = ValueKind::kAttnIn, .data = x.data(), .num_rows = rows, .width = k});
+    }
+    const auto gains = taps.Gains();
+    REQUIRE(gains.ok());
+    return gains->at(0);
+  };
+  CHECK(gain(0) > 0.93);
+  CHECK(gain(0) <= 1.0);
+  // H = I + 9 11^T: H_jj = 10, and all but one pivot near 1, with damping 1.1.
+  CHECK(gain(3) == Approx((63 * 1.1 + 10) / 640).epsilon(0.1));
+}
+
+TEST_CASE("A plan within a budget gives more to what costs more, and never less than the scheme's bits") {
+  const Scanned s = ScanTiny(PlainModel());
+  const auto units = MeasureStorageCosts(InputOf(s));
+  REQUIRE(units.ok());
+  PlannerInput input = s.input();
+  input.storage_costs = &*units;
+  for (const auto& [scheme, bits] :
+       {std::pair("w4a16", 5.0), std::pair("w3a16", 3.6), std::pair("w2a16", 3.0)}) {
+    CAPTURE(scheme);
+    const auto plan = MakePlan({.scheme = scheme, .bits = bits}, input);
+    CAPTURE(plan.status().ToString());
+    REQUIRE(plan.ok());
+    CHECK(plan->totals.bits_linear() < bits + 0.35);  // biases (32 / K) are beside the budget
+    CHECK(plan->totals.bits_linear() > bits - 0.4);
+    int least = 16, most = 0;
+    for (const TensorDecision& d : plan->linears) {
+      least = std::min(least, d.weight_bits);
+      most = std::max(most, d.weight_bits);
+      CHECK(d.weight_zeros == (d.group_size > 0));
+    }
+    CHECK(least == (*FindScheme(scheme))->weight_bits);
+    CHECK(most > least);
+    CHECK(PlanToJson(*PlanFromJson(PlanToJson(*plan), "plan")) == PlanToJson(*plan));
+  }
+  CHECK_THAT(MakePlan({.scheme = "w4a16", .bits = 3.9}, input).status(),
+             Fails(absl::StatusCode::kInvalidArgument, "bits=3.9: the least that this scheme takes"));
+  CHECK_THAT(MakePlan({.scheme = "w4a16", .bits = 5}, s.input()).status(),
+             Fails(absl::StatusCode::kInvalidArgument, "bits=5 needs a scan"));
+  CHECK_THAT(MakePlan({.scheme = "w8a8", .bits = 8.5}, input).status(),
+             Fails(absl::StatusCode::kInvalidArgument, "one way of storing weights"));
+  CHECK_THAT(MakePlan({.scheme = "w4a16", .group_size = 32, .bits = 4.5}, input).status(),
+             Fails(absl::StatusCode::kInvalidArgument, "without a group size"));
+}
+
+}  // namespace spikefold::testing
