@@ -1,0 +1,148 @@
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ldst.cuh"
+#include "kernels/cuda/mma.cuh"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
+
+namespace spikefold::kernels::matmul_f32_s8r_s8c {
+namespace {
+
+constexpr int kStages = 3;
+constexpr int kStep = 128;            // bytes of K a stage: a swizzled row of 8 chunks
+constexpr int kChunk = 16;            // bytes of one cp.async and one ldmatrix row
+constexpr int kWarpTile = 32;         // outputs a warp in each direction: 2 x 4 tiles of m16n8
+constexpr int64_t kBigRows = 512;     // from so many rows on 128x128 tiles fill the machine
+
+// Where chunk c of row r lies: rows are 128 bytes, chunks are permuted by the row.
+__device__ int Swizzled(int row, int chunk) { return row * kStep + ((chunk ^ (row & 7)) * kChunk); }
+
+struct Tile {
+  int linear = 0;
+  int64_t n0 = 0;
+};
+template <int kN>
+__device__ Tile TileOf(const cuda::LinearGroup& group, int64_t index) {
+  Tile tile;
+  while (tile.linear + 1 < group.count) {
+    const int64_t tiles = cuda::CeilDiv(group.linear[tile.linear].n, kN);
+    if (index < tiles) break;
+    index -= tiles;
+    ++tile.linear;
+  }
+  tile.n0 = index * kN;
+  return tile;
+}
+
+template <int kTile>
+__global__ void __launch_bounds__(kTile* kTile / 32) matmul_f32_s8r_s8c_sm80(CudaParams p) {
+  constexpr int kThreads = kTile * kTile / 32;  // a warp a 32x32 piece
+  constexpr int kWarpsN = kTile / kWarpTile;
+  constexpr int kOperand = kTile * kStep;  // bytes of one operand in a stage
+  extern __shared__ __align__(128) int8_t ring[];  // [kStages][x, w][kTile][kStep]
+  const Tile tile = TileOf<kTile>(p.linears, blockIdx.x);
+  const cuda::Linear& w = p.linears.linear[tile.linear];
+  const int64_t m0 = static_cast<int64_t>(blockIdx.y) * kTile, n0 = tile.n0;
+  const int64_t row_bytes = RowBytes(p.k);
+  const int64_t steps = cuda::CeilDiv(row_bytes, kStep);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
+  const uint32_t base = cuda::SharedAddress(ring);
+
+  const auto load = [&](int64_t step) {
+    if (step < steps) {
+      const uint32_t stage = base + static_cast<uint32_t>(step % kStages) * (2 * kOperand);
+#pragma unroll
+      for (int i = 0; i < kTile * (kStep / kChunk) / kThreads; ++i) {
+        const int at = thread + i * kThreads, row = at / (kStep / kChunk), chunk = at % (kStep / kChunk);
+        const int64_t byte = step * kStep + chunk * kChunk;
+        const bool inside = byte < row_bytes;
+        const uint32_t to = stage + static_cast<uint32_t>(Swizzled(row, chunk));
+        const bool has_x = inside && m0 + row < p.m, has_w = inside && n0 + row < w.n;
+        cuda::CopyAsync16(to, has_x ? p.x + (m0 + row) * row_bytes + byte : p.x, has_x);
+        const int8_t* codes = static_cast<const int8_t*>(w.w);
+        cuda::CopyAsync16(to + kOperand, has_w ? codes + (n0 + row) * row_bytes + byte : codes, has_w);
+      }
+    }
+    cuda::CommitCopies();  // empty ones too: the count of groups is the count of steps
+  };
+
+  int32_t acc[2][4][4] = {};
+  const int warp_m = warp / kWarpsN * kWarpTile, warp_n = warp % kWarpsN * kWarpTile;
+  const auto multiply = [&](int64_t step) {
+    const uint32_t x = base + static_cast<uint32_t>(step % kStages) * (2 * kOperand), weights = x + kOperand;
+#pragma unroll
+    for (int k = 0; k < kStep / 32; ++k) {
+      uint32_t a[2][4], b[2][4];
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        // Matrices of A: rows 0-7 and 8-15 at k, then both at k + 16; of B: n 0-7 at k and k + 16, then n 8-15.
+        const int row_a = warp_m + i * 16 + lane % 16, chunk_a = 2 * k + lane / 16;
+        cuda::LoadMatrices(x + static_cast<uint32_t>(Swizzled(row_a, chunk_a)), a[i]);
+        const int row_b = warp_n + i * 16 + lane % 8 + lane / 16 * 8, chunk_b = 2 * k + lane / 8 % 2;
+        cuda::LoadMatrices(weights + static_cast<uint32_t>(Swizzled(row_b, chunk_b)), b[i]);
+      }
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+#pragma unroll
+        for (int j = 0; j < 4; ++j) cuda::MmaS8(acc[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+      }
+    }
+  };
+
+  for (int s = 0; s + 1 < kStages; ++s) load(s);
+  for (int64_t step = 0; step < steps; ++step) {
+    cuda::WaitCopies<kStages - 2>();
+    __syncthreads();  // the stage is full for everybody, and the one before it is free
+    load(step + kStages - 1);
+    multiply(step);
+  }
+
+  // Scales, kept columns, bias: the CPU's order.
+  const auto finish = [&](int64_t m, int64_t n, int32_t sum) {
+    if (m >= p.m || n >= w.n) return;
+    if (w.sums != nullptr) w.sums[m * w.n + n] = sum;
+    float y = static_cast<float>(sum) * p.x_scale[m] * w.w_scale[n];
+    if (w.kept_w != nullptr) {
+      for (int64_t c = 0; c < p.num_kept; ++c) {
+        const unsigned bits = w.kept_w[c * w.kept_stride + n];
+        y = fmaf(p.kept_x[m * p.num_kept + c], __uint_as_float(bits << 16), y);
+      }
+    }
+    if (w.bias != nullptr) y += w.bias[n];
+    w.y[m * w.n + n] = y;
+  };
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        finish(m0 + warp_m + i * 16 + lane / 4 + e / 2 * 8, n0 + warp_n + j * 8 + lane % 4 * 2 + e % 2,
+               acc[i][j][e]);
+      }
+    }
+  }
+}
+
+template <int kTile>
+absl::Status LaunchTiles(const CudaParams& p, const cuda::Stream& stream) {
+  int64_t tiles = 0;
+  for (int i = 0; i < p.linears.count; ++i) tiles += cuda::CeilDiv(p.linears.linear[i].n, kTile);
+  return cuda::Launch(
+      "matmul_f32_s8r_s8c", matmul_f32_s8r_s8c_sm80<kTile>,
+      {.grid = dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(cuda::CeilDiv(p.m, kTile))),
+       .block = dim3(kTile * kTile / 32),
+       .shared_bytes = int64_t{2} * kStages * kTile * kStep},
+      stream, p);
+}
+
+}  // namespace
+
+absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
+  if (p.m == 0) return absl::OkStatus();
+  int64_t outputs = 0;
+  for (int i = 0; i < p.linears.count; ++i) outputs += p.linears.linear[i].n;
+  if (p.m >= kBigRows && p.m * outputs >= int64_t{128 * 128} * 256) return LaunchTiles<128>(p, stream);
+  return LaunchTiles<64>(p, stream);
+}
+
+}  // namespace spikefold::kernels::matmul_f32_s8r_s8c
