@@ -193,7 +193,7 @@ class Applier {
     q.scales = std::move(rounded.scales);
     q.weight_error = std::sqrt(rounded.relative_error);
     KeepColumns(w, d, q);
-    if (q.act == ActivationFormat::kS8Static) q.input_scale = d.activation_scale;
+    if (q.act.is_static()) q.input_scale = d.activation_scale;
     return writer_->WriteLinear(q);
   }
 

@@ -5,10 +5,10 @@
 
 #include "formats/base/dtype.h"
 #include "kernels/cpu/cpu_features.h"
-#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c.h"
-#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg.h"
 #include "kernels/numeric.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32.h"
 #include "kernels/quantized_case.h"
@@ -19,21 +19,21 @@ namespace {
 constexpr QuantizedCase kChannelCase = {
     .m = 19, .n = 77, .k = 131, .num_kept = 17, .num_super = 2, .bias = true};
 constexpr QuantizedCase kGroupCase = {
-    .m = 19, .n = 77, .k = 192, .group = 32, .num_kept = 17, .num_super = 2, .bias = true};
+    .m = 19, .n = 77, .k = 192, .group = 32, .bits = 4, .num_kept = 17, .num_super = 2, .bias = true};
 
 enum class Kernel { kW8A8, kW4A8, kW8A16, kW4A16 };
 bool Grouped(Kernel kernel) { return kernel == Kernel::kW4A8 || kernel == Kernel::kW4A16; }
 
 QuantizedOperands OperandsFor(Kernel kernel) {
-  return Grouped(kernel) ? QuantizedOperands(kGroupCase, 7, 42) : QuantizedOperands(kChannelCase, 127, 42);
+  return QuantizedOperands(Grouped(kernel) ? kGroupCase : kChannelCase, 42);
 }
 
 std::vector<uint8_t> PackWeights(const QuantizedOperands& o) {
   const QuantizedCase& c = o.shape;
-  std::vector<uint8_t> packed(c.group > 0 ? matmul_f32_s8r_s4g::PackedBytes(c.n, c.k, c.group)
+  std::vector<uint8_t> packed(c.group > 0 ? GroupPackedBytes(LayoutOf(o.Groups()))
                                           : matmul_f32_s8r_s8c::PackedBytes(c.n, c.k));
   if (c.group > 0) {
-    matmul_f32_s8r_s4g::Pack(o.codes.data(), o.w_scale.data(), c.n, c.k, c.group, packed.data());
+    PackGroups(o.Groups(), packed.data());
   } else {
     matmul_f32_s8r_s8c::Pack(o.codes.data(), c.n, c.k, packed.data());
   }
@@ -62,7 +62,7 @@ std::vector<float> Run(Kernel kernel, const QuantizedOperands& o, ThreadPool& po
                                        pool);
       break;
     case Kernel::kW4A8:
-      status = matmul_f32_s8r_s4g::Run({.m = c.m,
+      status = matmul_f32_s8r_sxg::Run({.m = c.m,
                                         .n = c.n,
                                         .k = c.k,
                                         .group = c.group,
@@ -85,7 +85,7 @@ std::vector<float> Run(Kernel kernel, const QuantizedOperands& o, ThreadPool& po
                                        pool);
       break;
     case Kernel::kW4A16:
-      status = matmul_f32_f32_s4g::Run({.m = c.m,
+      status = matmul_f32_f32_sxg::Run({.m = c.m,
                                         .n = c.n,
                                         .k = c.k,
                                         .group = c.group,
@@ -167,41 +167,45 @@ TEST_CASE("Kept columns packed at load give the same bits as those packed at the
 }
 
 TEST_CASE("Packed rows come back: codes exactly, groups as code times scale", "[kernels][quantized]") {
-  const QuantizedOperands o8(kChannelCase, 127, 7);
+  const QuantizedOperands o8(kChannelCase, 7);
   const std::vector<uint8_t> packed8 = PackWeights(o8);
   std::vector<int8_t> row8(static_cast<size_t>(o8.shape.k));
   for (const int64_t row : {0, 31, 32, 76}) {
     matmul_f32_s8r_s8c::UnpackRow(packed8.data(), o8.shape.n, o8.shape.k, row, row8.data());
     CHECK(std::equal(row8.begin(), row8.end(), o8.codes.begin() + row * o8.shape.k));
   }
-  const int mantissa_bits = GENERATE(7, 10, 23);
   QuantizedCase c = kGroupCase;
-  c.mantissa_bits = mantissa_bits;
-  const QuantizedOperands o4(c, 7, 8);
-  const std::vector<uint8_t> packed4 = PackWeights(o4);
-  std::vector<float> row4(static_cast<size_t>(c.k)), expected(row4);
-  for (const int64_t row : {0, 31, 32, 76}) {
-    matmul_f32_s8r_s4g::UnpackRow(packed4.data(), c.n, c.k, c.group, row, row4.data());
+  c.mantissa_bits = GENERATE(7, 10, 23);
+  c.bits = GENERATE(2, 3, 4, 8);
+  c.w_zeros = GENERATE(false, true);
+  c.k = GENERATE(192, 131);
+  if (c.k == 131) c.group = c.k;
+  const QuantizedOperands o(c, 8);
+  const std::vector<uint8_t> packed = PackWeights(o);
+  std::vector<float> got(static_cast<size_t>(c.k)), expected(got);
+  for (const int64_t row : {0, 15, 31, 48, 76}) {
+    UnpackGroupRow(packed.data(), c.k, c.group, row, got.data());
     for (int64_t k = 0; k < c.k; ++k) {
-      expected[static_cast<size_t>(k)] = static_cast<float>(o4.codes[static_cast<size_t>(row * c.k + k)]) *
-                                         o4.w_scale[static_cast<size_t>(row * (c.k / c.group) + k / c.group)];
+      expected[static_cast<size_t>(k)] = static_cast<float>(o.Weight(row, k));  // exact in double
     }
-    CHECK(row4 == expected);
+    CHECK(got == expected);
   }
 }
 
 TEST_CASE("Group scales are packed in 16 bits only when nothing is lost", "[kernels][quantized]") {
-  using matmul_f32_s8r_s4g::NarrowestScaleType;
-  using matmul_f32_s8r_s4g::PackedBytes;
-  using matmul_f32_s8r_s4g::ScaleType;
   const std::vector<float> f16 = {0.5f, 1.0009765625f}, bf16 = {0.5f, 1e30f}, f32 = {0.5f, 1.00001f};
   CHECK(NarrowestScaleType(f16.data(), 2) == ScaleType::kF16);
   const float big_bf16[] = {0.5f, Bf16ToFloat(FloatToBf16(1e30f))};
   CHECK(NarrowestScaleType(big_bf16, 2) == ScaleType::kBf16);
   CHECK(NarrowestScaleType(bf16.data(), 2) == ScaleType::kF32);
   CHECK(NarrowestScaleType(f32.data(), 2) == ScaleType::kF32);
-  CHECK(PackedBytes(32, 64, 32, ScaleType::kF16) == 64 + 32 * 64 / 2 + 32 * 2 * 2);
-  CHECK(PackedBytes(32, 64, 32) == 64 + 32 * 64 / 2 + 32 * 2 * 4);
+  GroupLayout layout = {.n = 32, .k = 64, .group = 32, .bits = 4, .scales = ScaleType::kF16};
+  CHECK(GroupPackedBytes(layout) == 64 + 32 * 64 / 2 + 32 * 2 * 2);
+  layout.scales = ScaleType::kF32;
+  CHECK(GroupPackedBytes(layout) == 64 + 32 * 64 / 2 + 32 * 2 * 4);
+  layout.zeros = true;
+  layout.bits = 3;
+  CHECK(GroupPackedBytes(layout) == 64 + 32 * 64 * 3 / 8 + 32 * 2 * 4 + 32 * 2);
 }
 
 TEST_CASE("Shapes that a quantized kernel cannot compute are refused with the reason",
@@ -215,10 +219,25 @@ TEST_CASE("Shapes that a quantized kernel cannot compute are refused with the re
           "matmul_f32_s8r_s8c: shape M=1 N=0 K=4 is empty; each must be at least 1");
   refused(matmul_f32_s8r_s8c::Supports({.m = 1, .n = 1, .k = 131072}), StatusCode::kUnimplemented,
           "matmul_f32_s8r_s8c: K=131072 is not below 131072");
-  refused(matmul_f32_s8r_s4g::Supports({.m = 1, .n = 1, .k = 100, .group = 20}), StatusCode::kUnimplemented,
-          "matmul_f32_s8r_s4g: group=20 is not a multiple of 16 in [16, 256]; use 32, 64 or 128");
-  refused(matmul_f32_f32_s4g::Supports({.m = 1, .n = 1, .k = 100, .group = 32}), StatusCode::kInvalidArgument,
-          "matmul_f32_f32_s4g: K=100 is not a multiple of group=32");
+  refused(matmul_f32_s8r_sxg::Supports({.m = 1, .n = 1, .k = 100, .group = 20}), StatusCode::kUnimplemented,
+          "matmul_f32_s8r_sxg: group=20 is not a multiple of 16 in [16, 256]; use 32, 64 or 128");
+  refused(matmul_f32_f32_sxg::Supports({.m = 1, .n = 1, .k = 100, .group = 32}), StatusCode::kInvalidArgument,
+          "matmul_f32_f32_sxg: K=100 is not a multiple of group=32");
+  CHECK(matmul_f32_s8r_sxg::Supports({.m = 1, .n = 1, .k = 101, .group = 101}).ok());  // a row
+  refused(matmul_f32_s8r_sxg::Supports({.m = 1, .n = 1, .k = 65537, .group = 65537}),
+          StatusCode::kUnimplemented,
+          "matmul_f32_s8r_sxg: group=65537 is not a multiple of 16 in [16, 256]; use 32, 64 or 128");
+  refused(matmul_f32_s8r_sxg::Supports({.m = 1, .n = 1, .k = 96, .group = 32, .x_group = 48}),
+          StatusCode::kInvalidArgument,
+          "matmul_f32_s8r_sxg: x_group=48 is not a multiple of group=32 that divides K=96");
+  const int32_t x_zero = 3;
+  refused(matmul_f32_s8r_sxg::Supports({.m = 1, .n = 1, .k = 96, .group = 32, .x_zero = &x_zero}),
+          StatusCode::kInvalidArgument,
+          "matmul_f32_s8r_sxg: x_zero needs w_row_sum, and a scale a row: leave x_group at 0");
+  refused(matmul_f32_s8r_s8c::Supports({.m = 1, .n = 1, .k = 65536, .x_zero = &x_zero}),
+          StatusCode::kUnimplemented, "matmul_f32_s8r_s8c: K=65536 is not below 65536");
+  refused(CheckGroupLayout("w", {.n = 1, .k = 32, .group = 32, .bits = 5}), StatusCode::kUnimplemented,
+          "w: weights of 5 bits; use 2, 3, 4 or 8");
   refused(matmul_f32_f32_s8c::Supports({.m = 1, .n = 1, .k = 1, .tail = {.num_kept = 3}}),
           StatusCode::kInvalidArgument,
           "matmul_f32_f32_s8c: 3 kept columns without buffers; set kept_x and kept_w or kept_packed");
