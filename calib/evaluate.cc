@@ -89,11 +89,17 @@ class Evaluation {
     const int64_t prefix_size = prefix ? prefix->size() : 0;
     SF_RETURN_IF_ERROR(CheckModels(quantized_, reference_, max_tokens + prefix_size));
     const KvPrefix* before = prefix ? &reference_prefix_ : nullptr;
-    reference_arm_.emplace(reference_, before, max_tokens);
-    if (&quantized_ != &reference_) quantized_arm_.emplace(quantized_, prefix, max_tokens);
-    if (prefix != nullptr && options_.prefix_control) control_arm_.emplace(reference_, nullptr, max_tokens);
+    // A model beside itself: its weights with its own cache against a float one.
+    const bool same = &quantized_ == &reference_;
+    const KvOptions kv = same ? KvOptions() : reference_.kv();
+    reference_arm_.emplace(reference_, before, max_tokens, ForwardOptions(), kv);
+    if (!same || !quantized_.kv().is_float()) {
+      quantized_arm_.emplace(quantized_, prefix, max_tokens, ForwardOptions(), quantized_.kv());
+    }
+    if (prefix != nullptr && options_.prefix_control)
+      control_arm_.emplace(reference_, nullptr, max_tokens, ForwardOptions(), kv);
     if (options_.noise_floor)
-      noise_arm_.emplace(reference_, before, max_tokens, ForwardOptions{.interventions = &round_});
+      noise_arm_.emplace(reference_, before, max_tokens, ForwardOptions{.interventions = &round_}, kv);
     return absl::OkStatus();
   }
 

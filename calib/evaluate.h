@@ -60,6 +60,7 @@ struct EvalResult {
   std::vector<double> window_ln_ratio;  // per window
   int64_t num_missed_spike_rows = 0, num_saturated = 0;
 };
+// A model beside itself (one object) measures its key/value cache: its kv() against float32 rows.
 // Streams window by window, logits in row blocks; sums in float64. InvalidArgument: text too short for one
 // window, contexts beyond the model's, vocabularies that differ.
 absl::StatusOr<EvalResult> Evaluate(const RuntimeModel& quantized, const RuntimeModel& reference,

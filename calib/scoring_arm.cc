@@ -20,10 +20,10 @@ double SecondsSince(Clock::time_point start) {
 }  // namespace
 
 ScoringArm::ScoringArm(const RuntimeModel& model, const KvPrefix* prefix, int64_t max_tokens,
-                       const ForwardOptions& options)
+                       const ForwardOptions& options, const KvOptions& kv)
     : model_(model),
       options_(options),
-      cache_(model.graph().config, (prefix ? prefix->size() : 0) + max_tokens, prefix),
+      cache_(model.graph().config, (prefix ? prefix->size() : 0) + max_tokens, prefix, kv),
       hidden_(DType::kF32, {max_tokens, model.graph().config.hidden}) {}
 
 absl::Status ScoringArm::Run(const EvalWindow& window) {

@@ -13,9 +13,10 @@ namespace spikefold {
 
 class ScoringArm {
  public:
-  // Windows of up to `max_tokens` tokens behind `prefix` (null: none). All references outlive the arm.
+  // Windows of up to `max_tokens` tokens behind `prefix` (null: none), their keys and values kept as `kv`
+  // says. All references outlive the arm.
   ScoringArm(const RuntimeModel& model, const KvPrefix* prefix, int64_t max_tokens,
-             const ForwardOptions& options = {});
+             const ForwardOptions& options = {}, const KvOptions& kv = {});
 
   absl::Status Run(const EvalWindow& window);  // which must live until the next Run
   // Logits [rows, vocab] that predict the scored tokens first ... first + rows - 1 of the window.

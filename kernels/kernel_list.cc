@@ -7,6 +7,14 @@ namespace attention_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
 }  // namespace attention_f32_f32
+namespace attention_f32_f32_ukv {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace attention_f32_f32_ukv
+namespace convert_f16_f32 {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace convert_f16_f32
 namespace gatedmul_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
@@ -59,6 +67,8 @@ void Benchmark(Bench& bench);
 absl::Span<const KernelEntry> KernelList() {
   static const std::vector<KernelEntry> kKernels = {
       {"attention_f32_f32", attention_f32_f32::Check, attention_f32_f32::Benchmark},
+      {"attention_f32_f32_ukv", attention_f32_f32_ukv::Check, attention_f32_f32_ukv::Benchmark},
+      {"convert_f16_f32", convert_f16_f32::Check, convert_f16_f32::Benchmark},
       {"gatedmul_f32_f32", gatedmul_f32_f32::Check, gatedmul_f32_f32::Benchmark},
       {"hadamard_f32_f32", hadamard_f32_f32::Check, hadamard_f32_f32::Benchmark},
       {"kld_f64_f32_f32", kld_f64_f32_f32::Check, kld_f64_f32_f32::Benchmark},

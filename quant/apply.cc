@@ -5,11 +5,13 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "calib/recalibrate.h"
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
 #include "formats/quantized/native.h"
 #include "quant/rounding/round_weights.h"
+#include "quant/rounding/sequential.h"
 
 namespace spikefold {
 namespace {
@@ -42,10 +44,12 @@ class Applier {
     const auto decisions = AllDecisions();
     const int64_t total = static_cast<int64_t>(decisions.size());
     for (int64_t i = 0; i < total; ++i) {
+      if (decisions[static_cast<size_t>(i)]->rounding == Rounding::kGptq) continue;
       if (!Report(options_.progress, "quantizing", i, total))
         return absl::CancelledError("quantize: stopped");
       SF_RETURN_IF_ERROR(WriteDecision(*decisions[static_cast<size_t>(i)]));
     }
+    SF_RETURN_IF_ERROR(WriteGptq());
     for (const auto& spec : plain_) {
       SF_ASSIGN_OR_RETURN(const Tensor values, reader_.ReadF32(spec.name));
       SF_RETURN_IF_ERROR(writer_->WriteTensor(spec.name, values.view()));
@@ -123,10 +127,13 @@ class Applier {
     NativeInfo info;
     info.tool_version = ToolVersion();
     info.architecture = graph_.config.architecture;
-    info.base_fingerprint = plan_.model_fingerprint;
+    info.base_fingerprint =
+        options_.base_fingerprint.empty() ? plan_.model_fingerprint : options_.base_fingerprint;
     info.scheme = plan_.recipe.scheme;
     for (const TensorDecision* d : AllDecisions()) info.linears.push_back(Spec(*d));
     info.prefix = PrefixSpec();
+    info.rotations = graph_.rotations;
+    info.folds = options_.folds;
     info.calibration = Calibration();
     info.recipe_sha256 = Sha256Hex(RecipeToJson(plan_.recipe).Dump());
     info.plan_sha256 = Sha256Hex(PlanToJson(plan_));
@@ -180,21 +187,65 @@ class Applier {
   absl::Status WriteDecision(const TensorDecision& d) {
     SF_ASSIGN_OR_RETURN(Tensor w, reader_.ReadF32(d.module + ".weight"));
     QuantizedLinear q(Spec(d));
-    if (d.has_bias) {
-      SF_ASSIGN_OR_RETURN(const Tensor bias, reader_.ReadF32(d.module + ".bias"));
-      q.bias.assign(bias.as<float>().begin(), bias.as<float>().end());
-    }
+    SF_RETURN_IF_ERROR(ReadBias(d, q));
     if (q.format == WeightFormat::kFloat) {
       q.float_weight = ToHalf(w, q.float_dtype);
       return writer_->WriteLinear(q);
     }
-    RoundedWeights rounded = RoundWeights(w.as<float>(), d, Importance(d), *options_.pool);
+    Complete(w, d, RoundWeights(w.as<float>(), d, Importance(d), *options_.pool), q);
+    return writer_->WriteLinear(q);
+  }
+
+  static void Complete(const Tensor& w, const TensorDecision& d, RoundedWeights rounded, QuantizedLinear& q) {
     q.codes = std::move(rounded.codes);
     q.scales = std::move(rounded.scales);
+    q.zeros = std::move(rounded.zeros);
     q.weight_error = std::sqrt(rounded.relative_error);
     KeepColumns(w, d, q);
     if (q.act.is_static()) q.input_scale = d.activation_scale;
-    return writer_->WriteLinear(q);
+  }
+
+  // Linears rounded one after the other, each on what the ones before it hand over.
+  absl::Status WriteGptq() {
+    const bool any = std::any_of(plan_.linears.begin(), plan_.linears.end(),
+                                 [](const TensorDecision& d) { return d.rounding == Rounding::kGptq; });
+    if (!any) return absl::OkStatus();
+    if (options_.stats == nullptr || options_.stats->windows.empty()) {
+      return absl::InvalidArgumentError(
+          "rounding \"gptq\" needs the text of a scan; give the scan the plan was made from");
+    }
+    SF_ASSIGN_OR_RETURN(const auto model,
+                        LoadModel(reader_, {.pool = options_.pool, .progress = options_.progress}));
+    const auto windows = WindowsBehind(options_.stats->windows, plan_.prefix, graph_.config.bos_id);
+    SequentialOptions sequential;
+    sequential.pool = options_.pool;
+    sequential.prefix = plan_.prefix.empty() ? nullptr : &options_.stats->prefix;
+    sequential.progress = options_.progress;
+    const auto choose = [&](int node) -> absl::StatusOr<LinearRounding> {
+      const TensorDecision* d = plan_.Find(graph_.nodes[static_cast<size_t>(node)].module);
+      if (d == nullptr || d->rounding != Rounding::kGptq) return LinearRounding{};
+      return LinearRounding{.round = true,
+                            .grid = GridOf(*d),
+                            .kept = d->kept,
+                            .supers = d->supers,
+                            .spike_threshold = d->spike_threshold};
+    };
+    const auto take = [&](int node, RoundedWeights rounded) -> absl::Status {
+      const TensorDecision& d = *plan_.Find(graph_.nodes[static_cast<size_t>(node)].module);
+      SF_ASSIGN_OR_RETURN(const Tensor w, reader_.ReadF32(d.module + ".weight"));
+      QuantizedLinear q(Spec(d));
+      SF_RETURN_IF_ERROR(ReadBias(d, q));
+      Complete(w, d, std::move(rounded), q);
+      return writer_->WriteLinear(q);
+    };
+    return RoundSequentially(reader_, *model, windows, sequential, choose, take);
+  }
+
+  absl::Status ReadBias(const TensorDecision& d, QuantizedLinear& q) const {
+    if (!d.has_bias) return absl::OkStatus();
+    SF_ASSIGN_OR_RETURN(const Tensor bias, reader_.ReadF32(d.module + ".bias"));
+    q.bias.assign(bias.as<float>().begin(), bias.as<float>().end());
+    return absl::OkStatus();
   }
 
   static void KeepColumns(const Tensor& w, const TensorDecision& d, QuantizedLinear& q) {

@@ -18,7 +18,9 @@ struct ApplyOptions {
       nullptr;  // importance for clip search, K and V of the prefix; may be null if the plan needs neither
   std::string output;  // a directory that does not exist yet
   bool overwrite = false;
-  std::string command;  // recorded as provenance
+  std::string command;           // recorded as provenance
+  Json folds;                    // FoldedCheckpoint::provenance(), or null
+  std::string base_fingerprint;  // of the model on disk, where `reader` folds it; empty: `reader`'s
   Progress progress;
 };
 // AlreadyExists: output exists. InvalidArgument: the plan is for another model, or lacks a tensor.

@@ -27,7 +27,8 @@ struct TensorDecision {
   int weight_bits = 16;  // 4, 8, 16
   int group_size = 0;    // 0: per channel
   ScaleMethod weight_scales = ScaleMethod::kAbsMax;
-  int activation_bits = 16;  // 8, 16
+  Rounding rounding = Rounding::kNearest;  // never automatic
+  int activation_bits = 16;                // 8, 16
   bool activation_static = false;
   float activation_scale = 0;  // static only
   std::vector<int32_t> kept;   // columns in bf16; the same list for all linears of a site

@@ -27,7 +27,9 @@ Json DecisionToJson(const TensorDecision& d) {
       .Set("bias", d.has_bias)
       .Set("weight_bits", d.weight_bits);
   if (d.group_size > 0) j.Set("group_size", d.group_size);
-  if (d.weight_bits < 16) j.Set("weight_scales", ScaleMethodName(d.weight_scales));
+  if (d.weight_bits < 16) {
+    j.Set("weight_scales", ScaleMethodName(d.weight_scales)).Set("rounding", RoundingName(d.rounding));
+  }
   j.Set("activation_bits", d.activation_bits);
   if (d.activation_static) j.Set("activation_scale", static_cast<double>(d.activation_scale));
   if (!d.kept.empty()) j.Set("kept", Integers(d.kept));
@@ -158,8 +160,8 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
   SF_ASSIGN_OR_RETURN(d.module, json.GetString("module", where));
   const Members m(json, absl::StrCat(where, ": ", Printable(d.module)));
   SF_RETURN_IF_ERROR(m.CheckKeys({"module", "role", "layer", "shape", "bias", "weight_bits", "group_size",
-                                  "weight_scales", "activation_bits", "activation_scale", "kept", "super",
-                                  "spike_threshold", "bytes", "bits", "reason"}));
+                                  "weight_scales", "rounding", "activation_bits", "activation_scale", "kept",
+                                  "super", "spike_threshold", "bytes", "bits", "reason"}));
   SF_ASSIGN_OR_RETURN(const std::string role, json.GetString("role", m.where()));
   SF_ASSIGN_OR_RETURN(d.role, RoleFromName(role, m.where()));
   SF_RETURN_IF_ERROR(m.Small("layer", -1, 1023, &d.layer));
@@ -176,6 +178,10 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
   if (m.Has("weight_scales")) {
     SF_ASSIGN_OR_RETURN(const std::string word, json.GetString("weight_scales", m.where()));
     SF_ASSIGN_OR_RETURN(d.weight_scales, ParseScaleMethod(word));
+  }
+  if (m.Has("rounding")) {
+    SF_ASSIGN_OR_RETURN(const std::string word, json.GetString("rounding", m.where()));
+    SF_ASSIGN_OR_RETURN(d.rounding, ParseRounding(word));
   }
   SF_RETURN_IF_ERROR(m.Small("activation_bits", 2, 16, &d.activation_bits));
   d.activation_static = m.Has("activation_scale");

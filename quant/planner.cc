@@ -49,7 +49,11 @@ class Planner {
     SF_ASSIGN_OR_RETURN(scheme_, FindScheme(recipe_.scheme));
     SF_RETURN_IF_ERROR(CheckRecipe());
     SF_RETURN_IF_ERROR(CheckScan());
-    SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme_, input_.map, input_.stats));
+    if (input_.treatments != nullptr) {
+      treatments_ = *input_.treatments;
+    } else {
+      SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme_, input_.map, input_.stats));
+    }
     if (input_.stats != nullptr) arm_ = input_.stats->FindArm(treatments_.fold ? "prefix" : "plain");
     if (input_.stats != nullptr && arm_ == nullptr) {
       return absl::InvalidArgumentError("the scan lacks the statistics behind its prefix; scan again");
@@ -91,7 +95,8 @@ class Planner {
 
   absl::Status CheckScan() const {
     const bool needs = scheme_->activation_scales == Granularity::kPerTensor || recipe_.keep_rows ||
-                       recipe_.keep_modules > 0 || recipe_.keep_super_weights;
+                       recipe_.rounding == Rounding::kGptq || recipe_.keep_modules > 0 ||
+                       recipe_.keep_super_weights;
     if (input_.stats == nullptr || input_.map == nullptr) {
       if (!needs) return absl::OkStatus();
       return absl::InvalidArgumentError(
@@ -109,6 +114,12 @@ class Planner {
     plan_.scan_sha256 = input_.stats == nullptr ? "" : input_.scan_sha256;
     plan_.recipe = recipe_;
     plan_.outlier_reason = treatments_.reason;
+    if (!input_.folds.applied.empty()) {
+      absl::StrAppend(&plan_.outlier_reason, "; folded exactly: ", input_.folds.applied);
+    }
+    for (const std::string& refused : input_.folds.refused) {
+      absl::StrAppend(&plan_.outlier_reason, "; refused ", refused);
+    }
     if (!treatments_.fold) return;
     plan_.prefix = input_.stats->prefix.tokens;
     const bool bos_alone = plan_.prefix.size() == 1 && plan_.prefix[0] == graph_.config.bos_id;
@@ -226,6 +237,7 @@ class Planner {
     d.weight_scales = recipe_.weight_scales_set   ? recipe_.weight_scales
                       : scheme_->weight_bits >= 8 ? ScaleMethod::kAbsMax
                                                   : ScaleMethod::kMse;
+    d.rounding = RoundingOf();
     d.activation_bits = scheme_->activation_bits;
     d.activation_static = scheme_->activation_scales == Granularity::kPerTensor;
     d.activation_scale = choice.activation_scale;
@@ -233,6 +245,7 @@ class Planner {
     d.spike_threshold = choice.spike_threshold;
     AddSuperWeights(d);
     d.reason = scheme_->summary;
+    if (d.rounding == Rounding::kGptq) d.reason += "; rounded by GPTQ";
     if (!choice.words.empty()) absl::StrAppend(&d.reason, "; ", choice.words);
     if (!d.kept.empty()) {
       absl::StrAppend(&d.reason, "; ", d.kept.size(), recipe_.random_columns ? " random" : " widest",
@@ -242,6 +255,12 @@ class Planner {
       absl::StrAppend(&d.reason, absl::StrFormat("; rows above %.3g in float", d.spike_threshold));
     }
     if (!d.supers.empty()) absl::StrAppend(&d.reason, "; ", d.supers.size(), " super weights exact");
+  }
+
+  Rounding RoundingOf() const {
+    if (recipe_.rounding != Rounding::kAuto) return recipe_.rounding;
+    const bool text = input_.stats != nullptr && !input_.stats->windows.empty();
+    return text && scheme_->weight_bits < 8 ? Rounding::kGptq : Rounding::kNearest;
   }
 
   void AddSuperWeights(TensorDecision& d) const {

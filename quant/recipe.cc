@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
 #include "formats/base/status.h"
 #include "formats/base/suggest.h"
 
@@ -15,6 +16,8 @@ template <typename Enum, size_t N>
 using Words = std::array<std::pair<const char*, Enum>, N>;
 constexpr Words<ScaleMethod, 3> kScaleMethods = {
     {{"absmax", ScaleMethod::kAbsMax}, {"percentile", ScaleMethod::kPercentile}, {"mse", ScaleMethod::kMse}}};
+constexpr Words<Rounding, 3> kRoundings = {
+    {{"auto", Rounding::kAuto}, {"nearest", Rounding::kNearest}, {"gptq", Rounding::kGptq}}};
 constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
                                                   {"none", OutlierMode::kNone},
                                                   {"keep", OutlierMode::kKeep},
@@ -45,6 +48,8 @@ absl::StatusOr<ScaleMethod> ParseScaleMethod(absl::string_view name) {
   return Parse(kScaleMethods, "scale method", name);
 }
 const char* ScaleMethodName(ScaleMethod method) { return NameOf(kScaleMethods, method); }
+absl::StatusOr<Rounding> ParseRounding(absl::string_view name) { return Parse(kRoundings, "rounding", name); }
+const char* RoundingName(Rounding rounding) { return NameOf(kRoundings, rounding); }
 absl::StatusOr<OutlierMode> ParseOutlierMode(absl::string_view name) {
   return Parse(kOutlierModes, "outlier mode", name);
 }
@@ -55,9 +60,42 @@ ScaleMethod ActivationScales(const Recipe& recipe) {
   return recipe.outliers == OutlierMode::kNone ? ScaleMethod::kAbsMax : ScaleMethod::kMse;
 }
 
+absl::StatusOr<RotationChoice> ParseRotations(absl::string_view words) {
+  RotationChoice choice;
+  if (words == "auto") return choice;
+  choice.automatic = false;
+  if (words == "none") return choice;
+  if (words == "offline") words = "R1+R2";
+  if (words == "online") words = "R1+R2+R4";
+  for (const absl::string_view word : absl::StrSplit(words, '+')) {
+    bool* const known[] = {&choice.r1, &choice.r2, &choice.r3, &choice.r4};
+    const bool named = word.size() == 2 && word[0] == 'R' && word[1] >= '1' && word[1] <= '4';
+    if (!named || *known[word[1] - '1']) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("rotate \"", Printable(words),
+                       "\" is unknown; use auto, none, offline, online, or R1 to R4 joined by '+'"));
+    }
+    *known[word[1] - '1'] = true;
+  }
+  return choice;
+}
+
+std::string RotationWords(const RotationChoice& choice) {
+  if (choice.automatic) return "auto";
+  std::vector<std::string> names;
+  if (choice.r1) names.emplace_back("R1");
+  if (choice.r2) names.emplace_back("R2");
+  if (choice.r3) names.emplace_back("R3");
+  if (choice.r4) names.emplace_back("R4");
+  return names.empty() ? "none" : absl::StrJoin(names, "+");
+}
+
 Json RecipeToJson(const Recipe& recipe) {
   Json json = Json::MakeObject();
   json.Set("scheme", recipe.scheme)
+      .Set("rotate", RotationWords(recipe.rotate))
+      .Set("smooth", recipe.smooth)
+      .Set("rounding", RoundingName(recipe.rounding))
       .Set("outliers", OutlierModeName(recipe.outliers))
       .Set("group_size", recipe.group_size)
       .Set("keep_columns", recipe.keep_columns)
@@ -77,10 +115,14 @@ Json RecipeToJson(const Recipe& recipe) {
 
 absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where) {
   if (!json.is_object()) return absl::DataLossError(absl::StrCat(where, ": a recipe must be a JSON object"));
-  static const std::vector<std::string> kKeys = {
-      "scheme",    "outliers",           "group_size", "keep_columns",      "random_columns", "keep_modules",
-      "keep_rows", "keep_super_weights", "keep",       "activation_scales", "head_bits",      "weight_scales",
-      "seed"};
+  static const std::vector<std::string> kKeys = {"scheme",         "outliers",
+                                                 "group_size",     "keep_columns",
+                                                 "random_columns", "keep_modules",
+                                                 "keep_rows",      "keep_super_weights",
+                                                 "keep",           "activation_scales",
+                                                 "head_bits",      "weight_scales",
+                                                 "seed",           "rotate",
+                                                 "smooth",         "rounding"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -97,6 +139,14 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
     if (key == "outliers") {
       SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.outliers, ParseOutlierMode(word));
+    } else if (key == "rotate") {
+      SF_ASSIGN_OR_RETURN(const std::string words, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.rotate, ParseRotations(words));
+    } else if (key == "rounding") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(word));
+    } else if (key == "smooth") {
+      SF_ASSIGN_OR_RETURN(recipe.smooth, json.GetDouble(key, where));
     } else if (key == "group_size") {
       SF_RETURN_IF_ERROR(get_int(&recipe.group_size));
     } else if (key == "keep_columns") {

@@ -20,6 +20,15 @@ enum class ScaleMethod {
 absl::StatusOr<ScaleMethod> ParseScaleMethod(absl::string_view name);  // "absmax", "percentile", "mse"
 const char* ScaleMethodName(ScaleMethod method);
 
+// How weights become codes.
+enum class Rounding {
+  kAuto,     // GPTQ below 8 bits where a scan is there, else to the nearest
+  kNearest,  // each weight alone
+  kGptq,     // column by column, each taking up the error before it; inputs come through the rounded layers
+};
+absl::StatusOr<Rounding> ParseRounding(absl::string_view name);  // "auto", "nearest", "gptq"
+const char* RoundingName(Rounding rounding);
+
 enum class OutlierMode {
   kAuto,      // what pays for this scheme and this model, with the reason in words
   kNone,      // nothing, not even clipped scales: the control, what a min-max observer gives
@@ -31,8 +40,22 @@ absl::StatusOr<OutlierMode> ParseOutlierMode(
     absl::string_view name);  // "auto", "none", "keep", "fold", "fold+keep"
 const char* OutlierModeName(OutlierMode mode);
 
+// Rotations by the names of quant/folds: R1 residual, R2 values, R3 queries and keys, R4 down_proj's input.
+struct RotationChoice {
+  bool automatic = true;  // what pays for the scheme
+  bool r1 = false, r2 = false, r3 = false, r4 = false;
+  bool any() const { return r1 || r2 || r3 || r4; }
+};
+// "auto", "none", "offline" (R1+R2: nothing rotates while the model runs), "online" (R1+R2+R4), or names
+// joined by '+', as in "R2+R4".
+absl::StatusOr<RotationChoice> ParseRotations(absl::string_view words);
+std::string RotationWords(const RotationChoice& choice);
+
 struct Recipe {
   std::string scheme;  // a row of Schemes()
+  RotationChoice rotate;
+  Rounding rounding = Rounding::kAuto;
+  double smooth = 0;  // > 0: channel scales with this alpha on all four sites (2211.10438); 0: none
   OutlierMode outliers = OutlierMode::kAuto;
   int group_size = 0;               // 0: the scheme's default for this model
   int keep_columns = -1;            // kept columns a site; -1: what the mode says
@@ -46,7 +69,7 @@ struct Recipe {
   ScaleMethod weight_scales = ScaleMethod::kMse;
   bool weight_scales_set = false;  // false: absmax at 8 bits, mse (importance-weighted clip search) below
   int head_bits = 8;               // 8 or 16: embedding and head
-  uint64_t seed = 1;               // of random_columns
+  uint64_t seed = 1;               // of random_columns and of the rotations' signs
 };
 Json RecipeToJson(const Recipe& recipe);
 // The method in force: what was set, else the default of the outlier mode.

@@ -22,8 +22,7 @@ std::string PrefixWords(const OutlierMap& map) {
 }
 
 // What pays, by what the activations' scales must bear.
-Treatments Automatic(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
-                     const CalibStats* stats) {
+Treatments Automatic(const Scheme& scheme, const OutlierMap* map, const CalibStats* stats) {
   Treatments t;
   if (map == nullptr) {
     t.reason = "no scan was made: nothing is treated";
@@ -39,15 +38,11 @@ Treatments Automatic(const Recipe& recipe, const Scheme& scheme, const OutlierMa
     return t;
   }
   t.fold = HasPrefix(map, stats);
-  t.keep_columns = is_static ? kDefaultKept : 0;
+  t.rotate = {.automatic = false, .r1 = true, .r2 = true, .r4 = true};
   t.reason = t.fold ? absl::StrCat(PrefixWords(*map),
                                    " becomes a KV prefix, so that no row of the text carries a spike")
                     : "no prefix takes the spikes away";
-  if (is_static) {
-    const int kept = recipe.keep_columns >= 0 ? recipe.keep_columns : t.keep_columns;
-    absl::StrAppend(&t.reason, "; one static scale cannot serve the widest channels: ", kept,
-                    " columns a site stay in bf16");
-  }
+  t.reason += "; rotations spread the wide channels over all";
   return t;
 }
 
@@ -59,11 +54,21 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
   const bool wants_fold = recipe.outliers == OutlierMode::kFold || recipe.outliers == OutlierMode::kFoldKeep;
   const bool wants_keep = recipe.outliers == OutlierMode::kKeep || recipe.outliers == OutlierMode::kFoldKeep;
   if (recipe.outliers == OutlierMode::kAuto) {
-    t = Automatic(recipe, scheme, map, stats);
+    t = Automatic(scheme, map, stats);
   } else {
     t.fold = wants_fold;
     t.keep_columns = wants_keep ? kDefaultKept : 0;
     t.reason = absl::StrCat("outliers \"", OutlierModeName(recipe.outliers), "\" was asked for");
+  }
+  t.rotate.automatic = false;
+  if (!recipe.rotate.automatic) t.rotate = recipe.rotate;
+  t.smooth = recipe.smooth;
+  if (!(t.smooth >= 0 && t.smooth <= 1)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("smooth=", t.smooth, "; alpha must be from 0 (none) to 1"));
+  }
+  if (t.smooth > 0 && stats == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("smooth=", t.smooth, " needs a scan to take ranges from"));
   }
   if (recipe.keep_columns >= 0) t.keep_columns = recipe.keep_columns;
   if (wants_fold && !HasPrefix(map, stats)) {
@@ -78,6 +83,15 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
   }
   if (t.keep_columns > 0 && recipe.random_columns) t.reason += "; the kept columns are random: a control";
   return t;
+}
+
+void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, Treatments& t) {
+  const bool automatic = recipe.outliers == OutlierMode::kAuto && recipe.rotate.automatic;
+  const bool is_static = scheme.activation_scales == Granularity::kPerTensor;
+  if (!automatic || !is_static || recipe.keep_columns >= 0) return;
+  t.keep_columns = kDefaultKept;
+  absl::StrAppend(&t.reason, "; where that is not legal one static scale cannot serve the widest channels: ",
+                  t.keep_columns, " columns a site stay in bf16");
 }
 
 }  // namespace spikefold

@@ -12,13 +12,18 @@
 namespace spikefold {
 
 struct Treatments {
-  bool fold = false;     // the scan's prefix tokens become a KV prefix; statistics are those behind it
-  int keep_columns = 0;  // kept columns a site
-  std::string reason;    // in words, for people
+  bool fold = false;      // the scan's prefix tokens become a KV prefix; statistics are those behind it
+  int keep_columns = 0;   // kept columns a site
+  RotationChoice rotate;  // never automatic
+  double smooth = 0;
+  std::string reason;  // in words, for people
 };
 // `map` and `stats` are null where no scan was made. InvalidArgument: a treatment that was asked for by name
 // is impossible here (no scan, no prefix found, kept columns for a scheme without quantized activations).
 absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
                                             const CalibStats* stats);
+
+// What an automatic choice does instead where the residual stream may not be rotated (R1 was refused).
+void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, Treatments& treatments);
 
 }  // namespace spikefold

@@ -135,10 +135,10 @@ std::vector<std::string> FlagsOf(const Configuration& c, double noise_floor) {
     flags.push_back("a gain over float is an error until explained: check text, prefix and calibration");
   }
   if (c.eval->prefix.tokens > 0 && c.eval->prefix.changes_function) {
-    flags.push_back(absl::StrCat("compared with the float model behind the same prefix (",
-                                 c.eval->prefix.tokens, c.eval->prefix.tokens == 1 ? " token" : " tokens",
-                                 "), whose own perplexity is × ", Significant(r.prefix_ratio, 4),
-                                 " of the one without"));
+    flags.push_back(absl::StrCat("both models run behind its prefix (", c.eval->prefix.tokens,
+                                 c.eval->prefix.tokens == 1 ? " token" : " tokens",
+                                 "), from which the float model alone gets × ",
+                                 Significant(r.prefix_ratio, 4)));
   }
   if (noise_floor > 0 && r.kld_mean <= noise_floor && c.grade != Grade::kReference) {
     flags.push_back("below the noise floor: a tie with 16-bit arithmetic");
@@ -147,11 +147,11 @@ std::vector<std::string> FlagsOf(const Configuration& c, double noise_floor) {
     flags.push_back(absl::StrCat(Thousands(r.num_missed_spike_rows),
                                  " spike rows found no room and were quantized with the rest"));
   }
-  const double needed = TokensForHalfPercent(r);
-  if (needed > static_cast<double>(r.num_scored) && c.grade != Grade::kBroken) {
-    flags.push_back(absl::StrCat("the ratio is known to ± ",
-                                 Percent(kNormal95 * r.ppl_ratio_se / r.ppl_ratio, 2),
-                                 " (95 %); ± 0.5 % needs about ", Significant(needed, 2), " scored tokens"));
+  const double half = kNormal95 * r.ppl_ratio_se;
+  if (half > 0.25 * std::fabs(r.ppl_ratio - 1) && half > 0.005 * r.ppl_ratio) {
+    flags.push_back(absl::StrCat("inconclusive: the ratio is known to ± ", Percent(half / r.ppl_ratio, 2),
+                                 " (95 %); ± 0.5 % needs about ", Significant(TokensForHalfPercent(r), 2),
+                                 " scored tokens"));
   }
   return flags;
 }
@@ -168,6 +168,42 @@ std::vector<SimulationGap> FindGaps(const std::vector<Configuration>& configurat
     }
   }
   return out;
+}
+
+// Each treated configuration against the untreated one of its scheme that is nearest in bits.
+std::vector<TreatmentEffect> FindTreatments(const std::vector<Configuration>& configurations) {
+  std::vector<TreatmentEffect> out;
+  for (const Configuration& treated : configurations) {
+    if (!treated.comparable() || TreatmentWords(*treated.eval).empty()) continue;
+    const Configuration* nearest = nullptr;
+    const auto distance = [&](const Configuration& c) {
+      return std::fabs(c.eval->bits_linear - treated.eval->bits_linear);
+    };
+    for (const Configuration& plain : configurations) {
+      const bool pair = plain.comparable() && plain.eval->scheme == treated.eval->scheme &&
+                        plain.eval->backend == treated.eval->backend && TreatmentWords(*plain.eval).empty();
+      if (pair && (nearest == nullptr || distance(plain) < distance(*nearest))) nearest = &plain;
+    }
+    if (nearest != nullptr) out.push_back({nearest->number, treated.number});
+  }
+  return out;
+}
+
+// The pair in which treatment changed most.
+std::string TreatmentHeadline(const Findings& findings) {
+  const TreatmentEffect* most = nullptr;
+  const auto gain = [&](const TreatmentEffect& t) {
+    return findings.at(t.without).eval->result.kld_mean / findings.at(t.with).eval->result.kld_mean;
+  };
+  for (const TreatmentEffect& t : findings.treatments) {
+    if (!(gain(t) > 1)) continue;
+    if (most == nullptr || gain(t) > gain(*most)) most = &t;
+  }
+  if (most == nullptr) return "";
+  const EvalDocument &without = *findings.at(most->without).eval, &with = *findings.at(most->with).eval;
+  return absl::StrCat(" Treating outliers (", TreatmentWords(with), ") takes ", with.scheme, " from × ",
+                      PlusMinus(without.result.ppl_ratio, without.result.ppl_ratio_se), " to × ",
+                      PlusMinus(with.result.ppl_ratio, with.result.ppl_ratio_se), ".");
 }
 
 std::string Headline(const Findings& findings) {
@@ -198,12 +234,13 @@ std::string Headline(const Findings& findings) {
     } else {
       text = absl::StrCat("Nearest to the reference: ", words(*best), ". Fewest bits: ", words(*small), ".");
     }
+    text += TreatmentHeadline(findings);
   }
   if (broken > 0) {
     absl::StrAppend(&text, text.empty() ? "" : " ", broken,
                     broken == 1 ? " configuration is" : " configurations are", " broken or anomalous.");
   }
-  return text.empty() ? "Nothing was evaluated." : text;
+  return text.empty() ? "No quantized model was evaluated." : text;
 }
 
 std::string Title(const ReportInput& input) {
@@ -214,6 +251,8 @@ std::string Title(const ReportInput& input) {
   if (const size_t slash = path.rfind('/'); slash != absl::string_view::npos) path.remove_prefix(slash + 1);
   return path.empty() ? "Quantization report" : absl::StrCat("Quantization of ", path);
 }
+
+bool IsSimulated(const Configuration& c) { return absl::EndsWith(c.eval->backend, "-simulated"); }
 
 bool Dominates(const Configuration& a, const Configuration& b) {
   const double x[] = {a.eval->bits_linear, a.eval->activation_bits, a.eval->result.kld_mean};
@@ -261,7 +300,7 @@ void MarkPareto(std::vector<Configuration>& configurations) {
     c.dominated_by = 0;
     double best = 0;
     for (const Configuration& other : configurations) {
-      if (!c.comparable() || !other.comparable() || other.eval->backend != c.eval->backend) continue;
+      if (!c.comparable() || !other.comparable() || (IsSimulated(other) && !IsSimulated(c))) continue;
       const double kld = other.eval->result.kld_mean;
       const bool finite_wins = std::isfinite(kld) && !std::isfinite(c.eval->result.kld_mean) &&
                                other.eval->bits_linear <= c.eval->bits_linear &&
@@ -286,6 +325,25 @@ std::string ProtocolWords(const EvalDocument& e) {
                                               : "BOS before each window";
   return absl::StrCat(what, r.context, " tokens, ", bos, ", ", Thousands(r.num_scored), " scored tokens of ",
                       e.text_source);
+}
+
+std::string TreatmentWords(const EvalDocument& eval) {
+  int64_t kept = 0, supers = 0;
+  bool rows = false;
+  for (const LinearDecision& d : eval.linears) {
+    kept = std::max(kept, d.kept);
+    supers += d.super;
+    rows = rows || d.spike_threshold > 0;
+  }
+  std::vector<std::string> words;
+  if (eval.prefix.tokens > 0) {
+    words.push_back(
+        absl::StrCat("prefix of ", eval.prefix.tokens, eval.prefix.tokens == 1 ? " token" : " tokens"));
+  }
+  if (kept > 0) words.push_back(absl::StrCat(kept, " kept columns"));
+  if (supers > 0) words.push_back(absl::StrCat(supers, " super weights"));
+  if (rows) words.push_back("spike rows in float");
+  return absl::StrJoin(words, ", ");
 }
 
 std::string SiteName(const ReportScan& scan, const SiteReport& site) {
@@ -329,6 +387,7 @@ Findings Analyze(const ReportInput& input) {
   }
   MarkPareto(out.configurations);
   out.gaps = FindGaps(out.configurations);
+  out.treatments = FindTreatments(out.configurations);
   if (base != nullptr) out.protocol = ProtocolWords(*base);
   out.headline = Headline(out);
   return out;

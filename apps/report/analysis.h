@@ -35,8 +35,8 @@ struct Configuration {
   std::string verdict;             // one sentence
   std::vector<std::string> flags;  // what the reader should know besides
   std::string not_comparable;      // why; empty: comparable with the report's majority
-  // Among comparable ones on the same backend: no other has at most its decoder bits, at most its activation
-  // bits and at most its KLD, and less of one.
+  // Among comparable ones: no other has at most its decoder bits, at most its activation bits and at most its
+  // KLD, and less of one. A simulation does not dominate what real kernels computed.
   bool pareto = false;
   int dominated_by = 0;          // number of the one with the lowest KLD that dominates it; 0: none
   double tokens_per_second = 0;  // of scoring; 0: unknown
@@ -49,10 +49,18 @@ struct SimulationGap {
   double kld_gap = 0, ratio_gap = 0;
 };
 
+// What treating outliers paid and bought: two configurations of one scheme on one backend.
+struct TreatmentEffect {
+  int without = 0, with = 0;  // numbers
+};
+// "prefix of 1 token, 64 kept columns"; empty: nothing was done about outliers.
+std::string TreatmentWords(const EvalDocument& eval);
+
 struct Findings {
   std::string title, headline;
   std::vector<Configuration> configurations;
   std::vector<SimulationGap> gaps;
+  std::vector<TreatmentEffect> treatments;
   std::string protocol;    // of the comparable ones, in words
   double noise_floor = 0;  // KLD, the largest measured among comparable ones; 0: not measured
   const Configuration& at(int number) const { return configurations[static_cast<size_t>(number - 1)]; }

@@ -44,9 +44,7 @@ RoleSummary Summarize(const std::string& role, const Signature& usual,
   std::vector<double> errors;
   for (const LinearDecision* d : members) {
     ++s.count;
-    const bool exception = SignatureOf(*d) != usual;
-    s.exceptions += exception;
-    if (!exception && s.reason.empty()) s.reason = d->reason;
+    s.exceptions += SignatureOf(*d) != usual;
     s.kept_min = std::min(s.kept_min, d->kept);
     s.kept_max = std::max(s.kept_max, d->kept);
     s.supers += d->super;

@@ -16,7 +16,6 @@ struct RoleSummary {
   double bits = 0;                           // mean, weighted by size
   double error_median = -1, error_max = -1;  // rounding errors; negative: not measured
   std::string worst;                         // module with error_max
-  std::string reason;                        // of its first ordinary tensor
 };
 std::vector<RoleSummary> SummarizeRoles(const std::vector<LinearDecision>& linears);
 

@@ -20,7 +20,7 @@ constexpr size_t kMaxNamedPoints = 10;  // more are numbered
 constexpr size_t kMaxLabelCharacters = 26;
 constexpr size_t kMaxCurves = 6;
 constexpr std::array<Marker, 3> kMarkers = {Marker::kCircle, Marker::kTriangle, Marker::kSquare};
-constexpr char kPx[] = "Arrows stand for values beyond the axis (zero, or not finite).";
+constexpr char kBeyondWords[] = "Arrows stand for values beyond the axis (zero, or not finite).";
 
 std::string Label(const Configuration& c, size_t count) {
   return count > kMaxNamedPoints ? absl::StrCat(c.number) : Shortened(c.name, kMaxLabelCharacters);
@@ -79,24 +79,19 @@ ScatterChart Scatter(const Findings& findings, const Measure& measure) {
 }
 
 std::string ParetoWords(const Findings& findings) {
+  // Many configurations go by their numbers, here as in the drawing.
+  const bool numbers = findings.configurations.size() > kMaxNamedPoints;
+  const auto called = [&](const Configuration& c) { return numbers ? absl::StrCat(c.number) : c.name; };
   std::vector<std::string> pareto, dominated;
   for (const Configuration& c : findings.configurations) {
-    if (c.pareto) pareto.push_back(c.name);
-    if (c.dominated_by > 0) {
-      dominated.push_back(absl::StrCat(c.name, " (by ", findings.at(c.dominated_by).name, ")"));
-    }
+    if (c.pareto) pareto.push_back(called(c));
+    if (c.dominated_by == 0) continue;
+    dominated.push_back(absl::StrCat(called(c), " (by ", called(findings.at(c.dominated_by)), ")"));
   }
-  const auto list = [](std::vector<std::string> names) {
-    constexpr size_t kMost = 8;
-    const size_t all = names.size();
-    if (all > kMost) names.resize(kMost);
-    return absl::StrCat(absl::StrJoin(names, ", "),
-                        all > kMost ? absl::StrCat(" and ", all - kMost, " more") : "");
-  };
   std::string text = pareto.empty() ? "No configuration is in the Pareto set."
-                                    : absl::StrCat("Pareto set: ", list(pareto), ".");
-  if (!dominated.empty()) absl::StrAppend(&text, " Dominated: ", list(dominated), ".");
-  if (findings.configurations.size() > kMaxNamedPoints) text += " Points carry the numbers of the table.";
+                                    : absl::StrCat("Pareto set: ", absl::StrJoin(pareto, ", "), ".");
+  if (!dominated.empty()) absl::StrAppend(&text, " Dominated: ", absl::StrJoin(dominated, ", "), ".");
+  if (numbers) text += " Numbers are those of the table.";
   return text;
 }
 
@@ -106,7 +101,7 @@ bool AnyBeyond(const ScatterChart& chart) {
 }
 
 Figure Finish(ScatterChart chart, std::string finding) {
-  if (AnyBeyond(chart)) absl::StrAppend(&finding, " ", kPx);
+  if (AnyBeyond(chart)) absl::StrAppend(&finding, " ", kBeyondWords);
   return {chart.title, DrawScatter(chart), std::move(finding)};
 }
 

@@ -109,7 +109,9 @@ std::optional<Figure> SpikeLife(const OutlierMap& map, bool bos) {
 
 std::optional<Figure> Sinks(const OutlierMap& map, bool bos) {
   const SinkMap& sinks = bos ? map.sinks_bos : map.sinks_plain;
-  if (sinks.mass.empty()) return std::nullopt;
+  constexpr size_t kMaxCells = 1 << 16;
+  const size_t cells = static_cast<size_t>(sinks.num_layers * sinks.num_heads);
+  if (sinks.mass.size() != cells || cells == 0 || cells > kMaxCells) return std::nullopt;
   HeatMap heat{.title = absl::StrCat("Attention on position 0", bos ? ", windows that begin with BOS" : ""),
                .row_name = "head",
                .column_name = "layer"};

@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kShades = 10;                 // classes h0 ... h9
 constexpr size_t kMaxCellsWithTips = 2000;  // a tip costs 60 bytes
+constexpr size_t kMaxRowCharacters = 16;    // so that the cells keep most of the width
 constexpr double kLegendHeight = 40;
 
 int Shade(const HeatMap& map, double value) {
@@ -94,7 +95,9 @@ void DrawShades(Svg& svg, const HeatMap& map, double left, double top) {
 
 }  // namespace
 
-std::string DrawHeatMap(const HeatMap& map) {
+std::string DrawHeatMap(const HeatMap& whole) {
+  HeatMap map = whole;
+  for (std::string& row : map.rows) row = Shortened(row, kMaxRowCharacters);
   double label = 0;
   for (const std::string& row : map.rows) label = std::max(label, TextWidth(row));
   const double row_height = std::clamp(240.0 / static_cast<double>(map.rows.size()), 5.0, 22.0);

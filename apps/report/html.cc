@@ -13,7 +13,7 @@
 namespace spikefold {
 namespace {
 
-constexpr size_t kWorst = 10, kMaxExceptions = 60;
+constexpr size_t kWorst = 10, kMaxExceptions = 60, kMaxOpen = 4;
 // What one evaluation adds beside its rows stops here, so that the fixed parts still fit under kMaxHtmlBytes.
 constexpr size_t kDetailsBudget = 900'000;
 
@@ -41,8 +41,9 @@ class Figures {
   std::string html_;
 };
 
-std::string Details(absl::string_view summary, absl::string_view html) {
-  return absl::StrCat("<details><summary>", Html(summary), "</summary>\n", html, "</details>\n");
+std::string Details(absl::string_view summary, absl::string_view html, bool open = false) {
+  return absl::StrCat(open ? "<details open><summary>" : "<details><summary>", Html(summary), "</summary>\n",
+                      html, "</details>\n");
 }
 
 std::string List(const std::vector<std::string>& items) {
@@ -63,7 +64,6 @@ class Page {
     if (input_.scan) Section("outliers", "Outliers of the float model", Outliers());
     Section("worst", "Worst tensors", Worst());
     if (evals) Section("decisions", "Decisions", Decisions());
-    if (evals) Section("position", "Loss by position and noise", Position());
     Section("provenance", "Provenance", ProvenanceSection());
     return absl::StrCat(
         "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
@@ -112,8 +112,16 @@ class Page {
     figures.Add(KldOverBits(findings_));
     figures.Add(RatioOverBits(findings_));
     figures.Add(KldOverTotalBits(findings_));
-    std::string out = absl::StrCat(HtmlTable(AccuracyTable(findings_)), figures.Html(),
+    figures.Add(KldByPosition(findings_));
+    std::string noise = "The noise floor was not measured.";
+    if (findings_.noise_floor > 0) {
+      noise =
+          absl::StrCat("Noise floor: the float model against itself with 16-bit activations has a KLD of ",
+                       Significant(findings_.noise_floor), " nats. Smaller differences are ties.");
+    }
+    std::string out = absl::StrCat(HtmlTable(AccuracyTable(findings_)), figures.Html(), Paragraph(noise),
                                    HtmlTable(DistributionTable(findings_)), HtmlTable(SizeTable(findings_)));
+    if (!findings_.treatments.empty()) out += HtmlTable(TreatmentTable(findings_));
     if (!findings_.gaps.empty()) out += HtmlTable(GapTable(findings_));
     return out;
   }
@@ -175,25 +183,13 @@ class Page {
       left_out += !fits;
       out += Details(absl::StrCat(c.name, ": ", Significant(c.eval->bits_linear), " bits a decoder weight, ",
                                   exceptions.rows.size(), " exceptions"),
-                     html);
+                     html, findings_.configurations.size() <= kMaxOpen);
     }
     if (left_out > 0)
       out += Paragraph(absl::StrCat("Left out for size: the full lists of ", left_out,
                                     " configurations; they are in their evaluations."),
                        "soft");
     return out;
-  }
-
-  std::string Position() const {
-    Figures figures;
-    figures.Add(KldByPosition(findings_));
-    std::string noise = "The noise floor was not measured.";
-    if (findings_.noise_floor > 0) {
-      noise =
-          absl::StrCat("Noise floor: the float model against itself with 16-bit activations has a KLD of ",
-                       Significant(findings_.noise_floor), " nats. Smaller differences are ties.");
-    }
-    return figures.Html() + Paragraph(noise);
   }
 
   std::string ProvenanceSection() const {

@@ -27,21 +27,33 @@ void DrawCurve(Svg& svg, const Frame& frame, const Curve& curve) {
   svg.Polyline(run, css);
 }
 
-// Events are numbered from left to right on alternating heights, so that close ones stay readable.
+constexpr double kEventLine = 14;
+
+// The first free place for an event's text beside its line, in a strip above the curves.
+Point PlaceEvent(const Frame& frame, const std::vector<Box>& taken, double x, double width) {
+  for (int row = 0;; ++row) {
+    for (const double left : {x + 3, x - 3 - width}) {
+      const Box box = {left, frame.area.y + 1 + kEventLine * row, width, kEventLine - 1};
+      const bool inside = left >= frame.area.x && left + width <= frame.area.x + frame.area.width;
+      const bool free =
+          std::none_of(taken.begin(), taken.end(), [&](const Box& b) { return b.Overlaps(box); });
+      if (row > 8 || (inside && free)) return {box.x, box.y};
+    }
+  }
+}
+
 void DrawEvents(Svg& svg, const Frame& frame, const std::vector<LineChart::Event>& events) {
-  const Box& area = frame.area;
   std::vector<Box> taken;
   for (const LineChart::Event& event : events) {
-    const double x = frame.x.At(event.x), width = TextWidth(event.text);
-    svg.Line({x, area.y}, {x, area.y + area.height}, "event");
-    const double left = x + 3 + width > area.x + area.width ? x - 3 - width : x + 3;
-    Box box = {left, area.y + 2, width, 14};
-    while (std::any_of(taken.begin(), taken.end(), [&](const Box& b) { return b.Overlaps(box); })) {
-      box.y += 15;
-    }
-    if (box.y + box.height > area.y + area.height) continue;
-    svg.Text({box.x, box.y + 11}, Anchor::kStart, event.text, "note");
-    taken.push_back(box);
+    const double x = frame.x.At(event.x);
+    svg.Line({x, frame.area.y}, {x, frame.area.y + frame.area.height}, "event");
+    taken.push_back({x - 1, frame.area.y, 2, frame.area.height});
+  }
+  for (const LineChart::Event& event : events) {
+    const double width = TextWidth(event.text);
+    const Point at = PlaceEvent(frame, taken, frame.x.At(event.x), width);
+    svg.Text({at.x, at.y + 10}, Anchor::kStart, event.text, "note");
+    taken.push_back({at.x, at.y, width, kEventLine - 1});
   }
 }
 
@@ -63,7 +75,8 @@ std::string DrawLines(const LineChart& chart) {
   if (!xs.empty())
     x = {.low = *std::min_element(xs.begin(), xs.end()), .high = *std::max_element(xs.begin(), xs.end())};
   if (!(x.high > x.low)) x.high = x.low + 1;
-  const Frame frame = DrawFrame(svg, x, LogAxis(ys), {chart.x_name, chart.y_name}, chart.height);
+  const double headroom = chart.events.empty() ? 0 : 2 * kEventLine;
+  const Frame frame = DrawFrame(svg, x, LogAxis(ys), {chart.x_name, chart.y_name, headroom}, chart.height);
   DrawEvents(svg, frame, chart.events);
   for (const Curve& curve : chart.curves) DrawCurve(svg, frame, curve);
   DrawLegend(svg, chart.height, legend);

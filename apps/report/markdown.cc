@@ -43,7 +43,7 @@ class Document {
 std::string Verdicts(const ReportInput& input, const Findings& findings) {
   std::string out;
   for (const Configuration& c : findings.configurations) {
-    absl::StrAppend(&out, "- **", Markdown(c.name), "**: ", GradeName(c.grade), ". ", Markdown(c.verdict),
+    absl::StrAppend(&out, "- **", Markdown(c.name), "**: ", GradeName(c.grade), ": ", Markdown(c.verdict),
                     "\n");
     if (!c.comparable())
       absl::StrAppend(&out, "  - not comparable with the others: ", Markdown(c.not_comparable), "\n");
@@ -83,6 +83,9 @@ std::string RenderMarkdown(const ReportInput& input) {
     document.Add("Accuracy against bits", MarkdownTable(AccuracyTable(findings)));
     document.Add("Distribution", MarkdownTable(DistributionTable(findings)));
     document.Add("Size and speed", MarkdownTable(SizeTable(findings)));
+    if (!findings.treatments.empty()) {
+      document.Add("What treating outliers buys", MarkdownTable(TreatmentTable(findings)));
+    }
     if (!findings.gaps.empty())
       document.Add("Real kernels and simulation", MarkdownTable(GapTable(findings)));
   }

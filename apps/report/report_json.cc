@@ -143,7 +143,19 @@ std::string RenderJson(const ReportInput& input) {
                     .Set("kld_gap", gap.kld_gap)
                     .Set("ratio_gap", gap.ratio_gap));
   }
-  out.Set("configurations", std::move(rows)).Set("simulation_gaps", std::move(gaps));
+  Json treatments = Json::MakeArray();
+  for (const TreatmentEffect& effect : findings.treatments) {
+    const Configuration &without = findings.at(effect.without), &with = findings.at(effect.with);
+    treatments.Append(Json::MakeObject()
+                          .Set("without", without.name)
+                          .Set("with", with.name)
+                          .Set("treatment", TreatmentWords(*with.eval))
+                          .Set("bits_paid", with.eval->bits_linear - without.eval->bits_linear)
+                          .Set("kld_without", without.eval->result.kld_mean)
+                          .Set("kld_with", with.eval->result.kld_mean));
+  }
+  out.Set("configurations", std::move(rows)).Set("treatments", std::move(treatments));
+  out.Set("simulation_gaps", std::move(gaps));
   out.Set("scan", input.scan ? ScanToJson(*input.scan) : Json());
   return out.Dump(2) + "\n";
 }

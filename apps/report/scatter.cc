@@ -48,8 +48,16 @@ void DrawLabels(Svg& svg, const Frame& frame, const ScatterChart& chart, const s
     const LabelPlacer::Place place = placer.Find(at[i], width);
     if (!place.found) continue;
     const Point middle = {place.box.x + place.box.width / 2, place.box.y + place.box.height / 2};
-    if (place.far) svg.Line(at[i], middle, "leader");
-    svg.Text({middle.x, place.box.y + 12}, Anchor::kMiddle, chart.points[i].label, "label");
+    if (place.far) {
+      svg.Line(at[i],
+               {std::clamp(at[i].x, place.box.x, place.box.x + place.box.width),
+                std::clamp(at[i].y, place.box.y, place.box.y + place.box.height)},
+               "leader");
+    }
+    const double x = place.anchor == Anchor::kStart ? place.box.x
+                     : place.anchor == Anchor::kEnd ? place.box.x + width
+                                                    : middle.x;
+    svg.Text({x, place.box.y + 12}, place.anchor, chart.points[i].label, "label");
   }
 }
 
@@ -75,7 +83,7 @@ LabelPlacer::Place LabelPlacer::Find(Point point, double width) {
       const Box box = {middle.x - width / 2, middle.y - kLabelHeight / 2, width, kLabelHeight};
       if (!Free(box)) continue;
       taken_.push_back(box);
-      return {box, true, radius > 16};
+      return {box, true, radius > 16, d.x > 0 ? Anchor::kStart : d.x < 0 ? Anchor::kEnd : Anchor::kMiddle};
     }
   }
   return {};

@@ -34,6 +34,8 @@ class LabelPlacer {
   struct Place {
     Box box;
     bool found = false, far = false;  // far: wants a line to its point
+    Anchor anchor =
+        Anchor::kMiddle;  // the side that faces the point, so that the text's true width matters little
   };
   Place Find(Point point, double width);
 

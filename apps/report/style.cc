@@ -16,7 +16,7 @@ const char kReportStyle[] = R"css(
 --h0:#1a2532;--h1:#1c3147;--h2:#1f3f5e;--h3:#234f77;--h4:#2a6192;--h5:#3877ad;--h6:#5390c4;--h7:#79abd8;--h8:#a6c9ea;--h9:#dcecfb;
 --good:#7fe0bf;--goodbg:#123329;--mid:#f0cf7a;--midbg:#3a2f10;--bad:#ffaaa0;--badbg:#431b1a}}
 *{box-sizing:border-box}
-body{margin:0 auto;max-width:1180px;padding:16px 20px 60px;background:var(--bg);color:var(--fg);
+body{margin:0 auto;max-width:1240px;padding:16px 20px 60px;background:var(--bg);color:var(--fg);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"DejaVu Sans",sans-serif}
 h1{font-size:1.65rem;line-height:1.25;margin:.4em 0;overflow-wrap:anywhere}
 h2{font-size:1.3rem;margin:2.2em 0 .6em;padding-top:.5em;border-top:1px solid var(--line)}
@@ -26,8 +26,9 @@ a{color:var(--link)}
 .lead{font-size:1.1rem}
 .soft{color:var(--soft)}
 nav{display:flex;flex-wrap:wrap;gap:4px 18px;margin:1em 0}
-ol.verdicts{list-style:none;padding:0;margin:0;display:grid;gap:8px}
-ol.verdicts li{background:var(--panel);border-radius:8px;padding:10px 14px;overflow-wrap:anywhere}
+ol.verdicts{list-style:none;padding:0;margin:0;display:grid;gap:8px;
+grid-template-columns:repeat(auto-fit,minmax(min(100%,480px),1fr))}
+ol.verdicts>li{background:var(--panel);border-radius:8px;padding:10px 14px;overflow-wrap:anywhere}
 ol.verdicts ul{margin:.3em 0 0;padding-left:1.2em;color:var(--soft);font-size:.92em}
 .grade{font-weight:600}
 ol.verdicts .grade{display:inline-block;padding:0 8px;margin-right:6px;border-radius:10px;font-size:.9em}
@@ -39,18 +40,19 @@ ol.verdicts .g-moderate-loss,ol.verdicts .g-clear-loss{background:var(--midbg)}
 ol.verdicts .g-severe-loss,ol.verdicts .g-broken,ol.verdicts .g-anomalous{background:var(--badbg)}
 .scroll{overflow-x:auto;margin:1em 0;border:1px solid var(--line);border-radius:8px}
 table{border-collapse:collapse;width:100%;font-size:13px;line-height:1.35;font-variant-numeric:tabular-nums}
-caption{text-align:left;padding:8px 10px;color:var(--soft);font-size:13px}
-th,td{padding:5px 9px;text-align:left;vertical-align:top;border-top:1px solid var(--line)}
+.caption{color:var(--soft);font-size:13px;margin:1.4em 0 .4em;max-width:none}
+.caption+.scroll{margin-top:0}
+th,td{padding:5px 8px;text-align:left;vertical-align:top;border-top:1px solid var(--line)}
 th{background:var(--panel);font-weight:600;vertical-align:bottom}
 .n{text-align:right;white-space:nowrap}
 th.n{white-space:normal}
-td.key{font-weight:600;overflow-wrap:anywhere;min-width:9em}
+td.key{font-weight:600;overflow-wrap:anywhere;min-width:11em}
 td.wide{min-width:22em}
 td.hash{overflow-wrap:anywhere;min-width:14em}
 .figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,440px),1fr));gap:18px}
 figure{margin:0;padding:10px 12px 12px;border:1px solid var(--line);border-radius:8px;min-width:0}
 figure h3{margin:.1em 0 .5em}
-figure svg{display:block;width:100%;max-width:560px;height:auto;margin:0 auto}
+figure svg{display:block;width:100%;max-width:500px;height:auto;margin:0 auto}
 figcaption{font-size:13px;color:var(--soft);margin-top:8px;overflow-wrap:anywhere}
 details{margin:1em 0}
 summary{cursor:pointer;font-weight:600}

@@ -104,7 +104,7 @@ double TextWidth(absl::string_view utf8) {
   double width = 0;
   while (!utf8.empty()) {
     const Utf8Char c = NextUtf8(utf8);
-    width += c.code >= 0x1100 ? 1.0 : c.code >= 'A' && c.code <= 'Z' ? 0.7 : 0.57;
+    width += c.code >= 0x1100 ? 1.0 : c.code >= 'A' && c.code <= 'Z' ? 0.72 : 0.6;
     utf8.remove_prefix(c.bytes);
   }
   return width * kSvgTextSize;
@@ -176,7 +176,8 @@ Axis LinearAxis(const std::vector<double>& values) {
     any = true;
   }
   if (!any) return {.low = 0, .high = 1};
-  const double pad = high > low ? 0.06 * (high - low) : std::max(0.5, 0.1 * std::fabs(high));
+  const bool apart = high - low > 1e-6 * std::max(std::fabs(low), std::fabs(high));
+  const double pad = apart ? 0.06 * (high - low) : std::max(0.5, 0.1 * std::fabs(high));
   return {.low = low - pad, .high = high + pad};
 }
 
@@ -202,7 +203,7 @@ Frame DrawFrame(Svg& svg, Axis x, Axis y, const FrameText& text, double height) 
   frame.x.from = left + 8;
   frame.x.to = right - 8;
   frame.y.from = bottom - 8;
-  frame.y.to = top + 8;
+  frame.y.to = top + 8 + text.headroom;
   for (const Axis::Tick& tick : frame.y.Ticks()) {
     const double at = frame.y.At(tick.value);
     svg.Line({left, at}, {right, at}, "grid");

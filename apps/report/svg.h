@@ -9,7 +9,7 @@
 
 namespace spikefold {
 
-inline constexpr double kSvgWidth = 440;  // small enough for a telephone to show its 12-pixel text
+inline constexpr double kSvgWidth = 410;  // small enough for a telephone to show its 12-pixel text
 inline constexpr double kSvgTextSize = 12;
 inline constexpr int kNumColours = 6;  // classes c0 ... c5
 
@@ -67,7 +67,8 @@ struct Frame {
   Axis x, y;
 };
 struct FrameText {
-  std::string x, y;  // axis titles with units
+  std::string x, y;     // axis titles with units
+  double headroom = 0;  // pixels above the highest value
 };
 Frame DrawFrame(Svg& svg, Axis x, Axis y, const FrameText& text, double height);
 

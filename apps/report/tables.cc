@@ -20,24 +20,21 @@ std::string GradeClass(Grade grade) {
 std::string ParetoWords(const Configuration& c, const Findings& findings) {
   if (!c.comparable()) return absl::StrCat("not comparable: ", c.not_comparable);
   if (c.pareto) return "yes";
-  return c.dominated_by > 0 ? absl::StrCat("no: ", findings.at(c.dominated_by).name) : "no";
+  if (c.dominated_by == 0) return "no";
+  constexpr size_t kMaxNamed = 10;
+  if (findings.configurations.size() > kMaxNamed) return absl::StrCat("no: ", c.dominated_by);
+  return absl::StrCat("no: ", findings.at(c.dominated_by).name);
 }
 
 std::string PrefixWords(const EvalDocument& eval) {
   if (eval.prefix.tokens == 0) return kNone;
-  return absl::StrCat(eval.prefix.kind, " (", eval.prefix.tokens, "), × ",
-                      Significant(eval.result.prefix_ratio, 4));
+  return absl::StrCat("× ", Significant(eval.result.prefix_ratio, 4));
 }
 
 std::string ErrorWords(double error) { return error < 0 ? kNone : Percent(error, 2); }
 
 std::string Span(int64_t low, int64_t high) {
   return low == high ? absl::StrCat(low) : absl::StrCat(low, "–", high);
-}
-
-bool SameProtocol(const Findings& findings) {
-  return std::all_of(findings.configurations.begin(), findings.configurations.end(),
-                     [](const Configuration& c) { return c.comparable(); });
 }
 
 std::vector<Cell> Head(const Configuration& c) { return {absl::StrCat(c.number), Cell(c.name, "key")}; }
@@ -54,14 +51,12 @@ Table AccuracyTable(const Findings& findings) {
                {"bits, all"},
                {"bits, activations"},
                {"perplexity ± SE"},
-               {"of the float model"},
+               {"float model's"},
                {"ratio ± SE"},
-               {"KLD mean ± SE, nats"},
-               {"same top ± SE"},
+               {"KLD ± SE, nats"},
+               {"same top ± SE, %"},
                {"Pareto", false},
-               {"prefix, its own ratio", false}};
-  const bool same = SameProtocol(findings);
-  if (!same) t.columns.push_back({"protocol", false});
+               {"ratio of its prefix"}};
   for (const Configuration& c : findings.configurations) {
     const EvalResult& r = c.eval->result;
     std::vector<Cell> row = Head(c);
@@ -70,13 +65,12 @@ Table AccuracyTable(const Findings& findings) {
     row.emplace_back(Significant(c.eval->bits_total));
     row.emplace_back(Significant(c.eval->activation_bits));
     row.emplace_back(PlusMinus(r.ppl, r.ppl_se));
-    row.emplace_back(PlusMinus(r.ppl_reference, r.ppl_reference_se));
+    row.emplace_back(Significant(r.ppl_reference));
     row.emplace_back(PlusMinus(r.ppl_ratio, r.ppl_ratio_se));
     row.emplace_back(PlusMinus(r.kld_mean, r.kld_se));
-    row.emplace_back(PercentPlusMinus(r.same_top, r.same_top_se));
+    row.emplace_back(PlusMinus(100 * r.same_top, 100 * r.same_top_se));
     row.emplace_back(ParetoWords(c, findings), c.pareto ? "good" : "");
     row.emplace_back(PrefixWords(*c.eval));
-    if (!same) row.emplace_back(ProtocolWords(*c.eval));
     t.rows.push_back(std::move(row));
   }
   return t;
@@ -161,6 +155,24 @@ Table GapTable(const Findings& findings) {
     t.rows.push_back({real.name, simulated.name, Significant(real.eval->result.kld_mean, 4),
                       Significant(simulated.eval->result.kld_mean, 4), Significant(gap.kld_gap),
                       Percent(gap.ratio_gap, 3)});
+  }
+  return t;
+}
+
+Table TreatmentTable(const Findings& findings) {
+  Table t{.caption =
+              "What treating outliers paid and bought, against the same scheme without it; each is "
+              "compared with the float model behind its own prefix, if it has one."};
+  t.columns = {{"scheme", false}, {"treatment", false},  {"without", false},
+               {"with", false},   {"decoder bits paid"}, {"KLD without"},
+               {"KLD with"},      {"ratio without"},     {"ratio with"}};
+  for (const TreatmentEffect& effect : findings.treatments) {
+    const EvalDocument &a = *findings.at(effect.without).eval, &b = *findings.at(effect.with).eval;
+    t.rows.push_back({Cell(b.scheme, "key"), TreatmentWords(b), findings.at(effect.without).name,
+                      findings.at(effect.with).name, Significant(b.bits_linear - a.bits_linear),
+                      Significant(a.result.kld_mean), Significant(b.result.kld_mean),
+                      PlusMinus(a.result.ppl_ratio, a.result.ppl_ratio_se),
+                      PlusMinus(b.result.ppl_ratio, b.result.ppl_ratio_se)});
   }
   return t;
 }

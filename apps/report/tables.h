@@ -31,6 +31,7 @@ Table AccuracyTable(const Findings& findings);
 Table DistributionTable(
     const Findings& findings);  // percentiles of the KLD, and what the rest of a result says
 Table SizeTable(const Findings& findings);
+Table TreatmentTable(const Findings& findings);
 Table GapTable(const Findings& findings);
 
 Table RoleTable(const Configuration& configuration);

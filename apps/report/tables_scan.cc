@@ -45,12 +45,12 @@ using Facts = std::vector<std::pair<std::string, std::string>>;
 
 std::string Members(const Json& json) {
   if (json.is_null()) return "none";
-  if (!json.is_object()) return Shortened(json.Dump(), 400);
+  if (!json.is_object()) return Shortened(json.Dump(), 1000);
   std::vector<std::string> words;
   for (const auto& [key, value] : json.object()) {
     words.push_back(absl::StrCat(key, ": ", value.is_string() ? value.string_value() : value.Dump()));
   }
-  return Shortened(absl::StrJoin(words, ", "), 400);
+  return Shortened(absl::StrJoin(words, ", "), 1000);
 }
 
 std::string OrNone(const std::string& text) { return text.empty() ? "none" : text; }
@@ -192,8 +192,10 @@ Provenance ProvenanceTables(const ReportInput& input, const Findings& findings) 
 }
 
 std::string HtmlTable(const Table& table) {
-  std::string out = "<div class=\"scroll\" tabindex=\"0\"><table>";
-  if (!table.caption.empty()) absl::StrAppend(&out, "<caption>", Html(table.caption), "</caption>");
+  std::string out;
+  if (!table.caption.empty()) absl::StrAppend(&out, "<p class=\"caption\">", Html(table.caption), "</p>\n");
+  absl::StrAppend(&out, "<div class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=\"",
+                  Html(table.caption.empty() ? "table" : table.caption), "\"><table>");
   out.append("<thead><tr>");
   for (const Table::Column& column : table.columns) {
     absl::StrAppend(&out, column.number ? "<th scope=\"col\" class=\"n\">" : "<th scope=\"col\">",

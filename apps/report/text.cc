@@ -113,7 +113,8 @@ std::string Markdown(absl::string_view text) {
 
 std::string CsvText(absl::string_view text) {
   std::string out = Clean(text);
-  if (!out.empty() && absl::string_view("=+-@").find(out[0]) != absl::string_view::npos) out.insert(0, 1, '\'');
+  const bool formula = !out.empty() && absl::string_view("=+-@").find(out[0]) != absl::string_view::npos;
+  if (formula) out.insert(0, 1, '\'');
   if (out.find_first_of(",\"") == std::string::npos) return out;
   std::string quoted(1, '"');
   for (const char c : out) {

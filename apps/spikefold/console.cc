@@ -53,6 +53,7 @@ size_t TerminalWidth() {
 
 Console::Console(const Options& options)
     : options_(options),
+      terminal_(isatty(STDOUT_FILENO) == 1),
       color_stdout_(UsesColor(options.color, STDOUT_FILENO)),
       color_stderr_(UsesColor(options.color, STDERR_FILENO)) {
   const bool terminal = isatty(STDERR_FILENO) == 1;
@@ -62,6 +63,15 @@ Console::Console(const Options& options)
 }
 
 Console::~Console() { EndProgress(); }
+
+void Console::PrintForeign(absl::string_view text) {
+  if (!terminal_) return Print(text);
+  for (const char c : text) {
+    const unsigned char byte = static_cast<unsigned char>(c);
+    const bool harmless = (byte >= 0x20 && byte != 0x7f) || c == '\n' || c == '\t';
+    Print(harmless ? std::string(1, c) : absl::StrFormat("\\x%02x", byte));
+  }
+}
 
 absl::Status Console::PrintJson(const Json& document) {
   Print(document.Dump(2));
@@ -118,9 +128,8 @@ void Console::Draw(absl::string_view what, int64_t done, int64_t total) {
   if (what != what_) {
     what_ = std::string(what);
     stage_start_ = now;
-  } else if (now - last_drawn_ < kSecondsBetweenDraws) {
-    return;
   }
+  if (now - last_drawn_ < kSecondsBetweenDraws) return;
   last_drawn_ = now;
   const double share = total > 0 ? std::min(1.0, static_cast<double>(done) / static_cast<double>(total)) : 0;
   const int64_t filled = static_cast<int64_t>(share * kBarWidth);

@@ -31,6 +31,8 @@ class Console {
   // Results. What was printed appears at Flush(), which is Unavailable (and stays so) if stdout cannot take
   // it.
   void Print(absl::string_view text) { output_.append(text.data(), text.size()); }
+  // What a model wrote: on a terminal its control characters are shown, not obeyed.
+  void PrintForeign(absl::string_view text);
   absl::Status PrintJson(const Json& document);  // with a line break, flushed
   absl::Status Flush();
 
@@ -57,6 +59,7 @@ class Console {
   void Log(absl::string_view what, int64_t done, int64_t total);
 
   const Options options_;
+  bool terminal_ = false;  // stdout
   bool color_stdout_ = false, color_stderr_ = false, draw_ = false, log_ = false;
   std::string output_;
   absl::Status output_status_;

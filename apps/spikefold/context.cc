@@ -38,6 +38,18 @@ uint64_t WeightMemory(const CheckpointReader& reader, bool simulate) {
   return bytes;
 }
 
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(const std::string& path) {
+  SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(path));
+  if (reader->kind() != CheckpointKind::kNative) return reader;
+  return absl::InvalidArgumentError(
+      absl::StrCat(Printable(path, 1024), ": is quantized already; give the float model it came from"));
+}
+
+absl::StatusOr<OpenedModel> OpenFloatModel(Context& context, const std::string& path) {
+  SF_RETURN_IF_ERROR(OpenFloatReader(path).status());
+  return OpenModel(context, path);
+}
+
 absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path, const OpenOptions& options) {
   OpenedModel opened;
   SF_ASSIGN_OR_RETURN(opened.reader, CheckpointReader::Open(path));

@@ -43,6 +43,10 @@ struct OpenOptions {
 absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path,
                                       const OpenOptions& options = {});
 
+// InvalidArgument if the model is quantized already.
+absl::StatusOr<OpenedModel> OpenFloatModel(Context& context, const std::string& path);
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(const std::string& path);
+
 // Bytes that the weights of a checkpoint take in memory when it runs, from its headers: float32 but for
 // quantized linears, whose codes stay codes unless they are simulated.
 uint64_t WeightMemory(const CheckpointReader& reader, bool simulate);

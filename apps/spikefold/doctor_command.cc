@@ -8,8 +8,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/strip.h"
 #include "apps/spikefold/machine.h"
-#include "apps/spikefold/table.h"
 #include "apps/spikefold/text.h"
+#include "apps/spikefold/text_table.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
 #include "kernels/ceiling/ceiling.h"
@@ -73,7 +73,7 @@ std::string CudaText(const absl::Status& cuda) {
 
 void PrintText(const Diagnosis& d, const Context& context, Console& console) {
   const Machine& m = d.machine;
-  Table table("ll");
+  TextTable table("ll");
   table.Row({"Spikefold", ToolVersionAndCommit()});
   table.Row({"processor", m.cpu.empty() ? "not known" : Printable(m.cpu)});
   table.Row({"cores", absl::StrCat(DefaultNumThreads(), " usable of ", m.online_cores, "; ",
@@ -92,7 +92,7 @@ void PrintText(const Diagnosis& d, const Context& context, Console& console) {
 
   console.Print(absl::StrCat("\n", console.Bold("Kernels"), " at ", kernels::IsaName(kernels::ActiveIsa()),
                              ", each against its reference on this machine\n"));
-  Table checks("lrl");
+  TextTable checks("lrl");
   for (const auto& [name, report] : d.kernels) {
     checks.Row(
         {name, absl::StrCat(report.num_cases, " cases"),

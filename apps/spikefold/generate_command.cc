@@ -124,7 +124,7 @@ absl::Status RunGenerate(const GenerateCommandOptions& options, Context& context
   const auto show = [&](const std::string& part) {
     text += part;
     if (console.json()) return;
-    console.Print(part);
+    console.PrintForeign(part);
     written = console.Flush();
   };
   if (!console.json()) {

@@ -10,8 +10,8 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "apps/spikefold/native_summary.h"
-#include "apps/spikefold/table.h"
 #include "apps/spikefold/text.h"
+#include "apps/spikefold/text_table.h"
 #include "calib/format_count.h"
 #include "formats/base/status.h"
 #include "quant/scheme.h"
@@ -129,7 +129,7 @@ std::vector<std::string> StoredRow(const std::string& name, const StoredTotal& t
 }
 
 std::string StoredText(const Inspection& inspection) {
-  Table table("lrrrr");
+  TextTable table("lrrrr");
   table.Row({"", "tensors", "weights", "bytes", "bits"});
   for (const auto& [type, total] : inspection.by_type) table.Row(StoredRow(type, total));
   table.Row({});
@@ -144,7 +144,7 @@ std::string StoredText(const Inspection& inspection) {
 void PrintAbilities(const Inspection& inspection, Console& console) {
   console.Print(absl::StrCat("\n", console.Bold("Spikefold can"), "\n"));
   const bool quantized = inspection.reader.kind() == CheckpointKind::kNative;
-  Table table("ll");
+  TextTable table("ll");
   if (inspection.tokenizer.ok()) {
     table.Row({"run it", quantized ? "eval, generate, bench, verify" : "scan, eval, generate, bench"});
   } else {
@@ -161,7 +161,7 @@ void PrintText(const Inspection& inspection, const std::string& native, Console&
   console.Print(absl::StrCat(console.Bold(Printable(reader.path(), 1024)), ": ", Printable(c.architecture),
                              ", ", CompactCount(inspection.all.weights), " weights, ",
                              KindText(reader.kind()), ", ", BytesText(reader.file_bytes()), "\n\n"));
-  Table table("ll");
+  TextTable table("ll");
   table.Row({"layers", LayersText(c)});
   table.Row({"attention", AttentionText(c)});
   table.Row({"vocabulary", VocabularyText(c)});

@@ -31,10 +31,10 @@ void InstallInterruptHandlers() {
     sigaction(signal, nullptr, &before);
     if (before.sa_handler != SIG_IGN) sigaction(signal, &action, nullptr);  // nohup's wish is respected
   }
-  // A closed pipe is an error of write(), with a text and an exit code.
+  // A closed pipe and a file beyond the limit are errors of write(), with a text and an exit code.
   action = {};
   action.sa_handler = SIG_IGN;
-  sigaction(SIGPIPE, &action, nullptr);
+  for (const int signal : {SIGPIPE, SIGXFSZ}) sigaction(signal, &action, nullptr);
 }
 
 bool Interrupted() { return g_interrupted != 0; }

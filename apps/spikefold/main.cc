@@ -1,23 +1,33 @@
 // The command line: which options there are, and nothing else. Each command lives in its own file.
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <functional>
+#include <memory>
 #include <new>
 #include <system_error>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/strip.h"
 #include "apps/spikefold/bench_command.h"
 #include "apps/spikefold/doctor_command.h"
+#include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
 #include "apps/spikefold/generate_command.h"
 #include "apps/spikefold/help.h"
 #include "apps/spikefold/inspect_command.h"
 #include "apps/spikefold/interrupt.h"
+#include "apps/spikefold/plan_command.h"
+#include "apps/spikefold/quantize_command.h"
+#include "apps/spikefold/report_command.h"
+#include "apps/spikefold/scan_command.h"
 #include "apps/spikefold/standard_streams.h"
 #include "apps/spikefold/verify_command.h"
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
 #include "kernels/cpu/cpu_features.h"
+#include "quant/scheme.h"
 
 namespace spikefold {
 namespace {
@@ -77,6 +87,11 @@ class CommandLine {
     app_.fallthrough();
     AddGlobalOptions();
     AddInspect();
+    AddScan();
+    AddPlan();
+    AddQuantize();
+    AddEval();
+    AddReport();
     AddGenerate();
     AddBench();
     AddVerify();
@@ -157,6 +172,11 @@ class CommandLine {
   }
 
   void AddInspect();
+  void AddScan();
+  void AddPlan();
+  void AddQuantize();
+  void AddEval();
+  void AddReport();
   void AddGenerate();
   void AddBench();
   void AddVerify();
@@ -179,6 +199,153 @@ void CommandLine::AddInspect() {
                     "spikefold inspect model-w8a8 --json",
                     RunInspect, &o);
   AddModel(c, o->model, kAnyModel);
+}
+
+constexpr char kFloatModel[] = "A Hugging Face directory or a GGUF file";
+
+void AddScanText(CLI::App* c, ScanTextOptions& o) {
+  c->add_option("--text", o.texts, "UTF-8 text to calibrate on; without it the model writes its own")
+      ->type_name("FILE...");
+  c->add_option("--windows", o.windows, "Windows of text [64 of a file, 32 of its own text]")
+      ->check(Integer(2, 1 << 20))
+      ->type_name("N");
+  c->add_option("--length", o.length, "Tokens of a window [512 of a file, 128 of its own text]")
+      ->check(Integer(8, 1 << 20))
+      ->type_name("N");
+  c->add_flag("--no-prefix", o.no_prefix, "Do not look for a prefix that takes the spikes away");
+}
+
+void CommandLine::AddScan() {
+  ScanCommandOptions* o = nullptr;
+  CLI::App* c = Add("scan", "Finds a model's outliers: where they are, who writes them, what helps",
+                    "spikefold scan MODEL -o scan\n"
+                    "spikefold scan MODEL -o scan --text train.txt --windows 64 --length 512",
+                    RunScan, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("-o,--output", o->output, "Write outliers.json and scan.spike into this directory")
+      ->required()
+      ->type_name("DIR");
+  AddScanText(c, o->text);
+  c->add_flag("--force", o->force, "Replace a scan that is there");
+}
+
+void AddRecipe(CLI::App* c, RecipeOptions& o) {
+  std::vector<std::string> schemes;
+  for (const Scheme& scheme : Schemes()) schemes.push_back(absl::StrCat(scheme.name, ": ", scheme.summary));
+  c->add_option("--scheme", o.scheme, absl::StrJoin(schemes, "\n"))->type_name("NAME");
+  c->add_option("--recipe", o.file, "A JSON file with these wishes; options here override it")
+      ->type_name("FILE");
+  c->add_option("--outliers", o.outliers,
+                "auto: what pays, with the reason; none; keep: columns in bf16; fold: spikes become a KV "
+                "prefix; fold+keep")
+      ->type_name("HOW");
+  c->add_option(
+       "--rotate", o.rotate,
+       "auto: what pays; none; offline: R1+R2, nothing rotates at run time; online: R1+R2+R4; or names "
+       "joined by +")
+      ->type_name("HOW");
+  c->add_option("--rounding", o.rounding, "Weights to codes: auto (gptq below 8 bits), nearest, gptq")
+      ->type_name("HOW");
+  c->add_option("--smooth", o.smooth,
+                "Channel scales with this alpha on all four sites, 0.5 to 0.95; 0: none")
+      ->type_name("ALPHA");
+  c->add_option("--group-size", o.group_size,
+                "Weights a scale of a 4-bit scheme [64 where it fits, else 128, 32 ...]")
+      ->check(Integer(1, 1 << 20))
+      ->type_name("N");
+  c->add_option("--keep-columns", o.keep_columns, "Input columns of each linear that stay in bf16")
+      ->check(Integer(0, 1 << 20))
+      ->type_name("N");
+  c->add_flag("--random-columns", o.random_columns, "Choose them at random: a control");
+  c->add_option("--keep-modules", o.keep_modules, "Linears of the N widest-ranging inputs stay in 16 bit")
+      ->check(Integer(0, 1 << 20))
+      ->type_name("N");
+  c->add_flag("--keep-rows", o.keep_rows, "Compute spike rows in float when the model runs");
+  c->add_flag("--keep-super-weights", o.keep_super_weights, "Keep super weights exact");
+  c->add_option("--keep", o.keep, "Leave linears in 16 bit, e.g. '*.layers.3.mlp.down_proj'")
+      ->type_name("PATTERN...");
+  c->add_option("--activation-scales", o.activation_scales,
+                "Static scales: mse, absmax or percentile [mse; absmax with --outliers none]")
+      ->type_name("HOW");
+  c->add_option("--weight-scales", o.weight_scales, "absmax, mse or percentile [absmax at 8 bits, mse below]")
+      ->type_name("HOW");
+  c->add_option("--head-bits", o.head_bits, "Embedding and head: 8 or 16 bits [8]")
+      ->check(Integer(1, 32))
+      ->type_name("N");
+}
+
+void CommandLine::AddPlan() {
+  PlanCommandOptions* o = nullptr;
+  CLI::App* c = Add("plan", "Decides for each tensor how it will be stored, with the reason and the bytes",
+                    "spikefold plan MODEL --scan scan --scheme w8a8-static -o plan.json\n"
+                    "spikefold plan MODEL --scan scan --scheme w4a16 --group-size 32",
+                    RunPlan, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("--scan", o->scan, "What scan wrote")->type_name("DIR");
+  c->add_option("-o,--output", o->output, "Write the plan here, one tensor a line")->type_name("FILE");
+  AddRecipe(c, o->recipe);
+}
+
+void CommandLine::AddQuantize() {
+  QuantizeCommandOptions* o = nullptr;
+  CLI::App* c = Add("quantize", "Quantizes a model; scans and plans it first where that is not given",
+                    "spikefold quantize MODEL --scheme w8a8-static -o model-q\n"
+                    "spikefold quantize MODEL --scan scan --scheme w4a16 -o model-w4\n"
+                    "spikefold quantize MODEL --scan scan --plan plan.json -o model-q --force",
+                    RunQuantize, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("-o,--output", o->output, "The quantized model's directory")->required()->type_name("DIR");
+  c->add_option("--scan", o->scan, "What scan wrote; made here if not given")->type_name("DIR");
+  c->add_option("--plan", o->plan, "What plan wrote; made here if not given")->type_name("FILE");
+  c->add_flag("--force", o->force, "Replace a model that is there");
+  AddRecipe(c, o->recipe);
+  AddScanText(c, o->text);
+}
+
+void CommandLine::AddEval() {
+  EvalCommandOptions* o = nullptr;
+  CLI::App* c =
+      Add("eval", "Measures on text what quantization cost, beside the float model",
+          "spikefold eval model-q --reference MODEL --text wiki.test.raw -o model-q.eval.json\n"
+          "spikefold eval model-q --reference MODEL --text wiki.test.raw --protocol paper --windows 0\n"
+          "spikefold eval MODEL --text wiki.test.raw                   # a float model's perplexity",
+          RunEval, &o);
+  AddModel(c, o->model, kAnyModel);
+  c->add_option("--reference", o->reference, "The float model to compare with")->type_name("MODEL");
+  c->add_option("--text", o->texts, "UTF-8 text, not what was calibrated on")
+      ->required()
+      ->type_name("FILE...");
+  c->add_option("-o,--output", o->output, "Write the result here, for report")->type_name("FILE");
+  c->add_option("--name", o->name, "What a report calls it; its file name if not given")->type_name("NAME");
+  c->add_option("--protocol", o->protocol,
+                "paper: windows of 2048 tokens, all scored; llamacpp: chunks of 512, their second half "
+                "scored; chunks: chunks of 512, all scored")
+      ->check(OneOf({"paper", "llamacpp", "chunks"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  AddCount(c, "--context", o->context, "Tokens of a window; 0: as the protocol says", 0);
+  AddCount(c, "--windows", o->windows, "Measure on so many windows; 0: on all", 0);
+  c->add_option("--bos", o->bos,
+                "BOS: never (none), before the text (once), before each window (window), or "
+                "as the tokenizer asks (auto)")
+      ->check(OneOf({"auto", "none", "once", "window"}))
+      ->type_name("WHERE")
+      ->capture_default_str();
+  c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
+  c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
+}
+
+void CommandLine::AddReport() {
+  ReportCommandOptions* o = nullptr;
+  CLI::App* c = Add("report", "Puts evaluations side by side: accuracy against bits, and why",
+                    "spikefold report a.eval.json b.eval.json --scan scan -o report.html\n"
+                    "spikefold report *.eval.json -o report.md",
+                    RunReport, &o);
+  c->add_option("EVAL", o->evals, "What eval wrote")->required()->type_name("");
+  c->add_option("--scan", o->scan, "What scan wrote, for the outliers' anatomy")->type_name("DIR");
+  c->add_option("-o,--output", o->output, "Write here, as the ending says: .html, .md, .json or .csv")
+      ->type_name("FILE");
+  c->add_option("--title", o->title, "The report's title")->type_name("TEXT");
 }
 
 void CommandLine::AddGenerate() {
@@ -224,7 +391,18 @@ void CommandLine::AddDoctor() {
       "spikefold doctor\nspikefold doctor --isa avx2", RunDoctor, &o);
 }
 
-// "-o,--output DIR"; positionals by their name.
+// "-o DIR"
+std::string UsageOf(const CLI::Option* option) {
+  if (option->get_positional()) {
+    const bool many = option->get_items_expected_max() > 1;
+    return absl::StrCat(option->get_name(true, false), many ? "..." : "");
+  }
+  const auto& short_names = option->get_snames();
+  const std::string name =
+      short_names.empty() ? "--" + option->get_lnames().front() : "-" + short_names.front();
+  return absl::StrCat(name, " ", option->get_type_name());
+}
+// "-o, --output DIR"; positionals by their name.
 std::string LeftOf(const CLI::Option* option) {
   if (option->get_positional()) return option->get_name(true, false);
   std::string names = absl::StrReplaceAll(option->get_name(false, true), {{",", ", "}});
@@ -245,7 +423,8 @@ HelpPage CommandLine::PageOf(const CLI::App* app) const {
   HelpPage::Group arguments{.title = "Arguments"}, own{.title = "Options"};
   page.usage = app == &app_ ? "spikefold COMMAND" : "spikefold " + app->get_name();
   for (const CLI::Option* option : app->get_options()) {
-    if (option->get_positional()) absl::StrAppend(&page.usage, " ", option->get_name(true, false));
+    if (option->get_positional() || option->get_required())
+      absl::StrAppend(&page.usage, " ", UsageOf(option));
     (option->get_positional() ? arguments : own).rows.emplace_back(LeftOf(option), RightOf(option));
   }
   page.usage += " [options]";
@@ -336,16 +515,20 @@ int Main(int argc, char** argv) {
     console.Print(outcome.out);
     if (!outcome.err.empty()) console.Error(outcome.err.substr(0, outcome.err.size() - 1));
     const absl::Status written = console.Flush();
-    return written.ok() ? outcome.exit : ExitCodeOf(written);
+    if (written.ok()) return outcome.exit;
+    console.Error(absl::StrCat("spikefold: ", std::string(written.message())));
+    return ExitCodeOf(written);
   }
   Context context(console, globals.threads, globals.seed,
                   absl::StrJoin(std::vector<std::string>(argv + 1, argv + argc), " "));
   absl::Status status = ChooseIsa(globals.isa);
   if (status.ok()) status = RunGuarded(*line.command(), context);
   if (!status.ok()) {
+    const std::string& name = line.command()->app->get_name();
+    // Libraries name their part of the work, which is often the command itself.
+    const absl::string_view text = absl::StripPrefix(status.message(), name + ": ");
     console.EndProgress();
-    console.Error(
-        absl::StrCat("spikefold ", line.command()->app->get_name(), ": ", std::string(status.message())));
+    console.Error(absl::StrCat("spikefold ", name, ": ", Printable(text, 4000)));
   }
   return ExitCodeOf(status);
 }

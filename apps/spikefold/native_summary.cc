@@ -5,8 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "apps/spikefold/table.h"
 #include "apps/spikefold/text.h"
+#include "apps/spikefold/text_table.h"
 #include "formats/base/status.h"
 
 namespace spikefold {
@@ -25,6 +25,23 @@ void AddTo(NativeGroup& group, const QuantizedLinearSpec& linear) {
   group.weights += linear.n * linear.k;
   group.bytes += StoredBytes(linear);
   ++group.linears;
+}
+
+// "norm_gain, R1, R2, R4 (when it runs)": the exact rewrites before rounding.
+std::string FoldsText(const NativeInfo& info) {
+  std::vector<std::string> parts;
+  const auto text = [](const Json& fold, const char* key) {
+    const Json* value = fold.Find(key);
+    return value != nullptr && value->is_string() ? Printable(value->string_value()) : std::string();
+  };
+  if (!info.folds.is_array()) return "";
+  for (const Json& fold : info.folds.array()) {
+    const std::string name = text(fold, "name");
+    const bool online = std::any_of(info.rotations.begin(), info.rotations.end(),
+                                    [&](const Rotation& r) { return IsOnline(r.place) && r.name == name; });
+    parts.push_back(absl::StrCat(name.empty() ? text(fold, "kind") : name, online ? " (while it runs)" : ""));
+  }
+  return absl::StrJoin(parts, ", ");
 }
 
 std::string KeptText(const NativeGroup& group) {
@@ -58,7 +75,7 @@ absl::StatusOr<NativeSummary> SummarizeNative(const std::string& path, const Mod
 
 std::string NativeSummary::Text(const Console& console) const {
   if (!present) return "";
-  Table table("lllrrrr");
+  TextTable table("lllrrrr");
   table.Row({"", "weights", "activations", "linears", "kept columns", "super weights", "bits"});
   for (const NativeGroup& group : groups) {
     table.Row({group.role, group.weight, group.activation, absl::StrCat(group.linears), KeptText(group),
@@ -67,6 +84,9 @@ std::string NativeSummary::Text(const Console& console) const {
   std::string text = absl::StrCat("\n", console.Bold(absl::StrCat("Quantized: ", Printable(info.scheme))),
                                   ", ", BitsText(info.bits_linears), " bits a weight in the linears, ",
                                   BitsText(info.bits_all), " in all\n", table.Text());
+  if (const std::string folds = FoldsText(info); !folds.empty()) {
+    absl::StrAppend(&text, "  folded exactly: ", folds, "\n");
+  }
   if (!prefix_tokens.empty()) {
     absl::StrAppend(&text, "  prefix of ", prefix_tokens.size(), " (", Printable(info.prefix.kind),
                     "): token ", absl::StrJoin(prefix_tokens, ", "), "\n");
@@ -99,6 +119,7 @@ Json NativeSummary::ToJson() const {
       .Set("bits_all", info.bits_all)
       .Set("base_fingerprint", info.base_fingerprint)
       .Set("prefix", std::move(prefix))
+      .Set("folds", info.folds)
       .Set("linears", std::move(linears));
 }
 

@@ -2,6 +2,6 @@
 
 namespace spikefold::kernels::attention_f32_f32 {
 
-const TargetFunctions kAvx2 = {RunTask, RunTaskSpan, RunAllHeadsSpan, MergeTask};
+const AttentionTarget<Params> kAvx2 = {RunTask, RunTaskSpan, RunAllHeadsSpan, MergeTask};
 
 }  // namespace spikefold::kernels::attention_f32_f32

@@ -2,6 +2,6 @@
 
 namespace spikefold::kernels::attention_f32_f32 {
 
-const TargetFunctions kAvx512 = {RunTask, RunTaskSpan, RunAllHeadsSpan, MergeTask};
+const AttentionTarget<Params> kAvx512 = {RunTask, RunTaskSpan, RunAllHeadsSpan, MergeTask};
 
 }  // namespace spikefold::kernels::attention_f32_f32

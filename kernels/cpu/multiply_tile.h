@@ -9,8 +9,8 @@ namespace {
 // sum[r][v] += sum_k a[r, k] * b[k, v-th vector], k in order, one fused multiply-add a step: so an element
 // does not depend on the tile's height. a: [kRows, k], rows a_stride apart; b: [k, kVecs * kLanes], b_stride
 // apart. One step loads kVecs vectors of b (prefetched `ahead` floats before) and broadcasts kRows elements
-// of a.
-template <int kRows, int kVecs>
+// of a. Without kPrefetch b lies in the first-level cache already.
+template <int kRows, int kVecs, bool kPrefetch = true>
 SF_INLINE void MultiplyTile(F32 (&sum)[kRows][kVecs], const float* a, int64_t a_stride, const float* b,
                             int64_t b_stride, int64_t k_count, const float* prefetch,
                             int64_t prefetch_stride) {
@@ -29,9 +29,11 @@ SF_INLINE void MultiplyTile(F32 (&sum)[kRows][kVecs], const float* a, int64_t a_
 #pragma GCC unroll 4
       for (int v = 0; v < kVecs; ++v) sum[r][v] = Fma(value, column[v], sum[r][v]);
     }
+    if constexpr (kPrefetch) {
 #pragma GCC unroll 4
-    for (int line = 0; line < kVecs * kLanes; line += 16) Prefetch(prefetch + line);
-    prefetch += prefetch_stride;
+      for (int line = 0; line < kVecs * kLanes; line += 16) Prefetch(prefetch + line);
+      prefetch += prefetch_stride;
+    }
     b += b_stride;
   }
 }

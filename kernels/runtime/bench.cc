@@ -33,7 +33,7 @@ class Runner {
   Runner(const RuntimeModel& model, const BenchOptions& options)
       : model_(model),
         cache_(model.graph().config, std::max(options.prompt, options.decode) + PrefixLength(model),
-               model.prefix()),
+               model.prefix(), model.kv()),
         tokens_(static_cast<size_t>(std::max(options.prompt, options.decode))),
         hidden_(tokens_.size() * static_cast<size_t>(model.graph().config.hidden)),
         logits_(static_cast<size_t>(model.graph().config.vocab)) {

@@ -6,6 +6,7 @@
 
 #include "formats/base/status.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
+#include "kernels/attention_f32_f32_ukv/attention_f32_f32_ukv.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32.h"
 #include "kernels/group_weights.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
@@ -180,6 +181,7 @@ absl::Status CpuOps::HeadNormRope(const HeadNormRopeArgs& a) {
 }
 
 absl::Status CpuOps::Attention(const AttentionArgs& a) {
+  if (a.cache->pages() != nullptr) return PagedAttention(a);
   const int64_t kv_width = a.num_kv_heads * a.head_dim;
   const size_t bytes = static_cast<size_t>(a.rows * kv_width) * sizeof(float);
   std::memcpy(a.cache->k(a.layer) + a.first * kv_width, a.k->host(), bytes);
@@ -199,6 +201,30 @@ absl::Status CpuOps::Attention(const AttentionArgs& a) {
                                                       .column_mass = a.column_mass},
                                                      pool_));
   SF_RETURN_IF_ERROR(Rotate(o, a.rows, *a.form));
+  return Form(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
+}
+
+absl::Status CpuOps::PagedAttention(const AttentionArgs& a) {
+  if (a.column_mass != nullptr) {
+    return absl::UnimplementedError(
+        "attention: the mass of each position is not counted in a quantized cache; use a float one");
+  }
+  KvPages& pages = *a.cache->pages();
+  float* o = a.out->floats().host();
+  kernels::attention_f32_f32_ukv::Params params = {.m = a.rows,
+                                                   .num_heads = a.num_heads,
+                                                   .num_kv_heads = a.num_kv_heads,
+                                                   .head_dim = a.head_dim,
+                                                   .q = a.q->host(),
+                                                   .first = a.first,
+                                                   .scale = a.scale,
+                                                   .window = a.window,
+                                                   .o = o};
+  const int64_t clamped = pages.num_clamped();
+  pages.Append(a.layer, a.first, a.rows, a.k->host(), a.v->host(), pool_, params);
+  counters_.saturated += pages.num_clamped() - clamped;
+  SF_RETURN_IF_ERROR(kernels::attention_f32_f32_ukv::Run(params, pool_));
+  pages.Settle(a.layer, a.first + a.rows);
   return Form(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
 }
 

@@ -32,21 +32,34 @@ class Pass {
         edits_(options.interventions) {}
 
   absl::Status Run(absl::Span<const int32_t> tokens, float* hidden) {
-    tokens_ = tokens;
-    rows_ = static_cast<int64_t>(tokens.size());
-    first_ = caches_.front()->length();
-    const int num_nodes = static_cast<int>(graph_.nodes.size());
-    for (int i = 0; i < num_nodes; ++i) {
-      const Node& node = graph_.nodes[static_cast<size_t>(i)];
-      if (node.role == Role::kHead && node.op == Op::kLinear) break;  // Logits()
-      SF_RETURN_IF_ERROR(Step(i, node));
-    }
+    SF_RETURN_IF_ERROR(Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}, tokens));
     SF_RETURN_IF_ERROR(ops_.Read(walk_.activation(ValueKind::kFinal)->floats(), rows_, hidden));
     for (KvCache* cache : caches_) cache->Advance(lockstep_ ? 1 : rows_);
     return absl::OkStatus();
   }
 
+  absl::Status RunPart(NodeRange range, absl::Span<const int32_t> tokens, float* residual) {
+    const int64_t rows = static_cast<int64_t>(tokens.size());
+    Buffer& buffer = *walk_.buffer(ValueKind::kResidual);
+    if (range.begin > 0) SF_RETURN_IF_ERROR(ops_.Write(residual, rows, buffer));
+    SF_RETURN_IF_ERROR(Steps(range, tokens));
+    if (branch_ != nullptr) SF_RETURN_IF_ERROR(AddNorm(nullptr, nullptr, nullptr));
+    return ops_.Read(buffer, rows, residual);
+  }
+
  private:
+  absl::Status Steps(NodeRange range, absl::Span<const int32_t> tokens) {
+    tokens_ = tokens;
+    rows_ = static_cast<int64_t>(tokens.size());
+    first_ = caches_.front()->length();
+    for (int i = range.begin; i < range.end; ++i) {
+      const Node& node = graph_.nodes[static_cast<size_t>(i)];
+      if (node.role == Role::kHead && node.op == Op::kLinear) break;  // Logits()
+      SF_RETURN_IF_ERROR(Step(i, node));
+    }
+    return absl::OkStatus();
+  }
+
   absl::Status Step(int i, const Node& node) {
     switch (node.op) {
       case Op::kEmbed:
@@ -363,6 +376,14 @@ absl::Status CheckCall(const RuntimeModel& model, absl::Span<const int32_t> toke
                                                  " allowed; make it larger or feed fewer tokens"));
 }
 
+// Rotary tables for the whole cache at once; the capacity of an evicting one costs nothing and may be
+// anything.
+int64_t RopePositions(const KvCache& cache, int64_t rows) {
+  constexpr int64_t kStep = 4096;
+  if (cache.options().evict == 0) return cache.capacity();
+  return std::min(cache.capacity(), (cache.length() + rows + kStep - 1) / kStep * kStep);
+}
+
 }  // namespace
 
 absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens, KvCache& cache,
@@ -372,7 +393,7 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
   const int64_t total = static_cast<int64_t>(tokens.size());
   const bool watched = options.taps != nullptr || options.interventions != nullptr;
   const int64_t block = watched ? std::max<int64_t>(total, 1) : kBlockRows;
-  SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), std::min(block, total), cache.capacity()));
+  SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), std::min(block, total), RopePositions(cache, total)));
   const int64_t before = cache.length();
   const int64_t d = model.graph().config.hidden;
   for (int64_t at = 0; at < total; at += block) {
@@ -387,6 +408,26 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
     }
   }
   return absl::OkStatus();
+}
+
+bool IsResidualNorm(const Node& node) { return node.op == Op::kNorm && node.in0 == ValueKind::kResidual; }
+
+absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span<const int32_t> tokens,
+                          KvCache& cache, absl::Span<float> residual, const ForwardOptions& options) {
+  const auto& nodes = model.graph().nodes;
+  const int count = static_cast<int>(nodes.size());
+  const bool inside = range.begin >= 0 && range.begin < range.end && range.end <= count;
+  if (!inside || (range.begin > 0 && !IsResidualNorm(nodes[static_cast<size_t>(range.begin)]))) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "nodes ", range.begin, " to ", range.end, " of ", count,
+        ": a part begins with the embedding or a norm of the residual and holds a node at least"));
+  }
+  SF_RETURN_IF_ERROR(CheckCall(model, tokens, cache, residual.size()));
+  if (tokens.empty()) return absl::OkStatus();
+  SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
+  SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), cache.capacity()));
+  KvCache* const caches[] = {&cache};
+  return Pass(model, *walk, caches, options).RunPart(range, tokens, residual.data());
 }
 
 absl::Status ForwardLockstep(const RuntimeModel& model, absl::Span<const int32_t> tokens,
@@ -406,7 +447,7 @@ absl::Status ForwardLockstep(const RuntimeModel& model, absl::Span<const int32_t
   SF_RETURN_IF_ERROR(CheckIds(model, tokens, hidden.size()));
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   SF_RETURN_IF_ERROR(
-      walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), caches.front()->capacity()));
+      walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), RopePositions(*caches.front(), 1)));
   return Pass(model, *walk, caches, {}).Run(tokens, hidden.data());
 }
 

@@ -21,9 +21,27 @@ struct ForwardOptions {
 // positions needed; 512 allowed; ..."). A row's result does not depend on how the tokens are split over
 // calls (unless spike rows overflow: ActivationForm::max_spike_rows counts per call).
 // With taps or interventions all rows of a call pass together, so an observer sees whole windows; without,
-// in blocks of 512 rows. On an error the cache is as before. One call at a time a model.
+// in blocks of 512 rows. On an error the cache is as before (a paged one as KvCache::Truncate leaves it). One
+// call at a time a model.
 absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens, KvCache& cache,
                      absl::Span<float> hidden, const ForwardOptions& options);
+
+// Some nodes of the graph, [begin, end).
+struct NodeRange {
+  int begin = 0, end = 0;
+};
+// A norm that reads the residual: where a layer's two halves, and the head, begin.
+bool IsResidualNorm(const Node& node);
+// A part of the walk on rows that the caller keeps, so that a quantizer can take all of its text through one
+// layer before the next. `residual` [tokens, d] is what the first node reads and becomes what the residual is
+// after the last; a part that ends inside a branch leaves it as it was. The range begins with the embedding
+// (the one to read token ids; `residual` is only written) or with a norm of the residual. Layers of the range
+// attend to the cache's rows and to their own, and write theirs behind them; the cache does not grow: call it
+// for window after window with the same cache. Whole layers one after the other give bit for bit what
+// Forward gives with taps. InvalidArgument as Forward, and another beginning. After an error `residual` is
+// undefined.
+absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span<const int32_t> tokens,
+                          KvCache& cache, absl::Span<float> residual, const ForwardOptions& options);
 
 // One more token of several sequences at once: tokens[i] is appended to caches[i], `hidden` is [sequences,
 // d]. The weights are read once for all, which is what a step of decoding costs. All caches hold equally many

@@ -64,7 +64,7 @@ absl::StatusOr<std::vector<int32_t>> Generate(const RuntimeModel& model, absl::S
   const size_t d = static_cast<size_t>(c.hidden);
   const int64_t prefix = model.prefix() == nullptr ? 0 : model.prefix()->size();
   const int64_t max_tokens = std::max<int64_t>(options.max_tokens, 0);
-  KvCache cache(c, prefix + static_cast<int64_t>(prompt.size()) + max_tokens, model.prefix());
+  KvCache cache(c, prefix + static_cast<int64_t>(prompt.size()) + max_tokens, model.prefix(), model.kv());
   std::vector<float> hidden(prompt.size() * d), logits(static_cast<size_t>(c.vocab));
   SF_RETURN_IF_ERROR(Forward(model, prompt, cache, absl::MakeSpan(hidden), {}));
   absl::Span<float> last = absl::MakeSpan(hidden).last(d);

@@ -90,6 +90,26 @@ void LoadedModel::SetRotations() {
   if (graph_.qk_rotation >= 0) qk_rotation_ = rotations[static_cast<size_t>(graph_.qk_rotation)];
 }
 
+absl::Status LoadedModel::ReplaceLinear(int node, LinearWeights weights) {
+  const size_t at = static_cast<size_t>(node);
+  if (node < 0 || at >= linears_.size() || linears_[at] == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat("replace: node ", node, " is not a linear"));
+  }
+  const LinearWeights& old = *linears_[at];
+  if (weights.n != old.n || weights.k != old.k) {
+    return absl::InvalidArgumentError(absl::StrCat(graph_.nodes[at].module, ": [", weights.n, ", ", weights.k,
+                                                   "] cannot replace [", old.n, ", ", old.k, "]"));
+  }
+  linears_[at] = std::make_shared<LinearWeights>(std::move(weights));
+  return absl::OkStatus();
+}
+
+absl::Status LoadedModel::set_kv(const KvOptions& options) {
+  SF_RETURN_IF_ERROR(CheckKvOptions(options, graph_.config));
+  kv_ = options;
+  return absl::OkStatus();
+}
+
 uint64_t LoadedModel::weight_bytes() const {
   uint64_t bytes = 0;
   for (size_t i = 0; i < linears_.size(); ++i) {

@@ -30,7 +30,10 @@ class LoadedModel : public RuntimeModel {
   const RowRotation* qk_rotation() const override { return qk_rotation_.get(); }
   const KvPrefix* prefix() const override { return prefix_.empty() ? nullptr : &prefix_; }
   void set_prefix(KvPrefix prefix) override { prefix_ = std::move(prefix); }
+  const KvOptions& kv() const override { return kv_; }
+  absl::Status set_kv(const KvOptions& options) override;
   uint64_t weight_bytes() const override;
+  absl::Status ReplaceLinear(int node, LinearWeights weights) override;
 
   absl::Status LoadFloat(const CheckpointReader& reader, const Progress& progress);
   // load_native.cc
@@ -50,6 +53,7 @@ class LoadedModel : public RuntimeModel {
   std::vector<ActivationForm> forms_;                    // by site
   std::shared_ptr<const RowRotation> qk_rotation_;
   KvPrefix prefix_;
+  KvOptions kv_;
 };
 
 }  // namespace spikefold

@@ -2,7 +2,7 @@
 //
 //   SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(path));
 //   SF_ASSIGN_OR_RETURN(auto model, LoadModel(*reader, {.pool = &pool}));
-//   KvCache cache(model->graph().config, 512, model->prefix());
+//   KvCache cache(model->graph().config, 512, model->prefix(), model->kv());
 //   Tensor hidden(DType::kF32, {num_tokens, d});
 //   SF_RETURN_IF_ERROR(Forward(*model, tokens, cache, hidden.as<float>(), {}));       // forward.h
 //   SF_RETURN_IF_ERROR(Logits(*model, rows of hidden, logits));                        // [rows, vocab]
@@ -36,7 +36,14 @@ class RuntimeModel {
   virtual const RowRotation* qk_rotation() const = 0;  // of queries and keys after RoPE; nullptr: none
   virtual const KvPrefix* prefix() const = 0;          // nullptr: none
   virtual void set_prefix(KvPrefix prefix) = 0;        // empty: none
-  virtual uint64_t weight_bytes() const = 0;           // in memory
+  // How a sequence of this model keeps its keys and values: what its checkpoint says, float32 otherwise.
+  virtual const KvOptions& kv() const = 0;
+  virtual absl::Status set_kv(const KvOptions& options) = 0;  // InvalidArgument: CheckKvOptions
+  virtual uint64_t weight_bytes() const = 0;                  // in memory
+  // Puts other weights (packed and prepared by ops(), bias included) in the place of a linear's; a head that
+  // shares the embedding's table no longer does. InvalidArgument: not a linear, or of another shape. Not
+  // while a Forward runs.
+  virtual absl::Status ReplaceLinear(int node, LinearWeights weights) = 0;
 };
 
 enum class Backend { kCpu, kCuda };

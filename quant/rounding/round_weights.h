@@ -7,21 +7,30 @@
 #include "absl/types/span.h"
 #include "formats/base/thread_pool.h"
 #include "quant/plan.h"
+#include "quant/rounding/weight_grid.h"
 
 namespace spikefold {
 
-struct RoundedWeights {
-  std::vector<int8_t> codes;  // [n, k]; 0 in kept columns and at super weights
-  std::vector<float>
-      scales;  // [n] float32 (8 bit), or [n, k/group] rounded to bf16 (4 bit): the values that are stored
-  // sum of h_k (w - code * scale)^2 over sum of h_k w^2, both without kept columns and super weights in the
-  // first.
+struct RoundedWeights : GridWeights {
+  // sum of h_k (w - q)^2 over sum of h_k w^2, both without kept columns and super weights in the first.
   double relative_error = 0;
 };
-// 8 bit: codes in +-127, one scale a row. 4 bit: codes in [-8, 7], one bf16 scale a group.
-// Kept columns and super weights are left out of every scale. `importance` [k] weighs the squared error of a
-// column in the clip search (mean square of the calibrated input: the Hessian's diagonal); empty = all equal.
-// Deterministic, whatever the threads. A row or group of zeros gets scale 1 (codes 0).
+
+// A weight matrix [n, k] and what of it the codes do not hold.
+struct RoundingInput {
+  absl::Span<const float> w;  // [n, k]
+  int64_t n = 0, k = 0;
+  absl::Span<const int32_t> kept;         // columns, ascending
+  absl::Span<const PlannedSuper> supers;  // exact scalars
+};
+// `importance` [k] weighs the squared error of a column in the clip search (mean square of the calibrated
+// input: the Hessian's diagonal); empty: all equal. Kept columns and super weights are left out of every
+// scale. Deterministic, whatever the threads.
+RoundedWeights RoundToNearest(const RoundingInput& input, const WeightGrid& grid,
+                              absl::Span<const float> importance, ThreadPool& pool);
+
+// The grid of a decision: 8 bits: one float32 scale a row. 4 bits: one bf16 scale a group.
+WeightGrid GridOf(const TensorDecision& decision);
 RoundedWeights RoundWeights(absl::Span<const float> w /* [n, k] */, const TensorDecision& decision,
                             absl::Span<const float> importance, ThreadPool& pool);
 

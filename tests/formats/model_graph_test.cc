@@ -2,6 +2,8 @@
 
 #include <catch2/catch.hpp>
 
+#include "tests/testing/status_matchers.h"
+
 namespace spikefold {
 namespace {
 
@@ -150,6 +152,33 @@ TEST_CASE("Contradicting sizes are refused with both numbers", "[graph]") {
   CHECK(message([](ModelConfig& c) {
           c.sliding_layers = {true, false, true};
         }) == "model config: sliding_window=0 with sliding-window layers; at least 1 is needed");
+}
+
+TEST_CASE("A rotation marks the sites that are rotated online, and one that does not fit is refused") {
+  ModelGraph graph = *BuildGraph(Config());
+  const auto refused = [&](const Rotation& r, const char* message) {
+    CHECK_THAT(AddRotation(r, &graph), testing::Fails(absl::StatusCode::kInvalidArgument, message));
+  };
+  const std::vector<int8_t> ones(96, 1), f(160, 1), head(32, -1);
+  refused({"R1", RotationPlace::kResidual, {12, 16}, ones}, "factors 12 x 16 of width 96");
+  refused({"R1", RotationPlace::kResidual, {8, 12}, ones}, "factors 8 x 12 of width 96");
+  refused({"R1", RotationPlace::kResidual, {20, 8}, f},
+          "\"R1\" at residual: width 160; the model has 96 there");
+  refused({"R/1", RotationPlace::kResidual, {12, 8}, ones}, "letters, digits and underscores");
+  refused({"R3", RotationPlace::kQueriesKeys, {32}, head, {1}}, "at queries_keys all layers rotate");
+  refused({"R4", RotationPlace::kDownIn, {20, 8}, f, {1, 3}}, "layer 3; the model has 3");
+  CHECK(graph.rotations.empty());
+
+  REQUIRE(AddRotation({"R1", RotationPlace::kResidual, {12, 8}, ones}, &graph).ok());
+  REQUIRE(AddRotation({"R3", RotationPlace::kQueriesKeys, {32}, head}, &graph).ok());
+  REQUIRE(AddRotation({"R4", RotationPlace::kDownIn, {20, 8}, f, {0, 2}}, &graph).ok());
+  refused({"R5", RotationPlace::kDownIn, {20, 8}, f}, "there is \"R4\" already");
+  refused({"R4", RotationPlace::kValues, {32}, head}, "there is \"R4\" already");
+  CHECK(graph.qk_rotation == 1);
+  for (const Site& site : graph.sites) {
+    CHECK((site.rotation == 2) == (site.name == "layers.0.down_in" || site.name == "layers.2.down_in"));
+    CHECK((site.rotation == -1 || site.rotation == 2));
+  }
 }
 
 }  // namespace spikefold

@@ -48,15 +48,17 @@ function check_own_include(target, from, to) {
     report(from " may not include " to " (\"" target "\"); allowed:" reach[from])
     return
   }
-  if (from == "quant" && to == "calib" && target !~ /^calib\/(stats|census|evaluate)\.h$/)
-    report("quant takes only stats.h, census.h and evaluate.h from calib, not \"" target "\"")
-  if (from == "quant" && to == "kernels" && target != "kernels/numeric.h")
-    report("quant takes only numeric.h from kernels, not \"" target "\"")
+  if (from == "quant" && to == "calib" && target !~ /^calib\/(stats|census|evaluate|recalibrate|hessian)\.h$/)
+    report("quant takes only stats.h, census.h, evaluate.h, recalibrate.h and hessian.h from calib, not \"" target "\"")
+  if (from == "quant" && to == "kernels" && target !~ /^kernels\/(numeric|matmul_f32_f32_f32\/matmul_f32_f32_f32)\.h$/)
+    report("quant takes only numeric.h and the float matmul from kernels, not \"" target "\"")
 }
 
 function check_library_include(target) {
   if (target ~ /^nlohmann\// && FILENAME != "formats/base/json.cc")
     report("nlohmann is used only in formats/base/json.cc; use formats/base/json.h")
+  if (target ~ /^Eigen\// && FILENAME != "quant/rounding/cholesky.cc")
+    report("Eigen is used only in quant/rounding/cholesky.cc; use quant/rounding/cholesky.h")
   if (target ~ /^CLI\// && FILENAME != "apps/spikefold/main.cc")
     report("CLI11 is used only in apps/spikefold/main.cc (seven seconds a file)")
   if (target ~ /^(torch|ATen|c10|caffe2)\// && FILENAME !~ /^kernels\/runtime\/torch\//)

@@ -1,4 +1,4 @@
-#include "apps/spikefold/table.h"
+#include "apps/spikefold/text_table.h"
 
 #include <algorithm>
 
@@ -8,7 +8,7 @@
 
 namespace spikefold {
 
-std::string Table::Text(size_t indent) const {
+std::string TextTable::Text(size_t indent) const {
   std::vector<size_t> widths(alignment_.size(), 0);
   for (const auto& row : rows_) {
     for (size_t c = 0; c < row.size(); ++c) widths[c] = std::max(widths[c], DisplayWidth(row[c]));

@@ -9,10 +9,10 @@
 
 namespace spikefold {
 
-class Table {
+class TextTable {
  public:
   // One letter a column: 'l'eft or 'r'ight.
-  explicit Table(std::string alignment) : alignment_(std::move(alignment)) {}
+  explicit TextTable(std::string alignment) : alignment_(std::move(alignment)) {}
   // As many cells as columns; missing ones are empty.
   void Row(std::vector<std::string> cells) { rows_.push_back(std::move(cells)); }
   bool empty() const { return rows_.empty(); }

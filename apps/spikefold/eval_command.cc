@@ -1,0 +1,128 @@
+#include "apps/spikefold/eval_command.h"
+
+#include <chrono>
+
+#include "absl/strings/str_cat.h"
+#include "apps/report/eval_document.h"
+#include "apps/spikefold/eval_text.h"
+#include "apps/spikefold/machine.h"
+#include "apps/spikefold/output_path.h"
+#include "calib/evaluate.h"
+#include "formats/base/file.h"
+#include "formats/base/status.h"
+#include "formats/quantized/native.h"
+#include "kernels/cpu/cpu_features.h"
+
+namespace spikefold {
+namespace {
+
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct EvalModels {
+  OpenedModel model, reference;  // reference is empty if the model is its own
+  bool own_reference = false;
+  const OpenedModel& the_reference() const { return own_reference ? model : reference; }
+};
+
+absl::StatusOr<EvalModels> OpenModels(const EvalCommandOptions& options, Context& context) {
+  EvalModels models;
+  models.own_reference = options.reference.empty() || SamePath(options.model, options.reference);
+  SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(options.model));
+  if (models.own_reference && reader->kind() == CheckpointKind::kNative) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Printable(options.model, 1024),
+                     ": is quantized; give the float model it came from with --reference"));
+  }
+  if (!models.own_reference) {
+    SF_ASSIGN_OR_RETURN(models.reference, OpenModel(context, options.reference));
+  }
+  SF_ASSIGN_OR_RETURN(models.model, OpenModel(context, options.model, {.simulate = options.simulate}));
+  return models;
+}
+
+// What makes the numbers mean something else than they seem to.
+absl::Status WarnOfDoubts(const EvalModels& models, const EvalDocument& document, Console& console) {
+  const OpenedModel& reference = models.the_reference();
+  if (models.model.tokenizer->fingerprint() != reference.tokenizer->fingerprint()) {
+    console.Warn("the two models have different tokenizers; the reference's was used for both");
+  }
+  if (models.model.reader->kind() != CheckpointKind::kNative) return absl::OkStatus();
+  SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(models.model.reader->path()));
+  const std::string& base = native->info().base_fingerprint;
+  if (base != document.reference.fingerprint) {
+    console.Warn(absl::StrCat("the model was quantized from ", Printable(base, 12), "..., the reference is ",
+                              document.reference.fingerprint.substr(0, 12), "..."));
+  }
+  const Json* calibration = document.calibration.Find("sha256");
+  if (calibration != nullptr && calibration->is_string() &&
+      calibration->string_value() == document.text_sha256) {
+    console.Warn("the model was calibrated on this very text, which flatters it; use another");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<EvalOptions> Parse(const EvalCommandOptions& options, const Tokenizer& tokenizer) {
+  EvalOptions out{
+      .context = options.context, .max_windows = options.windows, .noise_floor = options.noise_floor};
+  const bool llama = options.protocol == "llamacpp";
+  SF_ASSIGN_OR_RETURN(out.protocol, ParseProtocol(llama ? "llama.cpp" : options.protocol));
+  if (options.bos != "auto") {
+    SF_ASSIGN_OR_RETURN(out.bos, ParseBosMode(options.bos));
+  } else if (tokenizer.add_bos() && tokenizer.bos_id() >= 0) {
+    out.bos = out.protocol == Protocol::kPaper ? BosMode::kOnce : BosMode::kWindow;
+  }
+  return out;
+}
+
+const char* BackendName(const EvalCommandOptions& options) {
+  return options.simulate ? "cpu-simulated" : "cpu";
+}
+
+}  // namespace
+
+absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
+  const double start = Now();
+  Console& console = context.console;
+  std::vector<std::string> inputs = options.texts;
+  inputs.insert(inputs.end(), {options.model, options.reference});
+  if (!options.output.empty()) SF_RETURN_IF_ERROR(CheckOutputFile(options.output, inputs));
+  SF_ASSIGN_OR_RETURN(const EvalModels models, OpenModels(options, context));
+  const OpenedModel& reference = models.the_reference();
+  SF_ASSIGN_OR_RETURN(EvalOptions how, Parse(options, *reference.tokenizer));
+  how.progress = console.progress();
+  SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*reference.tokenizer, options.texts));
+  SF_ASSIGN_OR_RETURN(const EvalResult result,
+                      Evaluate(*models.model.model, *reference.model, *reference.tokenizer, text, how));
+  console.EndProgress();
+  SF_ASSIGN_OR_RETURN(const EvalDocument document,
+                      MakeEvalDocument({.result = &result,
+                                        .model = models.model.reader.get(),
+                                        .reference = reference.reader.get(),
+                                        .text = &text,
+                                        .name = options.name,
+                                        .backend = BackendName(options),
+                                        .command = absl::StrCat("spikefold ", context.command),
+                                        .machine = absl::StrCat(ReadMachine().cpu, ", ",
+                                                                kernels::IsaName(kernels::ActiveIsa())),
+                                        .threads = context.num_threads(),
+                                        .seconds = Now() - start}));
+  SF_RETURN_IF_ERROR(WarnOfDoubts(models, document, console));
+  const std::string json = EvalDocumentToJson(document);
+  if (!options.output.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(options.output, json));
+  if (console.json()) {
+    console.Print(json);
+  } else {
+    std::string prefix;
+    if (const KvPrefix* p = models.model.model->prefix(); p != nullptr) {
+      prefix = Printable(reference.tokenizer->Decode(p->tokens));
+    }
+    console.Print(EvalText(document, prefix, console));
+  }
+  SF_RETURN_IF_ERROR(console.Flush());
+  if (!options.output.empty()) console.Detail(absl::StrCat("wrote ", Printable(options.output, 1024)));
+  return absl::OkStatus();
+}
+
+}  // namespace spikefold

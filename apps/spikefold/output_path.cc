@@ -1,0 +1,76 @@
+#include "apps/spikefold/output_path.h"
+
+#include <errno.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/file.h"
+#include "formats/base/json.h"
+#include "formats/base/status.h"
+
+namespace spikefold {
+namespace {
+
+std::string Shown(const std::string& path) { return Printable(path, 1024); }
+
+std::string WithoutSlashes(std::string path) {
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  return path;
+}
+
+absl::Status CheckParent(const std::string& path) {
+  const std::string clean = WithoutSlashes(path);
+  const std::string parent = Dirname(clean);
+  if (!PathExists(parent)) {
+    return absl::NotFoundError(absl::StrCat(Shown(path), ": its directory ", Shown(parent),
+                                            " does not exist; make it first (mkdir -p)"));
+  }
+  if (!IsDirectory(parent)) {
+    return absl::NotFoundError(absl::StrCat(Shown(path), ": ", Shown(parent), " is no directory"));
+  }
+  if (access(parent.c_str(), W_OK) == 0) return absl::OkStatus();
+  const std::string text = absl::StrCat(Shown(path), ": cannot be written: ", strerror(errno));
+  return errno == EACCES ? absl::PermissionDeniedError(text) : absl::UnavailableError(text);
+}
+
+absl::Status CheckNotInput(const std::string& path, const std::vector<std::string>& inputs) {
+  for (const std::string& input : inputs) {
+    if (!SamePath(path, input)) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat(Shown(path), ": is an input of this command; choose another output"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+bool SamePath(const std::string& a, const std::string& b) {
+  struct stat first, second;
+  if (stat(a.c_str(), &first) != 0 || stat(b.c_str(), &second) != 0) return false;
+  return first.st_dev == second.st_dev && first.st_ino == second.st_ino;
+}
+
+absl::Status CheckOutputFile(const std::string& path, const std::vector<std::string>& inputs) {
+  if (path.empty()) return absl::InvalidArgumentError("--output: empty; name a file");
+  if (IsDirectory(path) || path.back() == '/') {
+    return absl::InvalidArgumentError(absl::StrCat(Shown(path), ": is a directory; --output names one file"));
+  }
+  SF_RETURN_IF_ERROR(CheckNotInput(path, inputs));
+  return CheckParent(path);
+}
+
+absl::Status CheckOutputDirectory(const std::string& path, bool force,
+                                  const std::vector<std::string>& inputs) {
+  if (path.empty()) return absl::InvalidArgumentError("--output: empty; name a directory");
+  SF_RETURN_IF_ERROR(CheckNotInput(path, inputs));
+  if (PathExists(path) && !force) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(Shown(path), ": exists; choose another output, or replace it with --force"));
+  }
+  return CheckParent(path);
+}
+
+}  // namespace spikefold

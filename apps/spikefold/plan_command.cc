@@ -1,0 +1,38 @@
+#include "apps/spikefold/plan_command.h"
+
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "apps/spikefold/output_path.h"
+#include "apps/spikefold/plan_text.h"
+#include "formats/base/file.h"
+#include "formats/base/status.h"
+
+namespace spikefold {
+
+absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
+  if (!options.output.empty()) {
+    SF_RETURN_IF_ERROR(CheckOutputFile(options.output, {options.model, options.recipe.file}));
+  }
+  SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(options.model));
+  SF_ASSIGN_OR_RETURN(const Recipe recipe, BuildRecipe(options.recipe, context.seed));
+  SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader->graph()));
+  std::optional<LoadedScan> scan;
+  if (!options.scan.empty()) {
+    SF_ASSIGN_OR_RETURN(scan, LoadScan(options.scan, reader->graph()));
+  }
+  SF_ASSIGN_OR_RETURN(
+      const Prepared prepared,
+      Prepare(recipe, MakePrepareInput(*reader, scan ? &*scan : nullptr, options.scan, context)));
+  context.console.EndProgress();
+  const Plan& plan = prepared.plan;
+  const std::string json = PlanToJson(plan);
+  if (!options.output.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(options.output, json));
+  Console& console = context.console;
+  console.Print(console.json() ? json : PlanText(plan, console));
+  SF_RETURN_IF_ERROR(console.Flush());
+  if (!options.output.empty()) console.Detail(absl::StrCat("wrote ", Printable(options.output, 1024)));
+  return absl::OkStatus();
+}
+
+}  // namespace spikefold

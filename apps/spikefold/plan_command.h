@@ -1,0 +1,18 @@
+// spikefold plan MODEL --scheme S -o plan.json: one decision a tensor, before anything is written.
+#pragma once
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "apps/spikefold/context.h"
+#include "apps/spikefold/recipe_options.h"
+
+namespace spikefold {
+
+struct PlanCommandOptions {
+  std::string model, output, scan;
+  RecipeOptions recipe;
+};
+absl::Status RunPlan(const PlanCommandOptions& options, Context& context);
+
+}  // namespace spikefold

@@ -1,0 +1,104 @@
+#include "apps/spikefold/recipe_options.h"
+
+#include "formats/base/file.h"
+#include "formats/base/status.h"
+#include "quant/planner.h"
+#include "quant/scheme.h"
+
+namespace spikefold {
+namespace {
+
+constexpr uint64_t kMaxRecipeBytes = uint64_t{1} << 20;
+
+absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
+  SF_ASSIGN_OR_RETURN(const std::string text, ReadFileToString(path, kMaxRecipeBytes));
+  SF_ASSIGN_OR_RETURN(const Json json, ParseJson(text, path));
+  return RecipeFromJson(json, path);
+}
+
+}  // namespace
+
+bool RecipeOptions::any() const {
+  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || smooth || activation_scales ||
+         weight_scales || group_size || keep_columns || keep_modules || head_bits || random_columns ||
+         keep_rows || keep_super_weights || !keep.empty();
+}
+
+absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
+  Recipe recipe;
+  recipe.seed = seed;
+  if (!options.file.empty()) {
+    SF_ASSIGN_OR_RETURN(recipe, ReadRecipe(options.file));
+  }
+  if (!options.scheme.empty()) recipe.scheme = options.scheme;
+  SF_RETURN_IF_ERROR(FindScheme(recipe.scheme).status());
+  if (options.outliers) {
+    SF_ASSIGN_OR_RETURN(recipe.outliers, ParseOutlierMode(*options.outliers));
+  }
+  if (options.rotate) {
+    SF_ASSIGN_OR_RETURN(recipe.rotate, ParseRotations(*options.rotate));
+  }
+  if (options.rounding) {
+    SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(*options.rounding));
+  }
+  recipe.smooth = options.smooth.value_or(recipe.smooth);
+  if (options.activation_scales) {
+    SF_ASSIGN_OR_RETURN(recipe.activation_scales, ParseScaleMethod(*options.activation_scales));
+    recipe.activation_scales_set = true;
+  }
+  if (options.weight_scales) {
+    SF_ASSIGN_OR_RETURN(recipe.weight_scales, ParseScaleMethod(*options.weight_scales));
+    recipe.weight_scales_set = true;
+  }
+  recipe.group_size = options.group_size.value_or(recipe.group_size);
+  recipe.keep_columns = options.keep_columns.value_or(recipe.keep_columns);
+  recipe.keep_modules = options.keep_modules.value_or(recipe.keep_modules);
+  recipe.head_bits = options.head_bits.value_or(recipe.head_bits);
+  recipe.random_columns = recipe.random_columns || options.random_columns;
+  recipe.keep_rows = recipe.keep_rows || options.keep_rows;
+  recipe.keep_super_weights = recipe.keep_super_weights || options.keep_super_weights;
+  recipe.keep.insert(recipe.keep.end(), options.keep.begin(), options.keep.end());
+  return recipe;
+}
+
+absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
+  SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
+  Recipe plain = recipe;  // without the parts that ask a scan
+  plain.outliers = OutlierMode::kNone;
+  plain.keep_columns = -1;
+  plain.keep_modules = 0;
+  plain.smooth = 0;
+  plain.rounding = Rounding::kNearest;
+  plain.keep_super_weights = false;
+  if (scheme->activation_bits == 8) plain.keep_rows = false;
+  if (scheme->activation_scales == Granularity::kPerTensor) plain.scheme = "w8a8";
+  return MakePlan(plain, {.graph = &graph}).status();
+}
+
+absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
+  SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
+  const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||
+                     recipe.keep_super_weights || recipe.smooth > 0 || recipe.rounding == Rounding::kGptq;
+  // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
+  const bool clips =
+      scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);
+  const bool treats = recipe.outliers == OutlierMode::kAuto ? scheme->activation_bits < 16
+                                                            : recipe.outliers != OutlierMode::kNone;
+  return keeps || clips || treats || scheme->activation_scales == Granularity::kPerTensor;
+}
+
+PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
+                              const std::string& scan_directory, Context& context) {
+  PrepareInput input{.reader = &reader};
+  input.pool = &context.pool();
+  input.progress = context.console.progress();
+  input.cache_directory = scan_directory;
+  if (scan != nullptr) {
+    input.map = &scan->map;
+    input.stats = &scan->stats;
+    input.scan_sha256 = scan->sha256;
+  }
+  return input;
+}
+
+}  // namespace spikefold

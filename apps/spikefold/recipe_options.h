@@ -1,0 +1,44 @@
+// The wishes of a command line, put together to a recipe; shared by plan and quantize.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "apps/spikefold/context.h"
+#include "apps/spikefold/scan_files.h"
+#include "quant/prepare.h"
+#include "quant/recipe.h"
+
+namespace spikefold {
+
+// Empty options leave what the recipe file, or else the recipe's default, says.
+struct RecipeOptions {
+  std::string file;  // recipe.json
+  std::string scheme;
+  std::optional<std::string> outliers, rotate, rounding, activation_scales, weight_scales;
+  std::optional<double> smooth;
+  std::optional<int> group_size, keep_columns, keep_modules, head_bits;
+  bool random_columns = false, keep_rows = false, keep_super_weights = false;
+  std::vector<std::string> keep;
+
+  bool any() const;
+};
+absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed);
+
+// What can be said about a recipe before any scan: scheme, group size, patterns. The work of minutes should
+// not end with "unknown scheme".
+absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph);
+
+// Whether the planner has use for a scan.
+absl::StatusOr<bool> NeedsScan(const Recipe& recipe);
+
+// What Prepare needs of a command: `scan` may be null; `scan_directory` (may be empty) also keeps statistics
+// of folded models.
+PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
+                              const std::string& scan_directory, Context& context);
+
+}  // namespace spikefold

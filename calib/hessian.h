@@ -1,0 +1,65 @@
+// Second moments of a linear's input, H = sum_t omega_t x_t x_t^T: the shape of its output error, by which
+// weights are rounded.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "formats/base/thread_pool.h"
+
+namespace spikefold {
+
+// The weight omega_t of each row. A row that stands far above the others would otherwise rule the sum: with
+// two rows of 480 times the norm GPTQ's error on ordinary rows doubles, and with one huge entry it is worse
+// than rounding to nearest. But rows that the quantized linear does see must not be dropped: the damage then
+// moves to them.
+struct RowWeighting {
+  double cap = 16;            // omega_t = min(1, cap * median ||x||^2 / ||x_t||^2); 0: all 1
+  float spike_threshold = 0;  // > 0: rows with a larger |x| are computed in float, so omega_t = 0
+};
+// Of one call's rows x [rows, k]: the median is theirs.
+std::vector<float> RowWeights(const float* x, int64_t rows, int64_t k, const RowWeighting& weighting,
+                              ThreadPool& pool);
+
+// sum_t omega_t a_t b_t^T, [k, k], over any number of calls. Products of up to 512 rows are summed in float32
+// by the float matmul, and their sums in float64. If a is b, only half is computed and kept.
+class OuterProductSum {
+ public:
+  OuterProductSum(int64_t k, bool symmetric);
+  // a, b [rows, k], the same pointer if symmetric; `weight` [rows] or empty: all 1. Not for several threads
+  // at once; the result does not depend on the pool's.
+  absl::Status Add(const float* a, const float* b, int64_t rows, absl::Span<const float> weight,
+                   ThreadPool& pool);
+  int64_t k() const { return k_; }
+  int64_t num_rows() const { return num_rows_; }  // added so far
+  double weight() const { return weight_; }       // sum of omega
+  std::vector<double> Full() const;               // [k, k]
+
+ private:
+  static constexpr int64_t kTile = 128;
+  struct Tile {
+    int64_t row, column;         // of its first element
+    std::vector<double> values;  // [kTile, kTile]
+  };
+  absl::Status AddChunk(const float* a, const float* b, int64_t rows, const float* weight, ThreadPool& pool);
+
+  const int64_t k_;
+  const bool symmetric_;
+  int64_t num_rows_ = 0;
+  double weight_ = 0;
+  std::vector<Tile> tiles_;
+  std::vector<float> transposed_, packed_;  // a^T [k, rows] weighted; b in panels of the matmul
+};
+
+// H of one site.
+class Hessian : public OuterProductSum {
+ public:
+  explicit Hessian(int64_t k) : OuterProductSum(k, true) {}
+  absl::Status AddRows(const float* x, int64_t rows, const RowWeighting& weighting, ThreadPool& pool) {
+    return Add(x, x, rows, RowWeights(x, rows, k(), weighting, pool), pool);
+  }
+};
+
+}  // namespace spikefold

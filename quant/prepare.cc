@@ -1,0 +1,155 @@
+#include "quant/prepare.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "calib/recalibrate.h"
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/status.h"
+#include "quant/folds/smooth.h"
+#include "quant/planner.h"
+#include "quant/treatments.h"
+
+namespace spikefold {
+namespace {
+
+FoldOptions Options(const Treatments& t, uint64_t seed) {
+  FoldOptions o;
+  o.rotate_residual = t.rotate.r1;
+  o.rotate_values = t.rotate.r2;
+  o.rotate_qk = t.rotate.r3;
+  o.rotate_down = t.rotate.r4;
+  o.seed = seed;
+  return o;
+}
+
+class Preparer {
+ public:
+  Preparer(const Recipe& recipe, const PrepareInput& input) : recipe_(recipe), in_(input) {}
+
+  // Everything but the plan.
+  absl::Status Fold() {
+    SF_ASSIGN_OR_RETURN(const Scheme* const scheme, FindScheme(recipe_.scheme));
+    SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme, in_.map, in_.stats));
+    FoldOptions options = Options(treatments_, recipe_.seed);
+    if (treatments_.smooth > 0) {
+      SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options));
+    }
+    if (!options.any()) return absl::OkStatus();
+    SF_ASSIGN_OR_RETURN(out_.folded, FoldCheckpoint(*in_.reader, options, in_.pool));
+    for (const RefusedFold& refused : out_.folded->refused()) {
+      if (refused.fold == "R1") WithoutResidualRotation(recipe_, *scheme, treatments_);
+      refused_.push_back(absl::StrCat(refused.fold, ": ", refused.reason));
+    }
+    if (out_.folded->folds().empty()) out_.folded.reset();
+    if (out_.folded == nullptr || in_.stats == nullptr) return absl::OkStatus();
+    SF_ASSIGN_OR_RETURN(CalibStats stats, StatsOf(*out_.folded));
+    out_.folded_stats = std::make_unique<CalibStats>(std::move(stats));
+    return absl::OkStatus();
+  }
+
+  absl::Status Plan() {
+    const CheckpointReader& model = out_.model(*in_.reader);
+    PlannerInput input{.graph = &model.graph(),
+                       .map = in_.map,
+                       .stats = out_.stats_or(in_.stats),
+                       .model_fingerprint = {},
+                       .scan_sha256 = in_.scan_sha256,
+                       .folds = Words(),
+                       .treatments = &treatments_};
+    SF_ASSIGN_OR_RETURN(input.model_fingerprint, model.Fingerprint());
+    SF_ASSIGN_OR_RETURN(out_.plan, MakePlan(recipe_, input));
+    return absl::OkStatus();
+  }
+
+  Prepared& out() { return out_; }
+
+ private:
+  // Scales are chosen on the model with the offline rotations that it will have; a site that is rotated
+  // online takes none.
+  absl::StatusOr<std::vector<SiteScales>> SmoothScalesOf(const FoldOptions& all) {
+    FoldOptions offline = all;
+    offline.rotate_down = offline.rotate_qk = false;
+    const char* const arm_name = treatments_.fold ? "prefix" : "plain";
+    std::unique_ptr<FoldedCheckpoint> folded;
+    CalibStats stats_of_folded;
+    const CalibStats* stats = in_.stats;
+    if (offline.any()) {
+      SF_ASSIGN_OR_RETURN(folded, FoldCheckpoint(*in_.reader, offline, in_.pool));
+      SF_ASSIGN_OR_RETURN(stats_of_folded, StatsOf(*folded));
+      stats = &stats_of_folded;
+    }
+    const StatsArm* const arm = stats->FindArm(arm_name);
+    if (arm == nullptr) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the scan lacks the statistics of its ", arm_name, " arm; scan again"));
+    }
+    const CheckpointReader& model = folded == nullptr ? *in_.reader : *folded;
+    std::vector<SiteScales> scales;
+    for (const SiteStats& site : arm->sites) {
+      const Site& place = model.graph().sites[static_cast<size_t>(site.site)];
+      const bool online = all.rotate_down && place.value == ValueKind::kDownIn;
+      if (place.layer < 0 || online) continue;
+      SF_ASSIGN_OR_RETURN(SiteScales s, SmoothSite(model, site, treatments_.smooth));
+      scales.push_back(std::move(s));
+    }
+    return scales;
+  }
+
+  // Calibrates a folded model on the scan's text, or finds that it was done before.
+  absl::StatusOr<CalibStats> StatsOf(const CheckpointReader& folded) {
+    SF_ASSIGN_OR_RETURN(const std::string fingerprint, folded.Fingerprint());
+    std::string cache;
+    if (!in_.cache_directory.empty()) {
+      const std::string key =
+          Sha256Hex(absl::StrCat(fingerprint, treatments_.fold ? " prefix " : " plain ", in_.scan_sha256));
+      cache = JoinPath(in_.cache_directory, absl::StrCat("folded-", key.substr(0, 16), ".spike"));
+      if (PathExists(cache)) {
+        absl::StatusOr<CalibStats> found = LoadStats(cache);
+        if (found.ok() && found->model_fingerprint == fingerprint) return found;
+      }
+    }
+    SF_ASSIGN_OR_RETURN(const auto model, LoadModel(folded, {.pool = in_.pool, .progress = in_.progress}));
+    SF_ASSIGN_OR_RETURN(CalibStats stats,
+                        Recalibrate(*model, folded, *in_.stats,
+                                    {.behind_prefix = treatments_.fold, .progress = in_.progress}));
+    if (!cache.empty()) SF_RETURN_IF_ERROR(SaveStats(stats, cache));
+    return stats;
+  }
+
+  FoldWords Words() const {
+    return {.applied = out_.folded == nullptr ? "" : absl::StrJoin(out_.folded->folds(), "+"),
+            .refused = refused_};
+  }
+
+  const Recipe& recipe_;
+  const PrepareInput& in_;
+  Treatments treatments_;
+  std::vector<std::string> refused_;
+  Prepared out_;
+};
+
+}  // namespace
+
+absl::StatusOr<Prepared> Prepare(const Recipe& recipe, const PrepareInput& input) {
+  Preparer preparer(recipe, input);
+  SF_RETURN_IF_ERROR(preparer.Fold());
+  SF_RETURN_IF_ERROR(preparer.Plan());
+  return std::move(preparer.out());
+}
+
+absl::StatusOr<Prepared> PrepareFor(Plan plan, const PrepareInput& input) {
+  Preparer preparer(plan.recipe, input);
+  SF_RETURN_IF_ERROR(preparer.Fold());
+  SF_ASSIGN_OR_RETURN(const std::string fingerprint, preparer.out().model(*input.reader).Fingerprint());
+  if (fingerprint != plan.model_fingerprint) {
+    return absl::InvalidArgumentError(absl::StrCat("the plan is for model ", plan.model_fingerprint,
+                                                   ", this model with the plan's folds is ", fingerprint,
+                                                   "; plan this model"));
+  }
+  Prepared out = std::move(preparer.out());
+  out.plan = std::move(plan);
+  return out;
+}
+
+}  // namespace spikefold

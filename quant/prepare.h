@@ -1,0 +1,53 @@
+// The way from a float model and its scan to a plan: fold, calibrate the folded model, plan.
+//
+//   SF_ASSIGN_OR_RETURN(Prepared p, Prepare(recipe, {.reader = reader, .map = &map, .stats = &stats, ...}));
+//   SF_RETURN_IF_ERROR(ApplyPlan(p.plan, p.model(*reader), {..., .stats = p.stats_or(&stats), .folds =
+//   p.folds()}));
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "calib/census.h"
+#include "calib/stats.h"
+#include "formats/base/progress.h"
+#include "formats/base/thread_pool.h"
+#include "quant/folds/folds.h"
+#include "quant/plan.h"
+#include "quant/recipe.h"
+
+namespace spikefold {
+
+struct PrepareInput {
+  const CheckpointReader* reader = nullptr;  // the float model; outlives Prepared
+  const OutlierMap* map = nullptr;           // null: no scan was made
+  const CalibStats* stats = nullptr;         // of `reader`; null: no scan was made
+  std::string scan_sha256;
+  ThreadPool* pool = nullptr;
+  // Statistics of folded models are kept here as folded-<hash>.spike and found again; empty: nowhere.
+  std::string cache_directory;
+  Progress progress;
+};
+
+struct Prepared {
+  std::unique_ptr<FoldedCheckpoint> folded;  // null: nothing is folded
+  std::unique_ptr<CalibStats> folded_stats;  // of `folded`; null: nothing is folded, or no scan was made
+  Plan plan;
+  const CheckpointReader& model(const CheckpointReader& base) const {
+    return folded == nullptr ? base : *folded;
+  }
+  const CalibStats* stats_or(const CalibStats* scan) const {
+    return folded_stats == nullptr ? scan : folded_stats.get();
+  }
+  Json folds() const { return folded == nullptr ? Json() : folded->provenance(); }
+};
+
+// Errors as MakePlan. A fold that is not legal for this model is left out; the plan's outlier_reason says
+// why.
+absl::StatusOr<Prepared> Prepare(const Recipe& recipe, const PrepareInput& input);
+// For a plan from a file: the folds of its recipe, so that it can be applied. InvalidArgument: the plan is
+// for another model.
+absl::StatusOr<Prepared> PrepareFor(Plan plan, const PrepareInput& input);
+
+}  // namespace spikefold

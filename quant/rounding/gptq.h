@@ -1,0 +1,28 @@
+// GPTQ (2210.17323): weights are rounded column by column, and each column takes up the error that the ones
+// before it left in the output.
+#pragma once
+
+#include "absl/status/statusor.h"
+#include "formats/base/thread_pool.h"
+#include "quant/rounding/hessian_factor.h"
+#include "quant/rounding/round_weights.h"
+
+namespace spikefold {
+
+struct GptqOptions {
+  // After GPTQ each code moves to where the loss is least with all others as they are, in passes over the row
+  // until nothing moves (GPTQ is a greedy walk; its end is no minimum). 0: GPTQ alone.
+  int descent_passes = 20;
+  // Then scales are fitted to the codes by least squares in the Hessian's norm and the codes to the scales,
+  // so many times, as long as a row's loss falls.
+  int scale_refits = 0;
+};
+// `factor` was made with the same kept columns. Scales and zeros are those of the unrounded groups
+// (ChooseScale with the Hessian's diagonal), so that they need no index table whatever the order of rounding.
+// relative_error is tr(dW H dW^T) / tr(W H W^T), dW being zero in kept columns and at super weights.
+// Rows are independent: the result does not depend on the threads. InvalidArgument: a grid or sizes that do
+// not fit.
+absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFactor& factor,
+                                    const WeightGrid& grid, const GptqOptions& options, ThreadPool& pool);
+
+}  // namespace spikefold

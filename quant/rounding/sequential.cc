@@ -1,0 +1,257 @@
+#include "quant/rounding/sequential.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "kernels/runtime/forward.h"
+#include "kernels/runtime/ops.h"
+#include "quant/rounding/cholesky.h"
+
+namespace spikefold {
+namespace {
+
+using Windows = std::vector<std::vector<int32_t>>;
+using Choose = absl::FunctionRef<absl::StatusOr<LinearRounding>(int node)>;
+using Take = absl::FunctionRef<absl::Status(int node, RoundedWeights rounded)>;
+
+// Hands the rows of one site to a function.
+class SiteTap : public Taps {
+ public:
+  SiteTap(const Site& site, absl::FunctionRef<absl::Status(const TapRows&)> see) : site_(site), see_(see) {}
+  bool Wants(int layer, ValueKind value) const override {
+    return layer == site_.layer && value == site_.value;
+  }
+  bool WantsAttention(int) const override { return false; }
+  void OnRows(const TapRows& rows) override { status.Update(see_(rows)); }
+  absl::Status status;
+
+ private:
+  const Site& site_;
+  absl::FunctionRef<absl::Status(const TapRows&)> see_;
+};
+
+// One model's rows on their way through the layers.
+class Stream {
+ public:
+  Stream(const RuntimeModel& model, const Windows& windows, const KvPrefix* prefix)
+      : model_(model), windows_(windows), cache_(model.graph().config, Capacity(windows, prefix), prefix) {
+    const size_t width = static_cast<size_t>(model.graph().config.hidden);
+    for (const auto& window : windows) residual_.emplace_back(window.size() * width);
+  }
+
+  // Runs a window up to the linears of a site, whose input `see` gets.
+  absl::Status Run(size_t window, int first_node, const Site& site,
+                   absl::FunctionRef<absl::Status(const TapRows&)> see) {
+    SiteTap tap(site, see);
+    SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front()}, windows_[window], cache_,
+                                    absl::MakeSpan(residual_[window]), {.taps = &tap}));
+    return tap.status;
+  }
+
+ private:
+  static int64_t Capacity(const Windows& windows, const KvPrefix* prefix) {
+    size_t longest = 0;
+    for (const auto& window : windows) longest = std::max(longest, window.size());
+    return static_cast<int64_t>(longest) + (prefix != nullptr ? prefix->size() : 0);
+  }
+
+  const RuntimeModel& model_;
+  const Windows& windows_;
+  KvCache cache_;
+  std::vector<std::vector<float>> residual_;  // [windows][tokens, d] at node at_ of the driver
+};
+
+class Driver {
+ public:
+  Driver(const CheckpointReader& reader, RuntimeModel& model, const Windows& windows,
+         const SequentialOptions& options, Choose choose, Take take)
+      : reader_(reader),
+        model_(model),
+        graph_(model.graph()),
+        windows_(windows),
+        options_(options),
+        choose_(choose),
+        take_(take),
+        stream_(model, windows, options.prefix) {
+    if (options.reference != nullptr) reference_.emplace(*options.reference, windows, options.prefix);
+  }
+
+  absl::Status Run() {
+    if (windows_.empty())
+      return absl::InvalidArgumentError("rounding: no calibration windows; give some text");
+    const int64_t total = static_cast<int64_t>(graph_.sites.size());
+    for (const Site& site : graph_.sites) {
+      if (!Report(options_.progress, "rounding", site.id, total)) {
+        return absl::CancelledError(absl::StrCat("rounding: stopped before ", site.name));
+      }
+      SF_RETURN_IF_ERROR(RunSite(site));
+    }
+    Report(options_.progress, "rounding", total, total);
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status RunSite(const Site& site) {
+    std::vector<LinearRounding> wanted;
+    for (const int node : site.linears) {
+      SF_ASSIGN_OR_RETURN(LinearRounding w, choose_(node));
+      wanted.push_back(std::move(w));
+    }
+    if (std::none_of(wanted.begin(), wanted.end(), [](const LinearRounding& w) { return w.round; })) {
+      return absl::OkStatus();
+    }
+    SF_RETURN_IF_ERROR(Calibrate(site, wanted.front().spike_threshold));
+    for (size_t l = 0; l < wanted.size(); ++l) {
+      if (wanted[l].round) SF_RETURN_IF_ERROR(RoundLinear(site.linears[l], wanted[l]));
+    }
+    factor_.reset();
+    return absl::OkStatus();
+  }
+
+  // hessian_ (and cross_) of the site, over all windows. Afterwards the streams stand at the last norm of the
+  // residual before it.
+  absl::Status Calibrate(const Site& site, float spike_threshold) {
+    const RowWeighting weighting{.cap = options_.row_cap, .spike_threshold = spike_threshold};
+    ThreadPool& pool = *options_.pool;
+    Hessian hessian(site.k);
+    OuterProductSum cross(reference_ ? site.k : 0, false);
+    std::vector<float> difference;  // [rows, k] x of the float model, then x - x^
+    const auto keep = [&](const TapRows& x) {
+      difference.assign(x.data, x.data + x.num_rows * x.width);
+      return absl::OkStatus();
+    };
+    const auto add = [&](const TapRows& x) -> absl::Status {
+      const std::vector<float> weight = RowWeights(x.data, x.num_rows, x.width, weighting, pool);
+      if (reference_) {
+        for (size_t i = 0; i < difference.size(); ++i) difference[i] -= x.data[i];
+        SF_RETURN_IF_ERROR(cross.Add(difference.data(), x.data, x.num_rows, weight, pool));
+      }
+      return hessian.Add(x.data, x.data, x.num_rows, weight, pool);
+    };
+    for (size_t w = 0; w < windows_.size(); ++w) {
+      if (reference_) SF_RETURN_IF_ERROR(reference_->Run(w, at_, site, keep));
+      SF_RETURN_IF_ERROR(stream_.Run(w, at_, site, add));
+    }
+    for (int i = site.linears.front(); i >= 0; --i) {
+      if (!IsResidualNorm(graph_.nodes[static_cast<size_t>(i)])) continue;
+      at_ = i;
+      break;
+    }
+    hessian_ = hessian.Full();
+    cross_ = cross.Full();
+    return absl::OkStatus();
+  }
+
+  absl::Status RoundLinear(int node, const LinearRounding& wanted) {
+    const Node& n = graph_.nodes[static_cast<size_t>(node)];
+    if (!factor_ || factored_kept_ != wanted.kept) {  // linears of a site agree as a rule
+      SF_ASSIGN_OR_RETURN(
+          factor_,
+          FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool));
+      factored_kept_ = wanted.kept;
+    }
+    const std::string name =
+        n.role == Role::kHead && graph_.config.tied_embeddings ? graph_.nodes[0].module : n.module;
+    SF_ASSIGN_OR_RETURN(const Tensor weight, reader_.ReadF32(name + ".weight"));
+    const auto values = weight.as<float>();
+    std::vector<float> w(values.begin(), values.end());
+    if (reference_) {
+      SF_RETURN_IF_ERROR(FollowReference(n, w));
+    }
+    const RoundingInput input{.w = w, .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
+    auto rounded = Gptq(input, *factor_, wanted.grid, options_.gptq, *options_.pool);
+    if (!rounded.ok()) {
+      return absl::Status(rounded.status().code(), absl::StrCat(n.module, ": ", rounded.status().message()));
+    }
+    if (options_.sequential) SF_RETURN_IF_ERROR(Replace(node, input, *rounded));
+    return take_(node, *std::move(rounded));
+  }
+
+  // w += strength * w E[(x - x^) x^T] H^-1, kept columns excepted.
+  absl::Status FollowReference(const Node& n, std::vector<float>& w) {
+    const int64_t m = static_cast<int64_t>(factor_->order.size());
+    const size_t k = static_cast<size_t>(n.k);
+    std::vector<double> h(static_cast<size_t>(m * m));
+    for (int64_t i = 0; i < m; ++i) {
+      const size_t row = static_cast<size_t>(factor_->order[static_cast<size_t>(i)]);
+      for (int64_t j = 0; j < m; ++j) {
+        h[static_cast<size_t>(i * m + j)] =
+            hessian_[row * k + static_cast<size_t>(factor_->order[static_cast<size_t>(j)])];
+      }
+      h[static_cast<size_t>(i * m + i)] += factor_->damping;
+    }
+    if (!CholeskyInPlace(h.data(), m, *options_.pool)) {
+      return absl::InternalError(absl::StrCat(n.module, ": a damped Hessian does not factor twice"));
+    }
+    std::vector<double> right(static_cast<size_t>(n.n * m));
+    options_.pool->ParallelFor(n.n, 8, [&](int64_t begin, int64_t end) {
+      std::vector<double> row(k);
+      for (int64_t r = begin; r < end; ++r) {
+        std::fill(row.begin(), row.end(), 0.0);
+        for (size_t i = 0; i < k; ++i) {
+          const double value = static_cast<double>(w[static_cast<size_t>(r) * k + i]);
+          for (size_t j = 0; j < k; ++j) row[j] += value * cross_[i * k + j];
+        }
+        for (int64_t j = 0; j < m; ++j) {
+          right[static_cast<size_t>(r * m + j)] =
+              row[static_cast<size_t>(factor_->order[static_cast<size_t>(j)])];
+        }
+      }
+    });
+    CholeskySolve(h.data(), m, right.data(), n.n, *options_.pool);
+    for (int64_t r = 0; r < n.n; ++r) {
+      for (int64_t j = 0; j < m; ++j) {
+        w[static_cast<size_t>(r) * k + static_cast<size_t>(factor_->order[static_cast<size_t>(j)])] +=
+            static_cast<float>(options_.reference_strength * right[static_cast<size_t>(r * m + j)]);
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Replace(int node, const RoundingInput& input, const RoundedWeights& rounded) {
+    const std::vector<float> values = Dequantize(rounded, input.n, input.k, *options_.pool);
+    Tensor w = Tensor::FromFloats({input.n, input.k}, values);
+    float* out = w.as<float>().data();
+    for (const int32_t column : input.kept) {
+      for (int64_t row = 0; row < input.n; ++row) {
+        const int64_t at = row * input.k + column;
+        out[at] = Bf16ToFloat(FloatToBf16(input.w[static_cast<size_t>(at)]));
+      }
+    }
+    for (const PlannedSuper& s : input.supers) {
+      const int64_t at = s.row * input.k + s.column;
+      out[at] = input.w[static_cast<size_t>(at)];
+    }
+    LinearWeights weights;
+    weights.bias = model_.linear(node)->bias;
+    SF_RETURN_IF_ERROR(model_.ops().PackF32(w, weights));
+    SF_RETURN_IF_ERROR(model_.ops().Prepare(weights));
+    return model_.ReplaceLinear(node, std::move(weights));
+  }
+
+  const CheckpointReader& reader_;
+  RuntimeModel& model_;
+  const ModelGraph& graph_;
+  const Windows& windows_;
+  const SequentialOptions& options_;
+  const Choose choose_;
+  const Take take_;
+  Stream stream_;
+  std::optional<Stream> reference_;
+  int at_ = 0;                   // the node whose input the streams' rows are
+  std::vector<double> hessian_;  // [k, k] of the site
+  std::vector<double> cross_;    // [k, k] E[(x - x^) x^T]
+  std::optional<HessianFactor> factor_;
+  std::vector<int32_t> factored_kept_;
+};
+
+}  // namespace
+
+absl::Status RoundSequentially(const CheckpointReader& reader, RuntimeModel& model, const Windows& windows,
+                               const SequentialOptions& options, Choose choose, Take take) {
+  return Driver(reader, model, windows, options, choose, take).Run();
+}
+
+}  // namespace spikefold

@@ -1,0 +1,135 @@
+#include "quant/rounding/weight_grid.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "quant/scheme.h"
+
+namespace spikefold {
+namespace {
+
+// Factors of the clip search: 1, 0.97, ... 0.40 (2210.17323's grid search, coarser).
+constexpr int kClipSteps = 21;
+constexpr double kClipStep = 0.03;
+constexpr int64_t kLanes = 16;
+constexpr int64_t kRowGrain = 16;
+
+struct Range {
+  float low = 0, high = 0;  // always holds 0
+};
+
+Range RangeOf(const float* w, int64_t count, bool symmetric) {
+  Range r;
+  for (int64_t i = 0; i < count; ++i) {
+    r.low = std::min(r.low, w[i]);
+    r.high = std::max(r.high, w[i]);
+  }
+  if (symmetric) {
+    r.high = std::max(r.high, -r.low);
+    r.low = -r.high;
+  }
+  return r;
+}
+
+// The range times `rho` on the grid. Symmetric: the largest magnitude falls on the last positive code.
+GroupScale Fit(const Range& range, double rho, const WeightGrid& grid) {
+  const double lo = grid.lo(), hi = grid.hi();
+  if (grid.symmetric) return {.scale = grid.Stored(rho * static_cast<double>(range.high) / hi)};
+  const double width = static_cast<double>(range.high) - static_cast<double>(range.low);
+  GroupScale s{.scale = grid.Stored(rho * width / (hi - lo))};
+  const double zero = lo - rho * static_cast<double>(range.low) / static_cast<double>(s.scale);
+  s.zero = static_cast<float>(std::clamp(std::nearbyint(zero), lo, hi));
+  return s;
+}
+
+template <typename Weight>
+double SumOfErrors(const float* w, int64_t count, float scale, float lo, float hi, const Weight& weight) {
+  float lanes[kLanes] = {};  // fixed order of addition, and wide enough for the vector units
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (int64_t j = 0; j < kLanes; ++j) {
+      const float e = w[i + j] - scale * GridPoint(w[i + j], scale, lo, hi);
+      lanes[j] += weight(i + j) * e * e;
+    }
+  }
+  double error = 0;
+  for (; i < count; ++i) {
+    const float e = w[i] - scale * GridPoint(w[i], scale, lo, hi);
+    error += static_cast<double>(weight(i) * e * e);
+  }
+  for (const float lane : lanes) error += static_cast<double>(lane);
+  return error;
+}
+
+}  // namespace
+
+float WeightGrid::Stored(double scale) const {
+  const float s = static_cast<float>(scale);
+  switch (scale_dtype) {
+    case DType::kBF16:
+      return std::max(Bf16ToFloat(FloatToBf16(s)), 0x1p-126f);
+    case DType::kF16:
+      return std::clamp(F16ToFloat(FloatToF16(std::min(s, 65504.0f))), 0x1p-24f, 65504.0f);
+    default:
+      return std::max(s, 0x1p-126f);  // smallest normal
+  }
+}
+
+absl::Status CheckGrid(absl::string_view module, int64_t k, const WeightGrid& grid) {
+  if (grid.bits < 2 || grid.bits > 8) {
+    return absl::InvalidArgumentError(absl::StrCat(module, ": ", grid.bits, "-bit weights; use 2 to 8 bits"));
+  }
+  if (grid.scale_dtype != DType::kF32 && grid.scale_dtype != DType::kBF16 &&
+      grid.scale_dtype != DType::kF16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(module, ": scales of ", DTypeName(grid.scale_dtype), "; use F32, BF16 or F16"));
+  }
+  if (grid.group == 0) return absl::OkStatus();
+  return CheckGroupSize(module, k, static_cast<int>(std::clamp<int64_t>(grid.group, -1, 1 << 20)));
+}
+
+double GroupError(const float* w, const float* importance, int64_t count, GroupScale s,
+                  const WeightGrid& grid) {
+  const float lo = static_cast<float>(grid.lo()) - s.zero, hi = static_cast<float>(grid.hi()) - s.zero;
+  if (importance == nullptr) {
+    return SumOfErrors(w, count, s.scale, lo, hi, [](int64_t) { return 1.0f; });
+  }
+  return SumOfErrors(w, count, s.scale, lo, hi, [importance](int64_t i) { return importance[i]; });
+}
+
+GroupScale ChooseScale(const float* w, const float* importance, int64_t count, const WeightGrid& grid) {
+  const Range range = RangeOf(w, count, grid.symmetric);
+  if (range.low == 0 && range.high == 0) return {};
+  GroupScale best = Fit(range, 1.0, grid);
+  if (grid.scales != ScaleMethod::kMse) return best;
+  double best_error = GroupError(w, importance, count, best, grid);
+  for (int step = 1; step < kClipSteps; ++step) {
+    const GroupScale s = Fit(range, 1.0 - kClipStep * step, grid);
+    const double error = GroupError(w, importance, count, s, grid);
+    if (error < best_error) {
+      best_error = error;
+      best = s;
+    }
+  }
+  return best;
+}
+
+std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool) {
+  const int64_t groups = static_cast<int64_t>(weights.scales.size()) / n, width = k / groups;
+  std::vector<float> out(static_cast<size_t>(n * k));
+  pool.ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t g = begin * groups; g < end * groups; ++g) {
+      const size_t group = static_cast<size_t>(g);
+      const float scale = weights.scales[group];
+      const int zero = weights.zeros.empty() ? 0 : weights.zeros[group];
+      for (int64_t i = g * width; i < (g + 1) * width; ++i) {
+        const size_t at = static_cast<size_t>(i);
+        out[at] = scale * static_cast<float>(weights.codes[at] - zero);
+      }
+    }
+  });
+  return out;
+}
+
+}  // namespace spikefold

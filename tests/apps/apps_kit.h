@@ -1,0 +1,63 @@
+// What the tests of the command line share.
+#pragma once
+
+#include <catch2/catch.hpp>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/file.h"
+#include "formats/base/json.h"
+#include "tests/apps/model_directory.h"
+#include "tests/apps/process.h"
+#include "tests/testing/temp_directory.h"
+
+namespace spikefold::testing {
+
+// A temporary directory with the tiny model in "model" and text in "text.txt".
+struct Workplace {
+  Workplace() {
+    WriteTinyLlama(model);
+    REQUIRE(WriteFileAtomically(text, RandomText(2000, 1)).ok());
+  }
+  std::string operator/(const std::string& name) const { return directory / name; }
+
+  TempDirectory directory;
+  const std::string model = directory / "model", text = directory / "text.txt";
+};
+
+// Runs, and requires that it succeeds.
+inline std::string Succeed(const std::vector<std::string>& arguments, const ProcessOptions& options = {}) {
+  const Finished run = RunSpikefold(arguments, options);
+  INFO(run.err);
+  REQUIRE(run.exit == 0);
+  return run.out;
+}
+
+// The one document on stdout.
+inline Json SucceedJson(std::vector<std::string> arguments) {
+  arguments.push_back("--json");
+  const std::string out = Succeed(arguments);
+  const auto json = ParseJson(out, "stdout");
+  INFO(out);
+  REQUIRE(json.ok());
+  CHECK(json->GetInt("format_version", "stdout").ok());
+  return *json;
+}
+
+// Fails with this exit code and exactly this line on stderr, and says nothing on stdout.
+inline void CheckRefused(const std::vector<std::string>& arguments, int exit, const std::string& line) {
+  const Finished run = RunSpikefold(arguments);
+  CHECK(run.exit == exit);
+  CHECK(run.err == line + "\n");
+  CHECK(run.out.empty());
+}
+
+inline std::string ReadAll(const std::string& path) {
+  const auto bytes = ReadFileToString(path, 1 << 28);
+  INFO(path);
+  REQUIRE(bytes.ok());
+  return *bytes;
+}
+
+}  // namespace spikefold::testing

@@ -1,0 +1,272 @@
+// What the command line promises to scripts: exit codes, one line of error, results on stdout only.
+#include <algorithm>
+#include <filesystem>
+
+#include "absl/strings/str_split.h"
+#include "tests/apps/apps_kit.h"
+
+namespace spikefold::testing {
+namespace {
+
+using Args = std::vector<std::string>;
+
+const std::vector<std::string> kCommands = {"inspect", "scan",     "plan",  "quantize", "eval",
+                                            "report",  "generate", "bench", "verify",   "doctor"};
+
+TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
+  std::vector<Args> calls = {{"--help"}};
+  for (const std::string& command : kCommands) calls.push_back({command, "--help"});
+  for (const Args& call : calls) {
+    CAPTURE(call);
+    const Finished run = RunSpikefold(call);
+    CHECK(run.exit == 0);
+    CHECK(run.err.empty());
+    const std::vector<std::string> lines = absl::StrSplit(run.out, '\n');
+    REQUIRE(lines.size() > 5);
+    CHECK(lines[2] == "Examples:");
+    CHECK(lines[3].find("spikefold " + (call.size() > 1 ? call[0] : std::string())) != std::string::npos);
+    for (const std::string& line : lines) {
+      INFO(line);
+      CHECK(line.size() <= 100);
+    }
+  }
+  const std::string all = Succeed({"--help"});
+  for (const std::string& command : kCommands) CHECK(all.find("\n  " + command + " ") != std::string::npos);
+}
+
+TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]") {
+  CheckRefused(
+      {"scna", "x"}, 2,
+      "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, plan, quantize, "
+      "eval, report, generate, bench, verify, doctor");
+  CheckRefused({"bench", "m", "--prefil", "3"}, 2,
+               "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
+               "bench --help");
+  CheckRefused({"scan", "--thread=2"}, 2,
+               "spikefold scan: option \"--thread\" is unknown (did you mean \"--threads\"?); see spikefold "
+               "scan --help");
+  CheckRefused(
+      {"bench", "m", "--prefill", "ten"}, 2,
+      "spikefold bench: --prefill: 'ten' is not a whole number from 0 to 1099511627776; see spikefold "
+      "bench --help");
+  CheckRefused({"inspect"}, 2, "spikefold inspect: MODEL is required; see spikefold inspect --help");
+  CheckRefused(
+      {"eval", "m", "--text", "t", "--protocol", "papr"}, 2,
+      "spikefold eval: --protocol: 'papr' is unknown (did you mean \"paper\"?); use paper, llamacpp, "
+      "chunks; see spikefold eval --help");
+  const Finished nothing = RunSpikefold({});
+  CHECK(nothing.exit == 2);
+  CHECK(nothing.out.empty());
+  CHECK(nothing.err.find("Commands:") != std::string::npos);
+}
+
+TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
+  const Workplace w;
+  const auto quantize = [&](Args more) {
+    Args args = {"quantize", w.model, "-o", w / "out"};
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  };
+  CheckRefused(quantize({"--scheme", "w8a8-sttic"}), 2,
+               "spikefold quantize: scheme \"w8a8-sttic\" is unknown (did you mean \"w8a8-static\"?); use "
+               "w8a16, w8a8, w8a8-static, w4a16, w4a8");
+  CheckRefused(
+      quantize({"--scheme", "w4a16", "--group-size", "96"}), 2,
+      "spikefold quantize: model.layers.0.self_attn.q_proj: K=64 is not a multiple of group_size=96; "
+      "use 16, 32, 64");
+  CheckRefused(
+      quantize({"--scheme", "w8a8", "--outliers", "kepe"}), 2,
+      "spikefold quantize: outlier mode \"kepe\" is unknown (did you mean \"keep\"?); use auto, none, "
+      "keep, fold, fold+keep");
+  CheckRefused(quantize({"--scheme", "w4a8", "--keep", "*.down_porj"}), 2,
+               "spikefold quantize: keep pattern \"*.down_porj\" matches no linear; for example "
+               "\"*.layers.3.mlp.down_proj\"");
+  CheckRefused(quantize({"--scheme", "w8a8", "--head-bits", "4"}), 2,
+               "spikefold quantize: head_bits=4; use 8 or 16 for embedding and head");
+  CheckRefused({"plan", w.model, "--scheme", "w8a8-static"}, 2,
+               "spikefold plan: scheme \"w8a8-static\" with these options needs a scan; run `scan` first");
+  CheckRefused(
+      {"quantize", w.model, "--scheme", "w8a8", "-o", w.model}, 2,
+      absl::StrCat("spikefold quantize: ", w.model, ": is an input of this command; choose another output"));
+  CheckRefused(
+      {"eval", w.model, "--text", w.text, "-o", w.text}, 2,
+      absl::StrCat("spikefold eval: ", w.text, ": is an input of this command; choose another output"));
+  CheckRefused(
+      {"eval", w.model, "--text", w.text, "-o", w.directory.path()}, 2,
+      absl::StrCat("spikefold eval: ", w.directory.path(), ": is a directory; --output names one file"));
+  CHECK(!PathExists(w / "out"));
+}
+
+TEST_CASE("A text too short says how short it is and what is needed", "[apps]") {
+  const Workplace w;
+  const std::string shorter = w / "short.txt";
+  REQUIRE(WriteFileAtomically(shorter, RandomText(40, 1)).ok());
+  const std::string tokens = absl::StrCat(ReadAll(shorter).size());
+  CheckRefused({"scan", w.model, "-o", w / "scan", "--text", shorter, "--length", "128"}, 2,
+               absl::StrCat("spikefold scan: short.txt: ", tokens,
+                            " tokens; 64 windows of 128 need 8,192; give more text or ask for fewer or "
+                            "shorter windows"));
+  CheckRefused({"eval", w.model, "--text", shorter, "--context", "250"}, 2,
+               absl::StrCat("spikefold eval: text: ", tokens,
+                            " tokens; one window needs 250; give more text or a shorter context"));
+  CHECK(!PathExists(w / "scan"));
+}
+
+TEST_CASE("Files that are not there, not readable or not writable end with 6", "[apps]") {
+  const Workplace w;
+  CheckRefused({"inspect", w / "nowhere"}, 6,
+               absl::StrCat("spikefold inspect: ", w / "nowhere", ": no such file or directory"));
+  CheckRefused({"scan", w.model, "-o", w / "a/b"}, 6,
+               absl::StrCat("spikefold scan: ", w / "a/b", ": its directory ", w / "a",
+                            " does not exist; make it first (mkdir -p)"));
+  CheckRefused({"plan", w.model, "--scan", w / "scan", "--scheme", "w8a8"}, 6,
+               absl::StrCat("spikefold plan: ", w / "scan",
+                            ": no such directory; make it with `spikefold scan MODEL -o ", w / "scan", "`"));
+  std::filesystem::create_directory(w / "there");
+  CheckRefused({"quantize", w.model, "--scheme", "w8a8", "-o", w / "there"}, 6,
+               absl::StrCat("spikefold quantize: ", w / "there",
+                            ": exists; choose another output, or replace it with --force"));
+  // Nobody, root included, can make a file in /sys.
+  const Finished readonly =
+      RunSpikefold({"eval", w.model, "--text", w.text, "--context", "64", "-o", "/sys/spikefold.json"});
+  CHECK(readonly.exit == 6);
+  CHECK(readonly.out.empty());
+  CHECK(readonly.err.find("/sys/spikefold.json") != std::string::npos);
+}
+
+TEST_CASE("A disk that takes no more ends with 6 and leaves nothing behind", "[apps]") {
+  const Workplace w;
+  Succeed({"scan", w.model, "-o", w / "scan", "--text", w.text, "--windows", "4", "--length", "32"});
+  const auto names = ListDirectory(w.directory.path());
+  for (const Args& args :
+       {Args{"quantize", w.model, "--scheme", "w8a16", "-o", w / "out"},
+        Args{"plan", w.model, "--scheme", "w8a16", "-o", w / "out"},
+        Args{"scan", w.model, "--text", w.text, "--windows", "4", "--length", "32", "-o", w / "out"},
+        Args{"scan", w.model, "--text", w.text, "--windows", "4", "--length", "32", "-o", w / "scan",
+             "--force"}}) {
+    CAPTURE(args);
+    const Finished run = RunSpikefold(args, {.max_file = 1000});
+    CHECK(run.exit == 6);
+    CHECK(run.err.find("File too large") != std::string::npos);
+    CHECK(*ListDirectory(w.directory.path()) == *names);
+  }
+  Succeed({"plan", w.model, "--scheme", "w8a8", "--scan", w / "scan"});
+}
+
+TEST_CASE("--force replaces a model, but no directory that is none", "[apps]") {
+  const Workplace w;
+  const Args quantize = {"quantize", w.model, "--scheme", "w8a16", "-o", w / "out", "--force"};
+  Succeed(quantize);
+  Succeed(quantize);
+  std::filesystem::create_directory(w / "home");
+  REQUIRE(WriteFileAtomically(w / "home/diary.txt", "mine").ok());
+  CheckRefused({"quantize", w.model, "--scheme", "w8a16", "-o", w / "home", "--force"}, 2,
+               absl::StrCat("spikefold quantize: ", w / "home",
+                            ": has neither config.json nor manifest.json, so it is no model directory and is "
+                            "not replaced; choose another output"));
+  CheckRefused(
+      {"scan", w.model, "-o", w / "home", "--force"}, 2,
+      absl::StrCat("spikefold scan: ", w / "home",
+                   ": holds \"diary.txt\", so it is no scan and is not replaced; choose another output"));
+  CHECK(ReadAll(w / "home/diary.txt") == "mine");
+}
+
+TEST_CASE("Corrupt files end with 3, unsupported ones with 4", "[apps]") {
+  const Workplace w;
+  const std::string gguf = ReadAll(SPIKEFOLD_TEST_DATA "/tiny/llama/model.gguf"), cut = w / "cut.gguf";
+  REQUIRE(WriteFileAtomically(cut, gguf.substr(0, gguf.size() - 1)).ok());
+  const Finished truncated = RunSpikefold({"generate", cut, "-p", "hello"});
+  CHECK(truncated.exit == 3);
+  CHECK(truncated.out.empty());
+  CHECK(truncated.err.find("spikefold generate: " + cut) == 0);
+  CHECK(std::count(truncated.err.begin(), truncated.err.end(), '\n') == 1);
+
+  std::string config = ReadAll(w.model + "/config.json");
+  const std::string known = "LlamaForCausalLM";
+  config.replace(config.find(known), known.size(), "MambaForCausalLM");
+  REQUIRE(WriteFileAtomically(w.model + "/config.json", config).ok());
+  const Finished unsupported = RunSpikefold({"inspect", w.model});
+  CHECK(unsupported.exit == 4);
+  CHECK(unsupported.err.find("MambaForCausalLM") != std::string::npos);
+
+  CHECK(RunSpikefold({"doctor", "--isa", "sse9"}).exit == 2);
+}
+
+TEST_CASE("A stdout that takes nothing is an error of its own", "[apps]") {
+  const Workplace w;
+  for (const Args& args :
+       {Args{"inspect", w.model}, Args{"--help"}, Args{"generate", w.model, "-p", "hello"}}) {
+    CAPTURE(args);
+    const Finished gone = RunSpikefold(args, {.unread_stdout = true});
+    CHECK(gone.exit == 6);
+    CHECK(gone.err.find("stdout: Broken pipe; its reader has gone\n") != std::string::npos);
+    CHECK(RunSpikefold(args, {.close_stdout = true}).exit == 6);
+  }
+  // A file that is opened later must not become stdout.
+  const Finished closed = RunSpikefold(
+      {"eval", w.model, "--text", w.text, "--context", "64", "--windows", "1", "-o", w / "eval.json"},
+      {.close_stdout = true});
+  CHECK(closed.exit == 6);
+  CHECK(ParseJson(ReadAll(w / "eval.json"), "eval.json").ok());
+}
+
+TEST_CASE("Results go to stdout and everything else to stderr", "[apps]") {
+  const Workplace w;
+  const Args scan = {"scan", w.model, "-o", w / "scan", "--text", w.text, "--windows", "8", "--length", "64"};
+  const Finished run = RunSpikefold(scan);
+  REQUIRE(run.exit == 0);
+  CHECK(run.err == "scanned 512 tokens, 8 windows of 64: text.txt\n");
+  CHECK(run.out.find("Attention sink") != std::string::npos);
+  CHECK(run.out.find('\033') == std::string::npos);
+
+  Args quiet = scan;
+  quiet.insert(quiet.end(), {"--force", "--quiet"});
+  CHECK(RunSpikefold(quiet).err.empty());
+  Args colorful = scan;
+  colorful.insert(colorful.end(), {"--force", "--color", "always", "--progress", "always"});
+  const Finished colored = RunSpikefold(colorful);
+  CHECK(colored.out.find("\033[1m") != std::string::npos);
+  CHECK(colored.err.find("scanning: 0 of 4\n") != std::string::npos);
+}
+
+TEST_CASE("--json puts one versioned document on stdout", "[apps]") {
+  const Workplace w;
+  const Json inspect = SucceedJson({"inspect", w.model});
+  CHECK(*inspect.GetString("command", "") == "inspect");
+  CHECK(*inspect.Find("model")->GetInt("layers", "") == 2);
+  CHECK(*inspect.Find("all")->GetInt("weights", "") == 72000);
+
+  const Json bench = SucceedJson({"bench", w.model, "--prefill", "32", "--decode", "8", "--repeat", "2"});
+  CHECK(*bench.GetDouble("prefill_tokens_per_second", "") > 0);
+  CHECK(*bench.GetDouble("decode_tokens_per_second", "") > 0);
+  CHECK(bench.Find("prefill_seconds")->array().size() == 2);
+
+  const Json generated = SucceedJson({"generate", w.model, "-p", "hello", "--max-tokens", "5"});
+  CHECK(*generated.GetString("prompt", "") == "hello");
+  CHECK(generated.Find("tokens")->array().size() <= 5);
+  const Json doctor = SucceedJson({"doctor", "--threads", "1"});
+  CHECK(*doctor.GetInt("threads", "") == 1);
+  CHECK(doctor.Find("kernels")->array().size() > 10);
+}
+
+#ifndef __SANITIZE_ADDRESS__  // which needs terabytes of address space
+TEST_CASE("Memory that is not there ends with 7", "[apps]") {
+  const TempDirectory directory;
+  WritePlantedModel(directory / "model");  // 20 MB of weights
+  const std::vector<std::string> bench = {"bench", directory / "model", "--prefill", "8", "--decode", "0"};
+  const Finished run = RunSpikefold(bench, {.max_memory = uint64_t{32} << 20});
+  CAPTURE(run.signal);
+  CHECK(run.exit == 7);
+  CHECK(run.err == "spikefold bench: out of memory; use a smaller model or a machine with more memory\n");
+  CHECK(RunSpikefold(bench).exit == 0);
+}
+#endif
+
+TEST_CASE("Version and commit are one line", "[apps]") {
+  const std::string version = Succeed({"--version"});
+  CHECK(version.substr(0, 16) == "spikefold 0.1.0 ");
+  CHECK(std::count(version.begin(), version.end(), '\n') == 1);
+}
+
+}  // namespace
+}  // namespace spikefold::testing

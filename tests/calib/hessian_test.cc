@@ -1,0 +1,126 @@
+// Second moments against plain loops, and the weights of rows that stand out.
+#include "calib/hessian.h"
+
+#include <catch2/catch.hpp>
+#include <random>
+
+#include "calib/observers/hessian_observer.h"
+#include "kernels/runtime/forward.h"
+#include "tests/testing/tiny_model.h"
+
+namespace spikefold {
+namespace {
+
+ThreadPool& Pool() {
+  static ThreadPool pool(2);
+  return pool;
+}
+
+std::vector<float> Gaussian(int64_t count, uint64_t seed) {
+  std::mt19937_64 rng(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> out(static_cast<size_t>(count));
+  for (float& v : out) v = normal(rng);
+  return out;
+}
+
+// sum_t weight_t a_t b_t^T in float64.
+std::vector<double> Plain(const std::vector<float>& a, const std::vector<float>& b, size_t k,
+                          const std::vector<float>& weight) {
+  std::vector<double> out(k * k);
+  for (size_t t = 0; t < a.size() / k; ++t) {
+    for (size_t i = 0; i < k; ++i) {
+      for (size_t j = 0; j < k; ++j) {
+        out[i * k + j] += static_cast<double>(weight[t]) * static_cast<double>(a[t * k + i]) *
+                          static_cast<double>(b[t * k + j]);
+      }
+    }
+  }
+  return out;
+}
+
+double WorstError(const std::vector<double>& a, const std::vector<double>& b) {
+  REQUIRE(a.size() == b.size());
+  double worst = 0;
+  for (size_t i = 0; i < a.size(); ++i) worst = std::max(worst, std::abs(a[i] - b[i]));
+  return worst;
+}
+
+}  // namespace
+
+TEST_CASE("Sums of outer products are those of plain loops, for any width and split of the rows") {
+  for (const int64_t k : {1, 40, 128, 300}) {
+    const int64_t rows = 700;
+    const std::vector<float> a = Gaussian(rows * k, 1), b = Gaussian(rows * k, 2);
+    std::vector<float> weight = Gaussian(rows, 3);
+    for (float& w : weight) w = std::abs(w);
+    OuterProductSum half(k, true), whole(k, false);
+    for (const auto& [at, count] : {std::pair<int64_t, int64_t>{0, 1}, {1, 599}, {600, 100}}) {
+      const absl::Span<const float> w =
+          absl::MakeConstSpan(weight).subspan(static_cast<size_t>(at), static_cast<size_t>(count));
+      REQUIRE(half.Add(a.data() + at * k, a.data() + at * k, count, w, Pool()).ok());
+      REQUIRE(whole.Add(a.data() + at * k, b.data() + at * k, count, w, Pool()).ok());
+    }
+    const std::vector<double> h = half.Full();
+    CHECK(WorstError(h, Plain(a, a, static_cast<size_t>(k), weight)) < 2e-3);
+    CHECK(WorstError(whole.Full(), Plain(a, b, static_cast<size_t>(k), weight)) < 2e-3);
+    for (size_t i = 0; i < h.size(); ++i) {
+      CHECK(h[i] == h[i % static_cast<size_t>(k) * static_cast<size_t>(k) + i / static_cast<size_t>(k)]);
+    }
+    CHECK(half.num_rows() == rows);
+    weight[650] += 1;  // canary: one row counts more
+    if (k > 1) CHECK(WorstError(h, Plain(a, a, static_cast<size_t>(k), weight)) > 0.1);
+  }
+}
+
+TEST_CASE("A row far above the others counts no more than the cap, a spike row not at all") {
+  std::vector<float> x = Gaussian(64 * 33, 4);
+  for (size_t c = 0; c < 33; ++c) x[7 * 33 + c] *= 480;
+  x[9 * 33 + 32] = 1e4f;
+  const auto weights = RowWeights(x.data(), 64, 33, {.cap = 16, .spike_threshold = 5e3f}, Pool());
+  double norm = 0;
+  for (size_t c = 0; c < 33; ++c) {
+    norm += static_cast<double>(weights[7]) * static_cast<double>(x[7 * 33 + c]) *
+            static_cast<double>(x[7 * 33 + c]);
+  }
+  CHECK(norm == Approx(16 * 33).epsilon(0.25));  // the median squared norm of 33 normal values is about 33
+  CHECK(weights[9] == 0);
+  for (size_t t = 0; t < 64; ++t) {
+    if (t != 7 && t != 9) CHECK(weights[t] == 1);
+  }
+  CHECK(RowWeights(x.data(), 64, 33, {.cap = 0}, Pool()) == std::vector<float>(64, 1.0f));
+}
+
+TEST_CASE("The observer sums the inputs of the sites it was asked for") {
+  const testing::TinyModel tiny =
+      testing::MakeTinyModel({.hidden = 64, .intermediate = 96, .num_layers = 2, .vocab = 64});
+  const auto model = LoadModel(*tiny.checkpoint, {.pool = &Pool()});
+  REQUIRE(model.ok());
+  const ModelGraph& graph = (*model)->graph();
+  class Recorder : public Taps {
+   public:
+    bool Wants(int layer, ValueKind value) const override {
+      return layer == 1 && value == ValueKind::kDownIn;
+    }
+    void OnRows(const TapRows& r) override { rows.insert(rows.end(), r.data, r.data + r.num_rows * r.width); }
+    std::vector<float> rows;
+  } recorder;
+  int site = -1;
+  for (const Site& s : graph.sites) {
+    if (s.layer == 1 && s.value == ValueKind::kDownIn) site = s.id;
+  }
+  HessianObserver observer(graph, {0, site}, {}, Pool());
+  std::vector<float> hidden(5 * 64);
+  for (Taps* taps : {static_cast<Taps*>(&recorder), static_cast<Taps*>(&observer)}) {
+    KvCache cache(graph.config, 5);
+    REQUIRE(Forward(**model, {{3, 1, 4, 1, 5}}, cache, absl::MakeSpan(hidden), {.taps = taps}).ok());
+  }
+  REQUIRE(observer.status().ok());
+  const auto weight = RowWeights(recorder.rows.data(), 5, 96, {}, Pool());
+  const std::vector<double> h = observer.hessian(1).Full();
+  CHECK(WorstError(h, Plain(recorder.rows, recorder.rows, 96, weight)) < 1e-6 * h[0] + 1e-9);
+  CHECK(observer.hessian(0).num_rows() == 5);
+  CHECK(observer.hessian(0).k() == 64);
+}
+
+}  // namespace spikefold
