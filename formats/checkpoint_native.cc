@@ -70,8 +70,8 @@ class NativeDirectory : public DirectoryCheckpoint {
     const Node& place = graph_.nodes[static_cast<size_t>(node)];
     SF_RETURN_IF_ERROR(CheckShape({linear.n, linear.k}, {place.n, place.k}, path_, linear.module));
     std::string type(DTypeName(linear.float_dtype));
-    if (linear.format == WeightFormat::kS8c) type = "s8c";
-    if (linear.format == WeightFormat::kS4g) type = absl::StrCat("s4g", linear.group);
+    if (!linear.format.is_float()) type = FormatWord(linear.format);
+    if (linear.format.grouped) absl::StrAppend(&type, linear.group);
     const uint64_t bias_bytes = linear.has_bias ? 4 * static_cast<uint64_t>(linear.n) : 0;
     AddTensor({.name = linear.module + ".weight",
                .stored_name = linear.module,

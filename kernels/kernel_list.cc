@@ -35,18 +35,18 @@ namespace matmul_f32_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
 }  // namespace matmul_f32_f32_f32
-namespace matmul_f32_f32_s4g {
+namespace matmul_f32_f32_sxg {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
-}  // namespace matmul_f32_f32_s4g
+}  // namespace matmul_f32_f32_sxg
 namespace matmul_f32_f32_s8c {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
 }  // namespace matmul_f32_f32_s8c
-namespace matmul_f32_s8r_s4g {
+namespace matmul_f32_s8r_sxg {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
-}  // namespace matmul_f32_s8r_s4g
+}  // namespace matmul_f32_s8r_sxg
 namespace matmul_f32_s8r_s8c {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
@@ -74,9 +74,9 @@ absl::Span<const KernelEntry> KernelList() {
       {"kld_f64_f32_f32", kld_f64_f32_f32::Check, kld_f64_f32_f32::Benchmark},
       {"logsumexp_f64_f32", logsumexp_f64_f32::Check, logsumexp_f64_f32::Benchmark},
       {"matmul_f32_f32_f32", matmul_f32_f32_f32::Check, matmul_f32_f32_f32::Benchmark},
-      {"matmul_f32_f32_s4g", matmul_f32_f32_s4g::Check, matmul_f32_f32_s4g::Benchmark},
+      {"matmul_f32_f32_sxg", matmul_f32_f32_sxg::Check, matmul_f32_f32_sxg::Benchmark},
       {"matmul_f32_f32_s8c", matmul_f32_f32_s8c::Check, matmul_f32_f32_s8c::Benchmark},
-      {"matmul_f32_s8r_s4g", matmul_f32_s8r_s4g::Check, matmul_f32_s8r_s4g::Benchmark, true},
+      {"matmul_f32_s8r_sxg", matmul_f32_s8r_sxg::Check, matmul_f32_s8r_sxg::Benchmark, true},
       {"matmul_f32_s8r_s8c", matmul_f32_s8r_s8c::Check, matmul_f32_s8r_s8c::Benchmark, true},
       {"norm_f32_f32", norm_f32_f32::Check, norm_f32_f32::Benchmark},
       {"quantize_s8r_f32", quantize_s8r_f32::Check, quantize_s8r_f32::Benchmark},

@@ -39,11 +39,28 @@ std::vector<float> RoundToBf16(std::vector<float> values) {
   return values;
 }
 
+// Sum of the magnitudes of what kept columns, super weights and bias add to output (m, n).
+double TailMagnitude(const QuantizedOperands& o, int64_t m, int64_t n) {
+  const QuantizedCase& c = o.shape;
+  double sum = o.bias.empty() ? 0 : std::fabs(o.bias[static_cast<size_t>(n)]);
+  for (int64_t i = 0; i < c.num_kept; ++i) {
+    sum += std::fabs(double{o.kept_x[static_cast<size_t>(m * c.num_kept + i)]} *
+                     Bf16ToFloat(o.kept_w[static_cast<size_t>(n * c.num_kept + i)]));
+  }
+  for (size_t s = 0; s < o.super_row.size(); ++s) {
+    const size_t at = static_cast<size_t>(m * c.num_super + o.super_slot[s]);
+    if (o.super_row[s] == n) sum += std::fabs(double{o.super_value[s]} * o.super_x[at]);
+  }
+  return sum;
+}
+
 }  // namespace
 
 std::string CaseName(const QuantizedCase& c) {
   std::string name = absl::StrCat("M=", c.m, " N=", c.n, " K=", c.k);
-  if (c.group > 0) absl::StrAppend(&name, " group=", c.group);
+  if (c.group > 0) absl::StrAppend(&name, c.w_zeros ? " u" : " s", c.bits, " group=", c.group);
+  if (c.x_group > 0) absl::StrAppend(&name, " x_group=", c.x_group);
+  if (c.x_zeros) absl::StrAppend(&name, " x_zeros");
   if (c.num_kept > 0) absl::StrAppend(&name, " r=", c.num_kept);
   if (c.num_super > 0) absl::StrAppend(&name, " super=", c.num_super);
   return name;
@@ -58,6 +75,7 @@ std::vector<QuantizedCase> ChannelCases() {
     cases.push_back({.m = kRows[i],
                      .n = Cycle(kChannels, i),
                      .k = k,
+                     .x_zeros = i % 4 > 1,
                      .num_kept = std::min(Cycle(kKept, i), k),
                      .num_super = i % 3 == 1 ? 2 : 0,
                      .bias = i % 2 == 1,
@@ -72,27 +90,52 @@ std::vector<QuantizedCase> ChannelCases() {
 }
 
 std::vector<QuantizedCase> GroupCases() {
-  constexpr int64_t kGroups[] = {16, 32, 48, 64, 128, 256, 80};
-  constexpr int kBits[] = {10, 7, 23};
-  std::vector<QuantizedCase> cases = ChannelCases();
-  for (size_t i = 0; i < cases.size(); ++i) {
-    cases[i].group = Cycle(kGroups, i);
-    cases[i].k = (cases[i].k / cases[i].group + 1) * cases[i].group;
-    cases[i].mantissa_bits = kBits[i % 3];
+  constexpr int64_t kGroups[] = {16, 32, 48, 64, 128, 256, 80, 0};
+  constexpr int kMantissaBits[] = {10, 7, 23};
+  constexpr int kBits[] = {4, 3, 2, 8};
+  std::vector<QuantizedCase> cases;
+  for (const bool zeros : {false, true}) {
+    for (QuantizedCase c : ChannelCases()) {
+      const size_t i = cases.size();
+      c.group = Cycle(kGroups, i) == 0 ? c.k : Cycle(kGroups, i);
+      if (c.group != c.k) c.k = (c.k / c.group + 1) * c.group;
+      c.mantissa_bits = kMantissaBits[i % 3];
+      c.bits = kBits[(i + i / 4) % 4];  // not in step with the groups
+      c.w_zeros = zeros;
+      c.x_group = i % 5 == 3 ? c.group * (c.k / c.group % 2 == 0 ? 2 : 1) : 0;
+      c.x_zeros = c.x_zeros && c.x_group == 0;
+      cases.push_back(c);
+    }
   }
   return cases;
 }
 
-QuantizedOperands::QuantizedOperands(const QuantizedCase& c, int code_max, uint64_t seed) : shape(c) {
-  const int code_min = code_max == 7 ? -8 : -code_max;
+QuantizedOperands::QuantizedOperands(const QuantizedCase& c, uint64_t seed) : shape(c) {
+  const int code_max = (1 << (c.bits - 1)) - 1, code_min = c.group > 0 ? -code_max - 1 : -code_max;
+  const int64_t num_groups = c.group > 0 ? c.k / c.group : 1;
   codes = RandomCodes(c.n * c.k, code_min, code_max, seed);
   x_codes = RandomCodes(c.m * c.k, -127, 127, seed + 1);
+  if (c.w_zeros) w_zero = RandomCodes(c.n * num_groups, code_min, code_max, seed + 10);
   if (c.extremes) {
     MakeExtreme(codes, code_min, code_max);
     MakeExtreme(x_codes, -127, 127);
+    MakeExtreme(w_zero, code_max, code_min);
   }
-  w_scale = RandomScales(c.group > 0 ? c.n * (c.k / c.group) : c.n, c.mantissa_bits, seed + 2);
-  x_scale = RandomScales(c.one_x_scale ? 1 : c.m, 23, seed + 3);
+  w_scale = RandomScales(c.n * num_groups, c.mantissa_bits, seed + 2);
+  x_scale = RandomScales(c.x_group > 0 ? c.m * (c.k / c.x_group) : c.one_x_scale ? 1 : c.m, 23, seed + 3);
+  if (c.x_zeros) {
+    for (const int8_t z : RandomCodes(c.m, -127, 127, seed + 11)) x_zero.push_back(z);
+    for (int64_t n = 0; n < c.n; ++n) {
+      int32_t sum = 0;
+      double weights = 0;
+      for (int64_t k = 0; k < c.k; ++k) {
+        sum += codes[static_cast<size_t>(n * c.k + k)];
+        weights += Weight(n, k);
+      }
+      w_code_sum.push_back(sum);
+      w_row_sum.push_back(static_cast<float>(weights));
+    }
+  }
   x = RandomFloats(c.m * c.k, seed + 4);
   kept_x = RoundToBf16(RandomFloats(c.m * c.num_kept, seed + 5));
   for (float v : RandomFloats(c.n * c.num_kept, seed + 6)) kept_w.push_back(FloatToBf16(v));
@@ -123,46 +166,52 @@ OutlierTail QuantizedOperands::Tail() const {
           .bias = bias.empty() ? nullptr : bias.data()};
 }
 
-double QuantizedOperands::WeightScale(int64_t n, int64_t k) const {
+GroupWeights QuantizedOperands::Groups() const {
+  return {.n = shape.n,
+          .k = shape.k,
+          .group = shape.group,
+          .bits = shape.bits,
+          .codes = codes.data(),
+          .scales = w_scale.data(),
+          .zeros = w_zero.empty() ? nullptr : w_zero.data()};
+}
+
+double QuantizedOperands::Weight(int64_t n, int64_t k) const {
   const size_t at = static_cast<size_t>(shape.group > 0 ? n * (shape.k / shape.group) + k / shape.group : n);
-  return w_scale[at];
+  const int zero = w_zero.empty() ? 0 : w_zero[at];
+  return double{w_scale[at]} * (codes[static_cast<size_t>(n * shape.k + k)] - zero);
 }
 
 std::vector<double> QuantizedOperands::CodeRows() const {
   std::vector<double> rows(x_codes.begin(), x_codes.end());
   for (size_t i = 0; i < rows.size(); ++i) {
-    rows[i] *= x_scale[shape.one_x_scale ? 0 : i / static_cast<size_t>(shape.k)];
+    const size_t row = i / static_cast<size_t>(shape.k);
+    const size_t scale = shape.x_group > 0   ? i / static_cast<size_t>(shape.x_group)
+                         : shape.one_x_scale ? 0
+                                             : row;
+    const int zero = x_zero.empty() ? 0 : x_zero[row];
+    rows[i] = (std::fabs(rows[i]) + std::abs(zero)) * x_scale[scale];
   }
   return rows;
 }
 
 std::vector<double> QuantizedOperands::FloatRows() const { return {x.begin(), x.end()}; }
 
-double QuantizedOperands::TermSum(const std::vector<double>& rows, int64_t m, int64_t n) const {
-  double sum = bias.empty() ? 0 : std::fabs(bias[static_cast<size_t>(n)]);
-  for (int64_t k = 0; k < shape.k; ++k) {
-    sum += std::fabs(rows[static_cast<size_t>(m * shape.k + k)] *
-                     codes[static_cast<size_t>(n * shape.k + k)] * WeightScale(n, k));
-  }
-  for (int64_t c = 0; c < shape.num_kept; ++c) {
-    sum += std::fabs(double{kept_x[static_cast<size_t>(m * shape.num_kept + c)]} *
-                     Bf16ToFloat(kept_w[static_cast<size_t>(n * shape.num_kept + c)]));
-  }
-  for (size_t s = 0; s < super_row.size(); ++s) {
-    const size_t at = static_cast<size_t>(m * shape.num_super + super_slot[s]);
-    if (super_row[s] == n) sum += std::fabs(double{super_value[s]} * super_x[at]);
-  }
-  return sum;
-}
-
 std::vector<double> Tolerances(const QuantizedOperands& o, const std::vector<double>& x,
                                const std::vector<float>& expected, double float_terms) {
+  const QuantizedCase& c = o.shape;
+  std::vector<double> magnitude(static_cast<size_t>(c.n * c.k));  // of the weights
+  for (int64_t i = 0; i < c.n * c.k; ++i) {
+    magnitude[static_cast<size_t>(i)] = std::fabs(o.Weight(i / c.k, i % c.k));
+  }
   std::vector<double> tolerances;
-  for (int64_t m = 0; m < o.shape.m; ++m) {
-    for (int64_t n = 0; n < o.shape.n; ++n) {
-      const double value = expected[static_cast<size_t>(m * o.shape.n + n)];
-      tolerances.push_back(0x1p-24 * std::fabs(value) + 1e-30 +
-                           4 * std::sqrt(float_terms) * 0x1p-23 * o.TermSum(x, m, n));
+  for (int64_t m = 0; m < c.m; ++m) {
+    for (int64_t n = 0; n < c.n; ++n) {
+      double terms = TailMagnitude(o, m, n);
+      const double *row = &x[static_cast<size_t>(m * c.k)], *w = &magnitude[static_cast<size_t>(n * c.k)];
+      for (int64_t k = 0; k < c.k; ++k) terms += std::fabs(row[k]) * w[k];
+      const double value = expected[static_cast<size_t>(m * c.n + n)];
+      tolerances.push_back(0x1p-24 * std::fabs(value) + 1e-30 + 4 * std::sqrt(float_terms) * 0x1p-23 * terms);
     }
   }
   return tolerances;

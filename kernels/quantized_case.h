@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/functional/function_ref.h"
+#include "kernels/group_weights.h"
 #include "kernels/kernel_check.h"
 #include "kernels/outlier_tail.h"
 
@@ -13,7 +14,11 @@ namespace spikefold::kernels {
 
 struct QuantizedCase {
   int64_t m = 1, n = 1, k = 1;
-  int64_t group = 0;  // 0: one weight scale a channel
+  int64_t group = 0;  // 0: one weight scale a channel; else 2, 3, 4 or 8 bits in groups
+  int bits = 8;
+  bool w_zeros = false;  // with a group: a zero point each
+  int64_t x_group = 0;   // 0: one x scale a row
+  bool x_zeros = false;  // a zero point a row
   int64_t num_kept = 0, num_super = 0;
   bool bias = false;
   bool extremes = false;     // every code is the largest or the smallest
@@ -28,31 +33,34 @@ std::vector<QuantizedCase> ChannelCases();
 std::vector<QuantizedCase> GroupCases();
 
 struct QuantizedOperands {
-  // Weight codes in [-code_max, code_max], or [-8, 7] for code_max 7; x codes in [-127, 127].
-  QuantizedOperands(const QuantizedCase& c, int code_max, uint64_t seed);
+  // Weight codes of all values of their bits, but -128 only in groups; x codes in [-127, 127].
+  QuantizedOperands(const QuantizedCase& c, uint64_t seed);
   OutlierTail Tail() const;
-  // Scale of rounding errors of output (row m, channel n): the sum of the magnitudes of all terms. x is
-  // [m, k]: codes times their scale, or floats.
-  double TermSum(const std::vector<double>& x, int64_t m, int64_t n) const;
-  double WeightScale(int64_t n, int64_t k) const;
-  std::vector<double> CodeRows() const;   // [m, k] x_codes * x_scale
+  GroupWeights Groups() const;  // views of codes, scales and zero points
+  double Weight(int64_t n, int64_t k) const;
+  std::vector<double> CodeRows() const;   // [m, k] (|x_code| + |x_zero|) * x_scale
   std::vector<double> FloatRows() const;  // [m, k] x
 
   QuantizedCase shape;
-  std::vector<int8_t> codes;     // [n, k]
-  std::vector<float> w_scale;    // [n] or [n, k/group]
-  std::vector<int8_t> x_codes;   // [m, k]
-  std::vector<float> x_scale;    // [m] or [1]
-  std::vector<float> x;          // [m, k]
-  std::vector<float> kept_x;     // [m, r]
-  std::vector<uint16_t> kept_w;  // [n, r]
+  std::vector<int8_t> codes;        // [n, k]
+  std::vector<float> w_scale;       // [n] or [n, k/group]
+  std::vector<int8_t> w_zero;       // [n, k/group] or empty
+  std::vector<int8_t> x_codes;      // [m, k]
+  std::vector<float> x_scale;       // [m], [1] or [m, k/x_group]
+  std::vector<int32_t> x_zero;      // [m] or empty
+  std::vector<int32_t> w_code_sum;  // [n] sums of a row's codes
+  std::vector<float> w_row_sum;     // [n] sums of a row's weights
+  std::vector<float> x;             // [m, k]
+  std::vector<float> kept_x;        // [m, r]
+  std::vector<uint16_t> kept_w;     // [n, r]
   std::vector<uint32_t> kept_packed;
   std::vector<float> super_x;  // [m, s]
   std::vector<int32_t> super_slot, super_row;
   std::vector<float> super_value, bias;
 };
 
-// Tolerances of y [m, n]: float_terms roundings of each term, plus the rounding of the result.
+// Tolerances of y [m, n]: float_terms roundings of each term, plus the rounding of the result. x is [m, k]:
+// codes times their scale, or floats.
 std::vector<double> Tolerances(const QuantizedOperands& o, const std::vector<double>& x,
                                const std::vector<float>& expected, double float_terms);
 

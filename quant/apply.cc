@@ -199,9 +199,10 @@ class Applier {
   static void Complete(const Tensor& w, const TensorDecision& d, RoundedWeights rounded, QuantizedLinear& q) {
     q.codes = std::move(rounded.codes);
     q.scales = std::move(rounded.scales);
+    q.zeros = std::move(rounded.zeros);
     q.weight_error = std::sqrt(rounded.relative_error);
     KeepColumns(w, d, q);
-    if (q.act == ActivationFormat::kS8Static) q.input_scale = d.activation_scale;
+    if (q.act.is_static()) q.input_scale = d.activation_scale;
   }
 
   // Linears rounded one after the other, each on what the ones before it hand over.

@@ -73,6 +73,10 @@ class Planner {
 
  private:
   absl::Status CheckRecipe() const {
+    if (scheme_->weight_bits < 4 || scheme_->activation_bits < 8) {
+      return absl::UnimplementedError(absl::StrCat(
+          "scheme \"", scheme_->name, "\": no plan of weights below 4 bits or activations below 8"));
+    }
     if (recipe_.head_bits != 8 && recipe_.head_bits != 16) {
       return absl::InvalidArgumentError(
           absl::StrCat("head_bits=", recipe_.head_bits, "; use 8 or 16 for embedding and head"));

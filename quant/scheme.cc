@@ -12,13 +12,27 @@ namespace spikefold {
 namespace {
 
 using enum Granularity;
-constexpr std::array<Scheme, 5> kSchemes = {{
+constexpr std::array<Scheme, 11> kSchemes = {{
     {"w8a16", 8, kPerChannel, 16, kNone, "INT8 weights per channel, float activations"},
     {"w8a8", 8, kPerChannel, 8, kPerToken, "INT8 weights per channel, INT8 activations per token"},
     {"w8a8-static", 8, kPerChannel, 8, kPerTensor,
      "INT8 weights per channel, INT8 activations with one static scale"},
     {"w4a16", 4, kPerGroup, 16, kNone, "INT4 weights per group, float activations"},
+    {"w3a16", 3, kPerGroup, 16, kNone, "INT3 weights per group, float activations"},
+    {"w2a16", 2, kPerGroup, 16, kNone, "INT2 weights per group, float activations"},
     {"w4a8", 4, kPerGroup, 8, kPerToken, "INT4 weights per group, INT8 activations per token"},
+    {"w4a8-static", 4, kPerGroup, 8, kPerTensor,
+     "INT4 weights per group, INT8 activations with one static scale"},
+    {"w4a4", 4, kPerGroup, 4, kPerToken, "INT4 weights per group, INT4 activations per token"},
+    {.name = "w4a4-group",
+     .weight_bits = 4,
+     .weight_scales = kPerGroup,
+     .activation_bits = 4,
+     .activation_scales = kPerGroup,
+     .summary = "INT4 weights per group, INT4 activations per group",
+     .activation_group = 64},
+    {"w4a4-static", 4, kPerGroup, 4, kPerTensor,
+     "INT4 weights per group, INT4 activations with one static scale"},
 }};
 constexpr std::array<int, 7> kGroupSizes = {64, 128, 32, 96, 192, 48, 16};
 
@@ -34,6 +48,42 @@ absl::StatusOr<const Scheme*> FindScheme(absl::string_view name) {
   }
   return absl::InvalidArgumentError(absl::StrCat("scheme \"", name, "\" is unknown", DidYouMean(name, names),
                                                  "; use ", absl::StrJoin(names, ", ")));
+}
+
+WeightFormat WeightFormatOf(const Scheme& scheme, bool symmetric) {
+  return {.bits = scheme.weight_bits,
+          .grouped = scheme.weight_scales == kPerGroup,
+          .symmetric = symmetric && scheme.weights_symmetric};
+}
+
+ActivationFormat ActivationFormatOf(const Scheme& scheme, bool symmetric) {
+  using Scales = ActivationFormat::Scales;
+  if (scheme.activation_scales == kNone) return ActivationFormat::kFloat;
+  return {.bits = scheme.activation_bits,
+          .scales = scheme.activation_scales == kPerToken   ? Scales::kToken
+                    : scheme.activation_scales == kPerGroup ? Scales::kGroup
+                                                            : Scales::kTensor,
+          .group = scheme.activation_group,
+          .symmetric = symmetric && scheme.activations_symmetric};
+}
+
+absl::Status CheckFormats(const WeightFormat& weights, const ActivationFormat& activations) {
+  const std::string w = FormatWord(weights), a = FormatWord(activations);
+  const auto parsed = ParseActivationFormat(a);
+  if (!weights.is_float() && !ParseWeightFormat(w).ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("weights of ", weights.bits, " bits; use 2, 3, 4 or 8, or float"));
+  }
+  if (!parsed.ok() || *parsed != activations) {
+    return absl::InvalidArgumentError(absl::StrCat("activations \"", a, "\" of ", activations.bits,
+                                                   " bits in groups of ", activations.group,
+                                                   "; use 4 or 8 bits, or 4 in groups of 32, 64 or 128"));
+  }
+  if (weights.is_float() && !activations.is_float()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("float weights on ", FormatText(activations), " activations; quantize both"));
+  }
+  return absl::OkStatus();
 }
 
 int DefaultGroupSize(absl::Span<const int64_t> widths) {

@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "formats/quantized/quant_format.h"
 
 namespace spikefold {
 
@@ -16,21 +17,32 @@ enum class Granularity {  // scales of a [6, 128] matrix:
   kPerTensor,             // [1]     activations: one static scale
   kPerChannel,            // [6]     weights: one an output row
   kPerToken,              // [6]     activations: one a row, measured while running
-  kPerGroup,              // [6, 4]  weights, with group_size = 32
+  kPerGroup,              // [6, 4]  32 columns share one; activations: measured while running
 };
 
 struct Scheme {
   const char* name;
-  int weight_bits;                // 4, 8
+  int weight_bits;                // 2, 3, 4, 8
   Granularity weight_scales;      // kPerChannel, kPerGroup
-  int activation_bits;            // 8, 16
-  Granularity activation_scales;  // kPerToken, kPerTensor, kNone
+  int activation_bits;            // 4, 8, 16
+  Granularity activation_scales;  // kPerToken, kPerGroup, kPerTensor, kNone
   const char* summary;
+  // Codes around 0; a recipe may ask for zero points on either side.
+  bool weights_symmetric = true, activations_symmetric = true;
+  int activation_group = 0;  // kPerGroup: columns that share a scale, 32, 64 or 128
 };
 
 absl::Span<const Scheme> Schemes();
 // InvalidArgument naming the known schemes, with a did-you-mean.
 absl::StatusOr<const Scheme*> FindScheme(absl::string_view name);
+
+// How the two sides of a scheme are stored and multiplied, with or without zero points.
+WeightFormat WeightFormatOf(const Scheme& scheme, bool symmetric = true);
+ActivationFormat ActivationFormatOf(const Scheme& scheme, bool symmetric = true);
+// Whether a kernel multiplies the pair with integer arithmetic (float activations: from the stored codes).
+// Every integer weight goes with every activation. InvalidArgument: a format that does not exist, or float
+// weights on integer activations.
+absl::Status CheckFormats(const WeightFormat& weights, const ActivationFormat& activations);
 
 // The largest usual group size (64 first, then 128, 32, 96, 192, 48, 16) that divides every width; 0 if none
 // does.

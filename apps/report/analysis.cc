@@ -10,6 +10,7 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "apps/report/text.h"
+#include "formats/quantized/quant_format.h"
 
 namespace spikefold {
 namespace {
@@ -48,9 +49,10 @@ ActivationKind ActivationsOf(const EvalDocument& eval) {
   double macs[3] = {0, 0, 0};
   for (const LinearDecision& d : eval.linears) {
     if (d.layer < 0) continue;
-    const ActivationKind kind = d.act == "s8t"   ? ActivationKind::kStatic
-                                : d.act == "s8r" ? ActivationKind::kPerToken
-                                                 : ActivationKind::kFloat;
+    const auto act = ParseActivationFormat(d.act);
+    const ActivationKind kind = !act.ok() || act->is_float() ? ActivationKind::kFloat
+                                : act->is_static()           ? ActivationKind::kStatic
+                                                             : ActivationKind::kPerToken;
     macs[static_cast<int>(kind)] += static_cast<double>(d.n) * static_cast<double>(d.k);
   }
   return static_cast<ActivationKind>(std::max_element(macs, macs + 3) - macs);

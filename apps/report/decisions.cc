@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "absl/strings/str_cat.h"
+#include "formats/quantized/quant_format.h"
 
 namespace spikefold {
 namespace {
@@ -98,12 +99,12 @@ std::vector<const LinearDecision*> WorstTensors(const std::vector<LinearDecision
 }
 
 std::string WeightWords(const std::string& weight, int64_t group) {
-  if (weight == "s8c") return "INT8 per channel";
-  if (weight == "s4g") return absl::StrCat("INT4 in groups of ", group);
-  return weight;
+  const auto format = ParseWeightFormat(weight);
+  return format.ok() ? FormatText(*format, group) : weight;
 }
 std::string ActivationWords(const std::string& act) {
-  return act == "s8r" ? "INT8 per token" : act == "s8t" ? "INT8 static" : act;
+  const auto format = ParseActivationFormat(act);
+  return format.ok() ? FormatText(*format) : act;
 }
 
 std::string SiteKind(const std::string& site) {

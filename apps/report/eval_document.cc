@@ -42,12 +42,8 @@ absl::StatusOr<T> Parse(const Word<T> (&words)[N], absl::string_view name, absl:
 }
 
 std::string WeightWord(const QuantizedLinearSpec& spec) {
-  if (spec.format == WeightFormat::kS8c) return "s8c";
-  if (spec.format == WeightFormat::kS4g) return "s4g";
+  if (!spec.format.is_float()) return FormatWord(spec.format);
   return spec.float_dtype == DType::kBF16 ? "bf16" : spec.float_dtype == DType::kF16 ? "f16" : "f32";
-}
-const char* ActivationWord(ActivationFormat act) {
-  return act == ActivationFormat::kS8Token ? "s8r" : act == ActivationFormat::kS8Static ? "s8t" : "float";
 }
 
 // Role and layer come from the graph: nobody reads them out of names.
@@ -61,7 +57,7 @@ void SetPlace(const ModelGraph& graph, LinearDecision& d) {
 LinearDecision FromSpec(const QuantizedLinearSpec& spec, const ModelGraph& graph) {
   LinearDecision d{.module = spec.module, .n = spec.n, .k = spec.k, .weight = WeightWord(spec)};
   d.group = spec.group;
-  d.act = ActivationWord(spec.act);
+  d.act = FormatWord(spec.act);
   d.kept = spec.num_kept;
   d.super = spec.num_super;
   d.spike_threshold = static_cast<double>(spec.spike_threshold);
@@ -120,7 +116,8 @@ double ActivationBits(const std::vector<LinearDecision>& linears) {
   for (const LinearDecision& d : linears) {
     if (d.layer < 0) continue;
     const double n = static_cast<double>(d.n), k = static_cast<double>(d.k);
-    const double kept = static_cast<double>(d.kept), bits = d.act == "float" ? 16 : 8;
+    const auto act = ParseActivationFormat(d.act);
+    const double kept = static_cast<double>(d.kept), bits = act.ok() && !act->is_float() ? act->bits : 16;
     macs += n * k;
     mac_bits += n * (kept * 16 + (k - kept) * bits);
   }

@@ -31,8 +31,8 @@ struct LinearDecision {
   std::string module, role;  // role: "q_proj", ..., "embedding"
   int layer = -1;            // -1: outside the blocks
   int64_t n = 0, k = 0;      // weight [n, k]
-  std::string weight;        // "s8c", "s4g", "bf16", "f16", "f32"; of a file that is not native its own word
-  int64_t group = 0;         // s4g
+  std::string weight;        // "s8c", "u4g", "bf16", "f16", "f32"; of a file that is not native its own word
+  int64_t group = 0;         // of weights in groups
   std::string act;           // "s8r", "s8t", "float"
   int64_t kept = 0, super = 0;  // columns in bf16, exact scalars
   double spike_threshold = 0;   // > 0: rows above it are computed in float

@@ -5,12 +5,13 @@
 #include "apps/spikefold/text.h"
 #include "formats/base/json.h"
 #include "formats/base/status.h"
+#include "formats/quantized/quant_format.h"
 
 namespace spikefold {
 namespace {
 
 bool IsQuantizedType(absl::string_view type) {
-  return type.substr(0, 3) == "s8c" || type.substr(0, 3) == "s4g";
+  return ParseWeightFormat(type.substr(0, 3)).ok();  // "s8c", "s4g64"
 }
 
 absl::Status CheckMemory(const CheckpointReader& reader, bool simulate) {

@@ -13,21 +13,8 @@ namespace spikefold {
 namespace {
 
 std::string WeightWord(const QuantizedLinearSpec& linear) {
-  if (linear.format == WeightFormat::kS8c) return "INT8 per channel";
-  if (linear.format == WeightFormat::kS4g) return absl::StrCat("INT4, groups of ", linear.group);
+  if (!linear.format.is_float()) return FormatText(linear.format, linear.group);
   return std::string(DTypeName(linear.float_dtype));
-}
-
-const char* ActivationWord(const QuantizedLinearSpec& linear) {
-  switch (linear.act) {
-    case ActivationFormat::kFloat:
-      return "float";
-    case ActivationFormat::kS8Token:
-      return "INT8 per token";
-    case ActivationFormat::kS8Static:
-      return "INT8 static";
-  }
-  return "?";
 }
 
 void AddTo(NativeGroup& group, const QuantizedLinearSpec& linear) {
@@ -73,11 +60,11 @@ absl::StatusOr<NativeSummary> SummarizeNative(const std::string& path, const Mod
     if (linear == nullptr) continue;
     const std::string role(RoleName(node.role)), weight = WeightWord(*linear);
     auto group = std::find_if(summary.groups.begin(), summary.groups.end(), [&](const NativeGroup& g) {
-      return g.role == role && g.weight == weight && g.activation == ActivationWord(*linear);
+      return g.role == role && g.weight == weight && g.activation == FormatText(linear->act);
     });
     if (group == summary.groups.end()) {
       group = summary.groups.insert(summary.groups.end(),
-                                    {.role = role, .weight = weight, .activation = ActivationWord(*linear)});
+                                    {.role = role, .weight = weight, .activation = FormatText(linear->act)});
     }
     AddTo(*group, *linear);
   }

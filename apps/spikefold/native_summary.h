@@ -13,7 +13,7 @@ namespace spikefold {
 
 // Linears of one role that are stored alike but for the number of kept columns and super weights.
 struct NativeGroup {
-  std::string role, weight, activation;  // "down_proj", "s8c", "s8t"
+  std::string role, weight, activation;  // "down_proj", "INT8 per channel", "INT8 static"
   int64_t linears = 0, weights = 0, bytes = 0;
   int64_t kept_min = 0, kept_max = 0, supers = 0, row_split = 0;
   double bits() const {

@@ -8,15 +8,20 @@
 //
 // Tensors of a linear P (its weight is [N out, K in]; Y = X * W^T):
 //   format    tensors
-//   kFloat    P.weight BF16|F16|F32 [N,K]
-//   kS8c      P.weight I8 [N,K] codes in +-127            P.weight_scale F32 [N,1]
-//   kS4g      P.weight_packed I32 [N,ceil(K/8)]: code + 8 of element i in bits 4*(i%8) of word i/8, as
-//             compressed-tensors does                      P.weight_scale BF16|F16 [N,K/group]
-//             P.weight_shape I64 [2] = N, K
+//   float     P.weight BF16|F16|F32 [N,K]
+//   8 bit     P.weight I8 [N,K] codes
+//   2-4 bit   P.weight_packed I32 [N,ceil(K*b/32)]: a row's codes as code_stream.h lays them (4 bit: code + 8
+//             of element i in bits 4*(i%8) of word i/8), as compressed-tensors does; P.weight_shape I64 [2] =
+//             N, K
+//   scales    P.weight_scale F32 [N,1] per channel, BF16|F16|F32 [N,K/group] per group
+//   zeros     P.weight_zero_point, asymmetric only: 8 bit I8 [N,G], else I32 [ceil(N*b/32),G]: the N zero
+//             points of a group are one stream, as compressed-tensors packs them (G = K/group, or 1)
 //   extras    P.kept_columns I32 [r] strictly ascending, P.kept_weight BF16 [N,r]; P.super_index I32 [s,2]
-//             (row, column), P.super_value F32 [s]; P.bias F32 [N]; P.input_scale F32 [1] (kS8Static)
-// Kept columns and super weights hold code 0 and were left out of the scale, so that
-//   y = sum_k xq*wq*scales + sum_{k kept} x_k * kept_weight + sum_super x_col * value + bias.
+//             (row, column), P.super_value F32 [s]; P.bias F32 [N]; static activations: P.input_scale F32
+//             [1] and, asymmetric, P.input_zero_point I8 [1]
+// Kept columns and super weights hold the zero point (code 0 where there is none) and were left out of the
+// scale, so that, with x^ = x_scale*(xq - x_zero) and w^ = scale*(wq - zero),
+//   y = sum_k x^*w^ + sum_{k kept} x_k * kept_weight + sum_super x_col * value + bias.
 // Rotations of the values between linears are named in the sidecar; their signs, never a seed, are stored:
 // spikefold.rotation.NAME.sign I8 [width]. Those "online" are applied while the model runs; weights, kept
 // columns and input scales are those of the rotated inputs.
@@ -35,18 +40,12 @@
 #include "absl/strings/string_view.h"
 #include "formats/base/json.h"
 #include "formats/base/progress.h"
+#include "formats/quantized/quant_format.h"
 #include "formats/rotation.h"
 #include "formats/safetensors.h"
 #include "formats/tensor.h"
 
 namespace spikefold {
-
-enum class WeightFormat : uint8_t { kFloat, kS8c, kS4g };
-enum class ActivationFormat : uint8_t {
-  kFloat,     // "float"
-  kS8Token,   // "s8r": one scale a row (token), found at run time
-  kS8Static,  // "s8t": one scale for all, stored
-};
 
 // What the plan knows of a stored linear before any value is computed: everything that decides its bytes, and
 // the words about it in the sidecar.
@@ -54,11 +53,11 @@ struct QuantizedLinearSpec {
   std::string module;  // "model.layers.3.mlp.down_proj"
   int64_t n = 0, k = 0;
   WeightFormat format = WeightFormat::kFloat;
-  DType float_dtype = DType::kBF16;  // kFloat: BF16, F16 or F32
-  int64_t group = 0;                 // kS4g: divides k; 0 otherwise
-  DType scale_dtype = DType::kBF16;  // kS4g: BF16 or F16 (kS8c scales are F32)
-  int64_t num_kept = 0;              // r; 0 for kFloat
-  int64_t num_super = 0;             // s; 0 for kFloat
+  DType float_dtype = DType::kBF16;  // float weights: BF16, F16 or F32
+  int64_t group = 0;                 // grouped: divides k; 0 otherwise
+  DType scale_dtype = DType::kBF16;  // grouped: BF16, F16 or F32 (a channel's scale is F32)
+  int64_t num_kept = 0;              // r; 0 for float weights
+  int64_t num_super = 0;             // s; 0 for float weights
   bool has_bias = false;
   ActivationFormat act = ActivationFormat::kFloat;
   // Not part of the bytes; WriteLinear() takes them from the linear it is given.
@@ -70,6 +69,8 @@ struct QuantizedLinearSpec {
   // squares and channels taken as independent. Negative: not measured.
   double weight_error = -1;
   std::string reason;
+
+  int64_t num_groups() const { return group > 0 ? k / group : 1; }  // scales of a row
 };
 
 struct SuperWeight {
@@ -82,14 +83,16 @@ struct QuantizedLinear : QuantizedLinearSpec {
   QuantizedLinear() = default;
   explicit QuantizedLinear(QuantizedLinearSpec spec) : QuantizedLinearSpec(std::move(spec)) {}
 
-  Tensor float_weight;                // kFloat: [n, k] of float_dtype; empty otherwise
-  std::vector<int8_t> codes;          // [n, k] kS8c: -127..127, kS4g: -8..7; empty for kFloat
-  std::vector<float> scales;          // kS8c: [n]; kS4g: [n, k/group], values that scale_dtype holds exactly
-  std::vector<int32_t> kept_columns;  // [r] strictly ascending
+  Tensor float_weight;                     // float weights: [n, k] of float_dtype; empty otherwise
+  std::vector<int8_t> codes;               // [n, k] in format.lo()..hi(); empty for float weights
+  std::vector<float> scales;               // [n, num_groups()] values that their stored type holds exactly
+  std::vector<int8_t> zeros;               // [n, num_groups()] in format.lo()..hi(); empty if symmetric
+  std::vector<int32_t> kept_columns;       // [r] strictly ascending
   std::vector<uint16_t> kept_weight_bf16;  // [n, r]
   std::vector<SuperWeight> supers;         // [s] sorted by (row, col), not in kept columns
   std::vector<float> bias;                 // [n] or empty
-  float input_scale = 0;                   // kS8Static: > 0
+  float input_scale = 0;                   // static activations: > 0
+  int32_t input_zero = 0;                  // static asymmetric activations: act.lo()..hi()
 };
 
 // The declared tensors of a linear, and the exact number of bytes that they take (file headers excluded).
@@ -102,8 +105,8 @@ absl::Status CheckSpec(const QuantizedLinearSpec& spec);
 // values). InvalidArgument naming module and index.
 absl::Status CheckLinear(const QuantizedLinear& linear);
 
-// float32 weight [n, k] that the stored parts stand for: codes * scales, kept columns and super weights put
-// back. For tests, export and comparison; not how the kernels compute.
+// float32 weight [n, k] that the stored parts stand for: scale * (code - zero), kept columns and super
+// weights put back. For tests, export and comparison; not how the kernels compute.
 Tensor Dequantize(const QuantizedLinear& linear);
 
 // Key and value rows of prefix tokens, at positions 0..p-1, computed after RoPE; never evicted.

@@ -13,13 +13,9 @@ namespace {
 
 constexpr absl::string_view kXxh3 = "xxh3:";
 
-const char* WeightWord(const QuantizedLinearSpec& s) {
-  if (s.format == WeightFormat::kS8c) return "s8c";
-  if (s.format == WeightFormat::kS4g) return "s4g";
+std::string WeightWord(const QuantizedLinearSpec& s) {
+  if (!s.format.is_float()) return FormatWord(s.format);
   return s.float_dtype == DType::kBF16 ? "bf16" : s.float_dtype == DType::kF16 ? "f16" : "f32";
-}
-const char* ActivationWord(ActivationFormat act) {
-  return act == ActivationFormat::kFloat ? "float" : act == ActivationFormat::kS8Token ? "s8r" : "s8t";
 }
 
 absl::Status UnknownWord(absl::string_view word, absl::string_view known, absl::string_view where) {
@@ -27,31 +23,54 @@ absl::Status UnknownWord(absl::string_view word, absl::string_view known, absl::
       absl::StrCat(where, ": \"", Printable(word), "\" is not supported; known: ", known));
 }
 
+// A word's error, with its place.
+template <typename T>
+absl::StatusOr<T> At(absl::string_view where, absl::StatusOr<T> parsed) {
+  if (parsed.ok()) return parsed;
+  return absl::Status(parsed.status().code(), absl::StrCat(where, ": ", parsed.status().message()));
+}
+
 absl::Status SetWeight(absl::string_view word, absl::string_view where, QuantizedLinearSpec* s) {
   s->format = WeightFormat::kFloat;
-  if (word == "s8c") {
-    s->format = WeightFormat::kS8c;
-  } else if (word == "s4g") {
-    s->format = WeightFormat::kS4g;
-  } else if (word == "bf16") {
+  if (word == "bf16") {
     s->float_dtype = DType::kBF16;
   } else if (word == "f16") {
     s->float_dtype = DType::kF16;
   } else if (word == "f32") {
     s->float_dtype = DType::kF32;
   } else {
-    return UnknownWord(word, "s8c, s4g, bf16, f16, f32", where);
+    SF_ASSIGN_OR_RETURN(s->format, At(where, ParseWeightFormat(word)));
   }
   return absl::OkStatus();
+}
+
+constexpr std::pair<absl::string_view, DType> kScaleWords[] = {
+    {"bf16", DType::kBF16}, {"f16", DType::kF16}, {"f32", DType::kF32}};
+
+absl::Status SetGroup(const Json& j, absl::string_view where, QuantizedLinearSpec* s) {
+  if (!s->format.grouped) {
+    if (j.Find("group") == nullptr && j.Find("scale") == nullptr) return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat(where, ": \"group\" and \"scale\" belong to weights in groups only"));
+  }
+  SF_ASSIGN_OR_RETURN(s->group, j.GetInt("group", where));
+  SF_ASSIGN_OR_RETURN(const std::string scale, j.GetString("scale", where));
+  for (const auto& [word, type] : kScaleWords) {
+    if (scale != word) continue;
+    s->scale_dtype = type;
+    return absl::OkStatus();
+  }
+  return UnknownWord(scale, "bf16, f16, f32", where);
 }
 
 Json LinearToJson(const QuantizedLinearSpec& s) {
   Json j = Json::MakeObject();
   j.Set("weight", WeightWord(s)).Set("shape", Json::Array{Json(s.n), Json(s.k)});
-  if (s.format == WeightFormat::kS4g) {
-    j.Set("group", s.group).Set("scale", s.scale_dtype == DType::kBF16 ? "bf16" : "f16");
+  if (s.format.grouped) j.Set("group", s.group);
+  for (const auto& [word, type] : kScaleWords) {
+    if (s.format.grouped && type == s.scale_dtype) j.Set("scale", word);
   }
-  j.Set("act", ActivationWord(s.act)).Set("kept", s.num_kept).Set("super", s.num_super);
+  j.Set("act", FormatWord(s.act)).Set("kept", s.num_kept).Set("super", s.num_super);
   Json bias = Json::MakeArray();
   for (const std::string& source : s.bias_sources) bias.Append(source);
   if (s.has_bias && s.bias_sources.empty()) bias.Append("original");
@@ -102,19 +121,9 @@ absl::StatusOr<QuantizedLinearSpec> LinearFromJson(const std::string& module, co
   SF_ASSIGN_OR_RETURN(const std::string weight, j.GetString("weight", where));
   SF_RETURN_IF_ERROR(SetWeight(weight, where, &s));
   SF_RETURN_IF_ERROR(ReadShape(j, where, &s));
-  if (s.format == WeightFormat::kS4g) {
-    SF_ASSIGN_OR_RETURN(s.group, j.GetInt("group", where));
-    SF_ASSIGN_OR_RETURN(const std::string scale, j.GetString("scale", where));
-    if (scale != "bf16" && scale != "f16") return UnknownWord(scale, "bf16, f16", where);
-    s.scale_dtype = scale == "bf16" ? DType::kBF16 : DType::kF16;
-  } else if (j.Find("group") != nullptr || j.Find("scale") != nullptr) {
-    return absl::DataLossError(absl::StrCat(where, ": \"group\" and \"scale\" belong to s4g weights only"));
-  }
+  SF_RETURN_IF_ERROR(SetGroup(j, where, &s));
   SF_ASSIGN_OR_RETURN(const std::string act, j.GetString("act", where));
-  if (act != "float" && act != "s8r" && act != "s8t") return UnknownWord(act, "float, s8r, s8t", where);
-  s.act = act == "float" ? ActivationFormat::kFloat
-          : act == "s8r" ? ActivationFormat::kS8Token
-                         : ActivationFormat::kS8Static;
+  SF_ASSIGN_OR_RETURN(s.act, At(where, ParseActivationFormat(act)));
   SF_ASSIGN_OR_RETURN(s.num_kept, j.GetInt("kept", where));
   SF_ASSIGN_OR_RETURN(s.num_super, j.GetInt("super", where));
   if (const Json* bias = j.Find("bias"); bias != nullptr) SF_RETURN_IF_ERROR(ReadBias(*bias, where, &s));

@@ -18,8 +18,8 @@ namespace {
 bool SameLayout(const QuantizedLinearSpec& a, const QuantizedLinearSpec& b) {
   return a.n == b.n && a.k == b.k && a.format == b.format && a.group == b.group && a.num_kept == b.num_kept &&
          a.num_super == b.num_super && a.has_bias == b.has_bias && a.act == b.act &&
-         (a.format != WeightFormat::kFloat || a.float_dtype == b.float_dtype) &&
-         (a.format != WeightFormat::kS4g || a.scale_dtype == b.scale_dtype);
+         (!a.format.is_float() || a.float_dtype == b.float_dtype) &&
+         (!a.format.grouped || a.scale_dtype == b.scale_dtype);
 }
 
 absl::Span<const char> Bytes(const TensorView& t) {

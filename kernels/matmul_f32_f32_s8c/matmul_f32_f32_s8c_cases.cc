@@ -36,7 +36,7 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
   CheckReport report;
   uint64_t seed = 3000;
   for (const QuantizedCase& c : ChannelCases()) {
-    QuantizedOperands o(c, 127, seed += 20);
+    QuantizedOperands o(c, seed += 20);
     std::vector<float> expected, y;
     if (!Reference(ParamsOf(o, nullptr, expected), o.codes.data()).ok()) return {};
     if (fault == Fault::kOneElement) o.codes.back() = static_cast<int8_t>(o.codes.back() ^ 1);
@@ -61,7 +61,7 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
 
 void Benchmark(Bench& bench) {
   for (const BenchShape& s : BenchShapes(matmul_f32_s8r_s8c::PackedBytes)) {
-    const QuantizedOperands o({.m = s.m, .n = s.n, .k = s.k, .num_kept = s.num_kept}, 127, 1);
+    const QuantizedOperands o({.m = s.m, .n = s.n, .k = s.k, .num_kept = s.num_kept}, 1);
     const size_t bytes = matmul_f32_s8r_s8c::PackedBytes(s.n, s.k);
     std::vector<uint8_t> packed(bytes * static_cast<size_t>(s.copies));
     for (int64_t i = 0; i < s.copies; ++i) {

@@ -52,8 +52,12 @@ absl::Status Supports(const Params& p) {
     return absl::InvalidArgumentError(
         absl::StrCat(kName, ": shape M=", p.m, " N=", p.n, " K=", p.k, " is empty; each must be at least 1"));
   }
-  if (p.k >= 131072) {  // 2^17 products of up to 127^2 would no longer fit in int32
-    return absl::UnimplementedError(absl::StrCat(kName, ": K=", p.k, " is not below 131072"));
+  const int64_t limit = p.x_zero == nullptr ? 131072 : 65536;  // beyond, sums would no longer fit in int32
+  if (p.k >= limit) {
+    return absl::UnimplementedError(absl::StrCat(kName, ": K=", p.k, " is not below ", limit));
+  }
+  if (p.x_zero != nullptr && p.w_code_sum == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(kName, ": x_zero without w_code_sum; set both"));
   }
   return CheckTail(kName, p.tail);
 }
@@ -74,6 +78,7 @@ void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, 
       float* y = p.y + m * p.n + n0;
       const float x_scale = p.x_scale[m * p.x_scale_stride];
       for (int64_t j = 0; j < count; ++j) {
+        if (p.x_zero != nullptr) sum[j] -= static_cast<uint32_t>(p.x_zero[m] * p.w_code_sum[n0 + j]);
         const auto exact = static_cast<int32_t>(sum[j]);
         y[j] = static_cast<float>(exact) * x_scale * p.w_scale[n0 + j];
         if (p.sums != nullptr) p.sums[m * p.n + n0 + j] = exact;

@@ -55,6 +55,11 @@ void Tile(const Call& c, int64_t m, int64_t n0) {
     const __m256 w_scale = _mm256_maskload_ps(p.w_scale + first, mask);
 #pragma GCC unroll 4
     for (int r = 0; r < R; ++r) {
+      if (p.x_zero != nullptr) {
+        const __m256i code_sum = _mm256_maskload_epi32(p.w_code_sum + first, mask);
+        sum[r][h] =
+            _mm256_sub_epi32(sum[r][h], _mm256_mullo_epi32(_mm256_set1_epi32(p.x_zero[m + r]), code_sum));
+      }
       if (p.sums != nullptr) _mm256_maskstore_epi32(p.sums + (m + r) * p.n + first, mask, sum[r][h]);
       const __m256 x_scale = _mm256_set1_ps(p.x_scale[(m + r) * p.x_scale_stride]);
       acc[r][h] = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(sum[r][h]), x_scale), w_scale);

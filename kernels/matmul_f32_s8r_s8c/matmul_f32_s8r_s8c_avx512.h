@@ -55,6 +55,16 @@ void Tile(const Call& c, int64_t m, int64_t panel) {
 
   const int64_t n0 = panel * kPanel;
   const __mmask16 mask0 = LaneMask(p.n - n0), mask1 = LaneMask(p.n - n0 - kHalf);
+  if (p.x_zero != nullptr) {
+    const __m512i code_sum0 = _mm512_maskz_loadu_epi32(mask0, p.w_code_sum + n0);
+    const __m512i code_sum1 = _mm512_maskz_loadu_epi32(mask1, p.w_code_sum + n0 + kHalf);
+#pragma GCC unroll 12
+    for (int r = 0; r < R; ++r) {
+      const __m512i zero = _mm512_set1_epi32(p.x_zero[m + r]);
+      sum[r][0] = _mm512_sub_epi32(sum[r][0], _mm512_mullo_epi32(zero, code_sum0));
+      sum[r][1] = _mm512_sub_epi32(sum[r][1], _mm512_mullo_epi32(zero, code_sum1));
+    }
+  }
   if (p.sums != nullptr) {
 #pragma GCC unroll 12
     for (int r = 0; r < R; ++r) {

@@ -17,6 +17,8 @@ Params ParamsOf(const QuantizedOperands& o, const void* packed, std::vector<floa
           .x = o.x_codes.data(),
           .x_scale = o.x_scale.data(),
           .x_scale_stride = o.shape.one_x_scale ? 0 : 1,
+          .x_zero = o.x_zero.empty() ? nullptr : o.x_zero.data(),
+          .w_code_sum = o.w_code_sum.data(),
           .w = packed,
           .w_scale = o.w_scale.data(),
           .tail = o.Tail(),
@@ -29,6 +31,7 @@ Params OneRow(Params p, int64_t row, float* y) {
   p.m = 1;
   p.x += row * p.k;
   p.x_scale += row * p.x_scale_stride;
+  if (p.x_zero != nullptr) p.x_zero += row;
   p.tail.kept_x += row * p.tail.num_kept;
   p.tail.super_x += row * p.tail.super_x_stride;
   p.y = y;
@@ -42,7 +45,7 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
   CheckReport report;
   uint64_t seed = 1000;
   for (const QuantizedCase& c : ChannelCases()) {
-    QuantizedOperands o(c, 127, seed += 20);
+    QuantizedOperands o(c, seed += 20);
     std::vector<float> expected, y;
     std::vector<int32_t> expected_sums, sums;
     if (!Reference(ParamsOf(o, nullptr, expected, &expected_sums), o.codes.data()).ok()) return {};
@@ -69,7 +72,7 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
 
 void Benchmark(Bench& bench) {
   for (const BenchShape& s : BenchShapes(PackedBytes)) {
-    const QuantizedOperands o({.m = s.m, .n = s.n, .k = s.k, .num_kept = s.num_kept}, 127, 1);
+    const QuantizedOperands o({.m = s.m, .n = s.n, .k = s.k, .num_kept = s.num_kept}, 1);
     const size_t bytes = PackedBytes(s.n, s.k);
     std::vector<uint8_t> packed(bytes * static_cast<size_t>(s.copies));
     for (int64_t i = 0; i < s.copies; ++i) {

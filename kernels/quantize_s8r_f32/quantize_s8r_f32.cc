@@ -26,11 +26,22 @@ float AbsMaxPlain(const float* x, int64_t k) {
   return amax;
 }
 
-int64_t ConvertPlain(const float* x, int64_t k, float inv_scale, bool count, int8_t* q) {
+Range RangePlain(const float* x, int64_t k) {
+  Range range;
+  for (int64_t i = 0; i < k; ++i) {
+    range.low = std::min(range.low, x[i]);
+    range.high = std::max(range.high, x[i]);
+  }
+  return range;
+}
+
+int64_t ConvertPlain(const float* x, int64_t k, const Grid& grid, int8_t* q) {
+  const int low = static_cast<int>(grid.low), high = static_cast<int>(grid.high);
   int64_t saturated = 0;
   for (int64_t i = 0; i < k; ++i) {
-    q[i] = QuantizeS8(x[i], inv_scale);
-    saturated += count && std::fabs(rintf(x[i] * inv_scale)) > kS8Max;
+    const float value = x[i] * grid.inv_scale;
+    q[i] = static_cast<int8_t>(RoundClamp(value, low, high) + grid.shift);
+    saturated += grid.count && (rintf(value) < grid.low || rintf(value) > grid.high);
   }
   return saturated;
 }
@@ -44,6 +55,10 @@ class Quantizer {
  public:
   Quantizer(const Params& params, const RowFunctions& rows) : p_(params), rows_(rows) {
     if (p_.spike_threshold > 0) is_spike_.resize(static_cast<size_t>(p_.m), 0);
+    code_max_ = ActivationMax(p_.bits);
+    code_min_ = ActivationMin(p_.bits, p_.symmetric);
+    width_ = p_.group > 0 ? p_.group : p_.k;
+    num_groups_ = p_.k / width_;
   }
 
   void Rows(int64_t begin, int64_t end) {
@@ -64,7 +79,8 @@ class Quantizer {
         continue;
       }
       p_.spike_rows[num_spikes++] = static_cast<int32_t>(m);
-      p_.scale[m] = p_.static_scale > 0 ? p_.static_scale : 1.0f;
+      std::fill_n(p_.scale + m * num_groups_, num_groups_, p_.static_scale > 0 ? p_.static_scale : 1.0f);
+      if (p_.zero != nullptr) p_.zero[m] = 0;
       std::memset(p_.q + m * p_.k, 0, static_cast<size_t>(p_.k));
       std::fill_n(p_.kept_x + m * p_.num_kept, p_.num_kept, 0.0f);
       std::fill_n(p_.super_x + m * p_.num_super, p_.num_super, 0.0f);
@@ -83,21 +99,47 @@ class Quantizer {
       for (int64_t c = 0; c < p_.num_kept; ++c) scratch[p_.kept[c]] = 0;
     }
     const float* rest = p_.num_kept > 0 ? scratch : x;
-    const bool is_static = p_.static_scale > 0;
-    const float amax = is_static && is_spike_.empty() ? 0.0f : rows_.abs_max(rest, p_.k);
+    const bool row_form = p_.symmetric && num_groups_ == 1 && p_.static_scale == 0;
+    const bool needs_amax = row_form || !is_spike_.empty();
+    const float amax = needs_amax ? rows_.abs_max(rest, p_.k) : 0.0f;
     if (!spikes_too && !is_spike_.empty() && amax > p_.spike_threshold) {
       is_spike_[static_cast<size_t>(m)] = 1;
       return 0;
     }
-    p_.scale[m] = is_static ? p_.static_scale : S8Scale(amax);
     RoundColumns(x, p_.kept, p_.num_kept, p_.kept_x + m * p_.num_kept);
     RoundColumns(x, p_.super, p_.num_super, p_.super_x + m * p_.num_super);
-    return rows_.convert(rest, p_.k, 1.0f / p_.scale[m], is_static, p_.q + m * p_.k);
+    int64_t saturated = 0;
+    for (int64_t g = 0; g < num_groups_; ++g) {
+      const float* values = rest + g * width_;
+      const AsymmetricScale scale =
+          row_form ? AsymmetricScale{SymmetricScale(amax, code_max_), 0} : ScaleOf(values);
+      p_.scale[m * num_groups_ + g] = scale.scale;
+      if (p_.zero != nullptr) p_.zero[m] = scale.zero;
+      saturated += rows_.convert(values, width_, GridOf(scale), p_.q + m * p_.k + g * width_);
+    }
+    return saturated;
+  }
+
+  AsymmetricScale ScaleOf(const float* values) const {
+    if (p_.static_scale > 0) return {p_.static_scale, p_.static_zero};
+    if (p_.symmetric) return {SymmetricScale(rows_.abs_max(values, width_), code_max_), 0};
+    const Range range = rows_.range(values, width_);
+    return AsymmetricScaleOf(range.low, range.high, code_min_, code_max_);
+  }
+
+  Grid GridOf(const AsymmetricScale& scale) const {
+    return {.inv_scale = 1.0f / scale.scale,
+            .low = static_cast<float>(code_min_ - scale.zero),
+            .high = static_cast<float>(code_max_ - scale.zero),
+            .shift = p_.bits == 8 ? scale.zero : 0,
+            .count = p_.static_scale > 0};
   }
 
   const Params& p_;
   const RowFunctions& rows_;
-  std::vector<uint8_t> is_spike_;  // [m], empty without a threshold
+  int code_min_ = 0, code_max_ = 0;
+  int64_t width_ = 0, num_groups_ = 1;  // columns that share a scale
+  std::vector<uint8_t> is_spike_;       // [m], empty without a threshold
   std::atomic<int64_t> num_saturated_{0};
 };
 
@@ -120,9 +162,30 @@ absl::Status CheckColumns(const char* what, const int32_t* columns, int64_t coun
   return absl::OkStatus();
 }
 
+absl::Status CheckGrid(const Params& p) {
+  if (p.bits != 8 && p.bits != 4) {
+    return absl::UnimplementedError(absl::StrCat(kName, ": codes of ", p.bits, " bits; use 8 or 4"));
+  }
+  const int lo = p.symmetric ? 0 : ActivationMin(p.bits, false), hi = p.symmetric ? 0 : ActivationMax(p.bits);
+  if (p.static_zero < lo || p.static_zero > hi || (p.static_zero != 0 && p.static_scale == 0)) {
+    return absl::InvalidArgumentError(absl::StrCat(kName, ": static_zero=", p.static_zero, " is outside ", lo,
+                                                   "..", hi, ", or has no static_scale"));
+  }
+  const bool wide_zero = !p.symmetric && p.bits == 8;
+  if (wide_zero && p.zero == nullptr) {
+    return absl::InvalidArgumentError(absl::StrCat(kName, ": 8-bit zero points without a buffer; set zero"));
+  }
+  if (p.group < 0 || (p.group > 0 && (p.k % p.group != 0 || p.static_scale != 0 || wide_zero))) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kName, ": group=", p.group, " of K=", p.k,
+                     "; it must divide K, and take neither a static scale nor 8-bit zero points"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
-const RowFunctions kRowsPlain = {AbsMaxPlain, ConvertPlain};
+const RowFunctions kRowsPlain = {AbsMaxPlain, RangePlain, ConvertPlain};
 
 absl::Status Supports(const Params& p) {
   if (p.m < 1 || p.k < 1) {
@@ -134,6 +197,7 @@ absl::Status Supports(const Params& p) {
     return absl::InvalidArgumentError(absl::StrCat(kName, ": static_scale=", p.static_scale,
                                                    " is not a positive normal number; 0 means per token"));
   }
+  SF_RETURN_IF_ERROR(CheckGrid(p));
   if (p.spike_threshold > 0 && p.max_spike_rows > 0 &&
       (p.spike_rows == nullptr || p.num_spike_rows == nullptr)) {
     return absl::InvalidArgumentError(

@@ -9,6 +9,24 @@
 
 namespace spikefold::kernels::quantize_s8r_f32 {
 
+namespace {
+
+AsymmetricScale ScaleOf(const Params& p, const float* x, int64_t begin, int64_t width,
+                        const std::vector<char>& is_kept) {
+  if (p.static_scale > 0) return {p.static_scale, p.static_zero};
+  float low = 0, high = 0;
+  for (int64_t k = begin; k < begin + width; ++k) {
+    if (is_kept[static_cast<size_t>(k)]) continue;
+    low = std::min(low, x[k]);
+    high = std::max(high, x[k]);
+  }
+  const int lo = ActivationMin(p.bits, p.symmetric), hi = ActivationMax(p.bits);
+  if (p.symmetric) return {SymmetricScale(std::max(-low, high), hi), 0};
+  return AsymmetricScaleOf(low, high, lo, hi);
+}
+
+}  // namespace
+
 absl::Status Reference(const Params& p) {
   SF_RETURN_IF_ERROR(Supports(p));
   std::vector<char> is_kept(static_cast<size_t>(p.k), 0);
@@ -27,12 +45,20 @@ absl::Status Reference(const Params& p) {
     } else if (spike) {
       p.spike_rows[num_spikes++] = static_cast<int32_t>(m);
     }
-    p.scale[m] = p.static_scale > 0 ? p.static_scale : (spike ? 1.0f : S8Scale(amax));
-    const float inv_scale = 1.0f / p.scale[m];
-    for (int64_t k = 0; k < p.k; ++k) {
-      const bool zero = spike || is_kept[static_cast<size_t>(k)];
-      p.q[m * p.k + k] = zero ? int8_t{0} : QuantizeS8(x[k], inv_scale);
-      if (p.static_scale > 0 && !zero && std::fabs(rintf(x[k] * inv_scale)) > kS8Max) ++num_saturated;
+    const int64_t width = p.group > 0 ? p.group : p.k;
+    for (int64_t begin = 0; begin < p.k; begin += width) {
+      const AsymmetricScale scale = spike ? AsymmetricScale{1.0f, 0} : ScaleOf(p, x, begin, width, is_kept);
+      p.scale[m * (p.k / width) + begin / width] = p.static_scale > 0 ? p.static_scale : scale.scale;
+      if (p.zero != nullptr) p.zero[m] = scale.zero;
+      const float inv_scale = 1.0f / (p.static_scale > 0 ? p.static_scale : scale.scale);
+      const int lo = ActivationMin(p.bits, p.symmetric) - scale.zero, hi = ActivationMax(p.bits) - scale.zero;
+      for (int64_t k = begin; k < begin + width; ++k) {
+        const bool kept = is_kept[static_cast<size_t>(k)] != 0;
+        const float value = kept || spike ? 0.0f : x[k] * inv_scale;
+        const int stored_zero = p.bits == 8 ? scale.zero : 0;
+        p.q[m * p.k + k] = static_cast<int8_t>(RoundClamp(value, lo, hi) + stored_zero);
+        num_saturated += p.static_scale > 0 && RoundClamp(value, -1000, 1000) != RoundClamp(value, lo, hi);
+      }
     }
     for (int64_t c = 0; c < p.num_kept; ++c) {
       p.kept_x[m * p.num_kept + c] = spike ? 0.0f : Bf16ToFloat(FloatToBf16(x[p.kept[c]]));

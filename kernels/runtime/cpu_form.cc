@@ -12,7 +12,7 @@ namespace {
 constexpr int64_t kRowGrain = 8;
 constexpr int64_t kSpikeRowsPer = 512;  // ActivationForm::max_spike_rows counts per so many rows
 
-bool IsInteger(const ActivationForm& form) { return form.kind != ActivationForm::Kind::kFloat; }
+bool IsInteger(const ActivationForm& form) { return !form.format.is_float(); }
 
 }  // namespace
 
@@ -47,28 +47,34 @@ absl::Status CpuOps::Quantize(const float* x, CpuActivation& out, int64_t k) {
   const int64_t rows = out.rows;
   const int64_t num_kept = static_cast<int64_t>(form.kept.size());
   const int64_t num_super = static_cast<int64_t>(form.super_columns.size());
+  const int64_t num_groups = form.format.group > 0 ? k / form.format.group : 1;
   const int64_t room =
       form.spike_threshold > 0 ? form.max_spike_rows * ((rows + kSpikeRowsPer - 1) / kSpikeRowsPer) : 0;
-  SF_RETURN_IF_ERROR(kernels::quantize_s8r_f32::Run(
-      {.m = rows,
-       .k = k,
-       .x = x,
-       .static_scale = form.kind == ActivationForm::Kind::kS8Static ? form.static_scale : 0.0f,
-       .num_kept = num_kept,
-       .kept = form.kept.data(),
-       .num_super = num_super,
-       .super = form.super_columns.data(),
-       .spike_threshold = form.spike_threshold,
-       .max_spike_rows = room,
-       .q = out.codes.Get(rows * k),
-       .scale = out.scale.Get(rows),
-       .kept_x = out.kept_x.Get(rows * num_kept),
-       .super_x = out.super_x.Get(rows * num_super),
-       .spike_rows = out.spike_rows.Get(room),
-       .num_spike_rows = &out.num_spike_rows,
-       .num_missed = &counters_.missed_spike_rows,
-       .num_saturated = &counters_.saturated},
-      pool_));
+  SF_RETURN_IF_ERROR(
+      kernels::quantize_s8r_f32::Run({.m = rows,
+                                      .k = k,
+                                      .x = x,
+                                      .bits = form.format.bits,
+                                      .symmetric = form.format.symmetric,
+                                      .group = form.format.group,
+                                      .static_scale = form.format.is_static() ? form.static_scale : 0.0f,
+                                      .static_zero = form.format.is_static() ? form.static_zero : 0,
+                                      .num_kept = num_kept,
+                                      .kept = form.kept.data(),
+                                      .num_super = num_super,
+                                      .super = form.super_columns.data(),
+                                      .spike_threshold = form.spike_threshold,
+                                      .max_spike_rows = room,
+                                      .q = out.codes.Get(rows * k),
+                                      .scale = out.scale.Get(rows * num_groups),
+                                      .zero = HasWideZeros(form.format) ? out.zero.Get(rows) : nullptr,
+                                      .kept_x = out.kept_x.Get(rows * num_kept),
+                                      .super_x = out.super_x.Get(rows * num_super),
+                                      .spike_rows = out.spike_rows.Get(room),
+                                      .num_spike_rows = &out.num_spike_rows,
+                                      .num_missed = &counters_.missed_spike_rows,
+                                      .num_saturated = &counters_.saturated},
+                                     pool_));
   counters_.spike_rows += out.num_spike_rows;
   return absl::OkStatus();
 }
@@ -95,12 +101,15 @@ void CpuOps::Simulate(const float* x, CpuActivation& out, int64_t k) {
   const int64_t num_super = static_cast<int64_t>(form.super_columns.size());
   float* y = out.simulated.Get(out.rows * k);
   const bool integer = IsInteger(form);
+  const int64_t width = form.format.group > 0 ? form.format.group : k;  // columns that share a scale
   pool_.ParallelFor(out.rows, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t m = begin; m < end; ++m) {
       float* row = y + m * k;
       if (integer) {
         const int8_t* codes = out.codes.data() + m * k;
-        for (int64_t i = 0; i < k; ++i) row[i] = static_cast<float>(codes[i]) * out.scale.data()[m];
+        const float* scales = out.scale.data() + m * (k / width);
+        const int zero = HasWideZeros(form.format) ? out.zero.data()[m] : 0;
+        for (int64_t i = 0; i < k; ++i) row[i] = static_cast<float>(codes[i] - zero) * scales[i / width];
       } else {
         std::copy_n(x + m * k, k, row);
       }

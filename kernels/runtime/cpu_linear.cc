@@ -1,13 +1,13 @@
-// Linears of the CPU backend: the kernel is chosen by (LinearWeights::Kind, ActivationForm::Kind).
+// Linears of the CPU backend: the kernel is chosen by (LinearWeights::Kind, ActivationForm::format).
 #include <algorithm>
 #include <atomic>
 
 #include "formats/base/status.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
-#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c.h"
-#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg.h"
 #include "kernels/runtime/cpu_ops.h"
 
 namespace spikefold {
@@ -83,7 +83,7 @@ absl::Status CpuOps::Linears(const Activation& activation, absl::Span<const Line
 
 absl::Status CpuOps::Linear(const CpuActivation& x, const float* floats, const LinearWeights& w, float* y) {
   if (w.kind == Kind::kF32) return FloatLinear(x, floats, w, y);
-  if (x.form->kind == ActivationForm::Kind::kFloat) {
+  if (x.form->format.is_float()) {
     return MixedLinear(floats, x.rows, x.kept_x.data(), x.super_x.data(), *x.form, w, y);
   }
   SF_RETURN_IF_ERROR(CodeLinear(x, w, y));
@@ -132,24 +132,30 @@ absl::Status CpuOps::FloatGroup(const CpuActivation& x, absl::Span<const LinearW
 
 absl::Status CpuOps::CodeLinear(const CpuActivation& x, const LinearWeights& w, float* y) {
   const kernels::OutlierTail tail = TailOf(w, *x.form, x.kept_x.data(), x.super_x.data());
+  const int32_t* zero = HasWideZeros(x.form->format) ? x.zero.data() : nullptr;
   if (w.kind == Kind::kS8c) {
     return kernels::matmul_f32_s8r_s8c::Run({.m = x.rows,
                                              .n = w.n,
                                              .k = w.k,
                                              .x = x.codes.data(),
                                              .x_scale = x.scale.data(),
+                                             .x_zero = zero,
+                                             .w_code_sum = w.code_sum.data(),
                                              .w = w.packed.data(),
                                              .w_scale = w.scale.data(),
                                              .tail = tail,
                                              .y = y},
                                             pool_);
   }
-  return kernels::matmul_f32_s8r_s4g::Run({.m = x.rows,
+  return kernels::matmul_f32_s8r_sxg::Run({.m = x.rows,
                                            .n = w.n,
                                            .k = w.k,
                                            .group = w.group,
                                            .x = x.codes.data(),
+                                           .x_group = x.form->format.group,
                                            .x_scale = x.scale.data(),
+                                           .x_zero = zero,
+                                           .w_row_sum = w.row_sum.data(),
                                            .w = w.packed.data(),
                                            .tail = tail,
                                            .y = y},
@@ -160,7 +166,7 @@ absl::Status CpuOps::MixedLinear(const float* x, int64_t rows, const float* kept
                                  const ActivationForm& form, const LinearWeights& w, float* y) {
   const kernels::OutlierTail tail = TailOf(w, form, kept_x, super_x);
   if (w.kind == Kind::kF32) return f32::Run(FloatParams(x, rows, w, y), pool_);
-  // Kept columns of x need not be zeroed: their codes are zero.
+  // Kept columns of x need not be zeroed: their codes mean 0.
   if (w.kind == Kind::kS8c) {
     return kernels::matmul_f32_f32_s8c::Run({.m = rows,
                                              .n = w.n,
@@ -172,7 +178,7 @@ absl::Status CpuOps::MixedLinear(const float* x, int64_t rows, const float* kept
                                              .y = y},
                                             pool_);
   }
-  return kernels::matmul_f32_f32_s4g::Run(
+  return kernels::matmul_f32_f32_sxg::Run(
       {.m = rows, .n = w.n, .k = w.k, .group = w.group, .x = x, .w = w.packed.data(), .tail = tail, .y = y},
       pool_);
 }

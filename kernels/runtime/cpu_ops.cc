@@ -8,12 +8,11 @@
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/attention_f32_f32_ukv/attention_f32_f32_ukv.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32.h"
+#include "kernels/group_weights.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
-#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
 #include "kernels/norm_f32_f32/norm_f32_f32.h"
-#include "kernels/outlier_tail.h"
 #include "kernels/rope_f32_f32/rope_f32_f32.h"
 
 namespace spikefold {
@@ -21,7 +20,6 @@ namespace {
 
 namespace f32 = kernels::matmul_f32_f32_f32;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
-namespace s4g = kernels::matmul_f32_s8r_s4g;
 
 // Rows a chunk of row-wise work: small enough to share out, large enough to amortise the hand-over.
 constexpr int64_t kRowGrain = 8;
@@ -59,8 +57,8 @@ void TableRow(const LinearWeights& t, const ActivationForm& form, int64_t row, f
       }
       break;
     }
-    case LinearWeights::Kind::kS4g:
-      s4g::UnpackRow(t.packed.data(), t.n, t.k, t.group, row, out);
+    case LinearWeights::Kind::kGroups:
+      kernels::UnpackGroupRow(t.packed.data(), t.k, t.group, row, out);
       break;
   }
   const size_t r = t.kept_weight.empty() ? 0 : form.kept.size();
@@ -77,49 +75,6 @@ void TableRow(const LinearWeights& t, const ActivationForm& form, int64_t row, f
 }  // namespace
 
 std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool) { return std::make_unique<CpuOps>(pool); }
-
-absl::Status CpuOps::PackF32(const Tensor& w, LinearWeights& out) {
-  out.kind = LinearWeights::Kind::kF32;
-  out.n = w.dim(0);
-  out.k = w.dim(1);
-  out.packed = Tensor::ForWeights(DType::kF32, {f32::PackedElements(out.n, out.k)});
-  const float* rows = w.as<float>().data();
-  float* packed = out.packed.as<float>().data();
-  pool_.ParallelFor((out.n + f32::kPanel - 1) / f32::kPanel, 16, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * f32::kPanel, last = std::min(end * f32::kPanel, out.n);
-    f32::PackRows(rows + first * out.k, first, last - first, out.n, out.k, packed);
-  });
-  return absl::OkStatus();
-}
-
-absl::Status CpuOps::PackS8c(absl::Span<const int8_t> codes, int64_t n, int64_t k, LinearWeights& out) {
-  out.kind = LinearWeights::Kind::kS8c;
-  out.n = n;
-  out.k = k;
-  out.packed = Tensor::ForWeights(DType::kU8, {static_cast<int64_t>(s8c::PackedBytes(n, k))});
-  s8c::Pack(codes.data(), n, k, out.packed.data());
-  return absl::OkStatus();
-}
-
-absl::Status CpuOps::PackS4g(absl::Span<const int8_t> codes, absl::Span<const float> scales, int64_t n,
-                             int64_t k, int64_t group, LinearWeights& out) {
-  out.kind = LinearWeights::Kind::kS4g;
-  out.n = n;
-  out.k = k;
-  out.group = group;
-  const s4g::ScaleType type = s4g::NarrowestScaleType(scales.data(), static_cast<int64_t>(scales.size()));
-  out.packed = Tensor::ForWeights(DType::kU8, {static_cast<int64_t>(s4g::PackedBytes(n, k, group, type))});
-  s4g::Pack(codes.data(), scales.data(), n, k, group, out.packed.data());
-  return absl::OkStatus();
-}
-
-absl::Status CpuOps::Prepare(LinearWeights& w) {
-  const int64_t r = w.kept_weight.empty() ? 0 : static_cast<int64_t>(w.kept_weight.size()) / w.n;
-  if (r == 0 || w.kind == LinearWeights::Kind::kF32) return absl::OkStatus();
-  w.kept_packed.resize(kernels::PackedKeptWords(w.n, r));
-  kernels::PackKeptColumns(w.kept_weight.data(), w.n, r, w.kept_packed.data());
-  return absl::OkStatus();
-}
 
 std::unique_ptr<Buffer> CpuOps::NewBuffer(int64_t width) { return std::make_unique<CpuBuffer>(width); }
 

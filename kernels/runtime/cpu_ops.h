@@ -38,6 +38,9 @@ class CpuBuffer : public Buffer {
   Tensor data_;
 };
 
+// Whether codes carry a zero point that the linears must take off: 4-bit codes come without theirs.
+inline bool HasWideZeros(const ActivationFormat& f) { return f.bits == 8 && !f.symmetric; }
+
 class CpuActivation : public Activation {
  public:
   explicit CpuActivation(int64_t width) : buffer(width) {}
@@ -49,7 +52,8 @@ class CpuActivation : public Activation {
   const float* values = nullptr;  // [rows, k]
   Scratchpad<float> simulated;
   Scratchpad<int8_t> codes;   // [rows, k]
-  Scratchpad<float> scale;    // [rows]
+  Scratchpad<float> scale;    // [rows], or [rows, k/group]
+  Scratchpad<int32_t> zero;   // [rows], of asymmetric 8-bit codes
   Scratchpad<float> kept_x;   // [rows, num kept]
   Scratchpad<float> super_x;  // [rows, num super]
   Scratchpad<int32_t> spike_rows;
@@ -61,10 +65,9 @@ class CpuOps : public Ops {
   explicit CpuOps(ThreadPool* pool) : pool_(*pool), host_x_(0) {}
   const char* name() const override { return "cpu"; }
 
+  // cpu_pack.cc
   absl::Status PackF32(const Tensor& w, LinearWeights& out) override;
-  absl::Status PackS8c(absl::Span<const int8_t> codes, int64_t n, int64_t k, LinearWeights& out) override;
-  absl::Status PackS4g(absl::Span<const int8_t> codes, absl::Span<const float> scales, int64_t n, int64_t k,
-                       int64_t group, LinearWeights& out) override;
+  absl::Status PackCodes(const CodeMatrix& w, const ActivationFormat& act, LinearWeights& out) override;
   absl::Status Prepare(LinearWeights& weights) override;
 
   std::unique_ptr<Buffer> NewBuffer(int64_t width) override;

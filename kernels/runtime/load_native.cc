@@ -19,23 +19,12 @@ struct SiteInput {
   bool decided = false;
 };
 
-ActivationForm::Kind FormKind(ActivationFormat act) {
-  switch (act) {
-    case ActivationFormat::kFloat:
-      return ActivationForm::Kind::kFloat;
-    case ActivationFormat::kS8Token:
-      return ActivationForm::Kind::kS8Token;
-    case ActivationFormat::kS8Static:
-      return ActivationForm::Kind::kS8Static;
-  }
-  return ActivationForm::Kind::kFloat;
-}
-
 absl::Status AddToSite(const QuantizedLinear& q, bool simulate, SiteInput& site) {
-  if (q.format == WeightFormat::kFloat) return absl::OkStatus();  // reads the float rows, whatever the form
+  if (q.format.is_float()) return absl::OkStatus();  // reads the float rows, whatever the form
   ActivationForm form;
-  form.kind = FormKind(q.act);
-  form.static_scale = q.act == ActivationFormat::kS8Static ? q.input_scale : 0.0f;
+  form.format = q.act;
+  form.static_scale = q.input_scale;
+  form.static_zero = q.input_zero;
   form.kept = q.kept_columns;
   form.spike_threshold = q.spike_threshold;
   form.max_spike_rows = q.max_spike_rows;
@@ -48,8 +37,9 @@ absl::Status AddToSite(const QuantizedLinear& q, bool simulate, SiteInput& site)
     return absl::OkStatus();
   }
   const ActivationForm& f = site.form;
-  const char* what = f.kind != form.kind                   ? "activation format"
+  const char* what = f.format != form.format               ? "activation format"
                      : f.static_scale != form.static_scale ? "input_scale"
+                     : f.static_zero != form.static_zero   ? "input_zero_point"
                      : f.kept != form.kept                 ? "kept_columns"
                      : f.spike_threshold != form.spike_threshold || f.max_spike_rows != form.max_spike_rows
                          ? "spike rows"
@@ -68,9 +58,16 @@ absl::Status PackDequantized(const QuantizedLinear& q, Ops& ops, LinearWeights& 
 
 absl::Status PackCodes(const QuantizedLinear& q, Ops& ops, LinearWeights& w) {
   w.kept_weight = q.kept_weight_bf16;
-  if (q.format == WeightFormat::kS4g) return ops.PackS4g(q.codes, q.scales, q.n, q.k, q.group, w);
-  w.scale = q.scales;
-  return ops.PackS8c(q.codes, q.n, q.k, w);
+  const absl::Status status = ops.PackCodes({.n = q.n,
+                                             .k = q.k,
+                                             .format = q.format,
+                                             .group = q.group,
+                                             .codes = q.codes,
+                                             .scales = q.scales,
+                                             .zeros = q.zeros},
+                                            q.act, w);
+  if (status.ok()) return status;
+  return absl::Status(status.code(), absl::StrCat(q.module, ": ", status.message()));
 }
 
 }  // namespace
@@ -113,13 +110,13 @@ class NativeLoader {
                                               "]; config.json asks for [", node.n, ", ", node.k, "]"));
     }
     auto w = std::make_shared<LinearWeights>();
-    if (q.format == WeightFormat::kFloat || simulate_) {
+    if (q.format.is_float() || simulate_) {
       SF_RETURN_IF_ERROR(PackDequantized(q, model_.ops(), *w));
     } else {
       SF_RETURN_IF_ERROR(PackCodes(q, model_.ops(), *w));
     }
     w->bias = q.bias;
-    w->float_input = q.format == WeightFormat::kFloat;
+    w->float_input = q.format.is_float();
     for (const SuperWeight& s : q.supers) {
       w->super_slot.push_back(s.col);  // SetForms() turns columns into slots
       w->super_row.push_back(s.row);

@@ -83,12 +83,8 @@ class Ops {
 
   // Weights, packed for this backend's kernels. Each sets kind, n, k, group and packed.
   virtual absl::Status PackF32(const Tensor& w /* [n, k] F32 */, LinearWeights& out) = 0;
-  virtual absl::Status PackS8c(absl::Span<const int8_t> codes /* [n, k] */, int64_t n, int64_t k,
-                               LinearWeights& out) = 0;
-  // Codes in [-8, 7].
-  virtual absl::Status PackS4g(absl::Span<const int8_t> codes /* [n, k] */,
-                               absl::Span<const float> scales /* [n, k/group] */, int64_t n, int64_t k,
-                               int64_t group, LinearWeights& out) = 0;
+  // For the activations that they will multiply. Unimplemented: no kernel for the pair or the group size.
+  virtual absl::Status PackCodes(const CodeMatrix& w, const ActivationFormat& act, LinearWeights& out) = 0;
   // Last step of loading a linear, when its bias, kept columns and super weights are in place.
   virtual absl::Status Prepare(LinearWeights& weights) = 0;
 

@@ -7,6 +7,8 @@
 #include <string>
 #include <vector>
 
+#include "absl/types/span.h"
+#include "formats/quantized/quant_format.h"
 #include "formats/tensor.h"
 #include "kernels/runtime/row_rotation.h"
 
@@ -14,8 +16,9 @@ namespace spikefold {
 
 // All linears of a site share one form: the activation is quantized once.
 struct ActivationForm {
-  enum class Kind { kFloat, kS8Token, kS8Static } kind = Kind::kFloat;
-  float static_scale = 0;              // kS8Static: x is about code * static_scale
+  ActivationFormat format;             // float, or how rows become codes
+  float static_scale = 0;              // static: x is about static_scale * (code - static_zero)
+  int32_t static_zero = 0;             // 0 if symmetric
   std::vector<int32_t> kept;           // columns carried in bf16, ascending; code 0
   std::vector<int32_t> super_columns;  // columns whose bf16 value is carried as well, for super weights
   float spike_threshold = 0;           // > 0: rows above it are computed in float
@@ -25,11 +28,29 @@ struct ActivationForm {
   std::shared_ptr<const RowRotation> rotation;
 };
 
+// A quantized weight before it is packed: w = scale * (code - zero).
+struct CodeMatrix {
+  int64_t n = 0, k = 0;
+  WeightFormat format;
+  int64_t group = 0;               // divides k; 0: one scale a channel
+  absl::Span<const int8_t> codes;  // [n, k]
+  absl::Span<const float> scales;  // [n, k/group] or [n]
+  absl::Span<const int8_t> zeros;  // as scales; empty: symmetric
+};
+
 struct LinearWeights {
-  enum class Kind { kF32, kS8c, kS4g } kind = Kind::kF32;
-  int64_t n = 0, k = 0, group = 0;
-  Tensor packed;                               // kernel-private layout, made by the kernel's Pack
-  std::vector<float> scale;                    // [n] (kS8c)
+  enum class Kind {
+    kF32,
+    kS8c,     // symmetric 8-bit codes, one scale a channel
+    kGroups,  // any other codes: packed with their scales and zero points
+  } kind = Kind::kF32;
+  int64_t n = 0, k = 0;
+  int64_t group = 0;         // kGroups: of the packed weight, which may be finer than stored
+  Tensor packed;             // kernel-private layout, made by the kernel's Pack
+  std::vector<float> scale;  // [n] (kS8c)
+  // What the zero points of 8-bit activations multiply; empty unless the form has them.
+  std::vector<int32_t> code_sum;               // [n] sums of a row's codes (kS8c)
+  std::vector<float> row_sum;                  // [n] sums of a row's weights (kGroups)
   std::vector<float> bias;                     // [n] or empty
   std::vector<uint16_t> kept_weight;           // [n, r] bf16; columns are the site's ActivationForm::kept
   std::vector<uint32_t> kept_packed;           // kept_weight in the kernels' order, made by Ops::Prepare

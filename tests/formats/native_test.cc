@@ -303,7 +303,7 @@ TEST_CASE("A sidecar that contradicts the tensors, or that a newer version wrote
        StatusCode::kUnimplemented},
       {"\"scheme\": \"w4a8\"", "\"scheme\": \"w4a8\", \"colour\": 1", "unknown key \"colour\"",
        StatusCode::kUnimplemented},
-      {"\"weight\": \"s4g\"", "\"weight\": \"s3g\"", "\"s3g\" is not supported", StatusCode::kUnimplemented},
+      {"\"weight\": \"s4g\"", "\"weight\": \"s5g\"", "\"s5g\" is not supported", StatusCode::kUnimplemented},
       {"\"act\": \"s8t\"", "\"act\": \"s8x\"", "\"s8x\" is not supported", StatusCode::kUnimplemented},
       {"\"reason\": \"step", "\"twist\": 1, \"reason\": \"step", "unknown key \"twist\"",
        StatusCode::kUnimplemented},

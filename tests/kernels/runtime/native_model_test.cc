@@ -32,6 +32,7 @@ struct How {
   std::vector<int32_t> kept;
   std::vector<std::pair<int32_t, int32_t>> supers;  // (row, column)
   float spike_threshold = 0;
+  int64_t group = 16, max_spike_rows = 4;
 };
 
 // Round to nearest; kept columns and super weights left out, as the format wants.
@@ -44,14 +45,16 @@ QuantizedLinear Quantize(const Node& node, const Tensor& w, absl::Span<const flo
   q.act = how.act;
   q.bias.assign(bias.begin(), bias.end());
   q.has_bias = !bias.empty();
-  q.input_scale = how.act == ActivationFormat::kS8Static ? 0.04f : 0.0f;
+  if (how.act.is_static()) q.input_scale = how.act.bits == 8 ? 0.04f : 0.6f;
+  if (how.act.is_static() && !how.act.symmetric) q.input_zero = how.act.bits == 8 ? -9 : 1;
   q.spike_threshold = how.spike_threshold;
+  q.max_spike_rows = how.max_spike_rows;
   q.reason = "test";
   Tensor rest = w.Clone();
   const auto at = [&](int64_t row, int64_t column) -> float& {
     return rest.as<float>()[static_cast<size_t>(row * q.k + column)];
   };
-  if (how.weights == WeightFormat::kFloat) {
+  if (how.weights.is_float()) {
     q.float_dtype = DType::kF32;
     q.float_weight = std::move(rest);
     return q;
@@ -69,21 +72,26 @@ QuantizedLinear Quantize(const Node& node, const Tensor& w, absl::Span<const flo
       at(n, k) = 0;
     }
   }
-  const bool groups = how.weights == WeightFormat::kS4g;
-  q.group = groups ? 16 : 0;
-  const int64_t step = groups ? 16 : q.k;
-  const int limit = groups ? 7 : 127;
+  const auto values = rest.as<float>();
+  q.group = how.weights.grouped ? how.group : 0;
+  const int64_t step = how.weights.grouped ? how.group : q.k;
   q.codes.resize(static_cast<size_t>(q.n * q.k));
+  const auto lo = static_cast<float>(q.format.lo()), hi = static_cast<float>(q.format.hi());
   for (int64_t i = 0; i < q.n * q.k; i += step) {
-    float top = 0;
-    for (int64_t k = i; k < i + step; ++k)
-      top = std::max(top, std::abs(rest.as<float>()[static_cast<size_t>(k)]));
-    float scale = top > 0 ? top / static_cast<float>(limit) : 1.0f;
-    if (groups) scale = Bf16ToFloat(FloatToBf16(scale));
-    q.scales.push_back(scale);
+    float low = 0, high = 0;
     for (int64_t k = i; k < i + step; ++k) {
-      const float code = std::nearbyint(rest.as<float>()[static_cast<size_t>(k)] / scale);
-      q.codes[static_cast<size_t>(k)] = static_cast<int8_t>(std::clamp<float>(code, -limit, limit));
+      low = std::min(low, values[static_cast<size_t>(k)]);
+      high = std::max(high, values[static_cast<size_t>(k)]);
+    }
+    float scale = q.format.symmetric ? std::max(-low, high) / hi : (high - low) / (hi - lo);
+    if (scale == 0) scale = 1;
+    if (how.weights.grouped) scale = Bf16ToFloat(FloatToBf16(scale));
+    q.scales.push_back(scale);
+    const float zero = q.format.symmetric ? 0 : std::clamp(std::nearbyint(lo - low / scale), lo, hi);
+    if (!q.format.symmetric) q.zeros.push_back(static_cast<int8_t>(zero));
+    for (int64_t k = i; k < i + step; ++k) {
+      const float code = std::nearbyint(values[static_cast<size_t>(k)] / scale) + zero;
+      q.codes[static_cast<size_t>(k)] = static_cast<int8_t>(std::clamp(code, lo, hi));
     }
   }
   return q;
@@ -106,7 +114,7 @@ absl::Status WriteNative(const std::string& path, const TinyModel& tiny, const C
     const std::string name = node.module + ".weight";
     if (node.module.empty() || tiny.checkpoint->Find(name) == nullptr) continue;
     const Tensor w = *tiny.checkpoint->ReadF32(name);
-    const bool quantized = choose(node).weights != WeightFormat::kFloat;
+    const bool quantized = !choose(node).weights.is_float();
     if (node.op != Op::kLinear && !(node.role == Role::kEmbedding && quantized)) {
       plain.push_back({name, DType::kF32, w.shape()});
       continue;
@@ -169,7 +177,10 @@ How Mixed(const Node& node, bool tied) {
 
 TEST_CASE("Weight-only models compute what their codes mean") {
   for (const bool tied : {false, true}) {
-    for (const WeightFormat format : {WeightFormat::kS8c, WeightFormat::kS4g}) {
+    for (const char* word : {"s8c", "s8g", "u8c", "u8g", "s4c", "s4g", "u4c", "u4g", "s3c", "s3g", "u3c",
+                             "u3g", "s2c", "s2g", "u2c", "u2g"}) {
+      INFO(word);
+      const WeightFormat format = *ParseWeightFormat(word);
       const TinyModel tiny = MakeTinyModel(Small(tied)), meaning = MakeTinyModel(Small(tied));
       TempDirectory dir;
       const Choose choose = [&](const Node&) { return How{format, ActivationFormat::kFloat, {}, {}, 0}; };
@@ -212,6 +223,59 @@ TEST_CASE("Real kernels and simulation agree on a model that mixes every kind of
     CHECK((RunLogits(**real, tokens, 7) == RunLogits(**real, tokens)));
     CHECK((*simulated)->weight_bytes() > 2 * (*real)->weight_bytes());
   }
+}
+
+TEST_CASE("Real kernels and simulation agree on a model of every scheme") {
+  // w8a8 to w4a4-static, symmetric and not.
+  const std::pair<const char*, const char*> kPairs[] = {
+      {"s8c", "s8r"}, {"s8c", "u8r"}, {"u8c", "s8r"},   {"s8c", "s8t"},   {"s8c", "u8t"},   {"u8g", "u8t"},
+      {"s4g", "s8r"}, {"u4g", "u8r"}, {"s4g", "s8t"},   {"u4g", "u8t"},   {"s4c", "s8r"},   {"u4c", "u8r"},
+      {"s4g", "s4r"}, {"u4g", "u4r"}, {"s4g", "s4g32"}, {"u4g", "u4g32"}, {"s4c", "s4g32"}, {"s8c", "s4g32"},
+      {"s4g", "s4t"}, {"u4g", "u4t"}, {"s8c", "s4r"},   {"u3g", "u8r"},   {"s2g", "s8r"}};
+  for (const auto& [weights, act] : kPairs) {
+    INFO(weights << " " << act);
+    const How how{*ParseWeightFormat(weights), *ParseActivationFormat(act), {}, {}, 0};
+    const TinyModel tiny = MakeTinyModel(Small(false));
+    TempDirectory dir;
+    const Choose choose = [&](const Node& node) {
+      if (node.role == Role::kEmbedding || node.role == Role::kHead) return How();
+      How h = how;
+      h.kept = {3, 17};
+      h.supers = {{1, 5}};
+      h.spike_threshold = node.role == Role::kDownProj && node.layer == 0 ? 4.5f : 0;
+      h.max_spike_rows = 40;  // room for all
+      return h;
+    };
+    REQUIRE(WriteNative(dir / "q", tiny, choose, nullptr, nullptr) == absl::OkStatus());
+    const auto real = LoadNative(dir / "q"), simulated = LoadNative(dir / "q", true);
+    REQUIRE(real.status() == absl::OkStatus());
+    REQUIRE(simulated.status() == absl::OkStatus());
+    int equal = 0;  // short texts: see above
+    for (uint64_t text = 0; text < 12; ++text) {
+      const std::vector<int32_t> tokens = SomeTokens(3, 131, text);
+      const double error = RelativeError(RunLogits(**real, tokens), RunLogits(**simulated, tokens));
+      CHECK(error < 0.3);
+      equal += error < 1e-5 ? 1 : 0;
+    }
+    CHECK(equal >= 9);
+    const std::vector<int32_t> tokens = SomeTokens(40, 131);
+    CHECK((RunLogits(**real, tokens, 7) == RunLogits(**real, tokens)));
+    CHECK((*real)->ops().counters().spike_rows > 0);
+    CHECK((*real)->ops().counters().missed_spike_rows == 0);
+  }
+}
+
+TEST_CASE("Groups that no kernel takes are refused when the model is loaded") {
+  const TinyModel tiny = MakeTinyModel(Small(false));
+  TempDirectory dir;
+  const Choose choose = [](const Node& node) {
+    return node.role == Role::kUpProj ? How{.weights = WeightFormat::kS4g, .group = 8} : How();
+  };
+  REQUIRE(WriteNative(dir / "q", tiny, choose, nullptr, nullptr) == absl::OkStatus());
+  CHECK_THAT(LoadNative(dir / "q").status(),
+             Fails(absl::StatusCode::kUnimplemented,
+                   "model.layers.0.mlp.up_proj: weights in groups: group=8 is not a multiple of 16"));
+  CHECK(LoadNative(dir / "q", true).ok());
 }
 
 TEST_CASE("A stored prefix comes back as it was written") {

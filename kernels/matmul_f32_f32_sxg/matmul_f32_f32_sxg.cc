@@ -1,4 +1,4 @@
-#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
 
 #include <algorithm>
 #include <vector>
@@ -7,12 +7,12 @@
 #include "formats/base/status.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/tiles.h"
-#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_isa.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_isa.h"
 
-namespace spikefold::kernels::matmul_f32_f32_s4g {
+namespace spikefold::kernels::matmul_f32_f32_sxg {
 namespace {
 
-constexpr char kName[] = "matmul_f32_f32_s4g";
+constexpr char kName[] = "matmul_f32_f32_sxg";
 
 TileFunction* ChooseTarget(Isa isa) {
   if (isa >= Isa::kAvx512) return TilesAvx512;
@@ -26,40 +26,35 @@ absl::Status Supports(const Params& p) {
     return absl::InvalidArgumentError(
         absl::StrCat(kName, ": shape M=", p.m, " N=", p.n, " K=", p.k, " is empty; each must be at least 1"));
   }
-  if (p.group < 16 || p.group > 256 || p.group % 16 != 0) {
-    return absl::UnimplementedError(
-        absl::StrCat(kName, ": group=", p.group, " is not a multiple of 16 in [16, 256]; use 32, 64 or 128"));
-  }
-  if (p.k % p.group != 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(kName, ": K=", p.k, " is not a multiple of group=", p.group));
-  }
+  SF_RETURN_IF_ERROR(CheckGroupLayout(kName, {.n = p.n, .k = p.k, .group = p.group}));
   return CheckTail(kName, p.tail);
 }
 
 void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
   const Params& p = c.params;
+  std::vector<int16_t> codes(static_cast<size_t>(c.view.units * kUnit * kPanel));
+  std::vector<float> acc(static_cast<size_t>((m_end - m_begin) * kPanel));
   for (int64_t panel = p_begin; panel < p_end; ++panel) {
     const int64_t n0 = panel * kPanel, count = std::min(kPanel, p.n - n0);
-    for (int64_t m = m_begin; m < m_end; ++m) {
-      float acc[kPanel] = {};
-      for (int64_t g = 0; g < c.num_groups; ++g) {
-        const uint8_t* block = c.view.panels + panel * c.view.panel_bytes + g * c.view.group_bytes;
+    std::fill(acc.begin(), acc.end(), 0.0f);
+    for (int64_t g = 0; g < c.view.num_groups; ++g) {
+      float scales[kPanel];
+      c.view.LoadScales(panel, g, scales);
+      c.view.LoadCodes(panel, g, codes.data());
+      for (int64_t m = m_begin; m < m_end; ++m) {
         const float* x = p.x + m * p.k + g * p.group;
         float sum[kPanel] = {};
         for (int64_t k = 0; k < p.group; ++k) {
-          const uint8_t* bytes = block + c.view.scale_bytes + k / 8 * (kPanel * 4) + k % 4;
-          const int shift = k % 8 < 4 ? 0 : 4;
-          for (int64_t j = 0; j < kPanel; ++j) {
-            sum[j] += x[k] * static_cast<float>(((bytes[4 * j] >> shift) & 15) - 8);
-          }
+          const int16_t* w = codes.data() + k * kPanel;
+          for (int64_t j = 0; j < kPanel; ++j) sum[j] += x[k] * static_cast<float>(w[j]);
         }
-        float scales[kPanel];
-        matmul_f32_s8r_s4g::LoadScales(c.view, block, scales);
-        for (int64_t j = 0; j < kPanel; ++j) acc[j] += scales[j] * sum[j];
+        float* a = acc.data() + (m - m_begin) * kPanel;
+        for (int64_t j = 0; j < kPanel; ++j) a[j] += scales[j] * sum[j];
       }
+    }
+    for (int64_t m = m_begin; m < m_end; ++m) {
       float* y = p.y + m * p.n + n0;
-      std::copy_n(acc, count, y);
+      std::copy_n(acc.data() + (m - m_begin) * kPanel, count, y);
       AddTail(p.tail, c.tail, m, n0, count, y);
     }
   }
@@ -68,10 +63,14 @@ void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, 
 absl::Status Run(const Params& p, ThreadPool& pool) {
   SF_RETURN_IF_ERROR(Supports(p));
   const TailOperands tail(p.tail, p.m, p.n);
-  const Call call{.params = p,
-                  .tail = tail,
-                  .view = matmul_f32_s8r_s4g::PackedView(p.w, p.k, p.group),
-                  .num_groups = p.k / p.group};
+  Call call{.params = p, .tail = tail, .view = GroupView(p.w, p.k, p.group), .x = p.x, .x_stride = p.k};
+  std::vector<float> padded;  // rows whose last unit would end outside x: only where a group is a row
+  if (p.k % kUnit != 0) {
+    call.x_stride = call.view.units * kUnit;
+    padded.resize(static_cast<size_t>(p.m * call.x_stride));
+    for (int64_t m = 0; m < p.m; ++m) std::copy_n(p.x + m * p.k, p.k, padded.data() + m * call.x_stride);
+    call.x = padded.data();
+  }
   const TileGrid grid{.m = p.m,
                       .num_panels = (p.n + kPanel - 1) / kPanel,
                       .panel_bytes = call.view.panel_bytes,
@@ -84,4 +83,4 @@ absl::Status Run(const Params& p, ThreadPool& pool) {
   return absl::OkStatus();
 }
 
-}  // namespace spikefold::kernels::matmul_f32_f32_s4g
+}  // namespace spikefold::kernels::matmul_f32_f32_sxg

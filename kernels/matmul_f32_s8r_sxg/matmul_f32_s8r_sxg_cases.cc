@@ -1,10 +1,10 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg.h"
 #include "kernels/quantized_case.h"
 
-namespace spikefold::kernels::matmul_f32_s8r_s4g {
+namespace spikefold::kernels::matmul_f32_s8r_sxg {
 namespace {
 
 Params ParamsOf(const QuantizedOperands& o, const void* packed, std::vector<float>& y,
@@ -16,8 +16,11 @@ Params ParamsOf(const QuantizedOperands& o, const void* packed, std::vector<floa
           .k = o.shape.k,
           .group = o.shape.group,
           .x = o.x_codes.data(),
+          .x_group = o.shape.x_group,
           .x_scale = o.x_scale.data(),
           .x_scale_stride = o.shape.one_x_scale ? 0 : 1,
+          .x_zero = o.x_zero.empty() ? nullptr : o.x_zero.data(),
+          .w_row_sum = o.w_row_sum.data(),
           .w = packed,
           .tail = o.Tail(),
           .y = y.data(),
@@ -28,7 +31,8 @@ Params ParamsOf(const QuantizedOperands& o, const void* packed, std::vector<floa
 Params OneRow(Params p, int64_t row, float* y) {
   p.m = 1;
   p.x += row * p.k;
-  p.x_scale += row * p.x_scale_stride;
+  p.x_scale += row * (p.x_group > 0 ? p.k / p.x_group : p.x_scale_stride);
+  if (p.x_zero != nullptr) p.x_zero += row;
   p.tail.kept_x += row * p.tail.num_kept;
   p.tail.super_x += row * p.tail.super_x_stride;
   p.y = y;
@@ -42,20 +46,19 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
   CheckReport report;
   uint64_t seed = 2000;
   for (const QuantizedCase& c : GroupCases()) {
-    QuantizedOperands o(c, 7, seed += 20);
+    QuantizedOperands o(c, seed += 20);
     std::vector<float> expected, y;
     std::vector<int32_t> expected_sums, sums;
-    if (!Reference(ParamsOf(o, nullptr, expected, &expected_sums), o.codes.data(), o.w_scale.data()).ok())
-      return {};
+    if (!Reference(ParamsOf(o, nullptr, expected, &expected_sums), o.Groups()).ok()) return {};
     if (fault == Fault::kOneElement) o.codes.back() = static_cast<int8_t>(o.codes.back() ^ 1);
-    std::vector<uint8_t> packed(PackedBytes(c.n, c.k, c.group));
-    Pack(o.codes.data(), o.w_scale.data(), c.n, c.k, c.group, packed.data());
+    std::vector<uint8_t> packed(GroupPackedBytes(LayoutOf(o.Groups())));
+    PackGroups(o.Groups(), packed.data());
     const Params params = ParamsOf(o, packed.data(), y, &sums);
     if (!Run(params, pool).ok()) return {};
     const std::string name = CaseName(c);
     report.CompareExact(absl::StrCat(name, " sums"), sums, expected_sums);
-    // Roundings: a group's sum and scale, the sum over groups, and the tail.
-    const double float_terms = static_cast<double>(c.num_kept + c.num_super + c.k / c.group) + 4;
+    // Roundings: a group's sum and scales, the sum over groups, the zero point, and the tail.
+    const double float_terms = static_cast<double>(c.num_kept + c.num_super + c.k / c.group) + 7;
     report.Compare(name, y, std::vector<double>(expected.begin(), expected.end()),
                    Tolerances(o, o.CodeRows(), expected, float_terms));
     // A row's result does not depend on the rows beside it: prefill equals decode.
@@ -68,19 +71,31 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
   return report;
 }
 
-void Benchmark(Bench& bench) {
-  constexpr int64_t kBenchGroup = 32;
-  const auto bytes_of = [](int64_t n, int64_t k) {
-    return PackedBytes(n, k, kBenchGroup, matmul_f32_s8r_s4g::ScaleType::kF16);
+namespace {
+
+// Few shapes unless `all`.
+void TimeForm(const QuantizedCase& form, bool all, Bench& bench) {
+  const auto layout = [&](int64_t n, int64_t k) {
+    return GroupLayout{.n = n,
+                       .k = k,
+                       .group = form.group,
+                       .bits = form.bits,
+                       .zeros = form.w_zeros,
+                       .scales = ScaleType::kF16};
   };
-  for (const BenchShape& s : BenchShapes(bytes_of)) {
-    const QuantizedOperands o({.m = s.m, .n = s.n, .k = s.k, .group = kBenchGroup, .num_kept = s.num_kept}, 7,
-                              1);
-    const size_t bytes = bytes_of(s.n, s.k);
+  for (const BenchShape& s :
+       BenchShapes([&](int64_t n, int64_t k) { return GroupPackedBytes(layout(n, k)); })) {
+    if (!all && (s.num_kept > 0 || (s.k < 1536 && s.n < 49152))) continue;
+    QuantizedCase c = form;
+    c.m = s.m;
+    c.n = s.n;
+    c.k = s.k;
+    c.num_kept = s.num_kept;
+    const QuantizedOperands o(c, 1);
+    const size_t bytes = GroupPackedBytes(LayoutOf(o.Groups()));
     std::vector<uint8_t> packed(bytes * static_cast<size_t>(s.copies));
     for (int64_t i = 0; i < s.copies; ++i) {
-      Pack(o.codes.data(), o.w_scale.data(), s.n, s.k, kBenchGroup,
-           packed.data() + static_cast<size_t>(i) * bytes);
+      PackGroups(o.Groups(), packed.data() + static_cast<size_t>(i) * bytes);
     }
     std::vector<float> y;
     Params params = ParamsOf(o, packed.data(), y, nullptr);
@@ -95,4 +110,16 @@ void Benchmark(Bench& bench) {
   }
 }
 
-}  // namespace spikefold::kernels::matmul_f32_s8r_s4g
+}  // namespace
+
+void Benchmark(Bench& bench) {
+  TimeForm({.group = 32, .bits = 4}, true, bench);
+  TimeForm({.group = 32, .bits = 4, .w_zeros = true}, false, bench);
+  TimeForm({.group = 64, .bits = 2, .w_zeros = true}, false, bench);
+  TimeForm({.group = 64, .bits = 3}, false, bench);
+  TimeForm({.group = 64, .bits = 8}, false, bench);
+  TimeForm({.group = 64, .bits = 4, .x_group = 64}, false, bench);
+  TimeForm({.group = 64, .bits = 4, .x_zeros = true}, false, bench);
+}
+
+}  // namespace spikefold::kernels::matmul_f32_s8r_sxg

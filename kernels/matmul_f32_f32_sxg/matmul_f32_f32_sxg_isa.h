@@ -3,19 +3,19 @@
 
 #include <cstdint>
 
-#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
 
-namespace spikefold::kernels::matmul_f32_s8r_s4g {
+namespace spikefold::kernels::matmul_f32_f32_sxg {
 
 struct Call {
   const Params& params;
   const TailOperands& tail;
-  PackedView view;
-  int64_t num_groups = 0;
-  const int32_t* offset = nullptr;  // [m, num_groups] -8 * sum of the group's x codes
+  GroupView view;
+  const float* x = nullptr;  // [m, x_stride]: rows that hold whole units
+  int64_t x_stride = 0;
 };
 // Computes rows [m_begin, m_end) of the channels of panels [p_begin, p_end), super weights aside.
 using TileFunction = void(const Call& call, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end);
-TileFunction TilesPlain, TilesAvx2, TilesAvx512Vnni, TilesAvx512Bf16;
+TileFunction TilesPlain, TilesAvx2, TilesAvx512;
 
-}  // namespace spikefold::kernels::matmul_f32_s8r_s4g
+}  // namespace spikefold::kernels::matmul_f32_f32_sxg

@@ -1,11 +1,10 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g.h"
-#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
 #include "kernels/quantized_case.h"
 
-namespace spikefold::kernels::matmul_f32_f32_s4g {
+namespace spikefold::kernels::matmul_f32_f32_sxg {
 namespace {
 
 Params ParamsOf(const QuantizedOperands& o, const void* packed, std::vector<float>& y) {
@@ -36,12 +35,12 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
   CheckReport report;
   uint64_t seed = 4000;
   for (const QuantizedCase& c : GroupCases()) {
-    QuantizedOperands o(c, 7, seed += 20);
+    QuantizedOperands o(c, seed += 20);
     std::vector<float> expected, y;
-    if (!Reference(ParamsOf(o, nullptr, expected), o.codes.data(), o.w_scale.data()).ok()) return {};
+    if (!Reference(ParamsOf(o, nullptr, expected), o.Groups()).ok()) return {};
     if (fault == Fault::kOneElement) o.codes.back() = static_cast<int8_t>(o.codes.back() ^ 1);
-    std::vector<uint8_t> packed(matmul_f32_s8r_s4g::PackedBytes(c.n, c.k, c.group));
-    matmul_f32_s8r_s4g::Pack(o.codes.data(), o.w_scale.data(), c.n, c.k, c.group, packed.data());
+    std::vector<uint8_t> packed(GroupPackedBytes(LayoutOf(o.Groups())));
+    PackGroups(o.Groups(), packed.data());
     const Params params = ParamsOf(o, packed.data(), y);
     if (!Run(params, pool).ok()) return {};
     const std::string name = CaseName(c);
@@ -59,19 +58,31 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
   return report;
 }
 
-void Benchmark(Bench& bench) {
-  constexpr int64_t kBenchGroup = 32;
-  const auto bytes_of = [](int64_t n, int64_t k) {
-    return matmul_f32_s8r_s4g::PackedBytes(n, k, kBenchGroup, matmul_f32_s8r_s4g::ScaleType::kF16);
+namespace {
+
+// Few shapes unless `all`.
+void TimeForm(const QuantizedCase& form, bool all, Bench& bench) {
+  const auto layout = [&](int64_t n, int64_t k) {
+    return GroupLayout{.n = n,
+                       .k = k,
+                       .group = form.group,
+                       .bits = form.bits,
+                       .zeros = form.w_zeros,
+                       .scales = ScaleType::kF16};
   };
-  for (const BenchShape& s : BenchShapes(bytes_of)) {
-    const QuantizedOperands o({.m = s.m, .n = s.n, .k = s.k, .group = kBenchGroup, .num_kept = s.num_kept}, 7,
-                              1);
-    const size_t bytes = bytes_of(s.n, s.k);
+  for (const BenchShape& s :
+       BenchShapes([&](int64_t n, int64_t k) { return GroupPackedBytes(layout(n, k)); })) {
+    if (!all && (s.num_kept > 0 || (s.k < 1536 && s.n < 49152))) continue;
+    QuantizedCase c = form;
+    c.m = s.m;
+    c.n = s.n;
+    c.k = s.k;
+    c.num_kept = s.num_kept;
+    const QuantizedOperands o(c, 1);
+    const size_t bytes = GroupPackedBytes(LayoutOf(o.Groups()));
     std::vector<uint8_t> packed(bytes * static_cast<size_t>(s.copies));
     for (int64_t i = 0; i < s.copies; ++i) {
-      matmul_f32_s8r_s4g::Pack(o.codes.data(), o.w_scale.data(), s.n, s.k, kBenchGroup,
-                               packed.data() + static_cast<size_t>(i) * bytes);
+      PackGroups(o.Groups(), packed.data() + static_cast<size_t>(i) * bytes);
     }
     std::vector<float> y;
     Params params = ParamsOf(o, packed.data(), y);
@@ -86,4 +97,14 @@ void Benchmark(Bench& bench) {
   }
 }
 
-}  // namespace spikefold::kernels::matmul_f32_f32_s4g
+}  // namespace
+
+void Benchmark(Bench& bench) {
+  TimeForm({.group = 32, .bits = 4}, true, bench);
+  TimeForm({.group = 32, .bits = 4, .w_zeros = true}, false, bench);
+  TimeForm({.group = 64, .bits = 2, .w_zeros = true}, false, bench);
+  TimeForm({.group = 64, .bits = 3}, false, bench);
+  TimeForm({.group = 64, .bits = 8}, false, bench);
+}
+
+}  // namespace spikefold::kernels::matmul_f32_f32_sxg

@@ -1,9 +1,0 @@
-#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g_avx512.h"
-
-namespace spikefold::kernels::matmul_f32_s8r_s4g {
-
-void TilesAvx512Bf16(const Call& call, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
-  Tiles(call, m_begin, m_end, p_begin, p_end);
-}
-
-}  // namespace spikefold::kernels::matmul_f32_s8r_s4g
