@@ -13,7 +13,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int64_t kMaxBlock = 16384;  // 128 KiB of shared memory
 
-__global__ void __launch_bounds__(kThreads) hadamard_f32_f32_sm80(CudaParams p) {
+__global__ void __launch_bounds__(kThreads) hadamard_f32_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ float shared[];  // [2, block]
   const int block = p.plan.block;
   const int64_t first = static_cast<int64_t>(blockIdx.x) * block;  // column

@@ -25,7 +25,7 @@ struct CudaParams {  // device addresses
   const float* x_scale = nullptr;  // [m]
   int64_t num_kept = 0;
   const float* kept_x = nullptr;  // [m, num_kept]
-  cuda::LinearGroup linears;      // w [n, RowBytes(k)] codes
+  cuda::LinearGroup linears;      // w [n, w_stride] codes, w_stride = RowBytes(k)
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 

@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(kTile* kTile / 32) matmul_f32_s8r_s8c_sm80(Cud
   const Tile tile = TileOf<kTile>(p.linears, blockIdx.x);
   const cuda::Linear& w = p.linears.linear[tile.linear];
   const int64_t m0 = static_cast<int64_t>(blockIdx.y) * kTile, n0 = tile.n0;
-  const int64_t row_bytes = RowBytes(p.k);
+  const int64_t row_bytes = w.w_stride;  // of x as well
   const int64_t steps = cuda::CeilDiv(row_bytes, kStep);
   const int thread = static_cast<int>(threadIdx.x), lane = thread % 32, warp = thread / 32;
   const uint32_t base = cuda::SharedAddress(ring);

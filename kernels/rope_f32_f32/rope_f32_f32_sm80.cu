@@ -8,7 +8,7 @@ namespace {
 
 constexpr int kThreads = 64;
 
-__global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(CudaParams p) {
+__global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ float shared[];  // [2, head_dim]
   const int d = static_cast<int>(p.head_dim), half = d / 2;
   const int64_t m = blockIdx.y;

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -42,11 +43,18 @@ class KvCache {
   void Advance(int64_t rows) { length_ += rows; }
   int64_t bytes() const;  // of this sequence's rows in memory, now
 
+  int num_layers() const { return static_cast<int>(k_.size()); }  // of a float cache
   // [capacity, num_kv_heads * head_dim] float32 of one layer; of a float cache only.
   float* k(int layer) { return k_[static_cast<size_t>(layer)].data(); }
   float* v(int layer) { return v_[static_cast<size_t>(layer)].data(); }
   const float* k(int layer) const { return k_[static_cast<size_t>(layer)].data(); }
   const float* v(int layer) const { return v_[static_cast<size_t>(layer)].data(); }
+  // A device backend's own copy of the rows, which go with the cache. It makes it on first use and appends to it;
+  // k() and v() follow on Ops::ReadCache.
+  struct DeviceRows {
+    virtual ~DeviceRows() = default;
+  };
+  std::unique_ptr<DeviceRows> device;
   // nullptr of a float cache.
   KvPages* pages() { return pages_ ? &*pages_ : nullptr; }
   const KvPages* pages() const { return pages_ ? &*pages_ : nullptr; }

@@ -114,6 +114,9 @@ class Ops {
   virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                             const float* hidden, float* logits) = 0;
 
+  // Makes the cache's host rows current; for a backend that keeps its own.
+  virtual absl::Status ReadCache(KvCache&) { return absl::OkStatus(); }
+
   virtual OpCounters counters() const = 0;
   virtual void ResetCounters() = 0;
 
@@ -125,7 +128,8 @@ class Ops {
 };
 
 std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool);
-// Unimplemented where CUDA was not built in.
-absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps();
+// On the GPU that the driver shows first; `pool` (may be null) helps to copy results. Unimplemented where CUDA was
+// not built in, and on a machine without a driver or a GPU.
+absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(ThreadPool* pool);
 
 }  // namespace spikefold
