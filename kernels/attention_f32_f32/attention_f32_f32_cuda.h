@@ -1,8 +1,8 @@
-// attention_f32_f32 on a GPU: causal (optionally sliding-window) grouped-query attention over a float cache in
-// device memory, float32 throughout.
-// Method    a block of threads takes 32 query rows of a head through blocks of 32 keys with an online softmax;
-//           key blocks lie at absolute cache positions and a masked key adds exactly 0, so a row's result does
-//           not depend on the other rows: decoding equals a prefill bit for bit.
+// attention_f32_f32 on a GPU: causal (optionally sliding-window) grouped-query attention over a float cache
+// in device memory, float32 throughout. Method    a block of threads takes 32 query rows of a head through
+// blocks of 32 keys with an online softmax;
+//           key blocks lie at absolute cache positions and a masked key adds exactly 0, so a row's result
+//           does not depend on the other rows: decoding equals a prefill bit for bit.
 // Requires  head_dim <= 256, a multiple of 4.
 // Targets   sm_80.
 #pragma once

@@ -28,13 +28,14 @@ __global__ void __launch_bounds__(kThreads) attention_f32_f32_sm80(CudaParams p)
   constexpr int kChunks = kMaxDim / (4 * kRowThreads);  // of 4 columns a thread owns
   extern __shared__ float shared[];
   const int d = static_cast<int>(p.head_dim), stride = d + kPad;
-  float* q = shared;                     // [kRows][stride]
-  float* k = q + kRows * stride;         // [kKeys][stride]
-  float* v = k + kKeys * stride;         // [kKeys][stride]
-  float* weight = v + kKeys * stride;    // [kRows][kKeys]
+  float* q = shared;                   // [kRows][stride]
+  float* k = q + kRows * stride;       // [kKeys][stride]
+  float* v = k + kKeys * stride;       // [kKeys][stride]
+  float* weight = v + kKeys * stride;  // [kRows][kKeys]
   const int64_t head = blockIdx.y, kv_head = head / (p.num_heads / p.num_kv_heads);
   const int64_t m0 = static_cast<int64_t>(blockIdx.x) * kRows;
-  const int row = static_cast<int>(threadIdx.x) / kRowThreads, part = static_cast<int>(threadIdx.x) % kRowThreads;
+  const int row = static_cast<int>(threadIdx.x) / kRowThreads,
+            part = static_cast<int>(threadIdx.x) % kRowThreads;
   const int64_t m = m0 + row, position = p.first + m;
 
   const auto load = [&](float* to, const float* from, int64_t first, int64_t end, int64_t heads, int64_t h) {

@@ -7,8 +7,8 @@ namespace spikefold::kernels::cuda {
 
 inline constexpr int kWarp = 32;
 
-// combine(a, b) over all threads of the block, in a fixed order; every thread gets the result. blockDim.x is a
-// multiple of 32, at most 1024. `combine` must be commutative.
+// combine(a, b) over all threads of the block, in a fixed order; every thread gets the result. blockDim.x is
+// a multiple of 32, at most 1024. `combine` must be commutative.
 template <typename T, typename Combine>
 __device__ inline T BlockReduce(T value, Combine combine) {
   __shared__ T partial[kWarp];

@@ -9,8 +9,8 @@
 namespace spikefold::kernels::cuda {
 
 struct DeviceInfo {
-  std::string name;   // "NVIDIA H200"
-  int sm = 0;         // 90: compute capability 9.0
+  std::string name;  // "NVIDIA H200"
+  int sm = 0;        // 90: compute capability 9.0
   int num_sms = 0;
   int64_t memory_bytes = 0, l2_bytes = 0;
   int64_t max_shared_bytes = 0;  // of one block, when asked for

@@ -16,9 +16,9 @@ inline cudaStream_t Handle(const Stream& stream) { return static_cast<cudaStream
 template <typename Kernel>
 absl::Status AllowShared(Kernel* kernel, int64_t bytes, const char* name) {
   if (bytes <= 48 << 10) return absl::OkStatus();
-  return ToStatus(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                       static_cast<int>(bytes)),
-                  name);
+  return ToStatus(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+      name);
 }
 
 struct Shape {

@@ -26,14 +26,17 @@ __device__ inline void WaitCopies() {
 }
 
 // Four 8x8 matrices of 16-bit elements: lane i gives the address of row i % 8 of matrix i / 8 (16 bytes,
-// aligned); register j of lane i receives elements 2(i % 4), 2(i % 4) + 1 of row i / 4 of matrix j. With 8-bit
-// codes: bytes 4(i % 4) to 4(i % 4) + 3.
+// aligned); register j of lane i receives elements 2(i % 4), 2(i % 4) + 1 of row i / 4 of matrix j. With
+// 8-bit codes: bytes 4(i % 4) to 4(i % 4) + 3.
 __device__ inline void LoadMatrices(uint32_t shared, uint32_t (&r)[4]) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                : "r"(shared)
                : "memory");
 }
+
+// The compiler moves no memory access across: keeps loads near their use where registers are short.
+__device__ inline void CompilerFence() { asm volatile("" ::: "memory"); }
 
 // Weights that are read once: not kept in L1.
 __device__ inline uint4 LoadStreaming16(const void* global) {

@@ -68,7 +68,8 @@ int64_t NumAllocations() { return num_allocations.load(); }
 
 absl::Status CopyIn(void* device, const void* host, size_t bytes, const Stream& stream) {
   if (bytes == 0) return absl::OkStatus();
-  return ToStatus(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, Handle(stream)), "copy to GPU");
+  return ToStatus(cudaMemcpyAsync(device, host, bytes, cudaMemcpyHostToDevice, Handle(stream)),
+                  "copy to GPU");
 }
 
 absl::Status CopyOut(void* host, const void* device, size_t bytes, const Stream& stream) {

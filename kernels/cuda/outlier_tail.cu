@@ -21,7 +21,8 @@ __global__ void __launch_bounds__(kThreads) super_weights_sm80(SuperParams p) {
 absl::Status AddSuperWeights(const SuperParams& p, const Stream& stream) {
   if (p.m == 0 || p.num_super == 0) return absl::OkStatus();
   return Launch("super weights", super_weights_sm80,
-                {.grid = dim3(static_cast<unsigned>(CeilDiv(p.m, kThreads))), .block = dim3(kThreads)}, stream, p);
+                {.grid = dim3(static_cast<unsigned>(CeilDiv(p.m, kThreads))), .block = dim3(kThreads)},
+                stream, p);
 }
 
 }  // namespace spikefold::kernels::cuda

@@ -31,11 +31,11 @@ struct LinearGroup {
 struct SuperParams {  // device addresses
   int64_t m = 0, n = 0;
   int64_t num_super = 0, x_stride = 0;
-  const float* x = nullptr;         // [m, x_stride]
-  const int32_t* slot = nullptr;    // [num_super]
-  const int32_t* row = nullptr;     // [num_super]
-  const float* value = nullptr;     // [num_super]
-  float* y = nullptr;               // [m, n], added to in list order
+  const float* x = nullptr;       // [m, x_stride]
+  const int32_t* slot = nullptr;  // [num_super]
+  const int32_t* row = nullptr;   // [num_super]
+  const float* value = nullptr;   // [num_super]
+  float* y = nullptr;             // [m, n], added to in list order
 };
 absl::Status AddSuperWeights(const SuperParams& params, const Stream& stream);
 

@@ -1,6 +1,7 @@
 // Float rows times weights of float or 8-bit codes, float32 sums on the CUDA cores: the exact path, not the
 // fast one.
-//   Y[row,n] = (sum_k x[row,k] * w[n,k]) * w_scale[n] + sum_c bf16(x[row,kept[c]]) * kept_w[c,n] + bias[n] + ...
+//   Y[row,n] = (sum_k x[row,k] * w[n,k]) * w_scale[n] + sum_c bf16(x[row,kept[c]]) * kept_w[c,n] + bias[n] +
+//   ...
 // Rows are all of [0, m), or those of a list whose length the device knows.
 #pragma once
 
@@ -157,8 +158,8 @@ absl::Status RunSimt(const char* name, const SimtParams& p, const Stream& stream
   };
   if (p.m <= simt::kFewRows || p.rows != nullptr) {
     return Launch(name, simt::SimtRows<W>,
-                  {.grid = grid(simt::kRowWarps, simt::kFewRows), .block = dim3(simt::kRowWarps * kWarp)}, stream,
-                  p);
+                  {.grid = grid(simt::kRowWarps, simt::kFewRows), .block = dim3(simt::kRowWarps * kWarp)},
+                  stream, p);
   }
   if (blocks(128) * CeilDiv(p.m, 128) >= 128) {
     return Launch(name, simt::SimtTiles<W, 128, 8>, {.grid = grid(128, 128), .block = dim3(256)}, stream, p);

@@ -20,9 +20,9 @@ struct SuperList {
 };
 struct SimtParams {  // device addresses
   int64_t m = 0, k = 0;
-  const float* x = nullptr;            // [.., k]
-  const int32_t* rows = nullptr;       // [m] or null: row i is i
-  const int32_t* num_rows = nullptr;   // with rows: how many there are, at most m
+  const float* x = nullptr;           // [.., k]
+  const int32_t* rows = nullptr;      // [m] or null: row i is i
+  const int32_t* num_rows = nullptr;  // with rows: how many there are, at most m
   FloatTail tail;
   LinearGroup linears;
   SuperList super[kMaxLinears];

@@ -28,6 +28,7 @@ absl::StatusCode CodeOf(cudaError_t error) {
 absl::Status ToStatus(int error, absl::string_view what) {
   const auto code = static_cast<cudaError_t>(error);
   if (code == cudaSuccess) return absl::OkStatus();
+  (void)cudaGetLastError();  // it is reported here, not by the next launch
   return absl::Status(CodeOf(code), absl::StrCat("CUDA: ", what, ": ", cudaGetErrorString(code), " (",
                                                  cudaGetErrorName(code), ")"));
 }

@@ -15,8 +15,7 @@ cudaEvent_t Event(void* event) { return static_cast<cudaEvent_t>(event); }
 
 absl::StatusOr<std::unique_ptr<Stream>> Stream::Make() {
   cudaStream_t stream = nullptr;
-  SF_RETURN_IF_ERROR(
-      ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate"));
+  SF_RETURN_IF_ERROR(ToStatus(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking), "cudaStreamCreate"));
   return std::unique_ptr<Stream>(new Stream(stream));
 }
 

@@ -15,13 +15,13 @@ struct CudaParams {  // device addresses
   int64_t m = 0, k = 0;
   const int32_t* tokens = nullptr;  // [m]
   float scale = 1;
-  const float* table = nullptr;  // [n, k]; null: codes
+  const float* table = nullptr;   // [n, k]; null: codes
   const int8_t* codes = nullptr;  // [n, code_stride]
   int64_t code_stride = 0;
   const float* code_scale = nullptr;  // [n]
   int64_t num_kept = 0, kept_stride = 0;
-  const int32_t* kept = nullptr;       // [num_kept] columns
-  const uint16_t* kept_w = nullptr;    // [num_kept, kept_stride] bf16
+  const int32_t* kept = nullptr;     // [num_kept] columns
+  const uint16_t* kept_w = nullptr;  // [num_kept, kept_stride] bf16
   int64_t num_super = 0;
   const int32_t* super_column = nullptr;  // [form's super columns]
   const int32_t* super_slot = nullptr;    // [num_super] index into super_column

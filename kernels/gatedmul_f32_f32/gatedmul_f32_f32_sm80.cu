@@ -23,8 +23,8 @@ __global__ void __launch_bounds__(kThreads) gatedmul_f32_f32_sm80(Params p) {
 absl::Status RunCuda(const Params& p, const cuda::Stream& stream) {
   if (p.count == 0) return absl::OkStatus();
   const auto blocks = static_cast<unsigned>(cuda::CeilDiv(p.count, kThreads));
-  return cuda::Launch("gatedmul_f32_f32", gatedmul_f32_f32_sm80, {.grid = dim3(blocks), .block = dim3(kThreads)},
-                      stream, p);
+  return cuda::Launch("gatedmul_f32_f32", gatedmul_f32_f32_sm80,
+                      {.grid = dim3(blocks), .block = dim3(kThreads)}, stream, p);
 }
 
 }  // namespace spikefold::kernels::gatedmul_f32_f32

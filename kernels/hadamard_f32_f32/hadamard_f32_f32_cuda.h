@@ -1,7 +1,6 @@
-// hadamard_f32_f32 on a GPU, in place; the transform itself is hadamard_f32_f32.cuh, which other kernels fuse.
-// Method    a block of threads a Hadamard block, in shared memory; tables are dense products (order 12 too).
-// Requires  8 * block bytes of shared memory: blocks of up to 16,384.
-// Targets   sm_80.
+// hadamard_f32_f32 on a GPU, in place; the transform itself is hadamard_f32_f32.cuh, which other kernels
+// fuse. Method    a block of threads a Hadamard block, in shared memory; tables are dense products (order 12
+// too). Requires  8 * block bytes of shared memory: blocks of up to 16,384. Targets   sm_80.
 #pragma once
 
 #include <cstdint>

@@ -31,8 +31,8 @@ __global__ void __launch_bounds__(kThreads) hadamard_f32_f32_sm80(const __grid_c
 absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<const float> scale,
                                const cuda::Stream& stream) {
   if (factors.empty() || factors.size() > kMaxFactors) {
-    return absl::InternalError(absl::StrCat("hadamard_f32_f32: ", factors.size(), " factors; 1 to ",
-                                            kMaxFactors, " are needed"));
+    return absl::InternalError(
+        absl::StrCat("hadamard_f32_f32: ", factors.size(), " factors; 1 to ", kMaxFactors, " are needed"));
   }
   CudaPlan plan;
   std::vector<int8_t> tables;
@@ -47,8 +47,8 @@ absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<con
     tables.insert(tables.end(), table.begin(), table.end());
   }
   if (block > kMaxBlock) {
-    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": a rotation in blocks of ", block, "; at most ",
-                                                 kMaxBlock, " fit; use --backend cpu"));
+    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": a rotation in blocks of ", block,
+                                                 "; at most ", kMaxBlock, " fit; use --backend cpu"));
   }
   SF_RETURN_IF_ERROR(tables_.Reserve(tables.size() + 1));
   SF_RETURN_IF_ERROR(cuda::CopyIn(tables_.as<int8_t>(), tables.data(), tables.size(), stream));
@@ -65,11 +65,10 @@ absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<con
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0 || p.plan.num_factors == 0) return absl::OkStatus();
   const dim3 grid(static_cast<unsigned>(p.n / p.plan.block), static_cast<unsigned>(p.m));
-  return cuda::Launch("hadamard_f32_f32", hadamard_f32_f32_sm80,
-                      {.grid = grid,
-                       .block = dim3(kThreads),
-                       .shared_bytes = 2 * int64_t{sizeof(float)} * p.plan.block},
-                      stream, p);
+  return cuda::Launch(
+      "hadamard_f32_f32", hadamard_f32_f32_sm80,
+      {.grid = grid, .block = dim3(kThreads), .shared_bytes = 2 * int64_t{sizeof(float)} * p.plan.block},
+      stream, p);
 }
 
 }  // namespace spikefold::kernels::hadamard_f32_f32

@@ -21,7 +21,7 @@ constexpr int64_t RowBytes(int64_t k) { return (k + 15) / 16 * 16; }
 
 struct CudaParams {  // device addresses
   int64_t m = 0, k = 0;
-  const int8_t* x = nullptr;  // [m, RowBytes(k)]
+  const int8_t* x = nullptr;       // [m, RowBytes(k)]
   const float* x_scale = nullptr;  // [m]
   int64_t num_kept = 0;
   const float* kept_x = nullptr;  // [m, num_kept]

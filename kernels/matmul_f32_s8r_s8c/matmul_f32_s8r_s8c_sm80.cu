@@ -8,10 +8,10 @@ namespace spikefold::kernels::matmul_f32_s8r_s8c {
 namespace {
 
 constexpr int kStages = 3;
-constexpr int kStep = 128;            // bytes of K a stage: a swizzled row of 8 chunks
-constexpr int kChunk = 16;            // bytes of one cp.async and one ldmatrix row
-constexpr int kWarpTile = 32;         // outputs a warp in each direction: 2 x 4 tiles of m16n8
-constexpr int64_t kBigRows = 512;     // from so many rows on 128x128 tiles fill the machine
+constexpr int kStep = 128;         // bytes of K a stage: a swizzled row of 8 chunks
+constexpr int kChunk = 16;         // bytes of one cp.async and one ldmatrix row
+constexpr int kWarpTile = 32;      // outputs a warp in each direction: 2 x 4 tiles of m16n8
+constexpr int64_t kBigRows = 512;  // from so many rows on 128x128 tiles fill the machine
 
 // Where chunk c of row r lies: rows are 128 bytes, chunks are permuted by the row.
 __device__ int Swizzled(int row, int chunk) { return row * kStep + ((chunk ^ (row & 7)) * kChunk); }
@@ -37,7 +37,7 @@ template <int kTile>
 __global__ void __launch_bounds__(kTile* kTile / 32) matmul_f32_s8r_s8c_sm80(CudaParams p) {
   constexpr int kThreads = kTile * kTile / 32;  // a warp a 32x32 piece
   constexpr int kWarpsN = kTile / kWarpTile;
-  constexpr int kOperand = kTile * kStep;  // bytes of one operand in a stage
+  constexpr int kOperand = kTile * kStep;          // bytes of one operand in a stage
   extern __shared__ __align__(128) int8_t ring[];  // [kStages][x, w][kTile][kStep]
   const Tile tile = TileOf<kTile>(p.linears, blockIdx.x);
   const cuda::Linear& w = p.linears.linear[tile.linear];
@@ -74,7 +74,8 @@ __global__ void __launch_bounds__(kTile* kTile / 32) matmul_f32_s8r_s8c_sm80(Cud
       uint32_t a[2][4], b[2][4];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        // Matrices of A: rows 0-7 and 8-15 at k, then both at k + 16; of B: n 0-7 at k and k + 16, then n 8-15.
+        // Matrices of A: rows 0-7 and 8-15 at k, then both at k + 16; of B: n 0-7 at k and k + 16, then n
+        // 8-15.
         const int row_a = warp_m + i * 16 + lane % 16, chunk_a = 2 * k + lane / 16;
         cuda::LoadMatrices(x + static_cast<uint32_t>(Swizzled(row_a, chunk_a)), a[i]);
         const int row_b = warp_n + i * 16 + lane % 8 + lane / 16 * 8, chunk_b = 2 * k + lane / 8 % 2;
@@ -83,7 +84,8 @@ __global__ void __launch_bounds__(kTile* kTile / 32) matmul_f32_s8r_s8c_sm80(Cud
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) cuda::MmaS8(acc[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
+        for (int j = 0; j < 4; ++j)
+          cuda::MmaS8(acc[i][j], a[i], b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]);
       }
     }
   };

@@ -19,9 +19,9 @@ struct CudaCounters {
 
 struct CudaParams {  // device addresses
   int64_t m = 0, k = 0, q_stride = 0;
-  const float* x = nullptr;         // [m, k]
-  int code_max = 127;               // or 7
-  float static_scale = 0;           // 0: found here
+  const float* x = nullptr;          // [m, k]
+  int code_max = 127;                // or 7
+  float static_scale = 0;            // 0: found here
   const uint8_t* is_kept = nullptr;  // [k] 1 at kept columns; null: none
   int64_t num_kept = 0;
   const int32_t* kept = nullptr;  // [num_kept]

@@ -37,7 +37,8 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
   }
   __syncthreads();
   if (p.rotation.num_factors > 0) {
-    for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads) other[i] = other[i] * p.rotation.scale[i];
+    for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads)
+      other[i] = other[i] * p.rotation.scale[i];
     __syncthreads();
     other = hadamard_f32_f32::Transform(other, row, p.rotation);
   }
@@ -51,7 +52,8 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   const dim3 grid(static_cast<unsigned>(p.q.num_heads + p.k.num_heads), static_cast<unsigned>(p.m));
   return cuda::Launch(
       "rope_f32_f32", rope_f32_f32_sm80,
-      {.grid = grid, .block = dim3(kThreads), .shared_bytes = 2 * int64_t{sizeof(float)} * p.head_dim}, stream, p);
+      {.grid = grid, .block = dim3(kThreads), .shared_bytes = 2 * int64_t{sizeof(float)} * p.head_dim},
+      stream, p);
 }
 
 }  // namespace spikefold::kernels::rope_f32_f32

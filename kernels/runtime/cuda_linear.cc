@@ -1,4 +1,5 @@
-// Linears of the CUDA backend: weights are uploaded when they are packed; the linears of a site share a launch.
+// Linears of the CUDA backend: weights are uploaded when they are packed; the linears of a site share a
+// launch.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -176,7 +177,8 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
 
 absl::Status CudaOps::LinearsTo(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                                 absl::Span<float* const> y) {
-  if (w.size() > cuda::kMaxLinears) return absl::InternalError("backend \"cuda\": too many linears of a site");
+  if (w.size() > cuda::kMaxLinears)
+    return absl::InternalError("backend \"cuda\": too many linears of a site");
   const LinearWeights *floats[cuda::kMaxLinears], *codes[cuda::kMaxLinears];
   float *float_y[cuda::kMaxLinears], *code_y[cuda::kMaxLinears];
   size_t num_floats = 0, num_codes = 0;

@@ -32,8 +32,7 @@ absl::StatusOr<std::unique_ptr<CudaOps>> CudaOps::Make(ThreadPool* pool) {
   SF_ASSIGN_OR_RETURN(auto stream, cuda::Stream::Make());
   auto ops = std::unique_ptr<CudaOps>(new CudaOps(std::move(stream), device, pool));
   SF_RETURN_IF_ERROR(ops->counters_.Reserve(sizeof(quantize::CudaCounters)));
-  SF_RETURN_IF_ERROR(
-      cuda::Fill(ops->counters_.as<void>(), 0, sizeof(quantize::CudaCounters), *ops->stream_));
+  SF_RETURN_IF_ERROR(cuda::Fill(ops->counters_.as<void>(), 0, sizeof(quantize::CudaCounters), *ops->stream_));
   return ops;
 }
 
@@ -122,16 +121,16 @@ absl::Status CudaOps::AddNorm(const AddNormArgs& a) {
   if (a.gain != nullptr) {
     SF_ASSIGN_OR_RETURN(gain, constants_.Vector(*a.gain));
   }
-  SF_RETURN_IF_ERROR(kernels::norm_f32_f32::RunCuda(
-      {.m = a.rows,
-       .k = a.residual->width(),
-       .residual = Cuda(*a.residual).data(),
-       .branch = a.branch == nullptr ? nullptr : Cuda(*a.branch).data(),
-       .branch_gain = branch_gain,
-       .gain = gain,
-       .eps = a.eps,
-       .y = a.gain == nullptr ? nullptr : Cuda(*a.out).buffer.data()},
-      *stream_));
+  SF_RETURN_IF_ERROR(
+      kernels::norm_f32_f32::RunCuda({.m = a.rows,
+                                      .k = a.residual->width(),
+                                      .residual = Cuda(*a.residual).data(),
+                                      .branch = a.branch == nullptr ? nullptr : Cuda(*a.branch).data(),
+                                      .branch_gain = branch_gain,
+                                      .gain = gain,
+                                      .eps = a.eps,
+                                      .y = a.gain == nullptr ? nullptr : Cuda(*a.out).buffer.data()},
+                                     *stream_));
   return a.gain == nullptr ? absl::OkStatus() : Form(a.rows, *a.form, Cuda(*a.out), false);
 }
 
@@ -226,14 +225,14 @@ absl::Status CudaOps::ReadCache(KvCache& cache) {
 absl::Status CudaOps::GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
                                const ActivationForm& form, Activation& out) {
   namespace gatedmul = kernels::gatedmul_f32_f32;
-  SF_RETURN_IF_ERROR(gatedmul::RunCuda({.count = rows * gate.width(),
-                                        .activation = activation == GateActivation::kSilu
-                                                          ? gatedmul::Activation::kSilu
-                                                          : gatedmul::Activation::kGeluTanh,
-                                        .gate = Cuda(gate).data(),
-                                        .up = Cuda(up).data(),
-                                        .y = Cuda(out).buffer.data()},
-                                       *stream_));
+  SF_RETURN_IF_ERROR(
+      gatedmul::RunCuda({.count = rows * gate.width(),
+                         .activation = activation == GateActivation::kSilu ? gatedmul::Activation::kSilu
+                                                                           : gatedmul::Activation::kGeluTanh,
+                         .gate = Cuda(gate).data(),
+                         .up = Cuda(up).data(),
+                         .y = Cuda(out).buffer.data()},
+                        *stream_));
   return Form(rows, form, Cuda(out), false);
 }
 

@@ -15,6 +15,7 @@ class CudaOps : public Ops {
  public:
   static absl::StatusOr<std::unique_ptr<CudaOps>> Make(ThreadPool* pool);
   const char* name() const override { return "cuda"; }
+  std::string device() const override { return device_.name; }
 
   // cuda_linear.cc
   absl::Status PackF32(const Tensor& w, LinearWeights& out) override;

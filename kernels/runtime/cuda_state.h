@@ -35,15 +35,15 @@ class CudaActivation : public Activation {
   Buffer& floats() override { return buffer; }
   const Buffer& floats() const override { return buffer; }
 
-  CudaBuffer buffer;  // [rows, k] float rows, always filled
-  cuda::DeviceMemory codes;      // [rows, RowBytes(k)]
-  cuda::DeviceMemory scale;      // [rows]
-  cuda::DeviceMemory kept_x;     // [rows, num kept]
-  cuda::DeviceMemory super_x;    // [rows, num super]
-  cuda::DeviceMemory amax;       // [rows]
-  cuda::DeviceMemory is_spike;   // [rows]
+  CudaBuffer buffer;              // [rows, k] float rows, always filled
+  cuda::DeviceMemory codes;       // [rows, RowBytes(k)]
+  cuda::DeviceMemory scale;       // [rows]
+  cuda::DeviceMemory kept_x;      // [rows, num kept]
+  cuda::DeviceMemory super_x;     // [rows, num super]
+  cuda::DeviceMemory amax;        // [rows]
+  cuda::DeviceMemory is_spike;    // [rows]
   cuda::DeviceMemory spike_rows;  // int32 [1 + room]: how many, then which
-  int64_t max_spike_rows = 0;    // room of the last fill; 0: no threshold
+  int64_t max_spike_rows = 0;     // room of the last fill; 0: no threshold
 };
 
 // Weights of one linear. Bias, kept columns and super weights follow on first use, when loading is over.

@@ -49,8 +49,8 @@ class KvCache {
   float* v(int layer) { return v_[static_cast<size_t>(layer)].data(); }
   const float* k(int layer) const { return k_[static_cast<size_t>(layer)].data(); }
   const float* v(int layer) const { return v_[static_cast<size_t>(layer)].data(); }
-  // A device backend's own copy of the rows, which go with the cache. It makes it on first use and appends to it;
-  // k() and v() follow on Ops::ReadCache.
+  // A device backend's own copy of the rows, which go with the cache. It makes it on first use and appends to
+  // it; k() and v() follow on Ops::ReadCache.
   struct DeviceRows {
     virtual ~DeviceRows() = default;
   };

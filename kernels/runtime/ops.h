@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -79,7 +80,8 @@ struct AttentionArgs {
 class Ops {
  public:
   virtual ~Ops() = default;
-  virtual const char* name() const = 0;  // "cpu", "cuda"
+  virtual const char* name() const = 0;              // "cpu", "cuda"
+  virtual std::string device() const { return ""; }  // "NVIDIA H200"; empty: the host's processor
 
   // Weights, packed for this backend's kernels. Each sets kind, n, k, group and packed.
   virtual absl::Status PackF32(const Tensor& w /* [n, k] F32 */, LinearWeights& out) = 0;
@@ -128,8 +130,8 @@ class Ops {
 };
 
 std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool);
-// On the GPU that the driver shows first; `pool` (may be null) helps to copy results. Unimplemented where CUDA was
-// not built in, and on a machine without a driver or a GPU.
+// On the GPU that the driver shows first; `pool` (may be null) helps to copy results. Unimplemented where
+// CUDA was not built in, and on a machine without a driver or a GPU.
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(ThreadPool* pool);
 
 }  // namespace spikefold
