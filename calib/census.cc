@@ -11,6 +11,7 @@
 #include "calib/census_weights.h"
 #include "calib/dataset.h"
 #include "calib/host_pool.h"
+#include "calib/observers/key_observer.h"
 #include "calib/observers/site_observer.h"
 #include "calib/prefix_search.h"
 #include "calib/sinks.h"
@@ -23,7 +24,9 @@ namespace spikefold {
 namespace {
 
 constexpr int64_t kSinkWindows = 16;
-constexpr int64_t kPrefixTokens = 1024;  // at least, to judge a prefix by
+constexpr int64_t kProbeTokens = 1024;  // at least, to look at spikes and to judge a prefix by
+// The plain windows' part is a quarter of the text where that has this many tokens, else half of it.
+constexpr int64_t kPlainTokens = 4096;
 constexpr int64_t kGeneratedLength = 128;
 constexpr int64_t kMaxOutlierTokens = 8;
 
@@ -42,11 +45,12 @@ class Scanner {
     SF_RETURN_IF_ERROR(MakeWindows());
     SF_ASSIGN_OR_RETURN(weights_, CensusWeights(reader_, HostPool(), options_.progress));
     SF_RETURN_IF_ERROR(PlainArm());
+    SF_RETURN_IF_ERROR(OwnSinks());
     SF_RETURN_IF_ERROR(OtherBosMode());
-    SF_RETURN_IF_ERROR(Sinks());
     SF_RETURN_IF_ERROR(Spikes());
     SF_RETURN_IF_ERROR(Prefix());
-    SF_RETURN_IF_ERROR(SecondArm());
+    SF_RETURN_IF_ERROR(map_.prefix.empty() ? AllPlain() : PrefixArm());
+    KeepArms();
     ReportSites();
     SF_RETURN_IF_ERROR(FillProvenance());
     map_.num_layers = graph_.config.num_layers;
@@ -57,9 +61,6 @@ class Scanner {
   }
 
  private:
-  // One in `part` of all windows, for what needs only a look: 2 to 8.
-  int64_t FewWindows(int64_t part) const { return std::clamp<int64_t>(options_.num_windows / part, 2, 8); }
-
   absl::Status MakeWindows() {
     const int64_t text_length = options_.window_length - (wants_bos_ ? 1 : 0);
     if (options_.texts.empty()) {
@@ -69,83 +70,94 @@ class Scanner {
       SF_ASSIGN_OR_RETURN(text_, TokenizeFiles(tokenizer_, options_.texts));
     }
     SF_ASSIGN_OR_RETURN(Windows windows, CutWindows(text_, options_.num_windows, text_length));
-    for (size_t w = 0; w < windows.size(); ++w) {
-      if (wants_bos_) windows[w].insert(windows[w].begin(), tokenizer_.bos_id());
-      (w % 2 == 0 ? first_half_ : second_half_).push_back(windows[w]);
+    if (wants_bos_) {
+      for (auto& window : windows) window.insert(window.begin(), tokenizer_.bos_id());
     }
+    Split(windows);
     stats_.windows = std::move(windows);
     return absl::OkStatus();
   }
 
+  // Every other window is for the second arm. Of the rest a large text spares half: what the scan runs beside
+  // its arms (sinks, the other BOS mode, candidates for a prefix) then takes no longer than those would have.
+  void Split(const Windows& windows) {
+    const bool spare = options_.num_windows * options_.window_length / 4 >= kPlainTokens;
+    for (size_t w = 0; w < windows.size(); ++w) {
+      (w % 2 == 1 ? second_ : spare && w % 4 == 2 ? spare_ : plain_).push_back(windows[w]);
+    }
+    const int64_t wanted = (kProbeTokens + options_.window_length - 1) / options_.window_length;
+    probes_ = Shorter(second_, std::max<int64_t>(wanted, 2), INT64_MAX);
+  }
+
   absl::Status PlainArm() {
     plain_sites_.emplace(graph_, HostPool());
-    life_.emplace(graph_, HostPool());
-    TapFan both({&*plain_sites_, &*life_});
-    SF_RETURN_IF_ERROR(RunWindows(model_, first_half_, nullptr, both, "scanning", options_.progress));
-    table_ = life_->Table();
+    LifeObserver life(graph_, HostPool());
+    plain_keys_.emplace(graph_, 1);
+    TapFan taps({&*plain_sites_, &*plain_keys_, &life});
+    SF_RETURN_IF_ERROR(RunWindows(model_, plain_, nullptr, taps, "scanning", options_.progress));
+    table_ = life.Table();
     (wants_bos_ ? map_.life_bos : map_.life_plain) = table_.life;
     return absl::OkStatus();
   }
 
-  // Some windows with BOS if the model does not want it, without if it does.
-  Windows InOtherBosMode(int64_t count, int64_t length) const {
-    Windows windows = Shorter(first_half_, count, length);
-    if (!wants_bos_) return WithFirstToken(windows, tokenizer_.bos_id());
-    for (auto& window : windows) window.erase(window.begin());
-    return windows;
+  absl::Status OwnSinks() {
+    SF_ASSIGN_OR_RETURN(SinkMap own,
+                        MapSinks(model_, Shorter(plain_, kSinkWindows, kSinkLength), {}, options_.progress));
+    (wants_bos_ ? map_.sinks_bos : map_.sinks_plain) = std::move(own);
+    return absl::OkStatus();
   }
 
+  // Some windows with BOS if the model does not want it, without if it does.
   absl::Status OtherBosMode() {
     if (tokenizer_.bos_id() < 0) return absl::OkStatus();
+    Windows windows = Shorter(plain_, kSinkWindows, kSinkLength);
+    if (!wants_bos_) windows = WithFirstToken(windows, tokenizer_.bos_id());
+    if (wants_bos_) {
+      for (auto& window : windows) window.erase(window.begin());
+    }
     LifeObserver life(graph_, HostPool());
-    SF_RETURN_IF_ERROR(RunWindows(model_, InOtherBosMode(FewWindows(8), options_.window_length), nullptr,
-                                  life, wants_bos_ ? "scanning without BOS" : "scanning with BOS",
-                                  options_.progress));
+    SF_ASSIGN_OR_RETURN(SinkMap sinks, MapSinks(model_, windows, {&life}, options_.progress));
+    (wants_bos_ ? map_.sinks_plain : map_.sinks_bos) = std::move(sinks);
     (wants_bos_ ? map_.life_plain : map_.life_bos) = life.Table().life;
     return absl::OkStatus();
   }
 
-  absl::Status Sinks() {
-    SF_ASSIGN_OR_RETURN(SinkMap own,
-                        MapSinks(model_, Shorter(first_half_, kSinkWindows, kSinkLength), options_.progress));
-    (wants_bos_ ? map_.sinks_bos : map_.sinks_plain) = std::move(own);
-    if (tokenizer_.bos_id() < 0) return absl::OkStatus();
-    SF_ASSIGN_OR_RETURN(SinkMap other,
-                        MapSinks(model_, InOtherBosMode(kSinkWindows, kSinkLength), options_.progress));
-    (wants_bos_ ? map_.sinks_plain : map_.sinks_bos) = std::move(other);
-    return absl::OkStatus();
-  }
-
   absl::Status Spikes() {
-    SF_ASSIGN_OR_RETURN(ActivationCensus census, CensusActivations({.model = model_,
-                                                                    .reader = reader_,
-                                                                    .tokenizer = tokenizer_,
-                                                                    .weights = weights_,
-                                                                    .life = table_,
-                                                                    .windows = first_half_,
-                                                                    .num_detail_windows = FewWindows(8),
-                                                                    .progress = options_.progress}));
+    SF_ASSIGN_OR_RETURN(ActivationCensus census,
+                        CensusActivations({.model = model_,
+                                           .reader = reader_,
+                                           .tokenizer = tokenizer_,
+                                           .weights = weights_,
+                                           .life = table_,
+                                           .windows = plain_,
+                                           .look_again = [&](Taps& taps) { return RunProbes(taps); }}));
     map_.stages = std::move(census.stages);
     map_.super_weights = std::move(census.super_weights);
     map_.notes = std::move(census.notes);
     map_.warnings = std::move(census.warnings);
-    double largest = 0;
     for (const SiteStats& site : plain_sites_->sites()) {
-      largest = std::max(largest, ScoreSite(site.row_peak, options_.window_length).score);
+      plain_score_ = std::max(plain_score_, ScoreSite(site.row_peak, options_.window_length).score);
     }
-    map_.treatment_needed = !map_.stages.empty() || largest > kUpperRow;
+    map_.treatment_needed = !map_.stages.empty() || plain_score_ > kUpperRow;
+    return absl::OkStatus();
+  }
+
+  // The probes as they are: more of the plain arm, a closer look at spikes, and what a prefix is judged by.
+  absl::Status RunProbes(Taps& closer) {
+    TapFan taps({&*plain_sites_, &closer});
+    SF_ASSIGN_OR_RETURN(probe_nll_, MeanNll(model_, MakeProbeWindows(probes_, wants_bos_), nullptr, taps,
+                                            "looking at spikes", options_.progress));
     return absl::OkStatus();
   }
 
   absl::Status Prefix() {
-    if (!options_.allow_prefix || !map_.treatment_needed || second_half_.empty()) return absl::OkStatus();
-    const int64_t count =
-        std::max(FewWindows(16), std::min<int64_t>(8, kPrefixTokens / options_.window_length));
-    const Windows few = Shorter(first_half_, count, options_.window_length);
+    if (!options_.allow_prefix || !map_.treatment_needed) return absl::OkStatus();
     PrefixSearchInput input{.model = model_,
                             .tokenizer = tokenizer_,
-                            .windows = few,
+                            .windows = probes_,
                             .windows_lead_with_bos = wants_bos_,
+                            .plain_nll = probe_nll_,
+                            .plain_score = plain_score_,
                             .progress = options_.progress};
     CountOutlierTokens(input);
     SF_ASSIGN_OR_RETURN(map_.prefixes, SearchPrefix(input));
@@ -169,7 +181,7 @@ class Scanner {
       if (score.upper_per_window == 0) continue;
       for (size_t row = 0; row < peaks.size(); ++row) {
         const bool upper = static_cast<double>(peaks[row]) > kUpperRow * score.median_peak;
-        if (upper && row % length != 0) ++tokens[first_half_[row / length][row % length]];
+        if (upper && row % length != 0) ++tokens[PlainToken(row / length, row % length)];
       }
     }
     input.outliers_per_window = static_cast<int64_t>(std::ceil(most));
@@ -181,33 +193,49 @@ class Scanner {
       input.outlier_tokens.push_back(entry.second);
     }
   }
+  // The plain arm has seen its windows, then the probes.
+  int32_t PlainToken(size_t window, size_t position) const {
+    return window < plain_.size() ? plain_[window][position] : probes_[window - plain_.size()][position];
+  }
 
-  // The other half of the text: behind the prefix, or as it is.
-  absl::Status SecondArm() {
-    if (map_.prefix.empty()) {
-      SF_RETURN_IF_ERROR(
-          RunWindows(model_, second_half_, nullptr, *plain_sites_, "scanning", options_.progress));
-    } else {
-      Windows windows = second_half_;
-      const bool holds_bos =
-          std::find(map_.prefix.begin(), map_.prefix.end(), tokenizer_.bos_id()) != map_.prefix.end();
-      if (wants_bos_ && holds_bos) {
-        for (auto& window : windows) window.erase(window.begin());
-      }
-      prefix_length_ = static_cast<int64_t>(windows.front().size());
-      SF_ASSIGN_OR_RETURN(stats_.prefix, ComputePrefix(model_, map_.prefix));
-      SiteObserver sites(graph_, HostPool());
-      SF_RETURN_IF_ERROR(RunWindows(model_, windows, &stats_.prefix, sites, "scanning behind the prefix",
-                                    options_.progress));
-      stats_.arms.push_back({.name = "prefix", .prefix = map_.prefix, .sites = sites.Take()});
+  // The rest of the text as it is.
+  absl::Status AllPlain() {
+    Windows rest = spare_;
+    rest.insert(rest.end(), second_.begin() + static_cast<int64_t>(probes_.size()), second_.end());
+    TapFan taps({&*plain_sites_, &*plain_keys_});
+    return RunWindows(model_, rest, nullptr, taps, "scanning", options_.progress);
+  }
+
+  absl::Status PrefixArm() {
+    const bool holds_bos =
+        std::find(map_.prefix.begin(), map_.prefix.end(), tokenizer_.bos_id()) != map_.prefix.end();
+    Windows windows = second_;
+    if (wants_bos_ && holds_bos) {
+      for (auto& window : windows) window.erase(window.begin());
     }
-    stats_.arms.insert(stats_.arms.begin(), {.name = "plain", .prefix = {}, .sites = plain_sites_->Take()});
+    prefix_length_ = static_cast<int64_t>(windows.front().size());
+    SF_ASSIGN_OR_RETURN(stats_.prefix, ComputePrefix(model_, map_.prefix));
+    prefix_sites_.emplace(graph_, HostPool());
+    prefix_keys_.emplace(graph_, static_cast<int64_t>(map_.prefix.size()));
+    TapFan taps({&*prefix_sites_, &*prefix_keys_});
+    return RunWindows(model_, windows, &stats_.prefix, taps, "scanning behind the prefix",
+                      options_.progress);
+  }
+
+  void KeepArms() {
+    stats_.arms.push_back(
+        {.name = "plain", .prefix = {}, .sites = plain_sites_->Take(), .keys = plain_keys_->Take()});
+    if (prefix_sites_.has_value()) {
+      stats_.arms.push_back({.name = "prefix",
+                             .prefix = map_.prefix,
+                             .sites = prefix_sites_->Take(),
+                             .keys = prefix_keys_->Take()});
+    }
     for (StatsArm& arm : stats_.arms) {
       for (SiteStats& site : arm.sites) {
         site.weight_sq = weights_.site_weight_sq[static_cast<size_t>(site.site)];
       }
     }
-    return absl::OkStatus();
   }
 
   void ReportSites() {
@@ -261,11 +289,13 @@ class Scanner {
   const ScanOptions options_;
   const bool wants_bos_;
   TokenStream text_;
-  Windows first_half_, second_half_;  // every other window each
+  Windows plain_, spare_, second_;  // the text; see Split
+  Windows probes_;                  // the first of second_
   WeightCensus weights_;
-  std::optional<SiteObserver> plain_sites_;
-  std::optional<LifeObserver> life_;
-  LifeTable table_;
+  std::optional<SiteObserver> plain_sites_, prefix_sites_;
+  std::optional<KeyObserver> plain_keys_, prefix_keys_;
+  LifeTable table_;  // of plain_
+  double plain_score_ = 0, probe_nll_ = 0;
   int64_t prefix_length_ = 0;  // tokens of a window behind the prefix
   OutlierMap map_;
   CalibStats stats_;

@@ -113,8 +113,9 @@ struct ScanResult {
   OutlierMap map;
   CalibStats stats;
 };
-// The calibration pass. Half of the windows run plain, half behind the chosen prefix (all plain if there is
-// none).
+// The calibration pass. Half of the windows run behind the chosen prefix, the others plain (all if there is
+// none); of a large text only half of those others, so that the whole scan runs about as many tokens as the
+// text has.
 absl::StatusOr<ScanResult> Scan(const RuntimeModel& model, const CheckpointReader& reader,
                                 const Tokenizer& tokenizer, const ScanOptions& options);
 

@@ -78,7 +78,7 @@ class Census {
     return stage;
   }
 
-  // Runs some windows again with one observer a stage, and one for super weights.
+  // Looks again with one observer a stage, and one for super weights.
   absl::Status AddDetails() {
     std::vector<std::unique_ptr<StageObserver>> observers;
     DownProjObserver super_weights(config_.num_layers);
@@ -95,8 +95,7 @@ class Census {
       taps.push_back(observers.back().get());
     }
     TapFan fan(taps);
-    SF_RETURN_IF_ERROR(RunWindows(in_.model, Shorter(in_.windows, in_.num_detail_windows, INT64_MAX), nullptr,
-                                  fan, "looking at spikes", in_.progress));
+    SF_RETURN_IF_ERROR(in_.look_again(fan));
     for (size_t s = 0; s < shapes_.size(); ++s) Describe(s, *observers[s]);
     SF_ASSIGN_OR_RETURN(out_.super_weights, FindSuperWeights(in_.reader, in_.weights, super_weights));
     return absl::OkStatus();

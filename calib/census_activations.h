@@ -2,6 +2,7 @@
 // the weight census.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -23,10 +24,9 @@ struct ActivationCensusInput {
   const CheckpointReader& reader;
   const Tokenizer& tokenizer;
   const WeightCensus& weights;
-  const LifeTable& life;           // of `windows`
-  const Windows& windows;          // those that `life` saw, in order
-  int64_t num_detail_windows = 8;  // run once more for units and channels
-  Progress progress;
+  const LifeTable& life;                          // of `windows`
+  const Windows& windows;                         // those that `life` saw, in order
+  std::function<absl::Status(Taps&)> look_again;  // runs some windows, for units and channels
 };
 absl::StatusOr<ActivationCensus> CensusActivations(const ActivationCensusInput& input);
 

@@ -16,8 +16,8 @@ namespace {
 
 constexpr double kMaxPplRatio = 1.01;
 constexpr double kScoreGain = 0.5;  // CushionCache's stopping rule
-constexpr double kScoreTie = 1.25;  // beside the factor of ten or more that a good prefix brings
 constexpr size_t kMaxOutlierTokens = 4;
+constexpr int64_t kRepeatedText = 64;
 
 struct Measured {
   double nll = 0, score = 0;
@@ -26,20 +26,15 @@ struct Measured {
 class Search {
  public:
   explicit Search(const PrefixSearchInput& input) : in_(input) {
-    for (const auto& tokens : in_.windows) {
-      windows_.push_back({.tokens = tokens,
-                          .score_from = in_.windows_lead_with_bos ? 2 : 1,
-                          .leads_with_bos = in_.windows_lead_with_bos});
-    }
+    windows_ = MakeProbeWindows(in_.windows, in_.windows_lead_with_bos);
     behind_bos_ = DropLeadingBos(windows_);
   }
 
   absl::StatusOr<std::vector<PrefixCandidate>> Run() {
     SF_RETURN_IF_ERROR(MakeCandidates());
-    const int64_t steps = static_cast<int64_t>(found_.size()) + 1;
-    SF_ASSIGN_OR_RETURN(plain_, Measure({}));
+    const int64_t steps = static_cast<int64_t>(found_.size());
     for (size_t c = 0; c < found_.size(); ++c) {
-      if (!Report(in_.progress, "trying prefixes", static_cast<int64_t>(c) + 1, steps)) {
+      if (!Report(in_.progress, "trying prefixes", static_cast<int64_t>(c), steps)) {
         return absl::CancelledError(absl::StrCat("prefix search: stopped after ", c, " candidates"));
       }
       SF_ASSIGN_OR_RETURN(const Measured m, Measure(found_[c].tokens));
@@ -61,17 +56,19 @@ class Search {
     found_.push_back(std::move(candidate));
   }
 
-  // BOS; newline, "." and ","; outlier tokens. A model that wants BOS gets it at the end of every prefix.
+  // BOS; newline, "." and ",", with BOS behind them; outlier tokens with BOS. Without a BOS the delimiters
+  // stand behind each other.
   absl::Status MakeCandidates() {
     const int32_t bos = in_.tokenizer.bos_id();
-    const auto add_with_bos = [&](std::vector<int32_t> tokens) {
-      if (in_.windows_lead_with_bos && bos >= 0) tokens.push_back(bos);
-      Add(std::move(tokens));
-    };
     if (bos >= 0) Add({bos});
+    std::vector<int32_t> delimiters;
     for (const char* text : {"\n", ".", ","}) {
-      SF_ASSIGN_OR_RETURN(std::vector<int32_t> ids, in_.tokenizer.Encode(text));
-      if (ids.size() == 1) add_with_bos(std::move(ids));
+      SF_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, in_.tokenizer.Encode(text));
+      if (ids.size() == 1) delimiters.push_back(ids.front());
+    }
+    for (size_t d = 0; d < delimiters.size(); ++d) {
+      const int32_t last = bos >= 0 ? bos : delimiters[(d + 1) % delimiters.size()];
+      Add({delimiters[d], last});
     }
     const size_t count = std::min({in_.outlier_tokens.size(), kMaxOutlierTokens,
                                    static_cast<size_t>(std::max<int64_t>(0, in_.outliers_per_window - 1))});
@@ -85,37 +82,41 @@ class Search {
   }
 
   absl::StatusOr<Measured> Measure(const std::vector<int32_t>& tokens) {
-    KvPrefix prefix;
-    if (!tokens.empty()) {
-      SF_ASSIGN_OR_RETURN(prefix, ComputePrefix(in_.model, tokens));
-    }
+    SF_ASSIGN_OR_RETURN(const KvPrefix prefix, ComputePrefix(in_.model, tokens));
     const int32_t bos = in_.tokenizer.bos_id();
     const bool holds_bos = bos >= 0 && std::find(tokens.begin(), tokens.end(), bos) != tokens.end();
     const std::vector<EvalWindow>& windows = holds_bos ? behind_bos_ : windows_;
     RowPeakObserver peaks(in_.model.graph(), HostPool());
-    ScoringArm arm(in_.model, tokens.empty() ? nullptr : &prefix, static_cast<int64_t>(in_.windows[0].size()),
-                   {.taps = &peaks});
-    double sum = 0, count = 0;
-    for (const EvalWindow& window : windows) {
-      SF_RETURN_IF_ERROR(arm.Run(window));
-      SF_ASSIGN_OR_RETURN(const WindowScores scores, ScoreWindow(arm, nullptr));
-      for (const RowScore& score : scores) sum += score.nll;
-      count += static_cast<double>(scores.size());
-    }
-    return Measured{.nll = sum / count,
-                    .score = peaks.LargestScore(static_cast<int64_t>(windows[0].tokens.size()))};
+    SF_ASSIGN_OR_RETURN(const double nll, MeanNll(in_.model, windows, &prefix, peaks, "", {}));
+    Measured out{.nll = nll, .score = peaks.LargestScore(static_cast<int64_t>(windows[0].tokens.size()))};
+    if (in_.windows_lead_with_bos && holds_bos) return out;  // never repeated: a text's own BOS goes
+    SF_ASSIGN_OR_RETURN(const double repeated, RepeatedScore(tokens, prefix));
+    out.score = std::max(out.score, repeated);
+    return out;
+  }
+
+  // A text may begin with the prefix's own tokens. Behind one token the same token sees nothing but itself,
+  // so that it spikes as if it stood first; behind two or more, at most one of which it equals, it need not.
+  absl::StatusOr<double> RepeatedScore(const std::vector<int32_t>& tokens, const KvPrefix& prefix) {
+    std::vector<int32_t> window = tokens;
+    const std::vector<int32_t>& text = in_.windows.front();
+    window.insert(window.end(), text.begin(),
+                  text.begin() + std::min<int64_t>(kRepeatedText, static_cast<int64_t>(text.size())));
+    RowPeakObserver peaks(in_.model.graph(), HostPool());
+    SF_RETURN_IF_ERROR(RunWindows(in_.model, {window}, &prefix, peaks, "", {}));
+    return peaks.LargestScore(static_cast<int64_t>(window.size()));
   }
 
   void Judge(const Measured& m, PrefixCandidate& candidate) const {
-    candidate.ppl_ratio = std::exp(m.nll - plain_.nll);
+    candidate.ppl_ratio = std::exp(m.nll - in_.plain_nll);
     candidate.score = m.score;
     if (!(candidate.ppl_ratio <= kMaxPplRatio)) {
       candidate.reason =
           absl::StrFormat("perplexity ratio %.4f is above %.2f", candidate.ppl_ratio, kMaxPplRatio);
-    } else if (m.score >= kUpperRow && m.score > kScoreGain * plain_.score) {
+    } else if (m.score >= kUpperRow && m.score > kScoreGain * in_.plain_score) {
       candidate.reason =
           absl::StrFormat("largest site score %.4g behind it (%.4g without): neither below %.0f nor half",
-                          m.score, plain_.score, kUpperRow);
+                          m.score, in_.plain_score, kUpperRow);
     }
   }
 
@@ -134,25 +135,51 @@ class Search {
         best = &candidate;
         break;
       }
-      if (candidate.score > kScoreTie * lowest) continue;
-      if (best == nullptr || candidate.ppl_ratio < best->ppl_ratio) best = &candidate;
+      if (candidate.score == lowest) best = &candidate;
     }
     for (PrefixCandidate& candidate : found_) {
       if (!candidate.reason.empty()) continue;
       candidate.chosen = &candidate == best;
       candidate.reason =
-          absl::StrFormat("largest site score %.4g behind it, %.4g without%s", candidate.score, plain_.score,
-                          candidate.chosen ? ": the best" : "; another is better");
+          absl::StrFormat("largest site score %.4g behind it, %.4g without%s", candidate.score,
+                          in_.plain_score, candidate.chosen ? ": the best" : "; another is better");
     }
   }
 
   const PrefixSearchInput& in_;
   std::vector<EvalWindow> windows_, behind_bos_;
-  Measured plain_;
   std::vector<PrefixCandidate> found_;
 };
 
 }  // namespace
+
+std::vector<EvalWindow> MakeProbeWindows(const Windows& windows, bool lead_with_bos) {
+  std::vector<EvalWindow> out;
+  for (const auto& tokens : windows) {
+    out.push_back({.tokens = tokens, .score_from = lead_with_bos ? 2 : 1, .leads_with_bos = lead_with_bos});
+  }
+  return out;
+}
+
+absl::StatusOr<double> MeanNll(const RuntimeModel& model, const std::vector<EvalWindow>& windows,
+                               const KvPrefix* prefix, Taps& taps, absl::string_view what,
+                               const Progress& progress) {
+  size_t longest = 0;
+  for (const EvalWindow& window : windows) longest = std::max(longest, window.tokens.size());
+  ScoringArm arm(model, prefix, static_cast<int64_t>(longest), {.taps = &taps});
+  double sum = 0, count = 0;
+  for (size_t w = 0; w < windows.size(); ++w) {
+    if (!Report(progress, what, static_cast<int64_t>(w), static_cast<int64_t>(windows.size()))) {
+      return absl::CancelledError(absl::StrCat(what, ": stopped after ", w, " windows"));
+    }
+    SF_RETURN_IF_ERROR(arm.Run(windows[w]));
+    SF_ASSIGN_OR_RETURN(const WindowScores scores, ScoreWindow(arm, nullptr));
+    for (const RowScore& score : scores) sum += score.nll;
+    count += static_cast<double>(scores.size());
+  }
+  Report(progress, what, static_cast<int64_t>(windows.size()), static_cast<int64_t>(windows.size()));
+  return count > 0 ? sum / count : 0;
+}
 
 absl::StatusOr<std::vector<PrefixCandidate>> SearchPrefix(const PrefixSearchInput& input) {
   return Search(input).Run();

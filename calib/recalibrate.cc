@@ -4,6 +4,7 @@
 
 #include "calib/census_weights.h"
 #include "calib/host_pool.h"
+#include "calib/observers/key_observer.h"
 #include "calib/observers/site_observer.h"
 #include "calib/window_run.h"
 #include "formats/base/status.h"
@@ -51,11 +52,14 @@ absl::StatusOr<CalibStats> Recalibrate(const RuntimeModel& model, const Checkpoi
   }
   SF_ASSIGN_OR_RETURN(WeightCensus weights, CensusWeights(reader, HostPool(), options.progress));
   SiteObserver sites(model.graph(), HostPool());
-  SF_RETURN_IF_ERROR(RunWindows(model, windows, options.behind_prefix ? &stats.prefix : nullptr, sites,
+  KeyObserver keys(model.graph(), std::max<int64_t>(1, stats.prefix.size()));
+  TapFan taps({&sites, &keys});
+  SF_RETURN_IF_ERROR(RunWindows(model, windows, options.behind_prefix ? &stats.prefix : nullptr, taps,
                                 "calibrating the folded model", options.progress));
   stats.arms.push_back({.name = options.behind_prefix ? "prefix" : "plain",
                         .prefix = stats.prefix.tokens,
-                        .sites = sites.Take()});
+                        .sites = sites.Take(),
+                        .keys = keys.Take()});
   for (SiteStats& site : stats.arms.front().sites) {
     site.weight_sq = std::move(weights.site_weight_sq[static_cast<size_t>(site.site)]);
   }

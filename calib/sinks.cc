@@ -68,11 +68,13 @@ class SinkObserver : public Taps {
 }  // namespace
 
 absl::StatusOr<SinkMap> MapSinks(const RuntimeModel& model, const Windows& windows,
-                                 const Progress& progress) {
+                                 const std::vector<Taps*>& watchers, const Progress& progress) {
   SinkObserver observer(model.graph().config);
-  const Windows few = Shorter(windows, static_cast<int64_t>(windows.size()), kSinkLength);
-  SF_RETURN_IF_ERROR(RunWindows(model, few, nullptr, observer, "mapping sinks", progress));
-  return observer.Map(model.graph().config, std::max<double>(1, static_cast<double>(few.size())));
+  std::vector<Taps*> taps = watchers;
+  taps.push_back(&observer);
+  TapFan fan(std::move(taps));
+  SF_RETURN_IF_ERROR(RunWindows(model, windows, nullptr, fan, "mapping sinks", progress));
+  return observer.Map(model.graph().config, std::max<double>(1, static_cast<double>(windows.size())));
 }
 
 }  // namespace spikefold

@@ -12,7 +12,8 @@ namespace spikefold {
 inline constexpr int64_t kSinkLength = 64;
 inline constexpr double kSinkMass = 0.3;
 
-// Runs the windows' first 64 tokens (fewer if they are shorter).
-absl::StatusOr<SinkMap> MapSinks(const RuntimeModel& model, const Windows& windows, const Progress& progress);
+// Runs the windows, which others may watch too.
+absl::StatusOr<SinkMap> MapSinks(const RuntimeModel& model, const Windows& windows,
+                                 const std::vector<Taps*>& watchers, const Progress& progress);
 
 }  // namespace spikefold

@@ -1,5 +1,6 @@
 #include "calib/stats.h"
 
+#include <cmath>
 #include <cstring>
 
 #include "absl/strings/numbers.h"
@@ -32,6 +33,10 @@ std::string PieceName(size_t arm, size_t site, absl::string_view field) {
   return absl::StrCat("arm", arm, ".site", site, ".", field);
 }
 
+std::string KeyName(size_t arm, size_t index) {
+  return absl::StrCat("arm", arm, ".keys", index, ".quantiles");
+}
+
 std::string WindowName(size_t window) { return absl::StrCat("window.", window); }
 
 std::vector<Piece> Pieces(const CalibStats& stats) {
@@ -49,6 +54,10 @@ std::vector<Piece> Pieces(const CalibStats& stats) {
       add("histogram", DType::kU32, {site.k, kMagnitudeBins}, site.histogram.data());
       add("weight_sq", DType::kF64, {static_cast<int64_t>(site.weight_sq.size())}, site.weight_sq.data());
       add("row_peak", DType::kF32, {static_cast<int64_t>(site.row_peak.size())}, site.row_peak.data());
+    }
+    for (size_t k = 0; k < stats.arms[a].keys.size(); ++k) {
+      const std::vector<float>& values = stats.arms[a].keys[k].quantiles;
+      pieces.push_back({KeyName(a, k), DType::kF32, {static_cast<int64_t>(values.size())}, values.data()});
     }
   }
   const auto add_layers = [&](absl::string_view name, const std::vector<std::vector<uint16_t>>& layers) {
@@ -81,10 +90,15 @@ Json Description(const CalibStats& stats) {
   for (const StatsArm& arm : stats.arms) {
     Json sites = Json::MakeArray();
     for (const SiteStats& site : arm.sites) sites.Append(static_cast<int64_t>(site.site));
+    Json keys = Json::MakeArray();
+    for (const KeyStats& k : arm.keys) {
+      keys.Append(Json::MakeObject().Set("layer", static_cast<int64_t>(k.layer)).Set("rows", k.rows));
+    }
     arms.Append(Json::MakeObject()
                     .Set("name", arm.name)
                     .Set("prefix", TokensToJson(arm.prefix))
-                    .Set("sites", std::move(sites)));
+                    .Set("sites", std::move(sites))
+                    .Set("keys", std::move(keys)));
   }
   return Json::MakeObject()
       .Set("format_version", kFormatVersion)
@@ -182,6 +196,28 @@ class Loader {
       arm.sites.push_back({.site = static_cast<int>(id.int_value())});
       SF_RETURN_IF_ERROR(ReadSite(index, s, arm.sites.back()));
     }
+    return ReadKeys(json, index, arm);
+  }
+
+  absl::Status ReadKeys(const Json& json, size_t index, StatsArm& arm) const {
+    const Json* keys = json.Find("keys");
+    if (keys == nullptr) return absl::OkStatus();  // an older version's
+    if (!keys->is_array() || static_cast<int64_t>(keys->array().size()) > kMaxSites) {
+      return Corrupt("the list of keys is no list or too long");
+    }
+    for (size_t k = 0; k < keys->array().size(); ++k) {
+      KeyStats stats;
+      SF_ASSIGN_OR_RETURN(const int64_t layer, keys->array()[k].GetInt("layer", path_));
+      SF_ASSIGN_OR_RETURN(stats.rows, keys->array()[k].GetInt("rows", path_));
+      if (layer < 0 || layer > kMaxSites || stats.rows < 1) return Corrupt("keys of no layer or of no rows");
+      stats.layer = static_cast<int>(layer);
+      SF_RETURN_IF_ERROR(Read(KeyName(index, k), DType::kF32, -1, stats.quantiles));
+      if (stats.quantiles.empty() || stats.quantiles.size() % kKeyQuantiles != 0) {
+        return Corrupt(absl::StrCat("tensor ", KeyName(index, k), " has ", stats.quantiles.size(),
+                                    " elements; a multiple of ", kKeyQuantiles, " is expected"));
+      }
+      arm.keys.push_back(std::move(stats));
+    }
     return absl::OkStatus();
   }
 
@@ -264,6 +300,14 @@ absl::StatusOr<Json> ReadDescription(const SafetensorsFile& file, const Loader& 
 }
 
 }  // namespace
+
+double KeyQuantileShare(int i) {
+  constexpr int kTail = 7, kInner = 31;
+  if (i > kKeyQuantiles / 2) return 1 - KeyQuantileShare(kKeyQuantiles - 1 - i);
+  if (i == 0) return 0;
+  if (i <= kTail) return std::ldexp(1.0, i - 13);
+  return static_cast<double>(i - kTail) / (kInner + 1);
+}
 
 absl::Status SaveStats(const CalibStats& stats, const std::string& path) {
   const std::vector<Piece> pieces = Pieces(stats);

@@ -35,12 +35,22 @@ struct SiteStats {
   }
 };
 
+// Keys of one layer before rotary embedding, channel by channel.
+inline constexpr int kKeyQuantiles = 47;
+double KeyQuantileShare(int i);  // 0, 2^-12 .. 2^-6, 1/32 .. 31/32, 1 - 2^-6 .. 1 - 2^-12, 1
+struct KeyStats {
+  int layer = 0;
+  int64_t rows = 0;              // token rows seen
+  std::vector<float> quantiles;  // [kKeyQuantiles, num_kv_heads * head_dim], ascending; the ends: of all rows
+};
+
 // One way of running the calibration text.
 struct StatsArm {
   std::string
       name;  // "plain": windows as they are. "prefix": windows behind the KV prefix, prefix rows left out
   std::vector<int32_t> prefix;   // tokens
   std::vector<SiteStats> sites;  // [num sites]
+  std::vector<KeyStats> keys;    // [num layers]; empty in a scan of an older version, or of rotated keys
 };
 
 struct CalibStats {

@@ -57,9 +57,10 @@ struct ChannelScales {
 };
 
 // Fills one head's part of a page. k, v: [64, num_kv_heads, head_dim] as attention sees them, values that f16
-// holds; keys are turned back before they are coded. Codes are round-half-even and lie inside the range of
-// their group, but for static scales: returns the number of keys that were clamped by more than half a step.
-// A group that holds NaN or infinity gets a scale that is not a number.
+// holds; keys are turned back before they are coded. Codes are round-half-even. A group's grid covers its
+// range, but that keys of a channel and page at 2 and 3 bits get a narrower one where that makes the sum of
+// the errors' fourth powers smaller. Returns the number of keys that lay more than half a step outside a
+// static scale. A group that holds NaN or infinity gets a scale that is not a number.
 int64_t QuantizePageHead(const KvFormat& format, int64_t head, const float* k, const float* v,
                          const KeyRotation& rotation, const ChannelScales& channels, uint8_t* page);
 

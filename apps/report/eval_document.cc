@@ -71,7 +71,7 @@ LinearDecision FromSpec(const QuantizedLinearSpec& spec, const ModelGraph& graph
 void DescribeNative(const NativeInfo& info, const ModelGraph& graph, EvalDocument& doc) {
   doc.scheme = info.scheme;
   doc.calibration = info.calibration;
-  doc.kv = info.kv;
+  doc.kv = NativeKvToJson(info.kv);
   doc.folds = info.folds;
   doc.recipe_sha256 = info.recipe_sha256;
   doc.plan_sha256 = info.plan_sha256;

@@ -16,36 +16,50 @@ constexpr int64_t kPrefetchRows = 8;  // rows lie pages apart, out of the hardwa
 constexpr int kShift = 20;
 constexpr int kFirstBin = (127 - 12) << 3;  // as MagnitudeBin (calib/magnitude.cc), here without a call
 
-void AddBlock(const TapRows& rows, int64_t first, int64_t width, SiteStats& site) {
-  float low[kBlock], high[kBlock];
-  double sum[kBlock] = {}, sum_sq[kBlock] = {};
-  for (int64_t c = 0; c < width; ++c) {
-    low[c] = site.min[static_cast<size_t>(first + c)];
-    high[c] = site.max[static_cast<size_t>(first + c)];
-  }
-  uint32_t* histogram = site.histogram.data() + first * kMagnitudeBins;
-  for (int64_t t = 0; t < rows.num_rows; ++t) {
-    const float* x = rows.data + t * rows.width + first;
-    __builtin_prefetch(rows.data + std::min(t + kPrefetchRows, rows.num_rows - 1) * rows.width + first);
-    for (int64_t c = 0; c < width; ++c) {
+// Two clones that compute the same: lanes are channels, and nothing is contracted.
+#define SPIKEFOLD_CLONES __attribute__((target_clones("avx2", "default")))
+
+SPIKEFOLD_CLONES void AddFullBlock(const float* rows, int64_t num_rows, int64_t width, float* low,
+                                   float* high, double* sum, double* sum_sq, uint32_t* histogram) {
+  for (int64_t t = 0; t < num_rows; ++t) {
+    const float* x = rows + t * width;
+    __builtin_prefetch(rows + std::min(t + kPrefetchRows, num_rows - 1) * width);
+    int32_t bin[kBlock];
+    for (int64_t c = 0; c < kBlock; ++c) {
       low[c] = std::min(low[c], x[c]);
       high[c] = std::max(high[c], x[c]);
+      const int32_t bits = static_cast<int32_t>(std::bit_cast<uint32_t>(x[c]) & 0x7fffffffu);
+      bin[c] = std::min(std::max((bits >> kShift) - kFirstBin, 0), kMagnitudeBins - 1);
+    }
+    for (int64_t c = 0; c < kBlock; ++c) {
       const double v = static_cast<double>(x[c]);
       sum[c] += v;
       sum_sq[c] += v * v;
     }
-    for (int64_t c = 0; c < width; ++c) {
-      const uint32_t bits = std::bit_cast<uint32_t>(x[c]) & 0x7fffffffu;
-      const int bin = std::clamp(static_cast<int>(bits >> kShift) - kFirstBin, 0, kMagnitudeBins - 1);
-      ++histogram[c * kMagnitudeBins + bin];
-    }
+    for (int64_t c = 0; c < kBlock; ++c) ++histogram[c * kMagnitudeBins + bin[c]];
   }
-  for (int64_t c = 0; c < width; ++c) {
-    const size_t k = static_cast<size_t>(first + c);
-    site.min[k] = low[c];
-    site.max[k] = high[c];
-    site.sum[k] += sum[c];
-    site.sum_sq[k] += sum_sq[c];
+}
+
+void AddBlock(const TapRows& rows, int64_t first, int64_t width, SiteStats& site) {
+  const size_t k = static_cast<size_t>(first);
+  float* low = site.min.data() + k;
+  float* high = site.max.data() + k;
+  double* sum = site.sum.data() + k;
+  double* sum_sq = site.sum_sq.data() + k;
+  uint32_t* histogram = site.histogram.data() + first * kMagnitudeBins;
+  if (width == kBlock) {
+    AddFullBlock(rows.data + first, rows.num_rows, rows.width, low, high, sum, sum_sq, histogram);
+    return;
+  }
+  for (int64_t t = 0; t < rows.num_rows; ++t) {  // the last channels
+    const float* x = rows.data + t * rows.width + first;
+    for (int64_t c = 0; c < width; ++c) {
+      low[c] = std::min(low[c], x[c]);
+      high[c] = std::max(high[c], x[c]);
+      sum[c] += static_cast<double>(x[c]);
+      sum_sq[c] += static_cast<double>(x[c]) * static_cast<double>(x[c]);
+      ++histogram[c * kMagnitudeBins + MagnitudeBin(x[c])];
+    }
   }
 }
 

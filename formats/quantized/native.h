@@ -40,6 +40,7 @@
 #include "absl/strings/string_view.h"
 #include "formats/base/json.h"
 #include "formats/base/progress.h"
+#include "formats/quantized/native_kv.h"
 #include "formats/quantized/quant_format.h"
 #include "formats/rotation.h"
 #include "formats/safetensors.h"
@@ -131,14 +132,14 @@ struct NativeInfo {
   std::vector<QuantizedLinearSpec> linears;  // every linear once; also a quantized embedding
   NativePrefixSpec prefix;
   std::vector<Rotation> rotations;  // ModelGraph::rotations of the model that was quantized
-  Json kv;           // object {"k": word, "v": word, "sinks": int, "window": int} or null: float KV cache
-  Json folds;        // array of objects, provenance only; or null
-  Json calibration;  // object, provenance only; or null
+  NativeKv kv;
+  Json folds;                              // array of objects, provenance only; or null
+  Json calibration;                        // object, provenance only; or null
   std::string recipe_sha256, plan_sha256;  // may be empty
   // Computed by the writer, given by the reader:
   double bits_linears = 0;  // stored bits a weight of the linears inside ".layers.", side tensors included
-  double bits_all =
-      0;  // the same over every linear and plain tensor; bytes of prefix and signs count, their elements not
+  double bits_all = 0;  // the same over every linear and plain tensor; bytes of prefix, signs and key scales
+                        // count, their elements not
   uint64_t file_bytes = 0;  // of all safetensors files, headers included
 };
 
@@ -173,8 +174,8 @@ class NativeWriter {
   virtual absl::Status Commit() = 0;
 };
 
-// Opens a native checkpoint: headers, sidecar and signs only. Everything that the sidecar says is checked
-// against the tensors there (set, dtypes, shapes); what values must obey is checked by ReadLinear().
+// Opens a native checkpoint: headers, sidecar, signs and key scales only. Everything that the sidecar says is
+// checked against the tensors there (set, dtypes, shapes); what values must obey is checked by ReadLinear().
 // DataLoss: corrupt or contradictory. Unimplemented: another format version, an unknown key (keys "x-..." are
 // ignored), type word or tensor. NotFound: no such directory or file.
 class NativeReader {

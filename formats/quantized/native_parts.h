@@ -36,7 +36,7 @@ absl::StatusOr<std::vector<Rotation>> RotationsFromJson(const Json& json, absl::
 SafetensorsWriter::Spec RotationTensorSpec(const Rotation& rotation);  // of its signs
 // InvalidArgument: CheckRotation(), or a name twice.
 absl::Status CheckRotations(const std::vector<Rotation>& rotations);
-// All tensors that follow from the sidecar: of linears, prefix and rotations.
+// All tensors that follow from the sidecar: of linears, prefix, rotations and key scales.
 std::vector<SafetensorsWriter::Spec> ImpliedTensorSpecs(const NativeInfo& info);
 
 struct NativeBits {

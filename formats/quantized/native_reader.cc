@@ -55,7 +55,8 @@ class Reader : public NativeReader {
     for (size_t i = 0; i < info_.linears.size(); ++i) linear_index_.emplace(info_.linears[i].module, i);
     SF_RETURN_IF_ERROR(CheckTensors());
     SF_RETURN_IF_ERROR(CheckCounts());
-    return ReadSigns();
+    SF_RETURN_IF_ERROR(ReadSigns());
+    return ReadKeyScales();
   }
 
   const NativeInfo& info() const override { return info_; }
@@ -152,6 +153,15 @@ class Reader : public NativeReader {
       r.signs.assign(signs.as<int8_t>().begin(), signs.as<int8_t>().end());
     }
     return AsDataLoss(CheckRotations(info_.rotations), path_);
+  }
+
+  absl::Status ReadKeyScales() {
+    const std::vector<SafetensorsWriter::Spec> specs = NativeKvTensorSpecs(info_.kv);
+    for (size_t i = 0; i < specs.size(); ++i) {
+      SF_ASSIGN_OR_RETURN(const Tensor t, tensors_->Read(specs[i].name));
+      NativeKvTensor(info_.kv, i).assign(t.as<float>().begin(), t.as<float>().end());
+    }
+    return AsDataLoss(CheckNativeKv(info_.kv), path_);
   }
 
   absl::Status CheckCounts() const {

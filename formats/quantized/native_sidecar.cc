@@ -183,16 +183,6 @@ absl::Status PrefixFromJson(const Json& j, absl::string_view sidecar, NativePref
   return absl::OkStatus();
 }
 
-absl::Status CheckKv(const Json& kv, absl::string_view sidecar) {
-  if (kv.is_null()) return absl::OkStatus();
-  const std::string where = absl::StrCat(sidecar, ": kv");
-  SF_RETURN_IF_ERROR(CheckKeys(kv, {"k", "v", "sinks", "window"}, where));
-  SF_RETURN_IF_ERROR(kv.GetString("k", where).status());
-  SF_RETURN_IF_ERROR(kv.GetString("v", where).status());
-  SF_RETURN_IF_ERROR(kv.GetInt("sinks", where).status());
-  return kv.GetInt("window", where).status();
-}
-
 absl::Status HashesFromJson(const Json* tensors, absl::string_view where, TensorHashes* hashes) {
   if (tensors == nullptr || !tensors->is_object()) {
     return absl::DataLossError(absl::StrCat(where, ": \"tensors\" is not an object"));
@@ -242,6 +232,9 @@ NativeBits CountBits(const NativeInfo& info, const std::vector<SafetensorsWriter
     bytes += static_cast<double>(NumElements(t.shape) * DTypeBytes(t.dtype));
   }
   for (const Rotation& r : info.rotations) bytes += static_cast<double>(r.width());
+  for (const SafetensorsWriter::Spec& t : NativeKvTensorSpecs(info.kv)) {
+    bytes += static_cast<double>(NumElements(t.shape) * DTypeBytes(t.dtype));
+  }
   return {linear_weights > 0 ? 8 * linear_bytes / linear_weights : 0, weights > 0 ? 8 * bytes / weights : 0};
 }
 
@@ -254,7 +247,9 @@ Json SidecarToJson(const NativeInfo& info, const TensorHashes& hashes) {
   Json linears = Json::MakeObject(), tensors = Json::MakeObject(), bits = Json::MakeObject();
   for (const QuantizedLinearSpec& s : info.linears) linears.object().emplace_back(s.module, LinearToJson(s));
   for (const auto& [name, hash] : hashes) tensors.object().emplace_back(name, absl::StrCat(kXxh3, hash));
-  j.Set("linears", std::move(linears)).Set("kv", info.kv).Set("prefix", PrefixToJson(info.prefix));
+  j.Set("linears", std::move(linears))
+      .Set("kv", NativeKvToJson(info.kv))
+      .Set("prefix", PrefixToJson(info.prefix));
   if (!info.rotations.empty()) j.Set("rotations", RotationsToJson(info.rotations));
   j.Set("folds", info.folds).Set("calibration", info.calibration);
   j.Set("recipe_sha256", info.recipe_sha256).Set("plan_sha256", info.plan_sha256);
@@ -299,11 +294,13 @@ absl::Status SidecarFromJson(const Json& j, absl::string_view where, NativeInfo*
     SF_ASSIGN_OR_RETURN(QuantizedLinearSpec spec, LinearFromJson(module, value, where));
     info->linears.push_back(std::move(spec));
   }
-  for (const auto& [key, target] : {std::make_pair("kv", &info->kv), std::make_pair("folds", &info->folds),
-                                    std::make_pair("calibration", &info->calibration)}) {
+  for (const auto& [key, target] :
+       {std::make_pair("folds", &info->folds), std::make_pair("calibration", &info->calibration)}) {
     if (j.Find(key) != nullptr) *target = *j.Find(key);
   }
-  SF_RETURN_IF_ERROR(CheckKv(info->kv, where));
+  if (j.Find("kv") != nullptr) {
+    SF_ASSIGN_OR_RETURN(info->kv, NativeKvFromJson(*j.Find("kv"), where));
+  }
   if (j.Find("prefix") != nullptr)
     SF_RETURN_IF_ERROR(PrefixFromJson(*j.Find("prefix"), where, &info->prefix));
   if (j.Find("rotations") != nullptr) {
@@ -336,6 +333,7 @@ std::vector<SafetensorsWriter::Spec> ImpliedTensorSpecs(const NativeInfo& info) 
   }
   for (SafetensorsWriter::Spec& t : PrefixTensorSpecs(info.prefix)) specs.push_back(std::move(t));
   for (const Rotation& r : info.rotations) specs.push_back(RotationTensorSpec(r));
+  for (SafetensorsWriter::Spec& t : NativeKvTensorSpecs(info.kv)) specs.push_back(std::move(t));
   return specs;
 }
 

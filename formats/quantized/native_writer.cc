@@ -48,6 +48,11 @@ class Writer : public NativeWriter {
       const SafetensorsWriter::Spec spec = RotationTensorSpec(r);
       SF_RETURN_IF_ERROR(WriteAny(spec.name, TensorView{spec.dtype, spec.shape, r.signs.data()}));
     }
+    const std::vector<SafetensorsWriter::Spec> scales = NativeKvTensorSpecs(info_.kv);
+    for (size_t i = 0; i < scales.size(); ++i) {
+      const TensorView view = {scales[i].dtype, scales[i].shape, NativeKvTensor(info_.kv, i).data()};
+      SF_RETURN_IF_ERROR(WriteAny(scales[i].name, view));
+    }
     for (const NativeSideFile& file : side_files) SF_RETURN_IF_ERROR(AddFile(file.name, file.bytes));
     return absl::OkStatus();
   }
@@ -184,6 +189,7 @@ absl::StatusOr<std::unique_ptr<NativeWriter>> NativeWriter::Create(const std::st
   for (const QuantizedLinearSpec& s : info.linears) SF_RETURN_IF_ERROR(CheckSpec(s));
   SF_RETURN_IF_ERROR(CheckPrefixSpec(info.prefix));
   SF_RETURN_IF_ERROR(CheckRotations(info.rotations));
+  SF_RETURN_IF_ERROR(CheckNativeKv(info.kv));
   for (const SafetensorsWriter::Spec& s : plain) {
     if (!IsFloat(s.dtype) || s.name.rfind("spikefold.", 0) == 0) {
       return absl::InvalidArgumentError(absl::StrCat(

@@ -8,6 +8,12 @@
 namespace spikefold {
 namespace {
 
+// Both name the three places that a key's scale can come from, in one order.
+static_assert(static_cast<int>(kernels::KeyScale::kToken) == static_cast<int>(NativeKv::KeyScale::kRow));
+static_assert(static_cast<int>(kernels::KeyScale::kPage) == static_cast<int>(NativeKv::KeyScale::kPage));
+static_assert(static_cast<int>(kernels::KeyScale::kChannel) ==
+              static_cast<int>(NativeKv::KeyScale::kChannel));
+
 constexpr int64_t kMaxRows = int64_t{1} << 20;  // sinks, recent rows
 
 absl::Status CheckChannels(const KvOptions& o, const ModelConfig& c) {
@@ -62,6 +68,42 @@ absl::Status CheckKvOptions(const KvOptions& o, const ModelConfig& c) {
     return CheckChannels(o, c);
   }
   return absl::OkStatus();
+}
+
+KvOptions KvFromNative(const NativeKv& kv) {
+  KvOptions o = {.k_bits = kv.k_bits,
+                 .v_bits = kv.v_bits,
+                 .k_scale = static_cast<kernels::KeyScale>(kv.k_scale),
+                 .k_before_rope = kv.before_rope,
+                 .sinks = kv.sinks,
+                 .recent = kv.window,
+                 .evict = kv.evict};
+  if (kv.has_tensors()) {
+    auto channels = std::make_shared<KvChannels>();
+    channels->scale = kv.scale;
+    channels->min = kv.min;
+    o.channels = std::move(channels);
+  }
+  return o;
+}
+
+NativeKv KvToNative(const KvOptions& o, const ModelConfig& c) {
+  NativeKv kv;
+  if (o.is_float()) return kv;
+  kv.k_bits = o.k_bits;
+  kv.v_bits = o.v_bits;
+  if (o.k_bits < 16) kv.k_scale = static_cast<NativeKv::KeyScale>(o.k_scale);
+  kv.before_rope = o.k_before_rope;
+  kv.sinks = o.sinks;
+  kv.window = o.recent;
+  kv.evict = o.evict;
+  if (kv.has_tensors()) {
+    kv.num_kv_heads = c.num_kv_heads;
+    kv.head_dim = c.head_dim;
+    kv.scale = o.channels->scale;
+    kv.min = o.channels->min;
+  }
+  return kv;
 }
 
 double KvBytesPerPosition(const KvOptions& o, const ModelConfig& c) {

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "formats/model_config.h"
+#include "formats/quantized/native_kv.h"
 #include "kernels/kv_page.h"
 
 namespace spikefold {
@@ -36,6 +37,10 @@ struct KvOptions {
 };
 // InvalidArgument: unknown bits, a form that does not fit the model, missing or odd scales.
 absl::Status CheckKvOptions(const KvOptions& options, const ModelConfig& config);
+
+// The same in a native checkpoint's words.
+KvOptions KvFromNative(const NativeKv& kv);
+NativeKv KvToNative(const KvOptions& options, const ModelConfig& config);
 
 // Bits a value of K and V that lies in pages, scales included; and bytes a position over all layers there.
 double KvBits(const KvOptions& options, const ModelConfig& config);

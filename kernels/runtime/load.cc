@@ -106,6 +106,12 @@ absl::Status LoadedModel::ReplaceLinear(int node, LinearWeights weights) {
 
 absl::Status LoadedModel::set_kv(const KvOptions& options) {
   SF_RETURN_IF_ERROR(CheckKvOptions(options, graph_.config));
+  if (options.k_before_rope && !options.is_float() && qk_rotation_ != nullptr) {
+    return absl::InvalidArgumentError(
+        "kv: keys before rotary embedding, in a model that rotates them behind it; use keys as attention "
+        "sees "
+        "them");
+  }
   kv_ = options;
   return absl::OkStatus();
 }

@@ -83,10 +83,6 @@ class NativeLoader {
         inputs_(graph_.sites.size()) {}
 
   absl::Status Load(const Progress& progress) {
-    if (!native_.info().kv.is_null()) {
-      return absl::UnimplementedError(
-          absl::StrCat(reader_.path(), ": a quantized key/value cache; this version keeps it in float"));
-    }
     const std::vector<int> order = LoadOrder(graph_);
     for (size_t i = 0; i < order.size(); ++i) {
       if (!Report(progress, "loading", static_cast<int64_t>(i), static_cast<int64_t>(order.size()))) {
@@ -98,6 +94,8 @@ class NativeLoader {
     }
     SF_RETURN_IF_ERROR(SetForms());
     model_.SetRotations();
+    const absl::Status kv = model_.set_kv(KvFromNative(native_.info().kv));
+    if (!kv.ok()) return absl::DataLossError(absl::StrCat(reader_.path(), ": ", kv.message()));
     return LoadPrefix();
   }
 

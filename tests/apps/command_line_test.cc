@@ -69,7 +69,8 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
   };
   CheckRefused(quantize({"--scheme", "w8a8-sttic"}), 2,
                "spikefold quantize: scheme \"w8a8-sttic\" is unknown (did you mean \"w8a8-static\"?); use "
-               "w8a16, w8a8, w8a8-static, w4a16, w4a8");
+               "w8a16, w8a8, w8a8-static, w4a16, w3a16, w2a16, w4a8, w4a8-static, w4a4, w4a4-group, "
+               "w4a4-static");
   CheckRefused(
       quantize({"--scheme", "w4a16", "--group-size", "96"}), 2,
       "spikefold quantize: model.layers.0.self_attn.q_proj: K=64 is not a multiple of group_size=96; "

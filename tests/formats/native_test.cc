@@ -102,6 +102,19 @@ NativeInfo Info() {
   info.prefix.head_dim = 4;
   info.rotations = {{"R1", RotationPlace::kResidual, {2}, {1, -1, -1, 1, 1, -1}},
                     {"R4", RotationPlace::kDownIn, {12, 2}, std::vector<int8_t>(24, -1), {0, 2}}};
+  info.kv.k_bits = 4;
+  info.kv.v_bits = 3;
+  info.kv.k_scale = NativeKv::KeyScale::kChannel;
+  info.kv.before_rope = true;
+  info.kv.sinks = 2;
+  info.kv.window = 64;
+  info.kv.num_kv_heads = 1;
+  info.kv.head_dim = 4;
+  for (int l = 0; l < 2; ++l) {
+    const float x = static_cast<float>(l);
+    info.kv.scale.push_back({1 + x, 0.5f, 0.1f, 2});
+    info.kv.min.push_back({-7, -x, 0.25f, -1e4f});
+  }
   info.calibration = Json::MakeObject();
   info.calibration.Set("tokens", 65536);
   return info;
@@ -213,6 +226,7 @@ TEST_CASE("A written checkpoint is read back equal, in one file or in shards", "
     CHECK(r.ReadTensor(kGain)->as<float>()[5] == 6.0f);
     CHECK_THAT(r.ReadTensor("lm_head.weight").status(), Fails(StatusCode::kNotFound, "no plain tensor"));
     CHECK(r.info().rotations == Info().rotations);
+    CHECK(r.info().kv == Info().kv);
     auto prefix = r.ReadPrefix();
     REQUIRE(prefix.ok());
     CHECK(prefix->ids == Prefix().ids);
@@ -241,9 +255,11 @@ TEST_CASE("Declared bytes are the bytes on disk, to the last one", "[native]") {
   uint64_t header = 0;
   for (int i = 7; i >= 0; --i)
     header = (header << 8) | static_cast<unsigned char>(file[static_cast<size_t>(i)]);
-  const int64_t prefix_bytes = 2 * 4 + 2 * 2 * (1 * 2 * 4) * 2, gain_bytes = 6 * 4, sign_bytes = 6 + 24;
+  const int64_t prefix_bytes = 2 * 4 + 2 * 2 * (1 * 2 * 4) * 2, gain_bytes = 6 * 4, sign_bytes = 6 + 24,
+                scale_bytes = 2 * 2 * 4 * 4;
   const int64_t linears = StoredBytes(DownProj()) + StoredBytes(QProj()) + StoredBytes(Head());
-  CHECK(static_cast<int64_t>(file.size() - 8 - header) == linears + prefix_bytes + gain_bytes + sign_bytes);
+  CHECK(static_cast<int64_t>(file.size() - 8 - header) ==
+        linears + prefix_bytes + gain_bytes + sign_bytes + scale_bytes);
   // By hand: 3 rows of 2 words, 6 bf16 scales, the shape, kept columns and weights, supers, bias, input
   // scale.
   CHECK(StoredBytes(DownProj()) == 24 + 12 + 16 + (2 * 4 + 6 * 2) + (2 * 8 + 2 * 4) + 12 + 4);
@@ -251,7 +267,8 @@ TEST_CASE("Declared bytes are the bytes on disk, to the last one", "[native]") {
   const auto reader = *NativeReader::Open(dir / "q");
   CHECK(reader->info().bits_linears == 8.0 * (112 + 40) / (30 + 24));
   CHECK(reader->info().bits_all ==
-        8.0 * static_cast<double>(linears + prefix_bytes + gain_bytes + sign_bytes) / (30 + 24 + 6 + 6));
+        8.0 * static_cast<double>(linears + prefix_bytes + gain_bytes + sign_bytes + scale_bytes) /
+            (30 + 24 + 6 + 6));
 }
 
 TEST_CASE("Packed nibbles lie as compressed-tensors lays them", "[native]") {
@@ -318,7 +335,7 @@ TEST_CASE("A sidecar that contradicts the tensors, or that a newer version wrote
       {"\"kept\": 2", "\"kept\": 0", "does not follow from the sidecar", StatusCode::kUnimplemented},
       {"\"super\": 2", "\"super\": -1", "-1 super weights"},
       {"\"above\": 0.10000000149011612", "\"above\": 1e300", "spike rows above"},
-      {"\"kv_heads\": 1", "\"kv_heads\": 2", "the sidecar implies BF16 [2, 2, 4]"},
+      {"[0, 3],\n    \"kv_heads\": 1", "[0, 3],\n    \"kv_heads\": 2", "the sidecar implies BF16 [2, 2, 4]"},
       {"\"layers\": [0, 3]", "\"layers\": [3, 0]", "layers do not ascend"},
       {"\"layers\": [0, 3]", "\"layers\": [0]", "spikefold.prefix.3", StatusCode::kUnimplemented},
       {"\"at\": \"down_in\"", "\"at\": \"up\"", "rotation at \"up\" is not supported; known: residual",
@@ -334,7 +351,19 @@ TEST_CASE("A sidecar that contradicts the tensors, or that a newer version wrote
       {"\"name\": \"R4\"", "\"name\": \"R5\"", "spikefold.rotation.R4.sign", StatusCode::kUnimplemented},
       {"\"layers\": [0, 2]", "\"layers\": [2, 0]", "its layers do not ascend"},
       {"\"layers\": [0, 2]", "\"layers\": []", "\"layers\" is empty"},
-      {"\"kv\": null", "\"kv\": {\"k\": 4}", "\"k\" is an integer"},
+      {"\"k\": \"u4c\"", "\"k\": 4", "\"k\" is an integer"},
+      {"\"k\": \"u4c\"", "\"k\": \"u5c\"", "kv: \"k\": \"u5c\" is not supported", StatusCode::kUnimplemented},
+      {"\"v\": \"u3r\"", "\"v\": \"u3p\"", "\"u3p\" is not supported; known: f16, u8, u4, u3 and u2 with r",
+       StatusCode::kUnimplemented},
+      {"\"k\": \"u4c\"", "\"k\": \"u4p\"", "\"head_dim\" belong to static scales only"},
+      {"\"before_rope\": true", "\"before_rope\": false", "static key scales are those before rotary"},
+      {"\"sinks\": 2", "\"sinks\": -2", "kv: -2 sinks, a window of 64"},
+      {"\"window\": 64", "\"window\": 0", "a window of 0, evict 0; at least 0, 1 and 0"},
+      {"\"evict\": 0", "\"evict\": 0, \"heavy\": 3", "kv: has the unknown key \"heavy\"",
+       StatusCode::kUnimplemented},
+      {"\"layers\": 2", "\"layers\": 3", "spikefold.kv.2.k_min, which is absent"},
+      {"\"layers\": 2", "\"layers\": 1", "spikefold.kv.1", StatusCode::kUnimplemented},
+      {"\"layers\": 2", "\"layers\": 2000000000", "impossible sizes"},
       {"\"model.norm.weight\": \"xxh3:", "\"model.norm.wait\": \"xxh3:", "lists the tensor model.norm.wait"},
       {"\"file_bytes\": ", "\"file_bytes\": 1", "bits in 1"},
       {"\"quant_method\": \"spikefold\"", "\"quant_method\": \"awq\"", "quant_method \"awq\"",
@@ -406,6 +435,18 @@ TEST_CASE("Values that break a linear's rules are refused by the writer and by t
   CHECK_THAT(NativeWriter::Create(dir / "s", signless, {}, Json::MakeObject(), {}, {}).status(),
              Fails(StatusCode::kInvalidArgument, "rotation \"R4\": sign 3 is 0; 1 and -1 are allowed"));
 
+  NativeInfo scaleless = Info();
+  scaleless.kv.scale[1][2] = 0;
+  CHECK_THAT(NativeWriter::Create(dir / "s", scaleless, {}, Json::MakeObject(), {}, {}).status(),
+             Fails(StatusCode::kInvalidArgument, "kv: layer 1, channel 2 has scale 0 and minimum 0.25"));
+  scaleless.kv.scale[1].pop_back();
+  CHECK_THAT(NativeWriter::Create(dir / "s", scaleless, {}, Json::MakeObject(), {}, {}).status(),
+             Fails(StatusCode::kInvalidArgument, "kv: layer 1 has 3 scales and 4 minima; 4 are needed"));
+  scaleless.kv = {};
+  scaleless.kv.k_bits = 4;
+  CHECK_THAT(NativeWriter::Create(dir / "s", scaleless, {}, Json::MakeObject(), {}, {}).status(),
+             Fails(StatusCode::kInvalidArgument, "keys of 4 and values of 32 bits"));
+
   // The reader finds the same in a file: -128 among the codes.
   WriteAll(dir / "r");
   const SafetensorsEntry entry = *(*SafetensorsModel::Open(dir / "r"))->Find(s8.module + ".weight");
@@ -419,6 +460,12 @@ TEST_CASE("Values that break a linear's rules are refused by the writer and by t
   REQUIRE(WriteFileAtomically(dir / "r/model.safetensors", bytes).ok());
   CHECK_THAT(NativeReader::Open(dir / "r").status(),
              Fails(StatusCode::kDataLoss, "rotation \"R4\": sign 1 is 2"));
+  bytes[signs.offset + 1] = '\x01';
+  const SafetensorsEntry scale = *(*SafetensorsModel::Open(dir / "r"))->Find("spikefold.kv.1.k_scale");
+  bytes[scale.offset + 7] = '\xff';
+  REQUIRE(WriteFileAtomically(dir / "r/model.safetensors", bytes).ok());
+  CHECK_THAT(NativeReader::Open(dir / "r").status(),
+             Fails(StatusCode::kDataLoss, "kv: layer 1, channel 1 has"));
 }
 
 TEST_CASE("The writer holds its caller to the declaration and leaves nothing behind", "[native]") {

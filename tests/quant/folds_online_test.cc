@@ -2,6 +2,7 @@
 // models.
 #include <cmath>
 
+#include "absl/strings/match.h"
 #include "formats/base/hadamard.h"
 #include "formats/families/family.h"
 #include "formats/quantized/native.h"
@@ -150,6 +151,24 @@ TEST_CASE("Taps of rotated values see the rows times the rotation") {
   check(ValueKind::kK, r3);
   CHECK(RelativeError(Tapped(*folded, ValueKind::kV, tokens),
                       Tapped(*tiny.checkpoint, ValueKind::kV, tokens)) < 1e-6);
+}
+
+TEST_CASE("Rotated keys are coded as attention sees them; coding them before the embedding is refused") {
+  const TinyModel tiny = MakeTinyModel(Small());
+  const auto folded = Fold(*tiny.checkpoint, {.rotate_qk = true});
+  const auto model = Load(*folded);
+  KvOptions kv = {.k_bits = 8, .v_bits = 8, .k_before_rope = true, .recent = 1};
+  const absl::Status refused = model->set_kv(kv);
+  CHECK(refused.code() == absl::StatusCode::kInvalidArgument);
+  CHECK(absl::StrContains(refused.message(), "keys before rotary embedding, in a model that rotates them"));
+  kv.k_before_rope = false;
+  REQUIRE(model->set_kv(kv).ok());
+  const std::vector<int32_t> tokens = SomeTokens(150, 67);
+  const auto run = [&](const RuntimeModel& m, const KvOptions& options) {
+    KvCache cache(m.graph().config, 150, nullptr, options);
+    return Hidden(m, tokens, cache);
+  };
+  CHECK(RelativeError(run(*model, kv), run(*Load(*tiny.checkpoint), {})) < 0.02);
 }
 
 TEST_CASE("An intervention on a rotated input edits what the linear reads, which is not rotated again") {

@@ -3,6 +3,7 @@
 
 #include "formats/families/family.h"
 #include "formats/quantized/native.h"
+#include "kernels/runtime/generate.h"
 #include "kernels/runtime/ops.h"
 #include "tests/kernels/runtime/runtime_kit.h"
 #include "tests/testing/reference_model.h"
@@ -102,7 +103,7 @@ using Choose = std::function<How(const Node&)>;
 // Writes the tiny model with each linear stored as `choose` says, and puts what the codes mean into
 // `meaning`.
 absl::Status WriteNative(const std::string& path, const TinyModel& tiny, const Choose& choose,
-                         const NativePrefix* prefix, MemoryCheckpoint* meaning) {
+                         const NativePrefix* prefix, MemoryCheckpoint* meaning, const NativeKv& kv = {}) {
   const ModelGraph& graph = tiny.checkpoint->graph();
   NativeInfo info;
   info.tool_version = "test";
@@ -125,6 +126,7 @@ absl::Status WriteNative(const std::string& path, const TinyModel& tiny, const C
     if (meaning != nullptr) meaning->tensor(name) = Dequantize(linears.back());
   }
   for (const QuantizedLinear& q : linears) info.linears.push_back(q);
+  info.kv = kv;
   if (prefix != nullptr) {
     info.prefix = {.num_tokens = static_cast<int64_t>(prefix->ids.size()),
                    .kind = "tokens",
@@ -302,6 +304,52 @@ TEST_CASE("A stored prefix comes back as it was written") {
   CHECK((*loaded)->prefix()->v == prefix.v);
   const std::vector<int32_t> tokens = SomeTokens(20, 131);
   CHECK(RunLogits(**loaded, tokens) == RunLogits(*model, tokens));  // float linears are the model's own
+}
+
+TEST_CASE("A stored key/value cache becomes the model's own, and every sequence keeps its rows so") {
+  const TinyModel tiny = MakeTinyModel(Small(false));
+  const auto model = Load(*tiny.checkpoint);
+  const ModelConfig& c = model->graph().config;
+  auto channels = std::make_shared<KvChannels>();
+  channels->scale.assign(3, std::vector<float>(32, 0.8f));
+  channels->min.assign(3, std::vector<float>(32, -6.0f));
+  channels->scale[2][5] = 0.5f;
+  const KvOptions forms[] = {{.k_bits = 4, .v_bits = 8, .sinks = 3, .recent = 9, .evict = 90},
+                             {.k_bits = 8, .v_bits = 16, .k_scale = kernels::KeyScale::kToken, .recent = 33},
+                             {.k_bits = 16, .v_bits = 2, .k_before_rope = true},
+                             {.k_bits = 4,
+                              .v_bits = 3,
+                              .k_scale = kernels::KeyScale::kChannel,
+                              .k_before_rope = true,
+                              .channels = channels}};
+  const std::vector<int32_t> tokens = SomeTokens(200, 131);
+  const auto run = [&](const RuntimeModel& m) {
+    KvCache cache(c, 200, nullptr, m.kv());
+    return Hidden(m, tokens, cache);
+  };
+  const std::vector<float> plain = run(*model);
+  for (const KvOptions& kv : forms) {
+    TempDirectory dir;
+    const Choose floats = [](const Node&) { return How(); };
+    REQUIRE(WriteNative(dir / "q", tiny, floats, nullptr, nullptr, KvToNative(kv, c)) == absl::OkStatus());
+    const auto loaded = LoadNative(dir / "q");
+    REQUIRE(loaded.status() == absl::OkStatus());
+    CHECK(KvToNative((*loaded)->kv(), c) == KvToNative(kv, c));
+    REQUIRE(model->set_kv(kv).ok());
+    const std::vector<float> rows = run(**loaded);
+    CHECK(rows == run(*model));
+    CHECK(rows != plain);
+    CHECK(*Generate(**loaded, tokens, {.max_tokens = 20}) == *Generate(*model, tokens, {.max_tokens = 20}));
+  }
+  // A file whose scales are another model's.
+  NativeKv kv = KvToNative(forms[3], c);
+  kv.scale.pop_back();
+  kv.min.pop_back();
+  TempDirectory dir;
+  const Choose floats = [](const Node&) { return How(); };
+  REQUIRE(WriteNative(dir / "q", tiny, floats, nullptr, nullptr, kv) == absl::OkStatus());
+  CHECK_THAT(LoadNative(dir / "q").status(),
+             Fails(absl::StatusCode::kDataLoss, "need scales of all 3 layers"));
 }
 
 TEST_CASE("Linears that read one input must ask for one form") {
