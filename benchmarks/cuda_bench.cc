@@ -216,10 +216,10 @@ class Bench {
       const double ops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
       const int64_t kept = c.name == "w8a8 r=64" ? kKept : 0;
       if (options_.csv) {
-        std::printf("%s,%s,%ld,%ld,%ld,%ld,%.2f,%.0f,%.3f,%.1f,%.3f\n", ToolCommit().c_str(),
-                    c.name.c_str(), static_cast<long>(m), static_cast<long>(n), static_cast<long>(k),
-                    static_cast<long>(kept), seconds * 1e6, bytes / seconds * 1e-9,
-                    bytes / seconds / read_rate_, ops / seconds * 1e-12, bf16 / seconds);
+        std::printf("%s,%s,%ld,%ld,%ld,%ld,%.2f,%.0f,%.3f,%.1f,%.3f\n", ToolCommit().c_str(), c.name.c_str(),
+                    static_cast<long>(m), static_cast<long>(n), static_cast<long>(k), static_cast<long>(kept),
+                    seconds * 1e6, bytes / seconds * 1e-9, bytes / seconds / read_rate_,
+                    ops / seconds * 1e-12, bf16 / seconds);
       } else {
         std::printf("%6ld %6ld %6ld %-16s %9.2f us %7.0f GB/s %7.1f T %6.3f x bf16\n", static_cast<long>(m),
                     static_cast<long>(n), static_cast<long>(k), c.name.c_str(), seconds * 1e6,

@@ -57,8 +57,8 @@ __device__ inline void WaitBarrier(uint32_t barrier, uint32_t parity) {
   while (!TestBarrier(barrier, parity)) {
   }
 }
-// A wait that lasts seconds is a bug of the schedule: the kernel stops with an error instead of hanging the GPU. If one
-// side of a ring waits so, the other side's bugs end here too.
+// A wait that lasts seconds is a bug of the schedule: the kernel stops with an error instead of hanging the
+// GPU. If one side of a ring waits so, the other side's bugs end here too.
 __device__ inline void WaitBarrierGuarded(uint32_t barrier, uint32_t parity) {
   constexpr uint32_t kMaxTries = 1u << 22;  // each try waits some microseconds itself
   for (uint32_t tries = 0; !TestBarrier(barrier, parity); ++tries) {

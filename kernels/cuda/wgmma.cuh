@@ -51,9 +51,9 @@ __device__ inline void TakeRegisters() {
 #define SF_BIND_64(kind, d) SF_BIND_32(kind, d, 0), SF_BIND_32(kind, d, 32)
 #define SF_BIND_128(kind, d) SF_BIND_64(kind, d), SF_BIND_32(kind, d, 64), SF_BIND_32(kind, d, 96)
 
-// Accumulators are the bits of s32 or f32, so that sums can be turned into floats where they are: two arrays would
-// not fit into the registers.
-// d = a * b + (add ? d : 0) for 64 x (2 * registers) outputs and 32 bytes of K: 32 s8 codes into s32.
+// Accumulators are the bits of s32 or f32, so that sums can be turned into floats where they are: two arrays
+// would not fit into the registers. d = a * b + (add ? d : 0) for 64 x (2 * registers) outputs and 32 bytes
+// of K: 32 s8 codes into s32.
 __device__ inline void WgmmaS8(uint32_t (&d)[128], uint64_t a, uint64_t b, bool add) {
   asm volatile(
       "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"

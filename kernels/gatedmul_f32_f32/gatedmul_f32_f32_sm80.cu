@@ -1,6 +1,6 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/gatedmul_f32_f32/gatedmul_f32_f32_cuda.h"
+#include "kernels/gatedmul_f32_f32/gatedmul_f32_f32.cuh"
 
 namespace spikefold::kernels::gatedmul_f32_f32 {
 namespace {
@@ -10,12 +10,7 @@ constexpr int kThreads = 256;
 __global__ void __launch_bounds__(kThreads) gatedmul_f32_f32_sm80(Params p) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= p.count) return;
-  const float g = p.gate[i];
-  float u = g;
-  if (p.activation == Activation::kGeluTanh) {
-    u = 2 * 0.79788456080286535588f * (g + 0.044715f * (g * g * g));  // sqrt(2/pi)
-  }
-  p.y[i] = g / (1 + expf(-u)) * p.up[i];
+  p.y[i] = Gated(p.activation, p.gate[i], p.up[i]);
 }
 
 }  // namespace

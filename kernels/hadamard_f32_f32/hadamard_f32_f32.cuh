@@ -39,4 +39,21 @@ __device__ inline float* Transform(float* x, float* other, const CudaPlan& plan)
   return x;
 }
 
+// A whole row x [n] in shared memory, all blocks of it; `other` is as large as one block. The row must be
+// visible to all threads before, and is after.
+__device__ inline void TransformRow(float* x, float* other, int64_t n, const CudaPlan& plan) {
+  for (int64_t first = 0; first < n; first += plan.block) {
+    float* block = x + first;
+    for (int i = static_cast<int>(threadIdx.x); i < plan.block; i += static_cast<int>(blockDim.x)) {
+      block[i] = block[i] * plan.scale[first + i];
+    }
+    __syncthreads();
+    const float* y = Transform(block, other, plan);
+    if (y == block) continue;
+    for (int i = static_cast<int>(threadIdx.x); i < plan.block; i += static_cast<int>(blockDim.x))
+      block[i] = y[i];
+    __syncthreads();
+  }
+}
+
 }  // namespace spikefold::kernels::hadamard_f32_f32

@@ -13,7 +13,8 @@
 // bias; the tail
 //           is added by the tensor cores in f32 in an order that is fixed but not specified; one rounding to
 //           bf16.
-// Arch      sm_90a.
+// Targets   sm_90a: wgmma, for more than 64 rows; sm_80: mma.sync fed from memory, for few rows and older
+// chips.
 #pragma once
 
 #include <cstdint>
@@ -37,7 +38,7 @@ struct Params {  // device addresses, but for Reference
   const uint16_t* kept_x = nullptr;  // [m, r] bf16
   const uint16_t* kept_w = nullptr;  // [n, r] bf16
   uint16_t* y = nullptr;             // [m, n] bf16
-  int tile_n = 0;                    // 128 or 256; 0: chosen by shape
+  int tile_n = 0;                    // of sm_90a, 128 or 256; 0: chosen by shape
 };
 // Unimplemented: another chip, K too large. InvalidArgument: an empty shape, a stride that is not aligned.
 absl::Status Supports(const Params& params, const cuda::DeviceInfo& device);

@@ -10,9 +10,9 @@ absl::Status Supports(const Params& p, const cuda::DeviceInfo& device) {
     return absl::InvalidArgumentError(
         absl::StrCat(kName, ": shape M=", p.m, " N=", p.n, " K=", p.k, " is empty; each must be at least 1"));
   }
-  if (device.sm != 90) {
+  if (device.sm < 80) {
     return absl::UnimplementedError(
-        absl::StrCat(kName, ": ", device.name, " is sm_", device.sm, "; sm_90 is needed"));
+        absl::StrCat(kName, ": ", device.name, " is sm_", device.sm, "; sm_80 is needed"));
   }
   if (p.k % 16 != 0 || p.n % 8 != 0 || p.num_kept % kKeptStep != 0) {
     return absl::InvalidArgumentError(absl::StrCat(kName, ": K=", p.k, " N=", p.n, " r=", p.num_kept,

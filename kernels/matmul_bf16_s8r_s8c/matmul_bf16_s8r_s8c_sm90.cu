@@ -13,7 +13,7 @@
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tma.cuh"
 #include "kernels/cuda/wgmma.cuh"
-#include "kernels/matmul_bf16_s8r_s8c/matmul_bf16_s8r_s8c.h"
+#include "kernels/matmul_bf16_s8r_s8c/matmul_bf16_s8r_s8c_few.h"
 
 namespace spikefold::kernels::matmul_bf16_s8r_s8c {
 namespace {
@@ -269,6 +269,7 @@ absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const 
 
 absl::Status Run(const Params& p, const cuda::DeviceInfo& device, const cuda::Stream& stream) {
   SF_RETURN_IF_ERROR(Supports(p, device));
+  if ((p.m <= kFewRows && p.tile_n <= 0) || device.sm != 90) return RunFew(p, stream);
   // Wide tiles reuse most; narrow ones when the wide would leave multiprocessors without one.
   const int64_t wide = cuda::CeilDiv(p.m, kTileM) * cuda::CeilDiv(p.n, 256);
   const int tile_n = p.tile_n != 0 ? p.tile_n : wide >= device.num_sms ? 256 : 128;

@@ -1,4 +1,5 @@
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/few_rows_s8.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -11,6 +12,7 @@ constexpr int kStages = 3;
 constexpr int kStep = 128;         // bytes of K a stage: a swizzled row of 8 chunks
 constexpr int kChunk = 16;         // bytes of one cp.async and one ldmatrix row
 constexpr int kWarpTile = 32;      // outputs a warp in each direction: 2 x 4 tiles of m16n8
+constexpr int64_t kFewRows = 64;   // up to so many rows 64x64 tiles are mostly padding
 constexpr int64_t kBigRows = 512;  // from so many rows on 128x128 tiles fill the machine
 
 // Where chunk c of row r lies: rows are 128 bytes, chunks are permuted by the row.
@@ -31,6 +33,21 @@ __device__ Tile TileOf(const cuda::LinearGroup& group, int64_t index) {
   }
   tile.n0 = index * kN;
   return tile;
+}
+
+// Scales, kept columns, bias: the CPU's order.
+__device__ void Finish(const CudaParams& p, const cuda::Linear& w, int64_t m, int64_t n, int32_t sum) {
+  if (m >= p.m || n >= w.n) return;
+  if (w.sums != nullptr) w.sums[m * w.n + n] = sum;
+  float y = static_cast<float>(sum) * p.x_scale[m] * w.w_scale[n];
+  if (w.kept_w != nullptr) {
+    for (int64_t c = 0; c < p.num_kept; ++c) {
+      const unsigned bits = w.kept_w[c * w.kept_stride + n];
+      y = fmaf(p.kept_x[m * p.num_kept + c], __uint_as_float(bits << 16), y);
+    }
+  }
+  if (w.bias != nullptr) y += w.bias[n];
+  w.y[m * w.n + n] = y;
 }
 
 template <int kTile>
@@ -98,31 +115,41 @@ __global__ void __launch_bounds__(kTile* kTile / 32) matmul_f32_s8r_s8c_sm80(Cud
     multiply(step);
   }
 
-  // Scales, kept columns, bias: the CPU's order.
-  const auto finish = [&](int64_t m, int64_t n, int32_t sum) {
-    if (m >= p.m || n >= w.n) return;
-    if (w.sums != nullptr) w.sums[m * w.n + n] = sum;
-    float y = static_cast<float>(sum) * p.x_scale[m] * w.w_scale[n];
-    if (w.kept_w != nullptr) {
-      for (int64_t c = 0; c < p.num_kept; ++c) {
-        const unsigned bits = w.kept_w[c * w.kept_stride + n];
-        y = fmaf(p.kept_x[m * p.num_kept + c], __uint_as_float(bits << 16), y);
-      }
-    }
-    if (w.bias != nullptr) y += w.bias[n];
-    w.y[m * w.n + n] = y;
-  };
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        finish(m0 + warp_m + i * 16 + lane / 4 + e / 2 * 8, n0 + warp_n + j * 8 + lane % 4 * 2 + e % 2,
+        Finish(p, w, m0 + warp_m + i * 16 + lane / 4 + e / 2 * 8, n0 + warp_n + j * 8 + lane % 4 * 2 + e % 2,
                acc[i][j][e]);
       }
     }
   }
+}
+
+// Up to 64 rows: bound by the bytes of W.
+template <int kTiles>
+__global__ void __launch_bounds__(cuda::kFewWarps* cuda::kWarp)
+    matmul_f32_s8r_s8c_few_sm80(const __grid_constant__ CudaParams p) {
+  __shared__ int32_t partial[cuda::kFewWarps * cuda::kFewChannels * 8 * kTiles];
+  const Tile tile = TileOf<cuda::kFewChannels>(p.linears, blockIdx.x);
+  const cuda::Linear& w = p.linears.linear[tile.linear];
+  const cuda::FewRowsOperands operands = {
+      .m = p.m, .n = w.n, .row_bytes = w.w_stride, .x = p.x, .w = static_cast<const int8_t*>(w.w)};
+  cuda::FewRowsSums<kTiles>(operands, static_cast<int64_t>(blockIdx.y) * 8 * kTiles, tile.n0, partial,
+                            [&](int64_t m, int64_t n, int32_t sum) { Finish(p, w, m, n, sum); });
+}
+
+template <int kTiles>
+absl::Status LaunchFew(const CudaParams& p, const cuda::Stream& stream) {
+  int64_t tiles = 0;
+  for (int i = 0; i < p.linears.count; ++i) tiles += cuda::CeilDiv(p.linears.linear[i].n, cuda::kFewChannels);
+  return cuda::Launch(
+      "matmul_f32_s8r_s8c", matmul_f32_s8r_s8c_few_sm80<kTiles>,
+      {.grid = dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(cuda::CeilDiv(p.m, 8 * kTiles))),
+       .block = dim3(cuda::kFewWarps * cuda::kWarp)},
+      stream, p);
 }
 
 template <int kTile>
@@ -141,6 +168,9 @@ absl::Status LaunchTiles(const CudaParams& p, const cuda::Stream& stream) {
 
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
+  if (p.m <= 8) return LaunchFew<1>(p, stream);
+  if (p.m <= 16) return LaunchFew<2>(p, stream);
+  if (p.m <= kFewRows) return LaunchFew<4>(p, stream);
   int64_t outputs = 0;
   for (int i = 0; i < p.linears.count; ++i) outputs += p.linears.linear[i].n;
   if (p.m >= kBigRows && p.m * outputs >= int64_t{128 * 128} * 256) return LaunchTiles<128>(p, stream);

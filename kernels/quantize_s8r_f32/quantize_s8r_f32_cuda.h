@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
 
 namespace spikefold::kernels::quantize_s8r_f32 {
 
@@ -40,5 +41,15 @@ struct CudaParams {  // device addresses
   CudaCounters* counters = nullptr;  // added to
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
+
+// For the kernels that make the row and quantize it at once: shared memory they take, and whether a block may
+// have it.
+constexpr int64_t FusedBytes(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
+  return 4 * (k + (rotation.num_factors > 0 ? rotation.block : 0));
+}
+constexpr bool Fits(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
+  constexpr int64_t kLeastSharedBytes = 99 << 10;  // of sm_86 and sm_89; sm_80 and sm_90 have more
+  return FusedBytes(k, rotation) <= kLeastSharedBytes;
+}
 
 }  // namespace spikefold::kernels::quantize_s8r_f32

@@ -1,28 +1,13 @@
-#include <cuda_bf16.h>
-
 #include "formats/base/status.h"
-#include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/numeric.h"
-#include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32.cuh"
 
 namespace spikefold::kernels::quantize_s8r_f32 {
 namespace {
 
 constexpr int kThreads = 256;
 
-__device__ bool IsKept(const CudaParams& p, int64_t k) { return p.is_kept != nullptr && p.is_kept[k] != 0; }
-
-// Largest magnitude of the row's columns that are not kept.
-__device__ float RowMax(const CudaParams& p, const float* x) {
-  float amax = 0;
-  for (int64_t k = threadIdx.x; k < p.k; k += kThreads) {
-    if (!IsKept(p, k)) amax = fmaxf(amax, fabsf(x[k]));
-  }
-  return cuda::BlockReduce(amax, cuda::Max());
-}
-
-__global__ void __launch_bounds__(kThreads) quantize_s8r_f32_amax_sm80(CudaParams p) {
+__global__ void __launch_bounds__(kThreads) quantize_s8r_f32_amax_sm80(const __grid_constant__ CudaParams p) {
   const int64_t m = blockIdx.x;
   const float amax = RowMax(p, p.x + m * p.k);
   if (threadIdx.x == 0) p.amax[m] = amax;
@@ -49,36 +34,16 @@ __global__ void __launch_bounds__(cuda::kWarp) quantize_s8r_f32_spikes_sm80(Cuda
   atomicAdd(&p.counters->missed, static_cast<unsigned long long>(found - taken));
 }
 
-__device__ float RoundToBf16(float v) { return __bfloat162float(__float2bfloat16_rn(v)); }
-
-__global__ void __launch_bounds__(kThreads) quantize_s8r_f32_sm80(CudaParams p) {
+__global__ void __launch_bounds__(kThreads) quantize_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
   const int64_t m = blockIdx.x;
   const float* x = p.x + m * p.k;
-  const bool tested = p.spike_threshold > 0, spike = tested && p.is_spike[m] != 0;
-  float scale = p.static_scale;
-  if (scale == 0) {
-    const float amax = tested ? p.amax[m] : RowMax(p, x);
-    scale = spike ? 1.0f : SymmetricScale(amax, p.code_max);
+  if (p.spike_threshold == 0) {
+    QuantizeRow(p, m, x);
+    return;
   }
-  const float inv_scale = 1.0f / scale;
-  const float low = static_cast<float>(-p.code_max), high = static_cast<float>(p.code_max);
-  int64_t saturated = 0;
-  int8_t* q = p.q + m * p.q_stride;
-  for (int64_t k = threadIdx.x; k < p.q_stride; k += kThreads) {
-    const float value = k >= p.k || spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale;
-    q[k] = static_cast<int8_t>(RoundClamp(value, -p.code_max, p.code_max));
-    saturated += p.static_scale > 0 && (rintf(value) < low || rintf(value) > high);
-  }
-  for (int64_t c = threadIdx.x; c < p.num_kept; c += kThreads) {
-    p.kept_x[m * p.num_kept + c] = spike ? 0.0f : RoundToBf16(x[p.kept[c]]);
-  }
-  for (int64_t s = threadIdx.x; s < p.num_super; s += kThreads) {
-    p.super_x[m * p.num_super + s] = spike ? 0.0f : RoundToBf16(x[p.super[s]]);
-  }
-  if (threadIdx.x == 0) p.scale[m] = scale;
-  if (p.static_scale > 0 && saturated > 0) {
-    atomicAdd(&p.counters->saturated, static_cast<unsigned long long>(saturated));
-  }
+  const bool spike = p.is_spike[m] != 0;
+  const float found = spike ? 1.0f : SymmetricScale(p.amax[m], p.code_max);
+  WriteRow(p, m, x, p.static_scale > 0 ? p.static_scale : found, spike);
 }
 
 }  // namespace

@@ -215,7 +215,8 @@ absl::Status CudaOps::Head(const LinearWeights& w, const ActivationForm& form, i
   }
   SF_RETURN_IF_ERROR(head_x_->buffer.Reserve(rows));
   SF_RETURN_IF_ERROR(Write(hidden, rows, head_x_->buffer));
-  SF_RETURN_IF_ERROR(Form(rows, form, *head_x_, true));
+  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(rows, form, *head_x_, true));
+  SF_RETURN_IF_ERROR(Finish(target, *head_x_));
   SF_RETURN_IF_ERROR(logits_.Reserve(static_cast<size_t>(rows * w.n) * sizeof(float)));
   float* const out = logits_.as<float>();
   const LinearWeights* const weights = &w;

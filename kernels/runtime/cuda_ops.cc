@@ -9,8 +9,11 @@
 #include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
 #include "kernels/embed_f32/embed_f32_cuda.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32_cuda.h"
+#include "kernels/gatedmulquant_s8r_f32/gatedmulquant_s8r_f32_cuda.h"
+#include "kernels/hadamardquant_s8r_f32/hadamardquant_s8r_f32_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/norm_f32_f32/norm_f32_f32_cuda.h"
+#include "kernels/normquant_s8r_f32/normquant_s8r_f32_cuda.h"
 #include "kernels/rope_f32_f32/rope_f32_f32_cuda.h"
 
 namespace spikefold {
@@ -121,17 +124,23 @@ absl::Status CudaOps::AddNorm(const AddNormArgs& a) {
   if (a.gain != nullptr) {
     SF_ASSIGN_OR_RETURN(gain, constants_.Vector(*a.gain));
   }
-  SF_RETURN_IF_ERROR(
-      kernels::norm_f32_f32::RunCuda({.m = a.rows,
-                                      .k = a.residual->width(),
-                                      .residual = Cuda(*a.residual).data(),
-                                      .branch = a.branch == nullptr ? nullptr : Cuda(*a.branch).data(),
-                                      .branch_gain = branch_gain,
-                                      .gain = gain,
-                                      .eps = a.eps,
-                                      .y = a.gain == nullptr ? nullptr : Cuda(*a.out).buffer.data()},
-                                     *stream_));
-  return a.gain == nullptr ? absl::OkStatus() : Form(a.rows, *a.form, Cuda(*a.out), false);
+  const kernels::norm_f32_f32::CudaParams norm = {
+      .m = a.rows,
+      .k = a.residual->width(),
+      .residual = Cuda(*a.residual).data(),
+      .branch = a.branch == nullptr ? nullptr : Cuda(*a.branch).data(),
+      .branch_gain = branch_gain,
+      .gain = gain,
+      .eps = a.eps,
+      .y = a.gain == nullptr ? nullptr : Cuda(*a.out).buffer.data()};
+  if (a.gain == nullptr) return kernels::norm_f32_f32::RunCuda(norm, *stream_);
+  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, Cuda(*a.out), false));
+  if (target.fused) {
+    return kernels::normquant_s8r_f32::RunCuda(
+        {.norm = norm, .rotation = target.rotation, .quantize = target.quantize}, *stream_);
+  }
+  SF_RETURN_IF_ERROR(kernels::norm_f32_f32::RunCuda(norm, *stream_));
+  return Finish(target, Cuda(*a.out));
 }
 
 absl::Status CudaOps::HeadNormRope(const HeadNormRopeArgs& a) {
@@ -190,9 +199,9 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
   const int64_t width = a.num_kv_heads * a.head_dim;
   float* k = rows->k.as<float>() + a.layer * rows->layer_floats;
   float* v = rows->v.as<float>() + a.layer * rows->layer_floats;
-  const size_t bytes = static_cast<size_t>(a.rows * width) * sizeof(float);
-  SF_RETURN_IF_ERROR(cuda::CopyDevice(k + a.first * width, Cuda(*a.k).data(), bytes, *stream_));
-  SF_RETURN_IF_ERROR(cuda::CopyDevice(v + a.first * width, Cuda(*a.v).data(), bytes, *stream_));
+  SF_RETURN_IF_ERROR(cuda::CopyTwo({.to = k + a.first * width, .from = Cuda(*a.k).data()},
+                                   {.to = v + a.first * width, .from = Cuda(*a.v).data()}, a.rows * width,
+                                   *stream_));
   SF_RETURN_IF_ERROR(kernels::attention_f32_f32::RunCuda({.m = a.rows,
                                                           .num_heads = a.num_heads,
                                                           .num_kv_heads = a.num_kv_heads,
@@ -205,7 +214,8 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
                                                           .window = a.window,
                                                           .o = Cuda(*a.out).buffer.data()},
                                                          *stream_));
-  return Form(a.rows, *a.form, Cuda(*a.out), false);
+  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, Cuda(*a.out), false));
+  return Finish(target, Cuda(*a.out));
 }
 
 absl::Status CudaOps::ReadCache(KvCache& cache) {
@@ -225,35 +235,62 @@ absl::Status CudaOps::ReadCache(KvCache& cache) {
 absl::Status CudaOps::GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
                                const ActivationForm& form, Activation& out) {
   namespace gatedmul = kernels::gatedmul_f32_f32;
-  SF_RETURN_IF_ERROR(
-      gatedmul::RunCuda({.count = rows * gate.width(),
-                         .activation = activation == GateActivation::kSilu ? gatedmul::Activation::kSilu
-                                                                           : gatedmul::Activation::kGeluTanh,
-                         .gate = Cuda(gate).data(),
-                         .up = Cuda(up).data(),
-                         .y = Cuda(out).buffer.data()},
-                        *stream_));
-  return Form(rows, form, Cuda(out), false);
+  const gatedmul::Params params = {.count = rows * gate.width(),
+                                   .activation = activation == GateActivation::kSilu
+                                                     ? gatedmul::Activation::kSilu
+                                                     : gatedmul::Activation::kGeluTanh,
+                                   .gate = Cuda(gate).data(),
+                                   .up = Cuda(up).data(),
+                                   .y = Cuda(out).buffer.data()};
+  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(rows, form, Cuda(out), false));
+  if (target.fused) {
+    return kernels::gatedmulquant_s8r_f32::RunCuda(
+        {.gatedmul = params, .rotation = target.rotation, .quantize = target.quantize}, *stream_);
+  }
+  SF_RETURN_IF_ERROR(gatedmul::RunCuda(params, *stream_));
+  return Finish(target, Cuda(out));
 }
 
-absl::Status CudaOps::Reform(Activation& x) { return Form(x.rows, *x.form, Cuda(x), true); }
+absl::Status CudaOps::Reform(Activation& x) {
+  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(x.rows, *x.form, Cuda(x), true));
+  return Finish(target, Cuda(x));
+}
 
-absl::Status CudaOps::Form(int64_t rows, const ActivationForm& form, CudaActivation& out, bool rotated) {
+absl::StatusOr<CudaOps::Target> CudaOps::TargetOf(int64_t rows, const ActivationForm& form,
+                                                  CudaActivation& out, bool rotated) {
   out.form = &form;
   out.rows = rows;
+  out.max_spike_rows = 0;
   if (form.simulate) {
     return absl::UnimplementedError("backend \"cuda\": no simulation in float; use --backend cpu");
   }
-  const int64_t k = out.buffer.width();
+  Target target;
   if (form.rotation != nullptr && !rotated) {
     SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*form.rotation));
-    SF_RETURN_IF_ERROR(kernels::hadamard_f32_f32::RunCuda(
-        {.m = rows, .n = k, .plan = *plan, .x = out.buffer.data()}, *stream_));
+    target.rotation = *plan;
   }
-  return form.format.is_float() ? absl::OkStatus() : Quantize(out, k);
+  if (form.format.is_float()) return target;
+  const int64_t k = out.buffer.width();
+  SF_ASSIGN_OR_RETURN(target.quantize, QuantizeParams(out, k));
+  target.quantizes = true;
+  target.fused = form.spike_threshold == 0 && quantize::Fits(k, target.rotation);
+  return target;
 }
 
-absl::Status CudaOps::Quantize(CudaActivation& out, int64_t k) {
+absl::Status CudaOps::Finish(const Target& target, CudaActivation& out) {
+  const bool rotates = target.rotation.num_factors > 0;
+  if (rotates && target.fused) {
+    return kernels::hadamardquant_s8r_f32::RunCuda(
+        {.x = out.buffer.data(), .rotation = target.rotation, .quantize = target.quantize}, *stream_);
+  }
+  if (rotates) {
+    SF_RETURN_IF_ERROR(kernels::hadamard_f32_f32::RunCuda(
+        {.m = out.rows, .n = out.buffer.width(), .plan = target.rotation, .x = out.buffer.data()}, *stream_));
+  }
+  return target.quantizes ? quantize::RunCuda(target.quantize, *stream_) : absl::OkStatus();
+}
+
+absl::StatusOr<quantize::CudaParams> CudaOps::QuantizeParams(CudaActivation& out, int64_t k) {
   const ActivationForm& form = *out.form;
   const ActivationFormat& format = form.format;
   if (!format.symmetric || format.group > 0) {
@@ -274,29 +311,28 @@ absl::Status CudaOps::Quantize(CudaActivation& out, int64_t k) {
     SF_RETURN_IF_ERROR(out.is_spike.Reserve(m));
     SF_RETURN_IF_ERROR(out.spike_rows.Reserve(static_cast<size_t>(out.max_spike_rows + 1) * sizeof(int32_t)));
   }
-  return quantize::RunCuda({.m = rows,
-                            .k = k,
-                            .q_stride = stride,
-                            .x = out.buffer.data(),
-                            .code_max = format.hi(),
-                            .static_scale = format.is_static() ? form.static_scale : 0.0f,
-                            .is_kept = form.kept.empty() ? nullptr : columns->is_kept.as<uint8_t>(),
-                            .num_kept = static_cast<int64_t>(form.kept.size()),
-                            .kept = columns->device_kept.as<int32_t>(),
-                            .num_super = static_cast<int64_t>(form.super_columns.size()),
-                            .super = columns->device_super.as<int32_t>(),
-                            .spike_threshold = form.spike_threshold,
-                            .max_spike_rows = out.max_spike_rows,
-                            .q = out.codes.as<int8_t>(),
-                            .scale = out.scale.as<float>(),
-                            .kept_x = out.kept_x.as<float>(),
-                            .super_x = out.super_x.as<float>(),
-                            .amax = out.amax.as<float>(),
-                            .is_spike = out.is_spike.as<uint8_t>(),
-                            .spike_rows = out.spike_rows.as<int32_t>() + 1,
-                            .num_spike_rows = out.spike_rows.as<int32_t>(),
-                            .counters = counters_.as<quantize::CudaCounters>()},
-                           *stream_);
+  return quantize::CudaParams{.m = rows,
+                              .k = k,
+                              .q_stride = stride,
+                              .x = out.buffer.data(),
+                              .code_max = format.hi(),
+                              .static_scale = format.is_static() ? form.static_scale : 0.0f,
+                              .is_kept = form.kept.empty() ? nullptr : columns->is_kept.as<uint8_t>(),
+                              .num_kept = static_cast<int64_t>(form.kept.size()),
+                              .kept = columns->device_kept.as<int32_t>(),
+                              .num_super = static_cast<int64_t>(form.super_columns.size()),
+                              .super = columns->device_super.as<int32_t>(),
+                              .spike_threshold = form.spike_threshold,
+                              .max_spike_rows = out.max_spike_rows,
+                              .q = out.codes.as<int8_t>(),
+                              .scale = out.scale.as<float>(),
+                              .kept_x = out.kept_x.as<float>(),
+                              .super_x = out.super_x.as<float>(),
+                              .amax = out.amax.as<float>(),
+                              .is_spike = out.is_spike.as<uint8_t>(),
+                              .spike_rows = out.spike_rows.as<int32_t>() + 1,
+                              .num_spike_rows = out.spike_rows.as<int32_t>(),
+                              .counters = counters_.as<quantize::CudaCounters>()};
 }
 
 OpCounters CudaOps::counters() const {

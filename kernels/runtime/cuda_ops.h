@@ -3,6 +3,7 @@
 
 #include <memory>
 
+#include "kernels/cuda/copy.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
@@ -49,9 +50,17 @@ class CudaOps : public Ops {
  private:
   CudaOps(std::unique_ptr<cuda::Stream> stream, const cuda::DeviceInfo& device, ThreadPool* pool);
 
-  // Float rows of `out` -> the form's codes and kept columns; rotates first unless `rotated`.
-  absl::Status Form(int64_t rows, const ActivationForm& form, CudaActivation& out, bool rotated);
-  absl::Status Quantize(CudaActivation& out, int64_t k);
+  // What is to become of the float rows of a site's input.
+  struct Target {
+    kernels::hadamard_f32_f32::CudaPlan rotation;  // num_factors 0: none
+    bool quantizes = false;
+    bool fused = false;  // the kernel that makes the rows can rotate and quantize them as well
+    kernels::quantize_s8r_f32::CudaParams quantize;
+  };
+  absl::StatusOr<Target> TargetOf(int64_t rows, const ActivationForm& form, CudaActivation& out,
+                                  bool rotated);
+  absl::Status Finish(const Target& target, CudaActivation& out);  // of float rows that are there
+  absl::StatusOr<kernels::quantize_s8r_f32::CudaParams> QuantizeParams(CudaActivation& out, int64_t k);
   absl::StatusOr<CudaRows*> RowsOf(KvCache& cache, const AttentionArgs& args);
   // Device to pageable host memory, through two pinned buffers.
   absl::Status ReadOut(const float* device, int64_t count, float* host);

@@ -111,6 +111,20 @@ TEST_CASE("W8A8 on Hopper holds its bound at every edge of its tiles", "[gpu][ho
   CHECK(report.ok());
 }
 
+TEST_CASE("W8A8 of few rows holds its bound", "[gpu]") {
+  CheckReport report;
+  for (const int64_t m : {1, 2, 7, 8, 9, 16, 17, 32, 33, 64}) {
+    for (const int64_t n : {8, 16, 24, 264}) {
+      for (const int64_t k : {16, 128, 144, 2064}) Check({m, n, k, m % 2 * 64, m % 3 == 0}, 0, report);
+    }
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+  CheckReport canary;
+  Check({16, 64, 48, 64, true}, 1, canary);
+  CHECK(canary.worst > 1);
+}
+
 TEST_CASE("W8A8 on Hopper: one wrong code, kept column or scale is found", "[gpu][hopper][canary]") {
   if (!IsHopper()) return;
   for (const int flip : {1, 2, 3}) {
