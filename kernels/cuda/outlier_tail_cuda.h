@@ -16,7 +16,8 @@ struct Linear {
   int64_t n = 0;
   const void* w = nullptr;
   int64_t w_stride = 0;              // elements
-  const float* w_scale = nullptr;    // [n]; of codes
+  const float* w_scale = nullptr;    // [n]; of codes. [n, ceil(k / group)] with groups
+  int64_t group = 0;                 // columns that share a scale, a multiple of 16; 0: one scale a channel
   const uint16_t* kept_w = nullptr;  // [r, kept_stride] bf16; null: this linear keeps no column
   int64_t kept_stride = 0;
   const float* bias = nullptr;  // [n] or null

@@ -21,14 +21,14 @@ namespace simt {
 
 __device__ inline float RoundToBf16(float v) { return __bfloat162float(__float2bfloat16_rn(v)); }
 
-// Everything behind the sum of one output.
+// Everything behind the sum of one output; the scales of groups are in it already.
 template <typename W>
 __device__ void Finish(const SimtParams& p, int linear, int64_t row, int64_t n, float sum) {
   const Linear& w = p.linears.linear[linear];
   const float* x = p.x + row * p.k;
   float y = sum;
   if constexpr (std::is_same_v<W, int8_t>) {
-    y = y * w.w_scale[n];
+    if (w.group == 0) y = y * w.w_scale[n];
     if (w.kept_w != nullptr) {
       for (int64_t c = 0; c < p.tail.num_kept; ++c) {
         const unsigned bits = w.kept_w[c * w.kept_stride + n];

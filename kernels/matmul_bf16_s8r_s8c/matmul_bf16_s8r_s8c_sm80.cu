@@ -19,13 +19,13 @@ __device__ float AddKept(float y, const uint4& x, const uint4& w) {
   return y;
 }
 
-template <int kTiles>
+template <int kTiles, int kBlocks>
 __global__ void __launch_bounds__(cuda::kFewWarps* cuda::kWarp) matmul_bf16_s8r_s8c_sm80(const Params p) {
-  __shared__ int32_t partial[cuda::kFewWarps * cuda::kFewChannels * 8 * kTiles];
+  extern __shared__ int32_t partial[];
   const cuda::FewRowsOperands operands = {.m = p.m, .n = p.n, .row_bytes = p.k, .x = p.x, .w = p.w};
   const int64_t m0 = static_cast<int64_t>(blockIdx.y) * 8 * kTiles,
-                n0 = static_cast<int64_t>(blockIdx.x) * cuda::kFewChannels;
-  cuda::FewRowsSums<kTiles>(operands, m0, n0, partial, [&](int64_t m, int64_t n, int32_t sum) {
+                n0 = static_cast<int64_t>(blockIdx.x) * cuda::kFewChannels * kBlocks;
+  cuda::FewRowsSums<kTiles, kBlocks>(operands, m0, n0, partial, [&](int64_t m, int64_t n, int32_t sum) {
     float y = static_cast<float>(sum) * p.x_scale[m] * p.w_scale[n] + (p.bias == nullptr ? 0.0f : p.bias[n]);
 #pragma unroll 1
     for (int64_t c = 0; c < p.num_kept; c += 8) {
@@ -36,22 +36,25 @@ __global__ void __launch_bounds__(cuda::kFewWarps* cuda::kWarp) matmul_bf16_s8r_
   });
 }
 
-template <int kTiles>
+template <int kTiles, int kBlocks>
 absl::Status LaunchFew(const Params& p, const cuda::Stream& stream) {
-  const dim3 grid(static_cast<unsigned>(cuda::CeilDiv(p.n, cuda::kFewChannels)),
+  const dim3 grid(static_cast<unsigned>(cuda::CeilDiv(p.n, cuda::kFewChannels * kBlocks)),
                   static_cast<unsigned>(cuda::CeilDiv(p.m, 8 * kTiles)));
-  return cuda::Launch("matmul_bf16_s8r_s8c", matmul_bf16_s8r_s8c_sm80<kTiles>,
-                      {.grid = grid, .block = dim3(cuda::kFewWarps * cuda::kWarp)}, stream, p);
+  return cuda::Launch("matmul_bf16_s8r_s8c", matmul_bf16_s8r_s8c_sm80<kTiles, kBlocks>,
+                      {.grid = grid,
+                       .block = dim3(cuda::kFewWarps * cuda::kWarp),
+                       .shared_bytes = int64_t{sizeof(int32_t)} * cuda::kFewPartials<kTiles, kBlocks>},
+                      stream, p);
 }
 
 }  // namespace
 
+// More channels a block read x less often, fewer make more blocks.
 absl::Status RunFew(const Params& p, const cuda::Stream& stream) {
-  if (p.m <= 8) return LaunchFew<1>(p, stream);
-  if (p.m <= 16) return LaunchFew<2>(p, stream);
-  if (p.m <= 32) return LaunchFew<4>(p, stream);
-  if (p.m <= 64) return LaunchFew<8>(p, stream);
-  return LaunchFew<4>(p, stream);
+  if (p.m <= 8) return LaunchFew<1, 1>(p, stream);
+  if (p.m <= 16) return p.n >= 8192 ? LaunchFew<2, 2>(p, stream) : LaunchFew<2, 1>(p, stream);
+  if (p.m <= 32) return LaunchFew<4, 2>(p, stream);
+  return LaunchFew<8, 2>(p, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_bf16_s8r_s8c

@@ -269,10 +269,14 @@ absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const 
 
 absl::Status Run(const Params& p, const cuda::DeviceInfo& device, const cuda::Stream& stream) {
   SF_RETURN_IF_ERROR(Supports(p, device));
-  if ((p.m <= kFewRows && p.tile_n <= 0) || device.sm != 90) return RunFew(p, stream);
-  // Wide tiles reuse most; narrow ones when the wide would leave multiprocessors without one.
+  // Few rows go through wgmma too where the tiles of W alone fill the chip.
+  const bool few = p.m <= 32 || (p.m <= kFewRows && cuda::CeilDiv(p.n, 256) < device.num_sms * 3 / 4);
+  if (device.sm != 90 || (few && p.tile_n == 0)) return RunFew(p, stream);
+  // Wide tiles read less from L2; narrow ones leave fewer multiprocessors without a tile. With many tiles
+  // both fill the chip, and the narrow ones' shorter epilogue wins.
   const int64_t wide = cuda::CeilDiv(p.m, kTileM) * cuda::CeilDiv(p.n, 256);
-  const int tile_n = p.tile_n != 0 ? p.tile_n : wide >= device.num_sms ? 256 : 128;
+  const bool fills = wide >= device.num_sms && wide < 12 * device.num_sms;
+  const int tile_n = p.tile_n != 0 ? p.tile_n : p.m <= kFewRows || fills ? 256 : 128;
   return tile_n == 256 ? LaunchTiles<256>(p, device, stream) : LaunchTiles<128>(p, device, stream);
 }
 

@@ -129,26 +129,30 @@ __global__ void __launch_bounds__(kTile* kTile / 32) matmul_f32_s8r_s8c_sm80(Cud
 }
 
 // Up to 64 rows: bound by the bytes of W.
-template <int kTiles>
+template <int kTiles, int kBlocks>
 __global__ void __launch_bounds__(cuda::kFewWarps* cuda::kWarp)
     matmul_f32_s8r_s8c_few_sm80(const __grid_constant__ CudaParams p) {
-  __shared__ int32_t partial[cuda::kFewWarps * cuda::kFewChannels * 8 * kTiles];
-  const Tile tile = TileOf<cuda::kFewChannels>(p.linears, blockIdx.x);
+  extern __shared__ int32_t partial[];
+  const Tile tile = TileOf<cuda::kFewChannels * kBlocks>(p.linears, blockIdx.x);
   const cuda::Linear& w = p.linears.linear[tile.linear];
   const cuda::FewRowsOperands operands = {
       .m = p.m, .n = w.n, .row_bytes = w.w_stride, .x = p.x, .w = static_cast<const int8_t*>(w.w)};
-  cuda::FewRowsSums<kTiles>(operands, static_cast<int64_t>(blockIdx.y) * 8 * kTiles, tile.n0, partial,
-                            [&](int64_t m, int64_t n, int32_t sum) { Finish(p, w, m, n, sum); });
+  cuda::FewRowsSums<kTiles, kBlocks>(operands, static_cast<int64_t>(blockIdx.y) * 8 * kTiles, tile.n0,
+                                     partial,
+                                     [&](int64_t m, int64_t n, int32_t sum) { Finish(p, w, m, n, sum); });
 }
 
-template <int kTiles>
+template <int kTiles, int kBlocks>
 absl::Status LaunchFew(const CudaParams& p, const cuda::Stream& stream) {
   int64_t tiles = 0;
-  for (int i = 0; i < p.linears.count; ++i) tiles += cuda::CeilDiv(p.linears.linear[i].n, cuda::kFewChannels);
+  for (int i = 0; i < p.linears.count; ++i) {
+    tiles += cuda::CeilDiv(p.linears.linear[i].n, cuda::kFewChannels * kBlocks);
+  }
   return cuda::Launch(
-      "matmul_f32_s8r_s8c", matmul_f32_s8r_s8c_few_sm80<kTiles>,
+      "matmul_f32_s8r_s8c", matmul_f32_s8r_s8c_few_sm80<kTiles, kBlocks>,
       {.grid = dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(cuda::CeilDiv(p.m, 8 * kTiles))),
-       .block = dim3(cuda::kFewWarps * cuda::kWarp)},
+       .block = dim3(cuda::kFewWarps * cuda::kWarp),
+       .shared_bytes = int64_t{sizeof(int32_t)} * cuda::kFewPartials<kTiles, kBlocks>},
       stream, p);
 }
 
@@ -168,9 +172,9 @@ absl::Status LaunchTiles(const CudaParams& p, const cuda::Stream& stream) {
 
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
-  if (p.m <= 8) return LaunchFew<1>(p, stream);
-  if (p.m <= 16) return LaunchFew<2>(p, stream);
-  if (p.m <= kFewRows) return LaunchFew<4>(p, stream);
+  if (p.m <= 8) return LaunchFew<1, 1>(p, stream);
+  if (p.m <= 16) return LaunchFew<2, 1>(p, stream);
+  if (p.m <= kFewRows) return LaunchFew<4, 1>(p, stream);
   int64_t outputs = 0;
   for (int i = 0; i < p.linears.count; ++i) outputs += p.linears.linear[i].n;
   if (p.m >= kBigRows && p.m * outputs >= int64_t{128 * 128} * 256) return LaunchTiles<128>(p, stream);

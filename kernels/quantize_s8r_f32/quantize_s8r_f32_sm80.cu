@@ -5,7 +5,7 @@
 namespace spikefold::kernels::quantize_s8r_f32 {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = 256, kManyThreads = 1024;
 
 __global__ void __launch_bounds__(kThreads) quantize_s8r_f32_amax_sm80(const __grid_constant__ CudaParams p) {
   const int64_t m = blockIdx.x;
@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(cuda::kWarp) quantize_s8r_f32_spikes_sm80(Cuda
   atomicAdd(&p.counters->missed, static_cast<unsigned long long>(found - taken));
 }
 
-__global__ void __launch_bounds__(kThreads) quantize_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
+__global__ void __launch_bounds__(kManyThreads) quantize_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
   const int64_t m = blockIdx.x;
   const float* x = p.x + m * p.k;
   if (p.spike_threshold == 0) {
@@ -56,7 +56,9 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
     SF_RETURN_IF_ERROR(cuda::Launch("quantize_s8r_f32 spikes", quantize_s8r_f32_spikes_sm80,
                                     {.grid = dim3(1), .block = dim3(cuda::kWarp)}, stream, p));
   }
-  return cuda::Launch("quantize_s8r_f32", quantize_s8r_f32_sm80, rows, stream, p);
+  cuda::Shape last = rows;
+  if (p.m <= kFewRows) last.block = dim3(kManyThreads);
+  return cuda::Launch("quantize_s8r_f32", quantize_s8r_f32_sm80, last, stream, p);
 }
 
 }  // namespace spikefold::kernels::quantize_s8r_f32

@@ -8,7 +8,9 @@
 #include "formats/base/status.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32_cuda.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
 #include "kernels/runtime/cuda_ops.h"
 
 namespace spikefold {
@@ -16,6 +18,9 @@ namespace {
 
 namespace s8c = kernels::matmul_f32_s8r_s8c;
 using Kind = LinearWeights::Kind;
+
+constexpr int64_t kGroupStep = 16;  // columns that the kernels take at a time
+constexpr int64_t kMaxK = 131072;   // 2^17 products of up to 127^2 would no longer fit in int32
 
 const CudaBuffer& Cuda(const Buffer& x) { return static_cast<const CudaBuffer&>(x); }
 
@@ -38,11 +43,37 @@ std::vector<uint16_t> Transposed(const std::vector<uint16_t>& w, int64_t n) {
   return out;
 }
 
+// Codes without their zero points, rows padded with zeros to the kernels' row bytes. `group` 0: no zero
+// points.
+absl::StatusOr<std::vector<int8_t>> CodeRows(const CodeMatrix& w, int64_t group) {
+  const int64_t stride = s8c::RowBytes(w.k), groups = group == 0 ? 0 : w.k / group;
+  std::vector<int8_t> rows(static_cast<size_t>(w.n * stride), 0);
+  for (int64_t n = 0; n < w.n; ++n) {
+    const int8_t* codes = w.codes.data() + n * w.k;
+    int8_t* row = rows.data() + n * stride;
+    if (w.zeros.empty()) {
+      std::memcpy(row, codes, static_cast<size_t>(w.k));
+      continue;
+    }
+    for (int64_t k = 0; k < w.k; ++k) {
+      const int code = codes[k] - w.zeros[static_cast<size_t>(n * groups + k / group)];
+      if (code < -128 || code > 127) {
+        return absl::UnimplementedError(
+            absl::StrCat("backend \"cuda\": ", FormatText(w.format, w.group),
+                         " weights whose codes and zero points lie too far apart; use --backend cpu"));
+      }
+      row[k] = static_cast<int8_t>(code);
+    }
+  }
+  return rows;
+}
+
 cuda::Linear LinearOf(const LinearWeights& w, const CudaWeights& device, float* y) {
   return {.n = w.n,
           .w = device.w.as<void>(),
           .w_stride = w.kind == Kind::kF32 ? w.k : s8c::RowBytes(w.k),
           .w_scale = device.scale.as<float>(),
+          .group = w.kind == Kind::kGroups ? w.group : 0,
           .kept_w = device.kept.as<uint16_t>(),
           .kept_stride = w.n,
           .bias = w.bias.empty() ? nullptr : device.bias.as<float>(),
@@ -65,27 +96,27 @@ absl::Status CudaOps::PackF32(const Tensor& w, LinearWeights& out) {
 }
 
 absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act, LinearWeights& out) {
-  if (w.format != WeightFormat::kS8c || act.group > 0 || !act.symmetric) {
+  const bool channels = w.format == WeightFormat::kS8c;
+  const int64_t group = channels ? 0 : w.group > 0 ? w.group : w.k;
+  if (act.group > 0 || !act.symmetric || (group % kGroupStep != 0 && group != w.k)) {
     return absl::UnimplementedError(
         absl::StrCat("backend \"cuda\": no kernel for ", FormatText(w.format, w.group), " weights with ",
-                     FormatText(act), " activations; quantize to w8a8, or use --backend cpu"));
+                     FormatText(act), " activations; use symmetric ones per token, or --backend cpu"));
   }
-  if (w.k >= 131072) {  // 2^17 products of up to 127^2 would no longer fit in int32
+  if (w.k >= kMaxK) {
     return absl::UnimplementedError(
-        absl::StrCat("backend \"cuda\": K=", w.k, " is not below 131072; use --backend cpu"));
+        absl::StrCat("backend \"cuda\": K=", w.k, " is not below ", kMaxK, "; use --backend cpu"));
   }
-  out.kind = Kind::kS8c;
+  SF_ASSIGN_OR_RETURN(const std::vector<int8_t> rows, CodeRows(w, group));
+  out.kind = channels ? Kind::kS8c : Kind::kGroups;
   out.n = w.n;
   out.k = w.k;
-  out.scale.assign(w.scales.begin(), w.scales.end());
-  const int64_t stride = s8c::RowBytes(w.k);
-  std::vector<int8_t> rows(static_cast<size_t>(w.n * stride), 0);
-  for (int64_t n = 0; n < w.n; ++n) {
-    std::memcpy(rows.data() + n * stride, w.codes.data() + n * w.k, static_cast<size_t>(w.k));
-  }
+  out.group = group;
   auto device = std::make_shared<CudaWeights>();
   SF_RETURN_IF_ERROR(Upload(rows, *stream_, *device, device->w));
-  SF_RETURN_IF_ERROR(Upload(out.scale, *stream_, *device, device->scale));
+  std::vector<float> scales(w.scales.begin(), w.scales.end());
+  SF_RETURN_IF_ERROR(Upload(scales, *stream_, *device, device->scale));
+  if (channels) out.scale = std::move(scales);
   out.device = std::move(device);
   return stream_->Sync();
 }
@@ -133,7 +164,11 @@ absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const Line
     SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
     params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
   }
-  SF_RETURN_IF_ERROR(s8c::RunCuda(params, *stream_));
+  if (w[0]->kind == Kind::kGroups) {
+    SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_sxg::RunCuda(params, *stream_));
+  } else {
+    SF_RETURN_IF_ERROR(s8c::RunCuda(params, *stream_));
+  }
   for (size_t i = 0; i < w.size(); ++i) SF_RETURN_IF_ERROR(AddSupers(x, *w[i], y[i]));
   return absl::OkStatus();
 }
@@ -172,32 +207,35 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
                                           .value = device->super_value.as<float>()};
     params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
   }
-  return kernels::matmul_f32_f32_s8c::RunCuda(params, *stream_);
+  return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)
+                                     : kernels::matmul_f32_f32_s8c::RunCuda(params, *stream_);
 }
 
+// The linears of a site share a launch with those of their kind.
 absl::Status CudaOps::LinearsTo(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                                 absl::Span<float* const> y) {
   if (w.size() > cuda::kMaxLinears)
     return absl::InternalError("backend \"cuda\": too many linears of a site");
-  const LinearWeights *floats[cuda::kMaxLinears], *codes[cuda::kMaxLinears];
-  float *float_y[cuda::kMaxLinears], *code_y[cuda::kMaxLinears];
-  size_t num_floats = 0, num_codes = 0;
-  for (size_t i = 0; i < w.size(); ++i) {
-    if (w[i]->kind == Kind::kF32) {
-      floats[num_floats] = w[i];
-      float_y[num_floats++] = y[i];
-    } else {
-      codes[num_codes] = w[i];
-      code_y[num_codes++] = y[i];
+  for (const Kind kind : {Kind::kF32, Kind::kS8c, Kind::kGroups}) {
+    const LinearWeights* of_kind[cuda::kMaxLinears];
+    float* outs[cuda::kMaxLinears];
+    size_t count = 0;
+    for (size_t i = 0; i < w.size(); ++i) {
+      if (w[i]->kind != kind) continue;
+      of_kind[count] = w[i];
+      outs[count++] = y[i];
     }
+    if (count > 0) SF_RETURN_IF_ERROR(KindTo(kind, x, {of_kind, count}, {outs, count}));
   }
-  if (num_floats > 0) SF_RETURN_IF_ERROR(FloatLinears(x, {floats, num_floats}, {float_y, num_floats}));
-  if (num_codes == 0) return absl::OkStatus();
-  const absl::Span<const LinearWeights* const> c(codes, num_codes);
-  const absl::Span<float* const> c_y(code_y, num_codes);
-  if (x.form->format.is_float()) return MixedLinears(x, c, c_y, false);
-  SF_RETURN_IF_ERROR(CodeLinears(x, c, c_y));
-  return x.max_spike_rows > 0 ? MixedLinears(x, c, c_y, true) : absl::OkStatus();
+  return absl::OkStatus();
+}
+
+absl::Status CudaOps::KindTo(LinearWeights::Kind kind, const CudaActivation& x,
+                             absl::Span<const LinearWeights* const> w, absl::Span<float* const> y) {
+  if (kind == Kind::kF32) return FloatLinears(x, w, y);
+  if (x.form->format.is_float()) return MixedLinears(x, w, y, false);
+  SF_RETURN_IF_ERROR(CodeLinears(x, w, y));
+  return x.max_spike_rows > 0 ? MixedLinears(x, w, y, true) : absl::OkStatus();
 }
 
 absl::Status CudaOps::Linears(const Activation& x, absl::Span<const LinearWeights* const> w,

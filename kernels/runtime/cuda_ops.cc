@@ -88,6 +88,11 @@ absl::Status CudaOps::ReadOut(const float* device, int64_t count, float* host) {
 
 absl::Status CudaOps::Embed(const LinearWeights& table, const ActivationForm& form,
                             absl::Span<const int32_t> tokens, float scale, Buffer& out) {
+  if (table.kind == LinearWeights::Kind::kGroups) {
+    return absl::UnimplementedError(
+        "backend \"cuda\": no kernel for an embedding in groups; quantize with --head-bits 8, or use "
+        "--backend cpu");
+  }
   SF_ASSIGN_OR_RETURN(const CudaWeights* w, Complete(table));
   SF_ASSIGN_OR_RETURN(const CudaConstants::Form* columns, constants_.Columns(form, table.k));
   SF_RETURN_IF_ERROR(tokens_.Reserve(tokens.size() * sizeof(int32_t)));
@@ -169,7 +174,7 @@ absl::Status CudaOps::HeadNormRope(const HeadNormRopeArgs& a) {
 
 // The cache's rows in device memory, with what the host has before `first` (the prefix) at the beginning.
 absl::StatusOr<CudaRows*> CudaOps::RowsOf(KvCache& cache, const AttentionArgs& a) {
-  if (cache.device != nullptr) return static_cast<CudaRows*>(cache.device.get());
+  if (cache.device() != nullptr) return static_cast<CudaRows*>(cache.device());
   const int64_t width = a.num_kv_heads * a.head_dim;
   auto rows = std::make_unique<CudaRows>();
   rows->layer_floats = cache.capacity() * width;
@@ -182,8 +187,8 @@ absl::StatusOr<CudaRows*> CudaOps::RowsOf(KvCache& cache, const AttentionArgs& a
     SF_RETURN_IF_ERROR(cuda::CopyIn(rows->k.as<float>() + at, cache.k(layer), filled, *stream_));
     SF_RETURN_IF_ERROR(cuda::CopyIn(rows->v.as<float>() + at, cache.v(layer), filled, *stream_));
   }
-  cache.device = std::move(rows);
-  return static_cast<CudaRows*>(cache.device.get());
+  cache.set_device(std::move(rows));
+  return static_cast<CudaRows*>(cache.device());
 }
 
 absl::Status CudaOps::Attention(const AttentionArgs& a) {
@@ -219,8 +224,8 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
 }
 
 absl::Status CudaOps::ReadCache(KvCache& cache) {
-  if (cache.device == nullptr || cache.pages() != nullptr) return absl::OkStatus();
-  const auto& rows = static_cast<const CudaRows&>(*cache.device);
+  if (cache.device() == nullptr || cache.pages() != nullptr) return absl::OkStatus();
+  const auto& rows = static_cast<const CudaRows&>(*cache.device());
   const size_t bytes =
       static_cast<size_t>(rows.layer_floats / std::max<int64_t>(cache.capacity(), 1) * cache.length()) *
       sizeof(float);

@@ -75,6 +75,8 @@ class CudaOps : public Ops {
   absl::Status MixedLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                             absl::Span<float* const> y, bool spikes_only);
   absl::Status AddSupers(const CudaActivation& x, const LinearWeights& w, float* y);
+  absl::Status KindTo(LinearWeights::Kind kind, const CudaActivation& x,
+                      absl::Span<const LinearWeights* const> w, absl::Span<float* const> y);
   absl::Status LinearsTo(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                          absl::Span<float* const> y);
 

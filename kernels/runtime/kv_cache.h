@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "formats/base/dtype.h"
@@ -49,23 +50,36 @@ class KvCache {
   float* v(int layer) { return v_[static_cast<size_t>(layer)].data(); }
   const float* k(int layer) const { return k_[static_cast<size_t>(layer)].data(); }
   const float* v(int layer) const { return v_[static_cast<size_t>(layer)].data(); }
-  // A device backend's own copy of the rows, which go with the cache. It makes it on first use and appends to
-  // it; k() and v() follow on Ops::ReadCache.
+  // A device backend's own copy of the rows. It makes it on first use and appends to it; k() and v() follow
+  // on Ops::ReadCache. A copy of a cache has what k() and v() hold.
   struct DeviceRows {
     virtual ~DeviceRows() = default;
   };
-  std::unique_ptr<DeviceRows> device;
+  DeviceRows* device() const { return device_.rows.get(); }
+  void set_device(std::unique_ptr<DeviceRows> rows) { device_.rows = std::move(rows); }
   // nullptr of a float cache.
   KvPages* pages() { return pages_ ? &*pages_ : nullptr; }
   const KvPages* pages() const { return pages_ ? &*pages_ : nullptr; }
 
  private:
+  struct Device {
+    Device() = default;
+    Device(const Device&) {}
+    Device& operator=(const Device&) {
+      rows = nullptr;
+      return *this;
+    }
+    Device(Device&&) = default;
+    Device& operator=(Device&&) = default;
+    std::unique_ptr<DeviceRows> rows;
+  };
   void CopyPrefix(const ModelConfig& config, const KvPrefix& prefix);
 
   KvOptions options_;
   int64_t capacity_ = 0, length_ = 0, prefix_length_ = 0, row_width_ = 0;
   std::vector<std::vector<float>> k_, v_;
   std::optional<KvPages> pages_;
+  Device device_;
 };
 
 }  // namespace spikefold

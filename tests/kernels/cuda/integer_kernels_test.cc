@@ -6,8 +6,12 @@
 #include "formats/base/thread_pool.h"
 #include "kernels/embed_f32/embed_f32_cuda.h"
 #include "kernels/kernel_check.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
 #include "kernels/quantized_case.h"
@@ -115,6 +119,86 @@ TEST_CASE("One wrong code of a weight is found", "[gpu][matmul][canary]") {
     CHECK(report.num_values > 0);
     CHECK(report.worst > 1);
   }
+}
+
+// Codes without zero points, as the GPU's group kernels read them.
+std::vector<int8_t> Effective(const QuantizedOperands& o) {
+  std::vector<int8_t> codes = o.codes;
+  const QuantizedCase& c = o.shape;
+  for (size_t i = 0; i < codes.size() && !o.w_zero.empty(); ++i) {
+    const size_t row = i / static_cast<size_t>(c.k), k = i % static_cast<size_t>(c.k);
+    codes[i] = static_cast<int8_t>(
+        codes[i] - o.w_zero[row * static_cast<size_t>(c.k / c.group) + k / static_cast<size_t>(c.group)]);
+  }
+  return codes;
+}
+
+TEST_CASE("Products of codes in groups equal the CPU's bit for bit", "[gpu][matmul]") {
+  CheckReport integers, floats;
+  ThreadPool pool(4);
+  uint64_t seed = 77;
+  int64_t count = 0;
+  for (QuantizedCase c : GroupCases()) {
+    if ((c.group % 16 != 0 && c.group != c.k) || c.x_group > 0 || (c.bits == 8 && c.w_zeros)) continue;
+    c.num_super = 0;
+    c.one_x_scale = c.x_zeros = false;
+    ++count;
+    const QuantizedOperands o(c, seed += 11);
+    const GroupWeights groups = o.Groups();
+    std::vector<uint8_t> packed(GroupPackedBytes(LayoutOf(groups)));
+    PackGroups(groups, packed.data());
+    std::vector<float> expected(static_cast<size_t>(c.m * c.n)), expected_float(expected.size());
+    const OutlierTail tail = o.Tail();
+    Ok(matmul_f32_s8r_sxg::Run({.m = c.m,
+                                .n = c.n,
+                                .k = c.k,
+                                .group = c.group,
+                                .x = o.x_codes.data(),
+                                .x_scale = o.x_scale.data(),
+                                .w = packed.data(),
+                                .tail = tail,
+                                .y = expected.data()},
+                               pool));
+    Ok(matmul_f32_f32_sxg::Run({.m = c.m,
+                                .n = c.n,
+                                .k = c.k,
+                                .group = c.group,
+                                .x = o.x.data(),
+                                .w = packed.data(),
+                                .tail = {.bias = tail.bias},
+                                .y = expected_float.data()},
+                               pool));
+    const Array<int8_t> w(Padded(Effective(o), c.n, c.k)), x(Padded(o.x_codes, c.m, c.k));
+    const Array<float> x_scale(o.x_scale), w_scale(o.w_scale), kept_x(o.kept_x), bias(o.bias), y(c.m * c.n),
+        x_float(o.x);
+    const Array<uint16_t> kept_w(Transposed(o.kept_w, c.n, c.num_kept));
+    s8c::CudaParams params = {.m = c.m,
+                              .k = c.k,
+                              .x = x.data(),
+                              .x_scale = x_scale.data(),
+                              .num_kept = c.num_kept,
+                              .kept_x = kept_x.data(),
+                              .linears = {.count = 1}};
+    params.linears.linear[0] = {.n = c.n,
+                                .w = w.data(),
+                                .w_stride = s8c::RowBytes(c.k),
+                                .w_scale = w_scale.data(),
+                                .group = c.group,
+                                .kept_w = c.num_kept > 0 ? kept_w.data() : nullptr,
+                                .kept_stride = c.n,
+                                .bias = o.bias.empty() ? nullptr : bias.data(),
+                                .y = y.data()};
+    Ok(matmul_f32_s8r_sxg::RunCuda(params, TheStream()));
+    integers.CompareExact(CaseName(c), y.Read(), expected);
+    cuda::SimtParams simt = {.m = c.m, .k = c.k, .x = x_float.data(), .linears = params.linears};
+    simt.linears.linear[0].kept_w = nullptr;
+    Ok(matmul_f32_f32_sxg::RunCuda(simt, TheStream()));
+    floats.CompareExact(absl::StrCat(CaseName(c), " float"), y.Read(), expected_float);
+  }
+  CHECK(count > 20);
+  INFO(integers.detail << "; " << floats.detail);
+  CHECK(integers.ok());
+  CHECK(floats.ok());
 }
 
 TEST_CASE("The linears of a site share a launch, each with its own width, bias and kept columns",
