@@ -113,6 +113,22 @@ __global__ void __launch_bounds__((kTile / kPart) * (kTile / kPart)) SimtTiles(S
 inline constexpr int kFewRows = 8;   // rows that a warp carries through one row of W
 inline constexpr int kRowWarps = 4;  // of a block, a channel each
 
+// 16 codes against 16 values of a row, both aligned.
+__device__ inline float AddCodes(const float* x, const int8_t* codes, float sum) {
+  const uint4 words = *reinterpret_cast<const uint4*>(codes);
+  const uint32_t parts[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    const float4 values = *reinterpret_cast<const float4*>(x + part * 4);
+    const float v[4] = {values.x, values.y, values.z, values.w};
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      sum = fmaf(v[b], static_cast<float>(static_cast<int8_t>(parts[part] >> (8 * b))), sum);
+    }
+  }
+  return sum;
+}
+
 // Few rows: bound by the bytes of W, which are read once.
 template <typename W>
 __global__ void __launch_bounds__(kRowWarps* kWarp) SimtRows(SimtParams p) {
@@ -127,7 +143,15 @@ __global__ void __launch_bounds__(kRowWarps* kWarp) SimtRows(SimtParams p) {
   const W* weights = static_cast<const W*>(linear.w) + n * linear.w_stride;
   const int count = static_cast<int>(num_rows - m0 < kFewRows ? num_rows - m0 : kFewRows);
   float sum[kFewRows] = {};
-  for (int64_t k = lane; k < p.k; k += kWarp) {
+  int64_t k_begin = lane;
+  if constexpr (std::is_same_v<W, int8_t>) {
+    if (count == 1 && p.k % 16 == 0) {  // one token's logits: 16 codes a load
+      const float* x = p.x + RowAt(p, m0) * p.k;
+      for (int64_t k = lane * 16; k < p.k; k += kWarp * 16) sum[0] = AddCodes(x + k, weights + k, sum[0]);
+      k_begin = p.k;
+    }
+  }
+  for (int64_t k = k_begin; k < p.k; k += kWarp) {
     const float w = static_cast<float>(weights[k]);
 #pragma unroll
     for (int i = 0; i < kFewRows; ++i) {

@@ -5,7 +5,7 @@
 
 namespace spikefold::kernels::matmul_bf16_s8r_s8c {
 
-inline constexpr int64_t kFewRows = 64;  // up to so many it is bound by reading W
+inline constexpr int64_t kFewRows = 32;  // up to so many mma.sync, fed from memory, is at least as fast
 
 absl::Status RunFew(const Params& params, const cuda::Stream& stream);
 

@@ -52,9 +52,8 @@ absl::Status LaunchFew(const Params& p, const cuda::Stream& stream) {
 // More channels a block read x less often, fewer make more blocks.
 absl::Status RunFew(const Params& p, const cuda::Stream& stream) {
   if (p.m <= 8) return LaunchFew<1, 1>(p, stream);
-  if (p.m <= 16) return p.n >= 8192 ? LaunchFew<2, 2>(p, stream) : LaunchFew<2, 1>(p, stream);
-  if (p.m <= 32) return LaunchFew<4, 2>(p, stream);
-  return LaunchFew<8, 2>(p, stream);
+  if (p.m <= 16) return LaunchFew<2, 1>(p, stream);
+  return LaunchFew<4, 2>(p, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_bf16_s8r_s8c

@@ -12,7 +12,7 @@ constexpr int kStages = 3;
 constexpr int kStep = 128;         // bytes of K a stage: a swizzled row of 8 chunks
 constexpr int kChunk = 16;         // bytes of one cp.async and one ldmatrix row
 constexpr int kWarpTile = 32;      // outputs a warp in each direction: 2 x 4 tiles of m16n8
-constexpr int64_t kFewRows = 64;   // up to so many rows 64x64 tiles are mostly padding
+constexpr int64_t kFewRows = 32;   // up to so many rows 64x64 tiles are mostly padding
 constexpr int64_t kBigRows = 512;  // from so many rows on 128x128 tiles fill the machine
 
 // Where chunk c of row r lies: rows are 128 bytes, chunks are permuted by the row.
@@ -48,6 +48,59 @@ __device__ void Finish(const CudaParams& p, const cuda::Linear& w, int64_t m, in
   }
   if (w.bias != nullptr) y += w.bias[n];
   w.y[m * w.n + n] = y;
+}
+
+// The same for a warp's 32x32 outputs: row m + 16 i + 8 (e / 2), column n + 8 j + e % 2 of acc[i][j][e].
+// Everything is loaded before the first store, which might overwrite it for all the compiler knows.
+__device__ void FinishTile(const CudaParams& p, const cuda::Linear& w, int64_t m, int64_t n,
+                           const int32_t (&acc)[2][4][4]) {
+  const auto row = [&](int r) { return m + r * 8; };                 // r = 2 i + e / 2
+  const auto column = [&](int c) { return n + c / 2 * 8 + c % 2; };  // c = 2 j + e % 2
+  float x_scale[4], w_scale[8];
+#pragma unroll
+  for (int r = 0; r < 4; ++r) x_scale[r] = row(r) < p.m ? p.x_scale[row(r)] : 0.0f;
+#pragma unroll
+  for (int c = 0; c < 8; ++c) w_scale[c] = column(c) < w.n ? w.w_scale[column(c)] : 0.0f;
+  float y[4][8];
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      y[r][c] = static_cast<float>(acc[r / 2][c / 2][r % 2 * 2 + c % 2]) * x_scale[r] * w_scale[c];
+    }
+  }
+  for (int64_t k = 0; k < p.num_kept && w.kept_w != nullptr; ++k) {
+    float x[4], kept[8];
+#pragma unroll
+    for (int r = 0; r < 4; ++r) x[r] = row(r) < p.m ? p.kept_x[row(r) * p.num_kept + k] : 0.0f;
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      const unsigned bits = column(c) < w.n ? w.kept_w[k * w.kept_stride + column(c)] : 0u;
+      kept[c] = __uint_as_float(bits << 16);
+    }
+#pragma unroll
+    for (int r = 0; r < 4; ++r) {
+#pragma unroll
+      for (int c = 0; c < 8; ++c) y[r][c] = fmaf(x[r], kept[c], y[r][c]);
+    }
+  }
+  if (w.bias != nullptr) {
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      const float bias = column(c) < w.n ? w.bias[column(c)] : 0.0f;
+#pragma unroll
+      for (int r = 0; r < 4; ++r) y[r][c] += bias;
+    }
+  }
+#pragma unroll
+  for (int r = 0; r < 4; ++r) {
+#pragma unroll
+    for (int c = 0; c < 8; ++c) {
+      if (row(r) >= p.m || column(c) >= w.n) continue;
+      w.y[row(r) * w.n + column(c)] = y[r][c];
+      if (w.sums != nullptr) w.sums[row(r) * w.n + column(c)] = acc[r / 2][c / 2][r % 2 * 2 + c % 2];
+    }
+  }
 }
 
 template <int kTile>
@@ -115,20 +168,10 @@ __global__ void __launch_bounds__(kTile* kTile / 32) matmul_f32_s8r_s8c_sm80(Cud
     multiply(step);
   }
 
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        Finish(p, w, m0 + warp_m + i * 16 + lane / 4 + e / 2 * 8, n0 + warp_n + j * 8 + lane % 4 * 2 + e % 2,
-               acc[i][j][e]);
-      }
-    }
-  }
+  FinishTile(p, w, m0 + warp_m + lane / 4, n0 + warp_n + lane % 4 * 2, acc);
 }
 
-// Up to 64 rows: bound by the bytes of W.
+// Up to 32 rows: bound by the bytes of W.
 template <int kTiles, int kBlocks>
 __global__ void __launch_bounds__(cuda::kFewWarps* cuda::kWarp)
     matmul_f32_s8r_s8c_few_sm80(const __grid_constant__ CudaParams p) {
@@ -174,7 +217,7 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
   if (p.m <= 8) return LaunchFew<1, 1>(p, stream);
   if (p.m <= 16) return LaunchFew<2, 1>(p, stream);
-  if (p.m <= kFewRows) return LaunchFew<4, 1>(p, stream);
+  if (p.m <= kFewRows) return LaunchFew<4, 2>(p, stream);
   int64_t outputs = 0;
   for (int i = 0; i < p.linears.count; ++i) outputs += p.linears.linear[i].n;
   if (p.m >= kBigRows && p.m * outputs >= int64_t{128 * 128} * 256) return LaunchTiles<128>(p, stream);
