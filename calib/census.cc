@@ -10,7 +10,6 @@
 #include "calib/census_activations.h"
 #include "calib/census_weights.h"
 #include "calib/dataset.h"
-#include "calib/host_pool.h"
 #include "calib/observers/key_observer.h"
 #include "calib/observers/site_observer.h"
 #include "calib/prefix_search.h"
@@ -23,7 +22,7 @@
 namespace spikefold {
 namespace {
 
-constexpr int64_t kSinkWindows = 16;
+constexpr int64_t kSinkWindows = 8;
 constexpr int64_t kProbeTokens = 1024;  // at least, to look at spikes and to judge a prefix by
 // The plain windows' part is a quarter of the text where that has this many tokens, else half of it.
 constexpr int64_t kPlainTokens = 4096;
@@ -43,7 +42,7 @@ class Scanner {
 
   absl::StatusOr<ScanResult> Run() {
     SF_RETURN_IF_ERROR(MakeWindows());
-    SF_ASSIGN_OR_RETURN(weights_, CensusWeights(reader_, HostPool(), options_.progress));
+    SF_ASSIGN_OR_RETURN(weights_, CensusWeights(reader_, model_.pool(), options_.progress));
     SF_RETURN_IF_ERROR(PlainArm());
     SF_RETURN_IF_ERROR(OwnSinks());
     SF_RETURN_IF_ERROR(OtherBosMode());
@@ -90,9 +89,9 @@ class Scanner {
   }
 
   absl::Status PlainArm() {
-    plain_sites_.emplace(graph_, HostPool());
-    LifeObserver life(graph_, HostPool());
-    plain_keys_.emplace(graph_, 1);
+    plain_sites_.emplace(graph_, model_.pool());
+    LifeObserver life(graph_, model_.pool());
+    plain_keys_.emplace(graph_, 1, model_.pool());
     TapFan taps({&*plain_sites_, &*plain_keys_, &life});
     SF_RETURN_IF_ERROR(RunWindows(model_, plain_, nullptr, taps, "scanning", options_.progress));
     table_ = life.Table();
@@ -115,7 +114,7 @@ class Scanner {
     if (wants_bos_) {
       for (auto& window : windows) window.erase(window.begin());
     }
-    LifeObserver life(graph_, HostPool());
+    LifeObserver life(graph_, model_.pool());
     SF_ASSIGN_OR_RETURN(SinkMap sinks, MapSinks(model_, windows, {&life}, options_.progress));
     (wants_bos_ ? map_.sinks_plain : map_.sinks_bos) = std::move(sinks);
     (wants_bos_ ? map_.life_plain : map_.life_bos) = life.Table().life;
@@ -215,11 +214,10 @@ class Scanner {
     }
     prefix_length_ = static_cast<int64_t>(windows.front().size());
     SF_ASSIGN_OR_RETURN(stats_.prefix, ComputePrefix(model_, map_.prefix));
-    prefix_sites_.emplace(graph_, HostPool());
-    prefix_keys_.emplace(graph_, static_cast<int64_t>(map_.prefix.size()));
+    prefix_sites_.emplace(graph_, model_.pool());
+    prefix_keys_.emplace(graph_, static_cast<int64_t>(map_.prefix.size()), model_.pool());
     TapFan taps({&*prefix_sites_, &*prefix_keys_});
-    return RunWindows(model_, windows, &stats_.prefix, taps, "scanning behind the prefix",
-                      options_.progress);
+    return RunWindows(model_, windows, &stats_.prefix, taps, "scanning behind the prefix", options_.progress);
   }
 
   void KeepArms() {

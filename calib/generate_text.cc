@@ -5,7 +5,6 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "calib/dataset.h"
-#include "calib/host_pool.h"
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
@@ -76,7 +75,7 @@ class Writer {
       if (!step(t)) return absl::CancelledError(absl::StrCat("generated text: stopped at token ", t));
       SF_RETURN_IF_ERROR(ForwardLockstep(model_, tokens, caches, absl::MakeSpan(hidden)));
       SF_RETURN_IF_ERROR(Logits(model_, hidden, absl::MakeSpan(logits)));
-      HostPool().ParallelFor(static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {
+      model_.pool().ParallelFor(static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           const size_t at = static_cast<size_t>(i);
           tokens[at] = samplers[at].Sample(absl::MakeSpan(logits).subspan(at * vocab, vocab));

@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "calib/host_pool.h"
 #include "calib/scoring_arm.h"
 #include "calib/site_scores.h"
 #include "formats/base/status.h"
@@ -56,11 +55,11 @@ class Search {
     found_.push_back(std::move(candidate));
   }
 
-  // BOS; newline, "." and ",", with BOS behind them; outlier tokens with BOS. Without a BOS the delimiters
-  // stand behind each other.
+  // BOS, where no text begins with it again (see RepeatedScore); newline, "." and "," with BOS behind them;
+  // outlier tokens with BOS. Without a BOS the delimiters stand behind each other.
   absl::Status MakeCandidates() {
     const int32_t bos = in_.tokenizer.bos_id();
-    if (bos >= 0) Add({bos});
+    if (bos >= 0 && in_.windows_lead_with_bos) Add({bos});
     std::vector<int32_t> delimiters;
     for (const char* text : {"\n", ".", ","}) {
       SF_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, in_.tokenizer.Encode(text));
@@ -86,7 +85,7 @@ class Search {
     const int32_t bos = in_.tokenizer.bos_id();
     const bool holds_bos = bos >= 0 && std::find(tokens.begin(), tokens.end(), bos) != tokens.end();
     const std::vector<EvalWindow>& windows = holds_bos ? behind_bos_ : windows_;
-    RowPeakObserver peaks(in_.model.graph(), HostPool());
+    RowPeakObserver peaks(in_.model.graph(), in_.model.pool());
     SF_ASSIGN_OR_RETURN(const double nll, MeanNll(in_.model, windows, &prefix, peaks, "", {}));
     Measured out{.nll = nll, .score = peaks.LargestScore(static_cast<int64_t>(windows[0].tokens.size()))};
     if (in_.windows_lead_with_bos && holds_bos) return out;  // never repeated: a text's own BOS goes
@@ -102,7 +101,7 @@ class Search {
     const std::vector<int32_t>& text = in_.windows.front();
     window.insert(window.end(), text.begin(),
                   text.begin() + std::min<int64_t>(kRepeatedText, static_cast<int64_t>(text.size())));
-    RowPeakObserver peaks(in_.model.graph(), HostPool());
+    RowPeakObserver peaks(in_.model.graph(), in_.model.pool());
     SF_RETURN_IF_ERROR(RunWindows(in_.model, {window}, &prefix, peaks, "", {}));
     return peaks.LargestScore(static_cast<int64_t>(window.size()));
   }

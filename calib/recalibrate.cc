@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "calib/census_weights.h"
-#include "calib/host_pool.h"
 #include "calib/observers/key_observer.h"
 #include "calib/observers/site_observer.h"
 #include "calib/window_run.h"
@@ -50,9 +49,9 @@ absl::StatusOr<CalibStats> Recalibrate(const RuntimeModel& model, const Checkpoi
     SF_ASSIGN_OR_RETURN(stats.prefix, ComputePrefix(model, scan.prefix.tokens));
     windows = WindowsBehind(windows, scan.prefix.tokens, model.graph().config.bos_id);
   }
-  SF_ASSIGN_OR_RETURN(WeightCensus weights, CensusWeights(reader, HostPool(), options.progress));
-  SiteObserver sites(model.graph(), HostPool());
-  KeyObserver keys(model.graph(), std::max<int64_t>(1, stats.prefix.size()));
+  SF_ASSIGN_OR_RETURN(WeightCensus weights, CensusWeights(reader, model.pool(), options.progress));
+  SiteObserver sites(model.graph(), model.pool());
+  KeyObserver keys(model.graph(), std::max<int64_t>(1, stats.prefix.size()), model.pool());
   TapFan taps({&sites, &keys});
   SF_RETURN_IF_ERROR(RunWindows(model, windows, options.behind_prefix ? &stats.prefix : nullptr, taps,
                                 "calibrating the folded model", options.progress));

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <chrono>
 
-#include "calib/host_pool.h"
 #include "formats/base/status.h"
 
 namespace spikefold {
@@ -60,7 +59,7 @@ absl::StatusOr<WindowScores> ScoreWindow(ScoringArm& reference, ScoringArm* quan
     if (quantized != nullptr) {
       SF_ASSIGN_OR_RETURN(q, quantized->Block(first, rows));
     }
-    HostPool().ParallelFor(rows, 1, [&](int64_t begin, int64_t end) {
+    reference.pool().ParallelFor(rows, 1, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const int32_t target = window.tokens[static_cast<size_t>(window.score_from + first + i)];
         scores[static_cast<size_t>(first + i)] = q == nullptr

@@ -23,6 +23,7 @@ class ScoringArm {
   absl::StatusOr<const float*> Block(int64_t first, int64_t rows);
   const EvalWindow& window() const { return *window_; }
   int64_t vocab() const { return model_.graph().config.vocab; }
+  ThreadPool& pool() const { return model_.pool(); }
   double seconds() const { return seconds_; }  // spent in Run and Block
 
  private:

@@ -133,6 +133,11 @@ class Applier {
     for (const TensorDecision* d : AllDecisions()) info.linears.push_back(Spec(*d));
     info.prefix = PrefixSpec();
     info.rotations = graph_.rotations;
+    SF_ASSIGN_OR_RETURN(
+        const KvOptions kv,
+        ChooseKv(plan_.recipe.kv, graph_, arm_ == nullptr ? absl::Span<const KeyStats>() : arm_->keys,
+                 !plan_.prefix.empty()));
+    info.kv = KvToNative(kv, graph_.config);
     info.folds = options_.folds;
     info.calibration = Calibration();
     info.recipe_sha256 = Sha256Hex(RecipeToJson(plan_.recipe).Dump());

@@ -264,7 +264,8 @@ class Planner {
   Rounding RoundingOf() const {
     if (recipe_.rounding != Rounding::kAuto) return recipe_.rounding;
     const bool text = input_.stats != nullptr && !input_.stats->windows.empty();
-    return text && scheme_->weight_bits < 8 ? Rounding::kGptq : Rounding::kNearest;
+    const bool pays = scheme_->weight_bits < 8 || recipe_.outliers == OutlierMode::kAuto;
+    return text && pays ? Rounding::kGptq : Rounding::kNearest;
   }
 
   void AddSuperWeights(TensorDecision& d) const {

@@ -105,6 +105,12 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("keep_super_weights", recipe.keep_super_weights)
       .Set("head_bits", recipe.head_bits)
       .Set("seed", static_cast<int64_t>(recipe.seed));
+  if (recipe.kv != KvChoice()) {
+    json.Set("kv", KvWord(recipe.kv))
+        .Set("kv_sinks", recipe.kv.sinks)
+        .Set("kv_recent", recipe.kv.recent)
+        .Set("kv_window", recipe.kv.window);
+  }
   if (recipe.activation_scales_set) json.Set("activation_scales", ScaleMethodName(recipe.activation_scales));
   if (recipe.weight_scales_set) json.Set("weight_scales", ScaleMethodName(recipe.weight_scales));
   Json keep = Json::MakeArray();
@@ -115,14 +121,26 @@ Json RecipeToJson(const Recipe& recipe) {
 
 absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where) {
   if (!json.is_object()) return absl::DataLossError(absl::StrCat(where, ": a recipe must be a JSON object"));
-  static const std::vector<std::string> kKeys = {"scheme",         "outliers",
-                                                 "group_size",     "keep_columns",
-                                                 "random_columns", "keep_modules",
-                                                 "keep_rows",      "keep_super_weights",
-                                                 "keep",           "activation_scales",
-                                                 "head_bits",      "weight_scales",
-                                                 "seed",           "rotate",
-                                                 "smooth",         "rounding"};
+  static const std::vector<std::string> kKeys = {"scheme",
+                                                 "outliers",
+                                                 "group_size",
+                                                 "keep_columns",
+                                                 "random_columns",
+                                                 "keep_modules",
+                                                 "keep_rows",
+                                                 "keep_super_weights",
+                                                 "keep",
+                                                 "activation_scales",
+                                                 "head_bits",
+                                                 "weight_scales",
+                                                 "seed",
+                                                 "rotate",
+                                                 "smooth",
+                                                 "rounding",
+                                                 "kv",
+                                                 "kv_sinks",
+                                                 "kv_recent",
+                                                 "kv_window"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -161,6 +179,15 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
       SF_RETURN_IF_ERROR(get_bool(&recipe.keep_rows));
     } else if (key == "keep_super_weights") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.keep_super_weights));
+    } else if (key == "kv") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_RETURN_IF_ERROR(ParseKvWord(word, recipe.kv));
+    } else if (key == "kv_sinks") {
+      SF_ASSIGN_OR_RETURN(recipe.kv.sinks, json.GetInt(key, where));
+    } else if (key == "kv_recent") {
+      SF_ASSIGN_OR_RETURN(recipe.kv.recent, json.GetInt(key, where));
+    } else if (key == "kv_window") {
+      SF_ASSIGN_OR_RETURN(recipe.kv.window, json.GetInt(key, where));
     } else if (key == "seed") {
       SF_ASSIGN_OR_RETURN(const int64_t seed, json.GetInt(key, where));
       recipe.seed = static_cast<uint64_t>(seed);

@@ -8,6 +8,7 @@
 
 #include "absl/status/statusor.h"
 #include "formats/base/json.h"
+#include "quant/kv_choice.h"
 
 namespace spikefold {
 
@@ -22,7 +23,7 @@ const char* ScaleMethodName(ScaleMethod method);
 
 // How weights become codes.
 enum class Rounding {
-  kAuto,     // GPTQ below 8 bits where a scan is there, else to the nearest
+  kAuto,     // GPTQ where a scan is there (at 8 bits with outliers "auto" only), else to the nearest
   kNearest,  // each weight alone
   kGptq,     // column by column, each taking up the error before it; inputs come through the rounded layers
 };
@@ -69,6 +70,7 @@ struct Recipe {
   ScaleMethod weight_scales = ScaleMethod::kMse;
   bool weight_scales_set = false;  // false: absmax at 8 bits, mse (importance-weighted clip search) below
   int head_bits = 8;               // 8 or 16: embedding and head
+  KvChoice kv;                     // how sequences keep keys and values
   uint64_t seed = 1;               // of random_columns and of the rotations' signs
 };
 Json RecipeToJson(const Recipe& recipe);

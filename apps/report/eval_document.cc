@@ -71,7 +71,6 @@ LinearDecision FromSpec(const QuantizedLinearSpec& spec, const ModelGraph& graph
 void DescribeNative(const NativeInfo& info, const ModelGraph& graph, EvalDocument& doc) {
   doc.scheme = info.scheme;
   doc.calibration = info.calibration;
-  doc.kv = NativeKvToJson(info.kv);
   doc.folds = info.folds;
   doc.recipe_sha256 = info.recipe_sha256;
   doc.plan_sha256 = info.plan_sha256;
@@ -168,7 +167,10 @@ absl::StatusOr<EvalDocument> MakeEvalDocument(const EvalRun& run) {
   }
   doc.activation_bits = ActivationBits(doc.linears);
   const ModelConfig& c = run.model->graph().config;
-  doc.kv_bytes_per_token = static_cast<double>(2 * 2 * c.num_layers * c.num_kv_heads * c.head_dim);
+  doc.kv = NativeKvToJson(KvToNative(run.kv, c));
+  doc.kv_bytes_per_token = run.kv.is_float()
+                               ? static_cast<double>(2 * 2 * c.num_layers * c.num_kv_heads * c.head_dim)
+                               : KvBytesPerPosition(run.kv, c);
   return doc;
 }
 

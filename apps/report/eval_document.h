@@ -18,6 +18,7 @@
 #include "calib/evaluate.h"
 #include "formats/base/json.h"
 #include "formats/checkpoint.h"
+#include "kernels/runtime/kv_options.h"
 
 namespace spikefold {
 
@@ -77,6 +78,7 @@ struct EvalRun {
   const EvalResult* result = nullptr;                             // required
   const CheckpointReader *model = nullptr, *reference = nullptr;  // required; may be the same
   const TokenStream* text = nullptr;                              // required
+  KvOptions kv;                                                   // how the model kept keys and values
   std::string name;  // empty: the last component of the model's path
   std::string backend = "cpu", command, machine;
   int threads = 0;

@@ -82,6 +82,7 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   SF_ASSIGN_OR_RETURN(
       const OpenedModel opened,
       OpenModel(context, options.model, {.backend = BackendOf(options.backend), .tokenizer = false}));
+  SF_RETURN_IF_ERROR(OverrideKv(options.kv, *opened.model));
   SF_RETURN_IF_ERROR(CheckContext(options, *opened.model));
   SF_ASSIGN_OR_RETURN(const BenchResult result,
                       Bench(*opened.model, {.prompt = options.prefill,

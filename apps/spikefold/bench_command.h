@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "apps/spikefold/context.h"
+#include "apps/spikefold/kv_flags.h"
 
 namespace spikefold {
 
@@ -13,6 +14,7 @@ struct BenchCommandOptions {
   std::string backend = "cpu";
   std::string model;
   int64_t prefill = 512, decode = 128;  // tokens; 0: not measured
+  KvFlags kv;
   int64_t repeat = 5;
 };
 absl::Status RunBench(const BenchCommandOptions& options, Context& context);

@@ -46,6 +46,7 @@ absl::StatusOr<EvalModels> OpenModels(const EvalCommandOptions& options, Context
   SF_ASSIGN_OR_RETURN(models.model,
                       OpenModel(context, options.model,
                                 {.backend = BackendOf(options.backend), .simulate = options.simulate}));
+  SF_RETURN_IF_ERROR(OverrideKv(options.kv, *models.model.model));
   return models;
 }
 
@@ -117,6 +118,7 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
                                         .model = models.model.reader.get(),
                                         .reference = reference.reader.get(),
                                         .text = &text,
+                                        .kv = models.model.model->kv(),
                                         .name = options.name,
                                         .backend = BackendName(options),
                                         .command = absl::StrCat("spikefold ", context.command),

@@ -7,6 +7,7 @@
 
 #include "absl/status/status.h"
 #include "apps/spikefold/context.h"
+#include "apps/spikefold/kv_flags.h"
 #include "calib/evaluate.h"
 
 namespace spikefold {
@@ -18,6 +19,7 @@ struct EvalCommandOptions {
   std::string output;  // eval.json; empty: none
   std::string name;    // what a report calls it; empty: the model's file name
   std::string protocol = "chunks";
+  KvFlags kv;
   std::string bos = "auto";  // none, once, window; auto: as the model's tokenizer says
   int64_t context = 0;       // 0: the protocol's own
   int64_t windows = 100;     // 0: all

@@ -64,13 +64,35 @@ void AddDoubts(const EvalResult& r, TextTable& table) {
   }
 }
 
+// "k u4c before RoPE, v u4r, recent 16"
+std::string KvText(const Json& kv) {
+  const auto word = [&](const char* key) {
+    const Json* value = kv.Find(key);
+    return value != nullptr && value->is_string() ? Printable(value->string_value(), 8) : std::string("?");
+  };
+  const auto flag = [&](const char* key) {
+    const Json* value = kv.Find(key);
+    return value != nullptr && value->is_bool() && value->bool_value();
+  };
+  const auto rows = [&](const char* key, const char* text) {
+    const Json* value = kv.Find(key);
+    const int64_t n = value != nullptr && value->is_int() ? value->int_value() : 0;
+    return n > 0 ? absl::StrCat(", ", text, " ", n) : std::string();
+  };
+  return absl::StrCat("keys ", word("k"), flag("before_rope") ? " before RoPE" : "", ", values ", word("v"),
+                      rows("sinks", "sinks"), rows("window", "recent"), rows("evict", "window"));
+}
+
 }  // namespace
 
 std::string EvalText(const EvalDocument& d, absl::string_view prefix, const Console& console) {
   const EvalResult& r = d.result;
-  const bool alone = d.model.fingerprint == d.reference.fingerprint;
-  std::string text = absl::StrCat(console.Bold(Printable(d.name)), alone ? "" : " beside ",
-                                  alone ? "" : Printable(d.reference.path, 1024), "\n", HowText(d), "\n\n");
+  const bool itself = d.model.fingerprint == d.reference.fingerprint;
+  const bool alone = itself && d.kv.is_null();
+  const std::string beside = alone    ? ""
+                             : itself ? " beside itself with float keys and values"
+                                      : absl::StrCat(" beside ", Printable(d.reference.path, 1024));
+  std::string text = absl::StrCat(console.Bold(Printable(d.name)), beside, "\n", HowText(d), "\n\n");
   TextTable table("lll");
   if (alone) {
     table.Row({"perplexity", PlusMinus(r.ppl, r.ppl_se, 3), ""});
@@ -85,6 +107,10 @@ std::string EvalText(const EvalDocument& d, absl::string_view prefix, const Cons
   }
   table.Row({"bits a weight", absl::StrCat(BitsText(d.bits_linear), " in the linears"),
              absl::StrCat(BitsText(d.bits_total), " in all; activations ", BitsText(d.activation_bits))});
+  if (!d.kv.is_null()) {
+    table.Row(
+        {"keys and values", absl::StrFormat("%.1f KiB a token", d.kv_bytes_per_token / 1024), KvText(d.kv)});
+  }
   if (!prefix.empty()) {
     table.Row({"prefix", absl::StrCat("\"", prefix, "\" in both models"),
                absl::StrFormat("the reference behind it: x %.4f", r.prefix_ratio)});

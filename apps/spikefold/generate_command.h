@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "apps/spikefold/context.h"
+#include "apps/spikefold/kv_flags.h"
 
 namespace spikefold {
 
@@ -14,6 +15,7 @@ struct GenerateCommandOptions {
   std::string model, prompt;
   int64_t max_tokens = 128;
   double temperature = 0;
+  KvFlags kv;
   int64_t top_k = 0;
 };
 absl::Status RunGenerate(const GenerateCommandOptions& options, Context& context);

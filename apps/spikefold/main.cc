@@ -236,6 +236,21 @@ void CommandLine::AddScan() {
   c->add_flag("--force", o->force, "Replace a scan that is there");
 }
 
+void AddKv(CLI::App* c, KvFlags& o, const char* form) {
+  c->add_option("--kv", o.form, form)->type_name("FORM");
+  c->add_option("--kv-sinks", o.sinks, "First rows of a sequence without prefix that stay 16 bit [1]")
+      ->check(Integer(0, 1 << 20))
+      ->type_name("N");
+  c->add_option("--kv-recent", o.recent, "Latest rows that stay 16 bit [16]")
+      ->check(Integer(1, 1 << 20))
+      ->type_name("N");
+  c->add_option("--kv-window", o.window, "Keep only so many rows behind prefix and sinks; 0: all [0]")
+      ->check(Integer(0, 1 << 20))
+      ->type_name("N");
+}
+constexpr char kKvForm[] =
+    "Keep keys and values so: float, 16, 8, 4, 3 or 2 bits, or apart, as in k4v2 [as the model says]";
+
 void AddRecipe(CLI::App* c, RecipeOptions& o) {
   std::vector<std::string> schemes;
   for (const Scheme& scheme : Schemes()) schemes.push_back(absl::StrCat(scheme.name, ": ", scheme.summary));
@@ -251,7 +266,8 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
        "auto: what pays; none; offline: R1+R2, nothing rotates at run time; online: R1+R2+R4; or names "
        "joined by +")
       ->type_name("HOW");
-  c->add_option("--rounding", o.rounding, "Weights to codes: auto (gptq below 8 bits), nearest, gptq")
+  c->add_option("--rounding", o.rounding,
+                "Weights to codes: auto (gptq where there is a scan), nearest, gptq")
       ->type_name("HOW");
   c->add_option("--smooth", o.smooth,
                 "Channel scales with this alpha on all four sites, 0.5 to 0.95; 0: none")
@@ -279,6 +295,7 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_option("--head-bits", o.head_bits, "Embedding and head: 8 or 16 bits [8]")
       ->check(Integer(1, 32))
       ->type_name("N");
+  AddKv(c, o.kv, "Keys and values of sequences: float, 16, 8, 4, 3 or 2 bits, or apart, as in k4v2 [float]");
 }
 
 void CommandLine::AddPlan() {
@@ -341,6 +358,7 @@ void CommandLine::AddEval() {
   AddBackend(c, o->backend);
   c->add_flag("--parity", o->parity, "Compare a GPU with the CPU instead, linear by linear and run by run");
   c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
+  AddKv(c, o->kv, kKvForm);
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
 }
 
@@ -374,6 +392,7 @@ void CommandLine::AddGenerate() {
       ->capture_default_str();
   AddBackend(c, o->backend);
   AddCount(c, "--top-k", o->top_k, "Draw from the K likeliest tokens only; 0: from all", 0)->type_name("K");
+  AddKv(c, o->kv, kKvForm);
 }
 
 void CommandLine::AddBench() {
@@ -387,6 +406,7 @@ void CommandLine::AddBench() {
   AddCount(c, "--decode", o->decode, "Tokens decoded one by one (tg); 0: not measured", 0);
   AddBackend(c, o->backend);
   AddCount(c, "--repeat", o->repeat, "Repetitions, after one to warm up", 1, 100000);
+  AddKv(c, o->kv, kKvForm);
 }
 
 void CommandLine::AddVerify() {

@@ -21,7 +21,7 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 bool RecipeOptions::any() const {
   return !file.empty() || !scheme.empty() || outliers || rotate || rounding || smooth || activation_scales ||
          weight_scales || group_size || keep_columns || keep_modules || head_bits || random_columns ||
-         keep_rows || keep_super_weights || !keep.empty();
+         keep_rows || keep_super_weights || !keep.empty() || kv.any();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
@@ -58,6 +58,7 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   recipe.keep_rows = recipe.keep_rows || options.keep_rows;
   recipe.keep_super_weights = recipe.keep_super_weights || options.keep_super_weights;
   recipe.keep.insert(recipe.keep.end(), options.keep.begin(), options.keep.end());
+  SF_RETURN_IF_ERROR(SetKv(options.kv, recipe.kv));
   return recipe;
 }
 
@@ -84,7 +85,8 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
       scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);
   const bool treats = recipe.outliers == OutlierMode::kAuto ? scheme->activation_bits < 16
                                                             : recipe.outliers != OutlierMode::kNone;
-  return keeps || clips || treats || scheme->activation_scales == Granularity::kPerTensor;
+  const bool static_keys = recipe.kv.k_scale == 'c';
+  return keeps || static_keys || clips || treats || scheme->activation_scales == Granularity::kPerTensor;
 }
 
 PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,

@@ -9,6 +9,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "apps/spikefold/context.h"
+#include "apps/spikefold/kv_flags.h"
 #include "apps/spikefold/scan_files.h"
 #include "quant/prepare.h"
 #include "quant/recipe.h"
@@ -24,6 +25,7 @@ struct RecipeOptions {
   std::optional<int> group_size, keep_columns, keep_modules, head_bits;
   bool random_columns = false, keep_rows = false, keep_super_weights = false;
   std::vector<std::string> keep;
+  KvFlags kv;
 
   bool any() const;
 };

@@ -16,8 +16,9 @@ float Quantile(const std::vector<float>& sorted, double p) {
 
 }  // namespace
 
-KeyObserver::KeyObserver(const ModelGraph& graph, int64_t first_position, int64_t max_rows)
-    : config_(graph.config),
+KeyObserver::KeyObserver(const ModelGraph& graph, int64_t first_position, ThreadPool& pool, int64_t max_rows)
+    : pool_(pool),
+      config_(graph.config),
       observes_(graph.qk_rotation < 0),
       first_position_(first_position),
       max_rows_(max_rows),
@@ -80,16 +81,18 @@ std::vector<KeyStats> KeyObserver::Take() {
     KeyStats stats{.layer = static_cast<int>(l), .rows = layer.seen};
     const size_t width = static_cast<size_t>(width_), rows = layer.kept.size() / width;
     stats.quantiles.resize(kKeyQuantiles * width);
-    std::vector<float> values(rows);
-    for (size_t c = 0; c < width; ++c) {
-      for (size_t r = 0; r < rows; ++r) values[r] = layer.kept[r * width + c];
-      std::sort(values.begin(), values.end());
-      for (int i = 0; i < kKeyQuantiles; ++i) {
-        stats.quantiles[static_cast<size_t>(i) * width + c] = Quantile(values, KeyQuantileShare(i));
+    pool_.ParallelFor(width_, 4, [&](int64_t begin, int64_t end) {
+      std::vector<float> values(rows);
+      for (size_t c = static_cast<size_t>(begin); c < static_cast<size_t>(end); ++c) {
+        for (size_t r = 0; r < rows; ++r) values[r] = layer.kept[r * width + c];
+        std::sort(values.begin(), values.end());
+        for (int i = 0; i < kKeyQuantiles; ++i) {
+          stats.quantiles[static_cast<size_t>(i) * width + c] = Quantile(values, KeyQuantileShare(i));
+        }
+        stats.quantiles[c] = layer.min[c];
+        stats.quantiles[(kKeyQuantiles - 1) * width + c] = layer.max[c];
       }
-      stats.quantiles[c] = layer.min[c];
-      stats.quantiles[(kKeyQuantiles - 1) * width + c] = layer.max[c];
-    }
+    });
     layer = {};
     out.push_back(std::move(stats));
   }

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "calib/stats.h"
+#include "formats/base/thread_pool.h"
 #include "kernels/runtime/rope.h"
 #include "kernels/runtime/tap.h"
 
@@ -12,12 +13,15 @@ namespace spikefold {
 
 class KeyObserver : public Taps {
  public:
-  // Rows at cache positions before `first_position` are left out: those that stay 16 bit anyway (a prefix, the
-  // first row, a sink). A model that rotates keys behind their embedding is not observed: its keys are coded as
-  // attention sees them. Of each layer up to `max_rows` rows are kept, evenly spread over those seen.
-  KeyObserver(const ModelGraph& graph, int64_t first_position, int64_t max_rows = 2048);
+  // Rows at cache positions before `first_position` are left out: those that stay 16 bit anyway (a prefix,
+  // the first row, a sink). A model that rotates keys behind their embedding is not observed: its keys are
+  // coded as attention sees them. Of each layer up to `max_rows` rows are kept, evenly spread over those
+  // seen.
+  KeyObserver(const ModelGraph& graph, int64_t first_position, ThreadPool& pool, int64_t max_rows = 2048);
 
-  bool Wants(int layer, ValueKind value) const override { return observes_ && layer >= 0 && value == ValueKind::kK; }
+  bool Wants(int layer, ValueKind value) const override {
+    return observes_ && layer >= 0 && value == ValueKind::kK;
+  }
   void OnRows(const TapRows& rows) override;
   std::vector<KeyStats> Take();  // empty if nothing was seen
 
@@ -29,6 +33,7 @@ class KeyObserver : public Taps {
   };
   void Keep(Layer& layer, const std::vector<float>& row);
 
+  ThreadPool& pool_;
   const ModelConfig config_;
   const bool observes_;
   const int64_t first_position_, max_rows_, width_;

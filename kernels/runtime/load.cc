@@ -134,7 +134,7 @@ uint64_t LoadedModel::weight_bytes() const {
 absl::StatusOr<std::unique_ptr<RuntimeModel>> LoadModel(const CheckpointReader& reader,
                                                         const LoadOptions& options) {
   SF_ASSIGN_OR_RETURN(auto ops, MakeOps(options));
-  auto model = std::make_unique<LoadedModel>(reader.graph(), std::move(ops));
+  auto model = std::make_unique<LoadedModel>(reader.graph(), std::move(ops), *options.pool);
   if (reader.kind() == CheckpointKind::kNative) {
     SF_RETURN_IF_ERROR(model->LoadNative(reader, options.simulate, options.progress));
     return model;

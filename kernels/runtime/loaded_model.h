@@ -15,15 +15,17 @@ std::vector<int> LoadOrder(const ModelGraph& graph);
 
 class LoadedModel : public RuntimeModel {
  public:
-  LoadedModel(const ModelGraph& graph, std::unique_ptr<Ops> ops)
+  LoadedModel(const ModelGraph& graph, std::unique_ptr<Ops> ops, ThreadPool& pool)
       : graph_(graph),
         ops_(std::move(ops)),
+        pool_(pool),
         linears_(graph.nodes.size()),
         gains_(graph.nodes.size()),
         forms_(graph.sites.size()) {}
 
   const ModelGraph& graph() const override { return graph_; }
   Ops& ops() const override { return *ops_; }
+  ThreadPool& pool() const override { return pool_; }
   const LinearWeights* linear(int node) const override { return linears_[static_cast<size_t>(node)].get(); }
   const std::vector<float>& gain(int node) const override { return gains_[static_cast<size_t>(node)]; }
   const ActivationForm& form(int site) const override { return forms_[static_cast<size_t>(site)]; }
@@ -48,6 +50,7 @@ class LoadedModel : public RuntimeModel {
 
   const ModelGraph graph_;
   std::unique_ptr<Ops> ops_;
+  ThreadPool& pool_;
   std::vector<std::shared_ptr<LinearWeights>> linears_;  // by node
   std::vector<std::vector<float>> gains_;                // by node
   std::vector<ActivationForm> forms_;                    // by site

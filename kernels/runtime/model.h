@@ -28,6 +28,7 @@ class RuntimeModel {
   virtual ~RuntimeModel() = default;
   virtual const ModelGraph& graph() const = 0;
   virtual Ops& ops() const = 0;
+  virtual ThreadPool& pool() const = 0;  // idle between ops: for whoever watches or scores the model
   // Weights of graph().nodes[node], the embedding's table included (a tied head shares it); nullptr for other
   // ops.
   virtual const LinearWeights* linear(int node) const = 0;

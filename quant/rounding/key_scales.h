@@ -11,9 +11,9 @@
 
 namespace spikefold {
 
-// One scale and minimum a layer and channel, for `bits` bits. At 8 bits the grid covers all keys that were seen; below
-// it covers the range that makes the mean of the errors' fourth powers least. InvalidArgument: bits other than 8,
-// 4, 3, 2, or a layer without keys.
+// One scale and minimum a layer and channel, for `bits` bits. At 8 bits the grid covers all keys that were
+// seen; below it covers the range that makes the mean of the errors' fourth powers least. InvalidArgument:
+// bits other than 8, 4, 3, 2, or a layer without keys.
 absl::StatusOr<std::shared_ptr<const KvChannels>> ChooseKeyScales(absl::Span<const KeyStats> keys,
                                                                   const ModelConfig& config, int bits);
 

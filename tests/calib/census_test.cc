@@ -9,7 +9,6 @@
 #include "absl/strings/str_cat.h"
 #include "calib/census_weights.h"
 #include "calib/dataset.h"
-#include "calib/host_pool.h"
 #include "calib/observers/life_observer.h"
 #include "calib/recalibrate.h"
 #include "calib/spike_stages.h"
@@ -188,7 +187,8 @@ TEST_CASE("Two stages on one channel are told apart by the valley between them, 
 
 TEST_CASE("The weight census finds planted neurons without any text") {
   const TinyModel tiny = MakeTinyModel({.spike_channels = {70, 301}, .step_up = 1, .step_down = 3});
-  const auto census = CensusWeights(*tiny.checkpoint, HostPool(), {});
+  ThreadPool pool(2);
+  const auto census = CensusWeights(*tiny.checkpoint, pool, {});
   REQUIRE(census.ok());
   for (int l = 0; l < 5; ++l) {
     for (int64_t i = 0; i < 256; ++i) {

@@ -69,8 +69,9 @@ TEST_CASE("The observer's quantiles are those of the keys without their rotation
   std::vector<int32_t> tokens(40);
   std::iota(tokens.begin(), tokens.end(), 3);
   KeepKeys keep;
-  KeyObserver observer(graph, 2), thinned(graph, 2, 10);
-  for (Taps* taps : {static_cast<Taps*>(&keep), static_cast<Taps*>(&observer), static_cast<Taps*>(&thinned)}) {
+  KeyObserver observer(graph, 2, pool), thinned(graph, 2, pool, 10);
+  for (Taps* taps :
+       {static_cast<Taps*>(&keep), static_cast<Taps*>(&observer), static_cast<Taps*>(&thinned)}) {
     KvCache cache(graph.config, 40);
     std::vector<float> hidden(40 * 64);
     REQUIRE(Forward(**model, tokens, cache, absl::MakeSpan(hidden), {.taps = taps}).ok());

@@ -120,8 +120,7 @@ TEST_CASE("The census of SmolLM2 finds both stages, who writes and who removes t
   REQUIRE_FALSE(map.prefix.empty());
   for (const PrefixCandidate& candidate : map.prefixes) {
     if (candidate.chosen) CHECK(candidate.ppl_ratio <= 1.01);
-    // BOS alone takes the spikes of any text but one that begins with BOS, as chats do: it then spikes again.
-    if (candidate.tokens.size() == 1) CHECK(candidate.score > 500);
+    CHECK(candidate.tokens.size() >= 2);  // one alone spikes again in a text that begins with it
   }
   const auto worst = std::max_element(map.sites.begin(), map.sites.end(),
                                       [](const auto& a, const auto& b) { return a.score < b.score; });

@@ -81,6 +81,21 @@ TEST_CASE("A fold uses the statistics behind the prefix and says whether it chan
   CHECK(none->Find("model.layers.1.mlp.down_proj")->activation_scale > 1.0f);
 }
 
+TEST_CASE("GPTQ rounds where there is text, but not in the controls of 8 bits") {
+  Scanned s = ScanTiny(PlainModel());
+  const auto rounding = [&](Recipe recipe) {
+    const auto plan = MakePlan(recipe, s.input());
+    REQUIRE(plan.ok());
+    return plan->linears.front().rounding;
+  };
+  CHECK(rounding({.scheme = "w8a8"}) == Rounding::kGptq);
+  CHECK(rounding({.scheme = "w8a8", .outliers = OutlierMode::kNone}) == Rounding::kNearest);
+  CHECK(rounding({.scheme = "w4a16", .outliers = OutlierMode::kNone, .group_size = 32}) == Rounding::kGptq);
+  CHECK(rounding({.scheme = "w8a8", .rounding = Rounding::kNearest}) == Rounding::kNearest);
+  s.scan.stats.windows.clear();
+  CHECK(rounding({.scheme = "w8a8"}) == Rounding::kNearest);
+}
+
 TEST_CASE("16-bit exceptions: by pattern, by score; super weights; spike rows") {
   Scanned s = ScanTiny(SpikedModel());
   // A token that spikes at this site of the step up.

@@ -8,6 +8,7 @@
 #include "calib/evaluate.h"
 #include "formats/base/file.h"
 #include "quant/apply.h"
+#include "quant/kv_choice.h"
 #include "quant/planner.h"
 #include "tests/testing/temp_directory.h"
 
@@ -71,7 +72,8 @@ TEST_CASE("SmolLM2: static INT8 collapses untreated and holds when spikes are fo
   const EvalResult fold = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFold});
   const EvalResult both = m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFoldKeep});
   // What is left of the logarithm: a fifth behind the prefix, a third of that with the widest columns kept.
-  // (4,096 tokens of self-written text, the default, are few; docs/results.md has the figures of a full calibration.)
+  // (4,096 tokens of self-written text, the default, are few; docs/results.md has the figures of a full
+  // calibration.)
   CHECK(none > 2);
   CHECK(std::log(fold.ppl_ratio) < 0.2 * std::log(none));
   CHECK(std::log(both.ppl_ratio) < 0.35 * std::log(fold.ppl_ratio));
@@ -79,10 +81,33 @@ TEST_CASE("SmolLM2: static INT8 collapses untreated and holds when spikes are fo
       m.Run({.scheme = "w8a8-static", .outliers = OutlierMode::kFoldKeep, .random_columns = true}).ppl_ratio;
   CHECK(std::log(random) > 0.8 * std::log(fold.ppl_ratio));
 
-  const EvalResult w8a8 = m.Run({.scheme = "w8a8"}), simulated = m.Run({.scheme = "w8a8"}, true);
+  const Recipe recipe{.scheme = "w8a8", .rounding = Rounding::kNearest};
+  const EvalResult w8a8 = m.Run(recipe), simulated = m.Run(recipe, true);
   CHECK(w8a8.ppl_ratio < 1.04);
   CHECK(std::fabs(simulated.kld_mean - w8a8.kld_mean) < 1e-4 + 2 * w8a8.kld_se);
   CHECK(m.Run({.scheme = "w4a16", .group_size = 64}).ppl_ratio < 1.45);
+}
+
+TEST_CASE("SmolLM2: keys and values of 4 bits, the first row and the latest in 16") {
+  ThreadPool pool(DefaultNumThreads());
+  const auto reader = CheckpointReader::Open(JoinPath(SPIKEFOLD_MODELS, "smollm2-135m-instruct-q4_1.gguf"));
+  REQUIRE(reader.ok());
+  const auto model = *LoadModel(**reader, {.pool = &pool});
+  const auto tokenizer = *(*reader)->LoadTokenizer();
+  const TokenStream text = *TokenizeFiles(*tokenizer, {SPIKEFOLD_TEST_DATA "/wiki.test.raw"});
+  const auto kld = [&](const char* word, int64_t sinks) {
+    KvChoice choice{.sinks = sinks};
+    REQUIRE(ParseKvWord(word, choice).ok());
+    REQUIRE(model->set_kv(*ChooseKv(choice, model->graph(), {}, false)).ok());
+    const auto r = Evaluate(*model, *model, *tokenizer, text, {.context = 512, .max_windows = 2});
+    REQUIRE(r.ok());
+    return r->kld_mean;
+  };
+  const double four = kld("4", 1);
+  CHECK(four < 0.01);
+  CHECK(kld("8", 1) < 0.0005);
+  CHECK(kld("k4rv4", 1) > 2 * four);  // scales by row instead of by channel
+  CHECK(kld("4", 0) > 1.5 * four);    // the sink's keys share a page's scale
 }
 
 }  // namespace spikefold
