@@ -176,6 +176,7 @@ class Bench {
     peers_.clear();
     AddOurs("w8a8", m, n, k, 0, 0);
     AddOurs("w8a8 r=64", m, n, k, kKept, 0);
+    if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, -1);
     AddOurs("w8a8 128", m, n, k, 0, 128);
     AddOurs("w8a8 256", m, n, k, 0, 256);
     SF_RETURN_IF_ERROR(AddPeer("bf16", PeerKind::kBf16, m, n, k, false));

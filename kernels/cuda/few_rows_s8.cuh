@@ -41,26 +41,32 @@ __device__ void FewRowsSums(const FewRowsOperands& p, int64_t m0, int64_t n0, in
     const int64_t n = n0 + g + r * 8;
     return p.w + (n < p.n ? n : p.n - 1) * p.row_bytes + t * 16;
   };
-  const auto load_w = [&](uint4(&a)[2 * kBlocks], int64_t at) {
+  const auto x_row = [&](int tile) {
+    const int64_t m = m0 + tile * 8 + g;
+    return p.x + (m < p.m ? m : p.m - 1) * p.row_bytes + t * 16;
+  };
+  // What a lane holds of 64 bytes of K: codes of W and of x.
+  struct Operands {
+    uint4 w[2 * kBlocks], x[kTiles];
+  };
+  const auto load = [&](Operands& o, int64_t at) {
+    const bool inside = at + t * 16 < p.row_bytes;
+    const uint4 zero = make_uint4(0, 0, 0, 0);
 #pragma unroll
-    for (int r = 0; r < 2 * kBlocks; ++r) {
-      a[r] = at + t * 16 < p.row_bytes ? LoadStreaming16(w_row(r) + at) : make_uint4(0, 0, 0, 0);
-    }
+    for (int r = 0; r < 2 * kBlocks; ++r) o.w[r] = inside ? LoadStreaming16(w_row(r) + at) : zero;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile) o.x[tile] = inside ? LoadCached16(x_row(tile) + at) : zero;
   };
   int32_t acc[kBlocks][kTiles][4] = {};
-  const auto multiply = [&](const uint4(&a)[2 * kBlocks], int64_t at) {
-    const bool inside = at + t * 16 < p.row_bytes;
+  const auto multiply = [&](const Operands& o) {
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      const int64_t m = m0 + tile * 8 + g;
-      const int8_t* x = p.x + (m < p.m ? m : p.m - 1) * p.row_bytes + at + t * 16;
-      const uint4 b = inside ? __ldg(reinterpret_cast<const uint4*>(x)) : make_uint4(0, 0, 0, 0);
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
-        const uint32_t first[4] = {a[2 * i].x, a[2 * i + 1].x, a[2 * i].y, a[2 * i + 1].y};
-        const uint32_t second[4] = {a[2 * i].z, a[2 * i + 1].z, a[2 * i].w, a[2 * i + 1].w};
-        MmaS8(acc[i][tile], first, b.x, b.y);
-        MmaS8(acc[i][tile], second, b.z, b.w);
+        const uint4 &low = o.w[2 * i], &high = o.w[2 * i + 1];  // channels g and g + 8
+        const uint32_t first[4] = {low.x, high.x, low.y, high.y}, second[4] = {low.z, high.z, low.w, high.w};
+        MmaS8(acc[i][tile], first, o.x[tile].x, o.x[tile].y);
+        MmaS8(acc[i][tile], second, o.x[tile].z, o.x[tile].w);
       }
     }
   };
@@ -70,15 +76,14 @@ __device__ void FewRowsSums(const FewRowsOperands& p, int64_t m0, int64_t n0, in
     return at % kFewStep == 0 ? at + kHalf : at - kHalf + kFewWarps * kFewStep;
   };
   int64_t at = warp * kFewStep;
-  uint4 a[2][2 * kBlocks];
-  load_w(a[0], at);
+  Operands even, odd;
+  load(even, at);
   while (at < p.row_bytes) {
-    load_w(a[1], next(at));
-    multiply(a[0], at);
-    at = next(at);
-    load_w(a[0], next(at));
-    multiply(a[1], at);
-    at = next(at);
+    load(odd, next(at));
+    multiply(even);
+    at = next(next(at));
+    load(even, at);
+    multiply(odd);
   }
 #pragma unroll
   for (int i = 0; i < kBlocks; ++i) {

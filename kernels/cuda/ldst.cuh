@@ -38,6 +38,15 @@ __device__ inline void LoadMatrices(uint32_t shared, uint32_t (&r)[4]) {
 // The compiler moves no memory access across: keeps loads near their use where registers are short.
 __device__ inline void CompilerFence() { asm volatile("" ::: "memory"); }
 
+// Read-only data that other warps read too. Issued where it is written, as LoadStreaming16 is.
+__device__ inline uint4 LoadCached16(const void* global) {
+  uint4 v;
+  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "l"(global));
+  return v;
+}
+
 // Weights that are read once: not kept in L1.
 __device__ inline uint4 LoadStreaming16(const void* global) {
   uint4 v;

@@ -38,7 +38,7 @@ struct Params {  // device addresses, but for Reference
   const uint16_t* kept_x = nullptr;  // [m, r] bf16
   const uint16_t* kept_w = nullptr;  // [n, r] bf16
   uint16_t* y = nullptr;             // [m, n] bf16
-  int tile_n = 0;                    // of sm_90a, 128 or 256; 0: chosen by shape
+  int tile_n = 0;                    // of sm_90a, 128 or 256; 0: chosen by shape; -1: sm_80
 };
 // Unimplemented: another chip, K too large. InvalidArgument: an empty shape, a stride that is not aligned.
 absl::Status Supports(const Params& params, const cuda::DeviceInfo& device);

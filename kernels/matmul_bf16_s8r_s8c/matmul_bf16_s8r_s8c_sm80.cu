@@ -49,11 +49,12 @@ absl::Status LaunchFew(const Params& p, const cuda::Stream& stream) {
 
 }  // namespace
 
-// More channels a block read x less often, fewer make more blocks.
+// Fewer channels a block make more blocks, which counts more than reading x less often.
 absl::Status RunFew(const Params& p, const cuda::Stream& stream) {
   if (p.m <= 8) return LaunchFew<1, 1>(p, stream);
   if (p.m <= 16) return LaunchFew<2, 1>(p, stream);
-  return LaunchFew<4, 2>(p, stream);
+  if (p.m <= 32) return LaunchFew<4, 1>(p, stream);
+  return LaunchFew<8, 1>(p, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_bf16_s8r_s8c

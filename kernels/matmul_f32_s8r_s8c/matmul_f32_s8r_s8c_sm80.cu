@@ -217,7 +217,7 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
   if (p.m <= 8) return LaunchFew<1, 1>(p, stream);
   if (p.m <= 16) return LaunchFew<2, 1>(p, stream);
-  if (p.m <= kFewRows) return LaunchFew<4, 2>(p, stream);
+  if (p.m <= kFewRows) return LaunchFew<4, 1>(p, stream);
   int64_t outputs = 0;
   for (int i = 0; i < p.linears.count; ++i) outputs += p.linears.linear[i].n;
   if (p.m >= kBigRows && p.m * outputs >= int64_t{128 * 128} * 256) return LaunchTiles<128>(p, stream);

@@ -234,7 +234,8 @@ TEST_CASE("Loading needs a thread pool, and a backend that is missing says how t
   if (status.ok()) return;  // built with CUDA, on a machine with a GPU
   CHECK(status.code() == absl::StatusCode::kUnimplemented);
   const std::string message(status.message());
-  const bool not_built = message == "backend \"cuda\": built without CUDA; configure with -DSPIKEFOLD_CUDA=ON";
+  const bool not_built =
+      message == "backend \"cuda\": built without CUDA; configure with -DSPIKEFOLD_CUDA=ON";
   const bool no_driver =
       message == "backend \"cuda\": no NVIDIA driver on this machine; install one, or use --backend cpu";
   INFO(message);
