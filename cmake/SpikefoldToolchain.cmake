@@ -20,18 +20,27 @@ if(MOLD_PROGRAM)
 endif()
 
 # Contraction into FMA is the compiler's choice per expression; quantized bytes may not depend on it.
-add_compile_options(-Wall -Wextra -Wshadow -Wno-missing-field-initializers -ffp-contract=off)
+# Options of g++; nvcc passes what it does not know itself to g++ one by one.
+function(spikefold_compile_options)
+  foreach(option IN LISTS ARGN)
+    add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:${option}>")
+  endforeach()
+endfunction()
+spikefold_compile_options(-Wall -Wextra -Wshadow -Wno-missing-field-initializers -ffp-contract=off)
 if(SPIKEFOLD_WERROR)
-  add_compile_options(-Werror)
+  spikefold_compile_options(-Werror)
 endif()
 if(SPIKEFOLD_SANITIZE)
-  add_compile_options(-fsanitize=${SPIKEFOLD_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
+  spikefold_compile_options(-fsanitize=${SPIKEFOLD_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
     -Wno-maybe-uninitialized)  # GCC warns falsely about the standard library under sanitizers
   add_compile_definitions(_GLIBCXX_ASSERTIONS)
   add_link_options(-fsanitize=${SPIKEFOLD_SANITIZE})
 else()
-  add_compile_options($<$<CONFIG:Release>:-U_FORTIFY_SOURCE> $<$<CONFIG:Release>:-D_FORTIFY_SOURCE=2>
-                      -fstack-protector-strong)
+  spikefold_compile_options($<$<CONFIG:Release>:-U_FORTIFY_SOURCE> $<$<CONFIG:Release>:-D_FORTIFY_SOURCE=2>
+                            -fstack-protector-strong)
   add_link_options(-Wl,-z,relro,-z,now)
 endif()
 include_directories(${CMAKE_SOURCE_DIR})
+if(SPIKEFOLD_CUDA)
+  include(SpikefoldCuda)
+endif()

@@ -36,14 +36,15 @@ class Preparer {
     if (treatments_.smooth > 0) {
       SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options));
     }
-    if (!options.any()) return absl::OkStatus();
+    if (!options.any()) return CalibrateOnAll(*scheme);
     SF_ASSIGN_OR_RETURN(out_.folded, FoldCheckpoint(*in_.reader, options, in_.pool));
     for (const RefusedFold& refused : out_.folded->refused()) {
       if (refused.fold == "R1") WithoutResidualRotation(recipe_, *scheme, treatments_);
       refused_.push_back(absl::StrCat(refused.fold, ": ", refused.reason));
     }
     if (out_.folded->folds().empty()) out_.folded.reset();
-    if (out_.folded == nullptr || in_.stats == nullptr) return absl::OkStatus();
+    if (out_.folded == nullptr) return CalibrateOnAll(*scheme);
+    if (in_.stats == nullptr) return absl::OkStatus();
     SF_ASSIGN_OR_RETURN(CalibStats stats, StatsOf(*out_.folded));
     out_.folded_stats = std::make_unique<CalibStats>(std::move(stats));
     return absl::OkStatus();
@@ -67,24 +68,47 @@ class Preparer {
   Prepared& out() { return out_; }
 
  private:
+  const char* ArmName() const { return treatments_.fold ? "prefix" : "plain"; }
+
+  // Static scales see all of the scan's text, of which an arm ran only a part.
+  absl::Status CalibrateOnAll(const Scheme& scheme) {
+    if (scheme.activation_scales != Granularity::kPerTensor || in_.stats == nullptr || SawAll()) {
+      return absl::OkStatus();
+    }
+    SF_ASSIGN_OR_RETURN(CalibStats stats, StatsOf(*in_.reader));
+    out_.folded_stats = std::make_unique<CalibStats>(std::move(stats));
+    return absl::OkStatus();
+  }
+  bool SawAll() const {
+    const StatsArm* arm = in_.stats->FindArm(ArmName());
+    if (arm == nullptr || in_.stats->windows.empty()) return true;  // nothing can be done about it here
+    const std::vector<int32_t> prefix = treatments_.fold ? in_.stats->prefix.tokens : std::vector<int32_t>();
+    int64_t rows = 0;
+    for (const auto& window : WindowsBehind(in_.stats->windows, prefix, in_.reader->graph().config.bos_id)) {
+      rows += static_cast<int64_t>(window.size());
+    }
+    return arm->sites.front().rows >= rows;
+  }
+
   // Scales are chosen on the model with the offline rotations that it will have; a site that is rotated
   // online takes none.
   absl::StatusOr<std::vector<SiteScales>> SmoothScalesOf(const FoldOptions& all) {
     FoldOptions offline = all;
     offline.rotate_down = offline.rotate_qk = false;
-    const char* const arm_name = treatments_.fold ? "prefix" : "plain";
     std::unique_ptr<FoldedCheckpoint> folded;
     CalibStats stats_of_folded;
     const CalibStats* stats = in_.stats;
     if (offline.any()) {
       SF_ASSIGN_OR_RETURN(folded, FoldCheckpoint(*in_.reader, offline, in_.pool));
-      SF_ASSIGN_OR_RETURN(stats_of_folded, StatsOf(*folded));
+    }
+    if (offline.any() || (stats != nullptr && !SawAll())) {
+      SF_ASSIGN_OR_RETURN(stats_of_folded, StatsOf(folded == nullptr ? *in_.reader : *folded));
       stats = &stats_of_folded;
     }
-    const StatsArm* const arm = stats->FindArm(arm_name);
+    const StatsArm* const arm = stats == nullptr ? nullptr : stats->FindArm(ArmName());
     if (arm == nullptr) {
       return absl::InvalidArgumentError(
-          absl::StrCat("the scan lacks the statistics of its ", arm_name, " arm; scan again"));
+          absl::StrCat("the scan lacks the statistics of its ", ArmName(), " arm; scan again"));
     }
     const CheckpointReader& model = folded == nullptr ? *in_.reader : *folded;
     std::vector<SiteScales> scales;

@@ -10,6 +10,7 @@
 #include "formats/base/status.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/runtime/bench.h"
+#include "kernels/runtime/ops.h"
 
 namespace spikefold {
 namespace {
@@ -51,9 +52,10 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
                     "---------:", "---------:", "------:", "------:", "-----:", "-------------------:"});
   const auto add = [&](const char* test, int64_t tokens, const Rate& rate) {
     if (tokens == 0) return;
-    text += TableRow({Basename(opened.reader->path()), BytesText(opened.model->weight_bytes()),
-                      CompactCount(NumWeights(*opened.reader)), "CPU", absl::StrCat(threads),
-                      absl::StrCat(test, tokens), PlusMinus(rate.mean, rate.stddev, 2)});
+    text +=
+        TableRow({Basename(opened.reader->path()), BytesText(opened.model->weight_bytes()),
+                  CompactCount(NumWeights(*opened.reader)), options.backend == "cuda" ? "CUDA" : "CPU",
+                  absl::StrCat(threads), absl::StrCat(test, tokens), PlusMinus(rate.mean, rate.stddev, 2)});
   };
   add("pp", options.prefill, result.prefill);
   add("tg", options.decode, result.decode);
@@ -77,7 +79,9 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   if (options.prefill == 0 && options.decode == 0) {
     return absl::InvalidArgumentError("bench: --prefill 0 and --decode 0 leave nothing to measure");
   }
-  SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(context, options.model, {.tokenizer = false}));
+  SF_ASSIGN_OR_RETURN(
+      const OpenedModel opened,
+      OpenModel(context, options.model, {.backend = BackendOf(options.backend), .tokenizer = false}));
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *opened.model));
   SF_RETURN_IF_ERROR(CheckContext(options, *opened.model));
   SF_ASSIGN_OR_RETURN(const BenchResult result,
@@ -95,10 +99,11 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
                       .Set("path", opened.reader->path())
                       .Set("weight_memory_bytes", opened.model->weight_bytes())
                       .Set("weights", NumWeights(*opened.reader))
-                      .Set("backend", "cpu")
+                      .Set("backend", options.backend)
                       .Set("processor", ReadMachine().cpu)
                       .Set("isa", kernels::IsaName(kernels::ActiveIsa()))
                       .Set("threads", context.num_threads())
+                      .Set("device", opened.model->ops().device())
                       .Set("repeat", options.repeat);
   AddRate("prefill", options.prefill, result.prefill, document);
   AddRate("decode", options.decode, result.decode, document);

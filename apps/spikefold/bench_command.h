@@ -11,6 +11,7 @@
 namespace spikefold {
 
 struct BenchCommandOptions {
+  std::string backend = "cpu";
   std::string model;
   int64_t prefill = 512, decode = 128;  // tokens; 0: not measured
   KvFlags kv;

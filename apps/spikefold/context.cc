@@ -50,14 +50,17 @@ absl::StatusOr<OpenedModel> OpenFloatModel(Context& context, const std::string& 
   return OpenModel(context, path);
 }
 
+Backend BackendOf(const std::string& name) { return name == "cuda" ? Backend::kCuda : Backend::kCpu; }
+
 absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path, const OpenOptions& options) {
   OpenedModel opened;
   SF_ASSIGN_OR_RETURN(opened.reader, CheckpointReader::Open(path));
-  SF_RETURN_IF_ERROR(CheckMemory(*opened.reader, options.simulate));
+  if (options.backend == Backend::kCpu) SF_RETURN_IF_ERROR(CheckMemory(*opened.reader, options.simulate));
   if (options.tokenizer) {
     SF_ASSIGN_OR_RETURN(opened.tokenizer, opened.reader->LoadTokenizer());
   }
   SF_ASSIGN_OR_RETURN(opened.model, LoadModel(*opened.reader, {.pool = &context.pool(),
+                                                               .backend = options.backend,
                                                                .simulate = options.simulate,
                                                                .progress = context.console.progress()}));
   context.console.EndProgress();

@@ -36,10 +36,14 @@ struct OpenedModel {
   std::unique_ptr<RuntimeModel> model;
 };
 // ResourceExhausted, before anything is read, if the weights alone exceed the memory that is left.
+// Unimplemented: the backend is not built in, or this machine has no device for it.
 struct OpenOptions {
+  Backend backend = Backend::kCpu;
   bool simulate = false;
   bool tokenizer = true;
 };
+Backend BackendOf(const std::string& name);  // "cpu" or "cuda"
+
 absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path,
                                       const OpenOptions& options = {});
 

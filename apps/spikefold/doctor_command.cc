@@ -46,7 +46,7 @@ absl::StatusOr<Diagnosis> Examine(Context& context) {
     diagnosis.kernels.emplace_back(std::string(kernel.name),
                                    kernel.check(context.pool(), kernels::Fault::kNone));
   }
-  diagnosis.cuda = MakeCudaOps().status();
+  diagnosis.cuda = MakeCudaOps(nullptr).status();
   context.console.EndProgress();
   return diagnosis;
 }

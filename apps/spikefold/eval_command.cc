@@ -7,11 +7,12 @@
 #include "apps/spikefold/eval_text.h"
 #include "apps/spikefold/machine.h"
 #include "apps/spikefold/output_path.h"
-#include "calib/evaluate.h"
+#include "apps/spikefold/parity_command.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native.h"
 #include "kernels/cpu/cpu_features.h"
+#include "kernels/runtime/ops.h"
 
 namespace spikefold {
 namespace {
@@ -27,6 +28,9 @@ struct EvalModels {
 };
 
 absl::StatusOr<EvalModels> OpenModels(const EvalCommandOptions& options, Context& context) {
+  if (options.simulate && options.backend == "cuda") {
+    return absl::InvalidArgumentError("--simulate: runs on the CPU; leave out --backend cuda");
+  }
   EvalModels models;
   models.own_reference = options.reference.empty() || SamePath(options.model, options.reference);
   SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(options.model));
@@ -36,9 +40,12 @@ absl::StatusOr<EvalModels> OpenModels(const EvalCommandOptions& options, Context
                      ": is quantized; give the float model it came from with --reference"));
   }
   if (!models.own_reference) {
-    SF_ASSIGN_OR_RETURN(models.reference, OpenModel(context, options.reference));
+    SF_ASSIGN_OR_RETURN(models.reference,
+                        OpenModel(context, options.reference, {.backend = BackendOf(options.backend)}));
   }
-  SF_ASSIGN_OR_RETURN(models.model, OpenModel(context, options.model, {.simulate = options.simulate}));
+  SF_ASSIGN_OR_RETURN(models.model,
+                      OpenModel(context, options.model,
+                                {.backend = BackendOf(options.backend), .simulate = options.simulate}));
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *models.model.model));
   return models;
 }
@@ -64,7 +71,21 @@ absl::Status WarnOfDoubts(const EvalModels& models, const EvalDocument& document
   return absl::OkStatus();
 }
 
-absl::StatusOr<EvalOptions> Parse(const EvalCommandOptions& options, const Tokenizer& tokenizer) {
+const char* BackendName(const EvalCommandOptions& options) {
+  if (options.backend == "cuda") return "cuda";
+  return options.simulate ? "cpu-simulated" : "cpu";
+}
+
+// "INTEL ..., avx512, NVIDIA H200"
+std::string MachineText(const RuntimeModel& model) {
+  const std::string device = model.ops().device();
+  return absl::StrCat(ReadMachine().cpu, ", ", kernels::IsaName(kernels::ActiveIsa()),
+                      device.empty() ? "" : ", ", device);
+}
+
+}  // namespace
+
+absl::StatusOr<EvalOptions> ParseEvalOptions(const EvalCommandOptions& options, const Tokenizer& tokenizer) {
   EvalOptions out{
       .context = options.context, .max_windows = options.windows, .noise_floor = options.noise_floor};
   const bool llama = options.protocol == "llamacpp";
@@ -77,13 +98,8 @@ absl::StatusOr<EvalOptions> Parse(const EvalCommandOptions& options, const Token
   return out;
 }
 
-const char* BackendName(const EvalCommandOptions& options) {
-  return options.simulate ? "cpu-simulated" : "cpu";
-}
-
-}  // namespace
-
 absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
+  if (options.parity) return RunParity(options, context);
   const double start = Now();
   Console& console = context.console;
   std::vector<std::string> inputs = options.texts;
@@ -91,7 +107,7 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   if (!options.output.empty()) SF_RETURN_IF_ERROR(CheckOutputFile(options.output, inputs));
   SF_ASSIGN_OR_RETURN(const EvalModels models, OpenModels(options, context));
   const OpenedModel& reference = models.the_reference();
-  SF_ASSIGN_OR_RETURN(EvalOptions how, Parse(options, *reference.tokenizer));
+  SF_ASSIGN_OR_RETURN(EvalOptions how, ParseEvalOptions(options, *reference.tokenizer));
   how.progress = console.progress();
   SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*reference.tokenizer, options.texts));
   SF_ASSIGN_OR_RETURN(const EvalResult result,
@@ -106,8 +122,7 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
                                         .name = options.name,
                                         .backend = BackendName(options),
                                         .command = absl::StrCat("spikefold ", context.command),
-                                        .machine = absl::StrCat(ReadMachine().cpu, ", ",
-                                                                kernels::IsaName(kernels::ActiveIsa())),
+                                        .machine = MachineText(*models.model.model),
                                         .threads = context.num_threads(),
                                         .seconds = Now() - start}));
   SF_RETURN_IF_ERROR(WarnOfDoubts(models, document, console));

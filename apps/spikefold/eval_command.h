@@ -8,6 +8,7 @@
 #include "absl/status/status.h"
 #include "apps/spikefold/context.h"
 #include "apps/spikefold/kv_flags.h"
+#include "calib/evaluate.h"
 
 namespace spikefold {
 
@@ -22,8 +23,11 @@ struct EvalCommandOptions {
   std::string bos = "auto";  // none, once, window; auto: as the model's tokenizer says
   int64_t context = 0;       // 0: the protocol's own
   int64_t windows = 100;     // 0: all
-  bool simulate = false, noise_floor = false;
+  std::string backend = "cpu";
+  bool simulate = false, noise_floor = false, parity = false;
 };
+// Protocol, BOS and counts as the library takes them.
+absl::StatusOr<EvalOptions> ParseEvalOptions(const EvalCommandOptions& options, const Tokenizer& tokenizer);
 absl::Status RunEval(const EvalCommandOptions& options, Context& context);
 
 }  // namespace spikefold

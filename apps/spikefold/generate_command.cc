@@ -113,7 +113,8 @@ Json Document(const GenerateCommandOptions& options, const Context& context, con
 }  // namespace
 
 absl::Status RunGenerate(const GenerateCommandOptions& options, Context& context) {
-  SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(context, options.model));
+  SF_ASSIGN_OR_RETURN(const OpenedModel opened,
+                      OpenModel(context, options.model, {.backend = BackendOf(options.backend)}));
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *opened.model));
   SF_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, PromptTokens(opened, options.prompt));
   SF_RETURN_IF_ERROR(CheckLength(opened, static_cast<int64_t>(prompt.size()), options.max_tokens));

@@ -11,6 +11,7 @@
 namespace spikefold {
 
 struct GenerateCommandOptions {
+  std::string backend = "cpu";
   std::string model, prompt;
   int64_t max_tokens = 128;
   double temperature = 0;

@@ -162,6 +162,13 @@ class CommandLine {
   static CLI::Option* AddModel(CLI::App* command, std::string& model, const char* text) {
     return command->add_option("MODEL", model, text)->required()->type_name("");
   }
+  static CLI::Option* AddBackend(CLI::App* command, std::string& backend) {
+    return command
+        ->add_option("--backend", backend, "What runs the models: this machine's processor or its GPU")
+        ->check(OneOf({"cpu", "cuda"}))
+        ->type_name("NAME")
+        ->capture_default_str();
+  }
   template <typename Number>
   static CLI::Option* AddCount(CLI::App* command, const char* name, Number& value, const char* text,
                                int64_t min, int64_t max = kMany) {
@@ -356,6 +363,8 @@ void CommandLine::AddEval() {
       ->check(OneOf({"auto", "none", "once", "window"}))
       ->type_name("WHERE")
       ->capture_default_str();
+  AddBackend(c, o->backend);
+  c->add_flag("--parity", o->parity, "Compare a GPU with the CPU instead, linear by linear and run by run");
   c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
   AddKv(c, o->kv, kKvForm);
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
@@ -389,6 +398,7 @@ void CommandLine::AddGenerate() {
       ->check(Number(0, 100))
       ->type_name("T")
       ->capture_default_str();
+  AddBackend(c, o->backend);
   AddCount(c, "--top-k", o->top_k, "Draw from the K likeliest tokens only; 0: from all", 0)->type_name("K");
   AddKv(c, o->kv, kKvForm);
 }
@@ -402,6 +412,7 @@ void CommandLine::AddBench() {
   AddModel(c, o->model, kAnyModel);
   AddCount(c, "--prefill", o->prefill, "Tokens of the prompt (pp); 0: not measured", 0);
   AddCount(c, "--decode", o->decode, "Tokens decoded one by one (tg); 0: not measured", 0);
+  AddBackend(c, o->backend);
   AddCount(c, "--repeat", o->repeat, "Repetitions, after one to warm up", 1, 100000);
   AddKv(c, o->kv, kKvForm);
 }

@@ -474,6 +474,7 @@ absl::StatusOr<KvPrefix> ComputePrefix(const RuntimeModel& model, absl::Span<con
   KvCache cache(c, p);
   std::vector<float> hidden(static_cast<size_t>(p * c.hidden));
   SF_RETURN_IF_ERROR(Forward(model, tokens, cache, absl::MakeSpan(hidden), {}));
+  SF_RETURN_IF_ERROR(model.ops().ReadCache(cache));
   const auto round = [&](const float* rows) {
     std::vector<uint16_t> out(static_cast<size_t>(p * width));
     for (int64_t h = 0; h < c.num_kv_heads; ++h) {

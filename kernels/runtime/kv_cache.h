@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
+#include <utility>
 #include <vector>
 
 #include "formats/base/dtype.h"
@@ -42,22 +44,42 @@ class KvCache {
   void Advance(int64_t rows) { length_ += rows; }
   int64_t bytes() const;  // of this sequence's rows in memory, now
 
+  int num_layers() const { return static_cast<int>(k_.size()); }  // of a float cache
   // [capacity, num_kv_heads * head_dim] float32 of one layer; of a float cache only.
   float* k(int layer) { return k_[static_cast<size_t>(layer)].data(); }
   float* v(int layer) { return v_[static_cast<size_t>(layer)].data(); }
   const float* k(int layer) const { return k_[static_cast<size_t>(layer)].data(); }
   const float* v(int layer) const { return v_[static_cast<size_t>(layer)].data(); }
+  // A device backend's own copy of the rows. It makes it on first use and appends to it; k() and v() follow
+  // on Ops::ReadCache. A copy of a cache has what k() and v() hold.
+  struct DeviceRows {
+    virtual ~DeviceRows() = default;
+  };
+  DeviceRows* device() const { return device_.rows.get(); }
+  void set_device(std::unique_ptr<DeviceRows> rows) { device_.rows = std::move(rows); }
   // nullptr of a float cache.
   KvPages* pages() { return pages_ ? &*pages_ : nullptr; }
   const KvPages* pages() const { return pages_ ? &*pages_ : nullptr; }
 
  private:
+  struct Device {
+    Device() = default;
+    Device(const Device&) {}
+    Device& operator=(const Device&) {
+      rows = nullptr;
+      return *this;
+    }
+    Device(Device&&) = default;
+    Device& operator=(Device&&) = default;
+    std::unique_ptr<DeviceRows> rows;
+  };
   void CopyPrefix(const ModelConfig& config, const KvPrefix& prefix);
 
   KvOptions options_;
   int64_t capacity_ = 0, length_ = 0, prefix_length_ = 0, row_width_ = 0;
   std::vector<std::vector<float>> k_, v_;
   std::optional<KvPages> pages_;
+  Device device_;
 };
 
 }  // namespace spikefold

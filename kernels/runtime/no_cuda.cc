@@ -2,7 +2,7 @@
 
 namespace spikefold {
 
-absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps() {
+absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(ThreadPool*) {
   return absl::UnimplementedError("backend \"cuda\": built without CUDA; configure with -DSPIKEFOLD_CUDA=ON");
 }
 

@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -79,7 +80,8 @@ struct AttentionArgs {
 class Ops {
  public:
   virtual ~Ops() = default;
-  virtual const char* name() const = 0;  // "cpu", "cuda"
+  virtual const char* name() const = 0;              // "cpu", "cuda"
+  virtual std::string device() const { return ""; }  // "NVIDIA H200"; empty: the host's processor
 
   // Weights, packed for this backend's kernels. Each sets kind, n, k, group and packed.
   virtual absl::Status PackF32(const Tensor& w /* [n, k] F32 */, LinearWeights& out) = 0;
@@ -114,6 +116,9 @@ class Ops {
   virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                             const float* hidden, float* logits) = 0;
 
+  // Makes the cache's host rows current; for a backend that keeps its own.
+  virtual absl::Status ReadCache(KvCache&) { return absl::OkStatus(); }
+
   virtual OpCounters counters() const = 0;
   virtual void ResetCounters() = 0;
 
@@ -125,7 +130,8 @@ class Ops {
 };
 
 std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool);
-// Unimplemented where CUDA was not built in.
-absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps();
+// On the GPU that the driver shows first; `pool` (may be null) helps to copy results. Unimplemented where
+// CUDA was not built in, and on a machine without a driver or a GPU.
+absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(ThreadPool* pool);
 
 }  // namespace spikefold

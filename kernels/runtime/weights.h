@@ -38,6 +38,12 @@ struct CodeMatrix {
   absl::Span<const int8_t> zeros;  // as scales; empty: symmetric
 };
 
+// A device backend's copy of a linear's weights.
+struct DeviceWeights {
+  virtual ~DeviceWeights() = default;
+  uint64_t bytes = 0;
+};
+
 struct LinearWeights {
   enum class Kind {
     kF32,
@@ -45,9 +51,10 @@ struct LinearWeights {
     kGroups,  // any other codes: packed with their scales and zero points
   } kind = Kind::kF32;
   int64_t n = 0, k = 0;
-  int64_t group = 0;         // kGroups: of the packed weight, which may be finer than stored
-  Tensor packed;             // kernel-private layout, made by the kernel's Pack
-  std::vector<float> scale;  // [n] (kS8c)
+  int64_t group = 0;                      // kGroups: of the packed weight, which may be finer than stored
+  Tensor packed;                          // kernel-private layout, made by the kernel's Pack
+  std::shared_ptr<DeviceWeights> device;  // instead of `packed`, where a backend has memory of its own
+  std::vector<float> scale;               // [n] (kS8c)
   // What the zero points of 8-bit activations multiply; empty unless the form has them.
   std::vector<int32_t> code_sum;               // [n] sums of a row's codes (kS8c)
   std::vector<float> row_sum;                  // [n] sums of a row's weights (kGroups)

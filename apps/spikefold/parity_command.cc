@@ -1,0 +1,99 @@
+#include "apps/spikefold/parity_command.h"
+
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "apps/spikefold/text.h"
+#include "apps/spikefold/text_table.h"
+#include "calib/format_count.h"
+#include "calib/parity.h"
+#include "formats/base/status.h"
+#include "kernels/runtime/ops.h"
+
+namespace spikefold {
+namespace {
+
+void AddLinears(const char* what, const LinearParity& p, TextTable& table) {
+  if (p.num_outputs == 0) return;
+  if (p.num_different == 0) {
+    table.Row({what, absl::StrCat("all ", FormatCount(p.num_outputs), " outputs equal bit for bit"), ""});
+    return;
+  }
+  table.Row(
+      {what,
+       absl::StrCat(FormatCount(p.num_different), " of ", FormatCount(p.num_outputs), " outputs differ"),
+       absl::StrFormat("by at most %.2g of their size, in %s", p.worst, Printable(p.worst_linear))});
+}
+
+std::string Text(const ParityResult& r, const std::string& device) {
+  TextTable table("lll");
+  AddLinears("integer linears", r.integer, table);
+  AddLinears("float linears", r.floating, table);
+  table.Row({"logits", absl::StrFormat("differ by at most %.4g", r.logits_worst),
+             absl::StrFormat("KL divergence %.2g, at most %.2g", r.kld_mean, r.kld_max)});
+  table.Row({"same top token", absl::StrFormat("%.2f %%", 100 * r.same_top), ""});
+  const double tokens = static_cast<double>(r.num_tokens);
+  table.Row({"tokens a second", absl::StrFormat("%.0f", tokens / r.seconds_device),
+             absl::StrFormat("CPU %.0f", tokens / r.seconds_host)});
+  return absl::StrCat(Printable(device), " beside the CPU, ", r.num_windows, " windows, ",
+                      FormatCount(r.num_tokens), " tokens\n", table.Text());
+}
+
+Json LinearsJson(const LinearParity& p) {
+  return Json::MakeObject()
+      .Set("outputs", p.num_outputs)
+      .Set("different", p.num_different)
+      .Set("worst", p.worst)
+      .Set("worst_linear", p.worst_linear);
+}
+
+Json Document(const ParityResult& r, const std::string& device, const std::string& path) {
+  return NewDocument("eval-parity")
+      .Set("path", path)
+      .Set("device", device)
+      .Set("windows", r.num_windows)
+      .Set("tokens", r.num_tokens)
+      .Set("integer_linears", LinearsJson(r.integer))
+      .Set("float_linears", LinearsJson(r.floating))
+      .Set("logits_worst", r.logits_worst)
+      .Set("kld_mean", r.kld_mean)
+      .Set("kld_max", r.kld_max)
+      .Set("same_top", r.same_top)
+      .Set("seconds_device", r.seconds_device)
+      .Set("seconds_host", r.seconds_host);
+}
+
+}  // namespace
+
+absl::Status RunParity(const EvalCommandOptions& options, Context& context) {
+  if (options.backend == "cpu" || options.simulate) {
+    return absl::InvalidArgumentError("--parity: compares a GPU with the CPU; add --backend cuda");
+  }
+  Console& console = context.console;
+  SF_ASSIGN_OR_RETURN(const OpenedModel device,
+                      OpenModel(context, options.model, {.backend = BackendOf(options.backend)}));
+  SF_ASSIGN_OR_RETURN(const OpenedModel host, OpenModel(context, options.model));
+  SF_ASSIGN_OR_RETURN(const EvalOptions how, ParseEvalOptions(options, *host.tokenizer));
+  SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*host.tokenizer, options.texts));
+  SF_ASSIGN_OR_RETURN(EvalWindows plan,
+                      MakeEvalWindows(text.ids, host.tokenizer->bos_id(), host.tokenizer->add_bos(), how));
+  const std::vector<EvalWindow> windows =
+      host.model->prefix() != nullptr ? DropLeadingBos(plan.windows) : plan.windows;
+  SF_ASSIGN_OR_RETURN(const ParityResult result,
+                      CompareBackends(*device.model, *host.model, windows, console.progress()));
+  console.EndProgress();
+  const std::string name = device.model->ops().device();
+  if (console.json()) {
+    SF_RETURN_IF_ERROR(console.PrintJson(Document(result, name, host.reader->path())));
+  } else {
+    console.Print(Text(result, name));
+    SF_RETURN_IF_ERROR(console.Flush());
+  }
+  if (result.integers_equal()) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(
+      Printable(options.model, 1024), ": ", result.integer.num_different,
+      " outputs of integer linears differ between ", name, " and the CPU; none may: please report it"));
+}
+
+}  // namespace spikefold

@@ -1,0 +1,293 @@
+// usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv]
+// Times W8A8 on this GPU beside cuBLASLt in one run: graphs of launches over weights that together exceed the
+// L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
+// benchmarks/history/<device>.csv.
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "benchmarks/cuda_peers.h"
+#include "formats/base/status.h"
+#include "formats/base/version.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/matmul_bf16_s8r_s8c/matmul_bf16_s8r_s8c.h"
+
+namespace spikefold::benchmarks {
+namespace {
+
+namespace cuda = kernels::cuda;
+namespace w8a8 = kernels::matmul_bf16_s8r_s8c;
+
+constexpr int64_t kLeastBytes = int64_t{256} << 20;  // of weights that launches take by turns
+constexpr int kLeastLaunches = 50;
+
+struct Options {
+  std::vector<int64_t> m = {16, 64, 256, 1024, 4096};
+  std::vector<std::pair<int64_t, int64_t>> shapes = {
+      {4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}};
+  int rounds = 5;
+  bool csv = false;
+};
+
+struct Contender {
+  std::string name;
+  int64_t weight_bytes = 0;  // of one copy
+  std::function<absl::Status(int64_t copy)> launch;
+  std::unique_ptr<Graph> graph;
+  int launches = 0;
+  std::vector<double> seconds;  // of one launch, a round each
+  double median() const {
+    std::vector<double> sorted = seconds;
+    std::sort(sorted.begin(), sorted.end());
+    return sorted[sorted.size() / 2];
+  }
+};
+
+class Bench {
+ public:
+  Bench(const Options& options, const cuda::DeviceInfo& device, const cuda::Stream& stream)
+      : options_(options), device_(device), stream_(stream) {}
+
+  absl::Status Run() {
+    SF_RETURN_IF_ERROR(Ceilings());
+    for (const auto& [n, k] : options_.shapes) {
+      SF_RETURN_IF_ERROR(MakeOperands(n, k));
+      for (const int64_t m : options_.m) SF_RETURN_IF_ERROR(Shape(m, n, k));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Ceilings() {
+    constexpr int64_t kBytes = int64_t{4} << 30;
+    cuda::DeviceMemory a, b;
+    SF_RETURN_IF_ERROR(a.Reserve(kBytes));
+    SF_RETURN_IF_ERROR(b.Reserve(kBytes));
+    SF_RETURN_IF_ERROR(FillBytes(a.as<void>(), kBytes, 1, stream_));
+    cuda::Timer timer(stream_);
+    double read = 1e30, copy = 1e30;
+    for (int i = 0; i < 6; ++i) {
+      SF_RETURN_IF_ERROR(timer.Start());
+      SF_RETURN_IF_ERROR(ReadAll(a.as<void>(), kBytes, b.as<uint32_t>(), stream_));
+      SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());
+      SF_RETURN_IF_ERROR(timer.Start());
+      SF_RETURN_IF_ERROR(cuda::CopyDevice(b.as<void>(), a.as<void>(), kBytes, stream_));
+      SF_ASSIGN_OR_RETURN(const double copied, timer.Stop());
+      if (i == 0) continue;
+      read = std::min(read, seconds);
+      copy = std::min(copy, copied);
+    }
+    read_rate_ = kBytes / read;
+    std::printf("# %s, %d multiprocessors, L2 %.0f MB, driver %d.%d: read %.0f GB/s, copy %.0f GB/s\n",
+                device_.name.c_str(), device_.num_sms, static_cast<double>(device_.l2_bytes) * 1e-6,
+                device_.driver / 1000, device_.driver % 1000 / 10, read_rate_ * 1e-9,
+                2 * kBytes / copy * 1e-9);
+    if (options_.csv) std::printf("commit,kernel,m,n,k,r,us,gbytes_per_s,of_read,tera_ops,over_bf16\n");
+    return absl::OkStatus();
+  }
+
+  // Weights for all contenders: bytes of the widest, filled as each type wants when it is its turn.
+  absl::Status MakeOperands(int64_t n, int64_t k) {
+    const int64_t max_m = *std::max_element(options_.m.begin(), options_.m.end());
+    copies_ = std::max<int64_t>(2, (kLeastBytes + n * k - 1) / (n * k));
+    SF_RETURN_IF_ERROR(w8_.Reserve(static_cast<size_t>(copies_ * n * k)));
+    SF_RETURN_IF_ERROR(w16_.Reserve(static_cast<size_t>(2 * copies_ * n * k)));
+    SF_RETURN_IF_ERROR(fp8_.Reserve(static_cast<size_t>(copies_ * n * k)));
+    SF_RETURN_IF_ERROR(x8_.Reserve(static_cast<size_t>(max_m * k)));
+    SF_RETURN_IF_ERROR(x16_.Reserve(static_cast<size_t>(2 * max_m * k)));
+    SF_RETURN_IF_ERROR(x_fp8_.Reserve(static_cast<size_t>(max_m * k)));
+    SF_RETURN_IF_ERROR(kept_x_.Reserve(static_cast<size_t>(2 * max_m * kKept)));
+    SF_RETURN_IF_ERROR(kept_w_.Reserve(static_cast<size_t>(2 * n * kKept)));
+    SF_RETURN_IF_ERROR(x_scale_.Reserve(static_cast<size_t>(max_m) * 4));
+    SF_RETURN_IF_ERROR(w_scale_.Reserve(static_cast<size_t>(n) * 4));
+    SF_RETURN_IF_ERROR(y_.Reserve(static_cast<size_t>(2 * max_m * n)));
+    SF_RETURN_IF_ERROR(sums_.Reserve(static_cast<size_t>(4 * max_m * n)));
+    SF_RETURN_IF_ERROR(FillBytes(w8_.as<void>(), copies_ * n * k, 1, stream_));
+    SF_RETURN_IF_ERROR(FillFp8(fp8_.as<void>(), copies_ * n * k, 2, stream_));
+    SF_RETURN_IF_ERROR(FillBf16(w16_.as<uint16_t>(), copies_ * n * k, 3, stream_));
+    SF_RETURN_IF_ERROR(FillBytes(x8_.as<void>(), max_m * k, 4, stream_));
+    SF_RETURN_IF_ERROR(FillFp8(x_fp8_.as<void>(), max_m * k, 5, stream_));
+    SF_RETURN_IF_ERROR(FillBf16(x16_.as<uint16_t>(), max_m * k, 6, stream_));
+    SF_RETURN_IF_ERROR(FillBf16(kept_x_.as<uint16_t>(), max_m * kKept, 7, stream_));
+    SF_RETURN_IF_ERROR(FillBf16(kept_w_.as<uint16_t>(), n * kKept, 8, stream_));
+    SF_RETURN_IF_ERROR(FillFloats(x_scale_.as<float>(), max_m, 0.01f, 9, stream_));
+    SF_RETURN_IF_ERROR(FillFloats(w_scale_.as<float>(), n, 0.01f, 10, stream_));
+    return stream_.Sync();
+  }
+
+  absl::Status AddPeer(const char* name, PeerKind kind, int64_t m, int64_t n, int64_t k, bool rescale) {
+    const bool bf16 = kind == PeerKind::kBf16, s8 = kind == PeerKind::kS8;
+    PeerBuffers buffers = {.x = bf16 ? x16_.as<void>()
+                                : s8 ? x8_.as<void>()
+                                     : x_fp8_.as<void>(),
+                           .w = bf16 ? w16_.as<void>()
+                                : s8 ? w8_.as<void>()
+                                     : fp8_.as<void>(),
+                           .y = s8 ? sums_.as<void>() : y_.as<void>(),
+                           .x_scale = x_scale_.as<float>(),
+                           .w_scale = w_scale_.as<float>()};
+    auto peer = Peer::Make(kind, m, n, k, buffers, stream_);
+    if (!peer.ok()) {
+      std::printf("# %s M=%ld N=%ld K=%ld: %s\n", name, static_cast<long>(m), static_cast<long>(n),
+                  static_cast<long>(k), std::string(peer.status().message()).c_str());
+      return absl::OkStatus();
+    }
+    peers_.push_back(*std::move(peer));
+    Peer* p = peers_.back().get();
+    const int64_t bytes = n * k * (bf16 ? 2 : 1);
+    contenders_.push_back({.name = name, .weight_bytes = bytes, .launch = [=, this](int64_t copy) {
+                             PeerBuffers turn = buffers;
+                             turn.w = static_cast<const char*>(buffers.w) + copy * bytes;
+                             SF_RETURN_IF_ERROR(p->Run(turn, stream_));
+                             if (!rescale) return absl::OkStatus();
+                             return Rescale(sums_.as<int32_t>(), x_scale_.as<float>(), w_scale_.as<float>(),
+                                            m, n, y_.as<uint16_t>(), stream_);
+                           }});
+    return absl::OkStatus();
+  }
+
+  void AddOurs(const char* name, int64_t m, int64_t n, int64_t k, int64_t kept, int tile) {
+    contenders_.push_back({.name = name, .weight_bytes = n * k, .launch = [=, this](int64_t copy) {
+                             return w8a8::Run({.m = m,
+                                               .n = n,
+                                               .k = k,
+                                               .x = x8_.as<int8_t>(),
+                                               .x_scale = x_scale_.as<float>(),
+                                               .w = w8_.as<int8_t>() + copy * n * k,
+                                               .w_scale = w_scale_.as<float>(),
+                                               .num_kept = kept,
+                                               .kept_x = kept_x_.as<uint16_t>(),
+                                               .kept_w = kept_w_.as<uint16_t>(),
+                                               .y = y_.as<uint16_t>(),
+                                               .tile_n = tile},
+                                              device_, stream_);
+                           }});
+  }
+
+  absl::Status Shape(int64_t m, int64_t n, int64_t k) {
+    contenders_.clear();
+    peers_.clear();
+    AddOurs("w8a8", m, n, k, 0, 0);
+    AddOurs("w8a8 r=64", m, n, k, kKept, 0);
+    if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, -1);
+    AddOurs("w8a8 128", m, n, k, 0, 128);
+    AddOurs("w8a8 256", m, n, k, 0, 256);
+    SF_RETURN_IF_ERROR(AddPeer("bf16", PeerKind::kBf16, m, n, k, false));
+    SF_RETURN_IF_ERROR(AddPeer("s8->s32", PeerKind::kS8, m, n, k, false));
+    SF_RETURN_IF_ERROR(AddPeer("s8->s32+rescale", PeerKind::kS8, m, n, k, true));
+    SF_RETURN_IF_ERROR(AddPeer("fp8 tensor", PeerKind::kFp8, m, n, k, false));
+    SF_RETURN_IF_ERROR(AddPeer("fp8 rows", PeerKind::kFp8Rows, m, n, k, false));
+    for (Contender& c : contenders_) {
+      const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies_ - 1) / copies_);
+      c.launches = static_cast<int>(turns * copies_);
+      c.graph = std::make_unique<Graph>();
+      SF_RETURN_IF_ERROR(c.launch(0));  // functions load, attributes are set
+      SF_RETURN_IF_ERROR(stream_.Sync());
+      SF_RETURN_IF_ERROR(c.graph->Begin(stream_));
+      for (int64_t i = 0; i < c.launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies_));
+      SF_RETURN_IF_ERROR(c.graph->End(stream_));
+    }
+    cuda::Timer timer(stream_);
+    for (int round = -1; round < options_.rounds; ++round) {
+      for (size_t i = 0; i < contenders_.size();
+           ++i) {  // another goes first each time: the card warms up and throttles
+        Contender& c = contenders_[(i + static_cast<size_t>(round + 1)) % contenders_.size()];
+        SF_RETURN_IF_ERROR(timer.Start());
+        SF_RETURN_IF_ERROR(c.graph->Run(stream_));
+        SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());
+        if (round >= 0) c.seconds.push_back(seconds / c.launches);
+      }
+    }
+    Print(m, n, k);
+    return absl::OkStatus();
+  }
+
+  void Print(int64_t m, int64_t n, int64_t k) {
+    double bf16 = 0;
+    for (const Contender& c : contenders_) {
+      if (c.name == "bf16") bf16 = c.median();
+    }
+    for (const Contender& c : contenders_) {
+      const double seconds = c.median(), bytes = static_cast<double>(c.weight_bytes);
+      const double ops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
+      const int64_t kept = c.name == "w8a8 r=64" ? kKept : 0;
+      if (options_.csv) {
+        std::printf("%s,%s,%ld,%ld,%ld,%ld,%.2f,%.0f,%.3f,%.1f,%.3f\n", ToolCommit().c_str(), c.name.c_str(),
+                    static_cast<long>(m), static_cast<long>(n), static_cast<long>(k), static_cast<long>(kept),
+                    seconds * 1e6, bytes / seconds * 1e-9, bytes / seconds / read_rate_,
+                    ops / seconds * 1e-12, bf16 / seconds);
+      } else {
+        std::printf("%6ld %6ld %6ld %-16s %9.2f us %7.0f GB/s %7.1f T %6.3f x bf16\n", static_cast<long>(m),
+                    static_cast<long>(n), static_cast<long>(k), c.name.c_str(), seconds * 1e6,
+                    bytes / seconds * 1e-9, ops / seconds * 1e-12, bf16 / seconds);
+      }
+    }
+    std::fflush(stdout);
+  }
+
+  static constexpr int64_t kKept = 64;
+  const Options& options_;
+  const cuda::DeviceInfo& device_;
+  const cuda::Stream& stream_;
+  double read_rate_ = 0;
+  int64_t copies_ = 0;
+  cuda::DeviceMemory w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_, y_, sums_;
+  std::vector<std::unique_ptr<Peer>> peers_;
+  std::vector<Contender> contenders_;
+};
+
+bool ParseOptions(int argc, char** argv, Options& options) {
+  for (int i = 1; i < argc; ++i) {
+    const std::string arg = argv[i];
+    if (arg == "--csv") {
+      options.csv = true;
+    } else if (arg == "--rounds" && i + 1 < argc) {
+      options.rounds = std::atoi(argv[++i]);
+    } else if (arg == "--m" && i + 1 < argc) {
+      options.m.clear();
+      for (const auto word : absl::StrSplit(argv[++i], ',')) {
+        if (!absl::SimpleAtoi(word, &options.m.emplace_back())) return false;
+      }
+    } else if (arg == "--shape" && i + 1 < argc) {
+      options.shapes.clear();
+      for (const auto word : absl::StrSplit(argv[++i], ',')) {
+        const std::vector<std::string> nk = absl::StrSplit(word, 'x');
+        auto& shape = options.shapes.emplace_back();
+        if (nk.size() != 2 || !absl::SimpleAtoi(nk[0], &shape.first) ||
+            !absl::SimpleAtoi(nk[1], &shape.second)) {
+          return false;
+        }
+      }
+    } else {
+      return false;
+    }
+  }
+  return options.rounds > 0 && !options.m.empty() && !options.shapes.empty();
+}
+
+absl::Status Main(const Options& options) {
+  SF_ASSIGN_OR_RETURN(const cuda::DeviceInfo device, cuda::QueryDevice());
+  SF_ASSIGN_OR_RETURN(const auto stream, cuda::Stream::Make());
+  return Bench(options, device, *stream).Run();
+}
+
+}  // namespace
+}  // namespace spikefold::benchmarks
+
+int main(int argc, char** argv) {
+  spikefold::benchmarks::Options options;
+  if (!spikefold::benchmarks::ParseOptions(argc, argv, options)) {
+    std::fprintf(stderr, "usage: cuda_bench [--m M,...] [--shape NxK,...] [--rounds R] [--csv]\n");
+    return 2;
+  }
+  const absl::Status status = spikefold::benchmarks::Main(options);
+  if (!status.ok()) std::fprintf(stderr, "cuda_bench: %s\n", std::string(status.message()).c_str());
+  return status.ok() ? 0 : 1;
+}

@@ -1,0 +1,57 @@
+#include "kernels/cuda/device.h"
+
+#include <cuda_runtime.h>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "kernels/cuda/status.h"
+
+namespace spikefold::kernels::cuda {
+namespace {
+
+constexpr int kLeastSm = 80;
+
+absl::Status NoDevice(cudaError_t error) {
+  if (error == cudaErrorInsufficientDriver) {
+    int driver = 0;
+    (void)cudaDriverGetVersion(&driver);
+    if (driver == 0) {
+      return absl::UnimplementedError(
+          "backend \"cuda\": no NVIDIA driver on this machine; install one, or use --backend cpu");
+    }
+    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": the driver supports CUDA ", driver / 1000,
+                                                 ".", driver % 1000 / 10, "; this build needs ",
+                                                 CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10,
+                                                 "; update it, or use --backend cpu"));
+  }
+  if (error == cudaErrorNoDevice) {
+    return absl::UnimplementedError(
+        "backend \"cuda\": the NVIDIA driver shows no GPU; check CUDA_VISIBLE_DEVICES, or use --backend cpu");
+  }
+  return ToStatus(error, "cudaGetDeviceCount");
+}
+
+}  // namespace
+
+absl::StatusOr<DeviceInfo> QueryDevice() {
+  int count = 0;
+  const cudaError_t error = cudaGetDeviceCount(&count);
+  if (error != cudaSuccess || count == 0) return NoDevice(error == cudaSuccess ? cudaErrorNoDevice : error);
+  cudaDeviceProp p;
+  SF_RETURN_IF_ERROR(ToStatus(cudaGetDeviceProperties(&p, 0), "cudaGetDeviceProperties"));
+  DeviceInfo info{.name = p.name,
+                  .sm = p.major * 10 + p.minor,
+                  .num_sms = p.multiProcessorCount,
+                  .memory_bytes = static_cast<int64_t>(p.totalGlobalMem),
+                  .l2_bytes = p.l2CacheSize,
+                  .max_shared_bytes = static_cast<int64_t>(p.sharedMemPerBlockOptin)};
+  SF_RETURN_IF_ERROR(ToStatus(cudaDriverGetVersion(&info.driver), "cudaDriverGetVersion"));
+  SF_RETURN_IF_ERROR(ToStatus(cudaRuntimeGetVersion(&info.runtime), "cudaRuntimeGetVersion"));
+  if (info.sm < kLeastSm) {
+    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": ", info.name, " is sm_", info.sm, "; sm_",
+                                                 kLeastSm, " or newer is needed; use --backend cpu"));
+  }
+  return info;
+}
+
+}  // namespace spikefold::kernels::cuda

@@ -1,0 +1,22 @@
+// The GPU that this process uses: device 0 of those the driver shows (CUDA_VISIBLE_DEVICES chooses).
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+
+namespace spikefold::kernels::cuda {
+
+struct DeviceInfo {
+  std::string name;  // "NVIDIA H200"
+  int sm = 0;        // 90: compute capability 9.0
+  int num_sms = 0;
+  int64_t memory_bytes = 0, l2_bytes = 0;
+  int64_t max_shared_bytes = 0;  // of one block, when asked for
+  int driver = 0, runtime = 0;   // 13000: 13.0
+};
+// Unimplemented: no driver, no GPU, or one older than sm_80.
+absl::StatusOr<DeviceInfo> QueryDevice();
+
+}  // namespace spikefold::kernels::cuda

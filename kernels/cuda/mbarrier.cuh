@@ -1,0 +1,78 @@
+// Barriers in shared memory that the copy engine completes: PTX behind C++ names. sm_90 and newer.
+// A barrier has a phase that flips each time its arrivals and its expected bytes are complete. Who waits
+// names the parity of the phase that must have ended: 0 first, then 1, 0, ... A fresh barrier counts as
+// having ended phase 1.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/cuda/ldst.cuh"
+
+namespace spikefold::kernels::cuda {
+
+// By one thread, before FenceBarrierInit() and a barrier of the block.
+__device__ inline void InitBarrier(uint32_t barrier, uint32_t arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+// Makes fresh barriers visible to the copy engine and to the cluster.
+__device__ inline void FenceBarrierInit() {
+  asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+__device__ inline void Arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+// Arrives, and says how many bytes the copy engine will bring before the phase ends.
+__device__ inline void ArriveExpecting(uint32_t barrier, uint32_t bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+// Arrives at the barrier at the same place in the shared memory of block `rank` of the cluster.
+__device__ inline void ArriveRemote(uint32_t barrier, uint32_t rank) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
+      "}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
+}
+
+__device__ inline bool TestBarrier(uint32_t barrier, uint32_t parity) {
+  uint32_t done;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.try_wait.parity.acquire.cta.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}"
+      : "=r"(done)
+      : "r"(barrier), "r"(parity)
+      : "memory");
+  return done != 0;
+}
+// The wait of a loop that is short of registers.
+__device__ inline void WaitBarrier(uint32_t barrier, uint32_t parity) {
+  while (!TestBarrier(barrier, parity)) {
+  }
+}
+// A wait that lasts seconds is a bug of the schedule: the kernel stops with an error instead of hanging the
+// GPU. If one side of a ring waits so, the other side's bugs end here too.
+__device__ inline void WaitBarrierGuarded(uint32_t barrier, uint32_t parity) {
+  constexpr uint32_t kMaxTries = 1u << 22;  // each try waits some microseconds itself
+  for (uint32_t tries = 0; !TestBarrier(barrier, parity); ++tries) {
+    if (tries == kMaxTries) __trap();
+  }
+}
+
+// Barrier `id` (1 to 15) of the block among `threads` threads, a multiple of 32.
+template <int id>
+__device__ inline void NamedBarrier(int threads) {
+  asm volatile("bar.sync %0, %1;" ::"n"(id), "r"(threads) : "memory");
+}
+__device__ inline void NamedBarrier(int id, int threads) {
+  asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+
+}  // namespace spikefold::kernels::cuda

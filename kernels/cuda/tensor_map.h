@@ -1,0 +1,26 @@
+// Descriptions of matrices for the copy engine.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+#include "absl/status/statusor.h"
+
+namespace spikefold::kernels::cuda {
+
+enum class Element { kByte, kBf16 };
+
+// A row-major matrix [rows, columns] whose rows lie `stride` bytes apart, read or written in boxes of
+// `box_rows` rows and 128 bytes, swizzled by 128 bytes. Reads beyond the matrix give zeros.
+struct MatrixView {
+  Element element = Element::kByte;
+  const void* data = nullptr;  // device, 16-byte aligned
+  int64_t rows = 0, columns = 0;
+  int64_t stride = 0;    // bytes; a multiple of 16
+  int64_t box_rows = 0;  // at most 256
+};
+// InvalidArgument: a view that the copy engine cannot take. Unimplemented: no driver.
+absl::StatusOr<CUtensorMap> MakeTensorMap(const MatrixView& view);
+
+}  // namespace spikefold::kernels::cuda

@@ -1,0 +1,70 @@
+// The bulk tensor copy engine: PTX behind C++ names. sm_90 and newer. Tensor maps come from tensor_map.h and
+// reach a kernel as `const __grid_constant__ CUtensorMap`.
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+namespace spikefold::kernels::cuda {
+
+__device__ inline void PrefetchMap(const CUtensorMap& map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(reinterpret_cast<uint64_t>(&map)) : "memory");
+}
+
+// By one thread: the box at (column, row) to shared memory, aligned to 1024 under the 128-byte swizzle;
+// `barrier` receives the bytes of the whole box, those beyond the tensor (zeros) too.
+__device__ inline void LoadBox(uint32_t shared, const CUtensorMap& map, uint32_t barrier, int column,
+                               int row) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%2, "
+      "%3}], [%4];" ::"r"(shared),
+      "l"(reinterpret_cast<uint64_t>(&map)), "r"(column), "r"(row), "r"(barrier)
+      : "memory");
+}
+// The same to the same place of every block of the cluster whose bit is set in `blocks`, each on its own
+// barrier.
+__device__ inline void LoadBoxMulticast(uint32_t shared, const CUtensorMap& map, uint32_t barrier, int column,
+                                        int row, uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
+      "[%0], "
+      "[%1, {%2, %3}], [%4], %5;" ::"r"(shared),
+      "l"(reinterpret_cast<uint64_t>(&map)), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+
+// By one thread, once every writer has called FenceToCopyEngine() and a barrier has passed: the box to global
+// memory; parts beyond the tensor are left out.
+__device__ inline void StoreBox(const CUtensorMap& map, uint32_t shared, int column, int row) {
+  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.bulk_group [%0, {%1, %2}], [%3];" ::"l"(
+                   reinterpret_cast<uint64_t>(&map)),
+               "r"(column), "r"(row), "r"(shared)
+               : "memory");
+}
+__device__ inline void CommitStores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+// Until the thread's stores have read shared memory (kWritten false) or are in global memory.
+__device__ inline void WaitStoresRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+__device__ inline void WaitStores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+// Ordinary stores to shared memory become visible to the copy engine and to wgmma.
+__device__ inline void FenceToCopyEngine() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// Four 8x8 matrices of 16-bit elements to shared memory: the inverse of LoadMatrices.
+__device__ inline void StoreMatrices(uint32_t shared, uint32_t r0, uint32_t r1, uint32_t r2, uint32_t r3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(shared), "r"(r0),
+               "r"(r1), "r"(r2), "r"(r3)
+               : "memory");
+}
+
+// Blocks of a cluster.
+__device__ inline uint32_t ClusterRank() {
+  uint32_t rank;
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ inline void ClusterSync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+
+}  // namespace spikefold::kernels::cuda

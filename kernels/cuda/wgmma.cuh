@@ -1,0 +1,92 @@
+// Matrix multiply-add of a warpgroup (4 warps), operands in shared memory: PTX behind C++ names. sm_90a only.
+// Accumulator i of lane l in warp w: row 16w + l / 4 + 8 (i / 2 % 2), column 8 (i / 4) + 2 (l % 4) + i % 2.
+#pragma once
+
+#include <cstdint>
+
+namespace spikefold::kernels::cuda {
+
+// Of an operand [rows, 128 bytes] whose 16-byte chunks lie at chunk XOR row % 8, 1024-aligned: what the
+// tensor map's 128-byte swizzle writes. A step of 32 bytes along K adds 2.
+__host__ __device__ constexpr uint64_t OperandDescriptor(uint32_t shared) {
+  constexpr uint64_t kSwizzle128 = uint64_t{1} << 62;
+  constexpr uint64_t kStride = uint64_t{1024 >> 4} << 32;  // from 8 rows to the next 8
+  return kSwizzle128 | kStride | (uint64_t{1} << 16) | ((shared >> 4) & 0x3fff);
+}
+
+// Before the first multiplication that reads registers which ordinary code wrote.
+__device__ inline void WarpgroupFence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ inline void WarpgroupCommit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+template <int kPending>
+__device__ inline void WarpgroupWait() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
+}
+
+template <int kRegisters>
+__device__ inline void GiveRegisters() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ inline void TakeRegisters() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+// Operand lists: the text of 64 and 128 registers, and their bindings.
+#define SF_TEXT_64                                                                                        \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
+  "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "  \
+  "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "  \
+  "%62, %63"
+#define SF_TEXT_128                                                                                          \
+  SF_TEXT_64                                                                                                 \
+  ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, "   \
+  "%84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99, %100, %101, %102, %103, " \
+  "%104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, %117, %118, %119, %120, "   \
+  "%121, %122, %123, %124, %125, %126, %127"
+#define SF_BIND_8(kind, d, i)                                                                 \
+  kind(d[i]), kind(d[i + 1]), kind(d[i + 2]), kind(d[i + 3]), kind(d[i + 4]), kind(d[i + 5]), \
+      kind(d[i + 6]), kind(d[i + 7])
+#define SF_BIND_32(kind, d, i) \
+  SF_BIND_8(kind, d, i), SF_BIND_8(kind, d, i + 8), SF_BIND_8(kind, d, i + 16), SF_BIND_8(kind, d, i + 24)
+#define SF_BIND_64(kind, d) SF_BIND_32(kind, d, 0), SF_BIND_32(kind, d, 32)
+#define SF_BIND_128(kind, d) SF_BIND_64(kind, d), SF_BIND_32(kind, d, 64), SF_BIND_32(kind, d, 96)
+
+// Accumulators are the bits of s32 or f32, so that sums can be turned into floats where they are: two arrays
+// would not fit into the registers. d = a * b + (add ? d : 0) for 64 x (2 * registers) outputs and 32 bytes
+// of K: 32 s8 codes into s32.
+__device__ inline void WgmmaS8(uint32_t (&d)[128], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k32.s32.s8.s8 " SF_TEXT_128 "}, %128, %129, p;\n}"
+      : SF_BIND_128("+r", d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaS8(uint32_t (&d)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 " SF_TEXT_64 "}, %64, %65, p;\n}"
+      : SF_BIND_64("+r", d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+// d += a * b: 16 bf16 values of K into f32.
+__device__ inline void WgmmaBf16(uint32_t (&d)[128], uint64_t a, uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " SF_TEXT_128
+               "}, %128, %129, 1, 1, 1, 0, 0;"
+               : SF_BIND_128("+r", d)
+               : "l"(a), "l"(b));
+}
+__device__ inline void WgmmaBf16(uint32_t (&d)[64], uint64_t a, uint64_t b) {
+  asm volatile("wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " SF_TEXT_64
+               "}, %64, %65, 1, 1, 1, 0, 0;"
+               : SF_BIND_64("+r", d)
+               : "l"(a), "l"(b));
+}
+
+#undef SF_TEXT_64
+#undef SF_TEXT_128
+#undef SF_BIND_8
+#undef SF_BIND_32
+#undef SF_BIND_64
+#undef SF_BIND_128
+
+}  // namespace spikefold::kernels::cuda

@@ -1,0 +1,16 @@
+// One gated product: for this kernel and those that fuse it.
+#pragma once
+
+#include "kernels/gatedmul_f32_f32/gatedmul_f32_f32_cuda.h"
+
+namespace spikefold::kernels::gatedmul_f32_f32 {
+
+__device__ inline float Gated(Activation activation, float gate, float up) {
+  float u = gate;
+  if (activation == Activation::kGeluTanh) {
+    u = 2 * 0.79788456080286535588f * (gate + 0.044715f * (gate * gate * gate));  // sqrt(2/pi)
+  }
+  return gate / (1 + expf(-u)) * up;
+}
+
+}  // namespace spikefold::kernels::gatedmul_f32_f32

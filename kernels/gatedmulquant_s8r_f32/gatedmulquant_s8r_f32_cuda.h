@@ -1,0 +1,24 @@
+// gatedmulquant_s8r_f32: y = act(gate) * up, the site's rotation and the site's codes in one pass over the
+// rows: gatedmul_f32_f32, hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit. Method
+// a block a row, which stays in shared memory. Requires  4 * (k + block) bytes of shared memory: Fits(). No
+// spike threshold. Moves     13*k bytes a row (gate and up in, floats and codes out). Targets   sm_80.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/gatedmul_f32_f32/gatedmul_f32_f32_cuda.h"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
+
+namespace spikefold::kernels::gatedmulquant_s8r_f32 {
+
+struct CudaParams {                       // device addresses
+  gatedmul_f32_f32::Params gatedmul;      // of all rows; y set
+  hadamard_f32_f32::CudaPlan rotation;    // num_factors 0: none
+  quantize_s8r_f32::CudaParams quantize;  // x is not read
+};
+absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
+
+}  // namespace spikefold::kernels::gatedmulquant_s8r_f32

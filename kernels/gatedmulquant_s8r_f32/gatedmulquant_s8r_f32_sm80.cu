@@ -1,0 +1,38 @@
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/gatedmul_f32_f32/gatedmul_f32_f32.cuh"
+#include "kernels/gatedmulquant_s8r_f32/gatedmulquant_s8r_f32_cuda.h"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32.cuh"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32.cuh"
+
+namespace spikefold::kernels::gatedmulquant_s8r_f32 {
+namespace {
+
+// Few rows leave multiprocessors idle: then a row gets more threads.
+constexpr int kThreads = 256, kManyThreads = 1024;
+
+__global__ void __launch_bounds__(kManyThreads)
+    gatedmulquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
+  extern __shared__ float row[];  // [k], then a block of the rotation
+  const int64_t k = p.quantize.k, at = blockIdx.x * k;
+  for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
+    row[i] = gatedmul_f32_f32::Gated(p.gatedmul.activation, p.gatedmul.gate[at + i], p.gatedmul.up[at + i]);
+  }
+  __syncthreads();
+  if (p.rotation.num_factors > 0) hadamard_f32_f32::TransformRow(row, row + k, k, p.rotation);
+  for (int64_t i = threadIdx.x; i < k; i += blockDim.x) p.gatedmul.y[at + i] = row[i];
+  quantize_s8r_f32::QuantizeRow(p.quantize, blockIdx.x, row);
+}
+
+}  // namespace
+
+absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
+  if (p.quantize.m == 0) return absl::OkStatus();
+  return cuda::Launch("gatedmulquant_s8r_f32", gatedmulquant_s8r_f32_sm80,
+                      {.grid = dim3(static_cast<unsigned>(p.quantize.m)),
+                       .block = dim3(p.quantize.m <= quantize_s8r_f32::kFewRows ? kManyThreads : kThreads),
+                       .shared_bytes = quantize_s8r_f32::FusedBytes(p.quantize.k, p.rotation)},
+                      stream, p);
+}
+
+}  // namespace spikefold::kernels::gatedmulquant_s8r_f32

@@ -1,0 +1,74 @@
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/hadamard.h"
+#include "formats/base/status.h"
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32.cuh"
+
+namespace spikefold::kernels::hadamard_f32_f32 {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int64_t kMaxBlock = 16384;  // 128 KiB of shared memory
+
+__global__ void __launch_bounds__(kThreads) hadamard_f32_f32_sm80(const __grid_constant__ CudaParams p) {
+  extern __shared__ float shared[];  // [2, block]
+  const int block = p.plan.block;
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * block;  // column
+  float* x = p.x + static_cast<int64_t>(blockIdx.y) * p.n + first;
+  for (int i = static_cast<int>(threadIdx.x); i < block; i += kThreads) {
+    shared[i] = x[i] * p.plan.scale[first + i];
+  }
+  __syncthreads();
+  const float* y = Transform(shared, shared + block, p.plan);
+  for (int i = static_cast<int>(threadIdx.x); i < block; i += kThreads) x[i] = y[i];
+}
+
+}  // namespace
+
+absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<const float> scale,
+                               const cuda::Stream& stream) {
+  if (factors.empty() || factors.size() > kMaxFactors) {
+    return absl::InternalError(
+        absl::StrCat("hadamard_f32_f32: ", factors.size(), " factors; 1 to ", kMaxFactors, " are needed"));
+  }
+  CudaPlan plan;
+  std::vector<int8_t> tables;
+  std::vector<size_t> at;
+  int64_t block = 1;
+  for (size_t f = 0; f < factors.size(); ++f) {
+    block *= factors[f];
+    plan.order[f] = static_cast<int>(factors[f]);
+    at.push_back(tables.size());
+    if (f + 1 == factors.size()) continue;
+    const std::vector<int8_t>& table = HadamardTable(factors[f]);
+    tables.insert(tables.end(), table.begin(), table.end());
+  }
+  if (block > kMaxBlock) {
+    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": a rotation in blocks of ", block,
+                                                 "; at most ", kMaxBlock, " fit; use --backend cpu"));
+  }
+  SF_RETURN_IF_ERROR(tables_.Reserve(tables.size() + 1));
+  SF_RETURN_IF_ERROR(cuda::CopyIn(tables_.as<int8_t>(), tables.data(), tables.size(), stream));
+  SF_RETURN_IF_ERROR(scale_.Reserve(scale.size() * sizeof(float)));
+  SF_RETURN_IF_ERROR(cuda::CopyIn(scale_.as<float>(), scale.data(), scale.size() * sizeof(float), stream));
+  for (size_t f = 0; f < factors.size(); ++f) plan.table[f] = tables_.as<int8_t>() + at[f];
+  plan.num_factors = static_cast<int>(factors.size());
+  plan.block = static_cast<int>(block);
+  plan.scale = scale_.as<float>();
+  plan_ = plan;
+  return absl::OkStatus();
+}
+
+absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
+  if (p.m == 0 || p.plan.num_factors == 0) return absl::OkStatus();
+  const dim3 grid(static_cast<unsigned>(p.n / p.plan.block), static_cast<unsigned>(p.m));
+  return cuda::Launch(
+      "hadamard_f32_f32", hadamard_f32_f32_sm80,
+      {.grid = grid, .block = dim3(kThreads), .shared_bytes = 2 * int64_t{sizeof(float)} * p.plan.block},
+      stream, p);
+}
+
+}  // namespace spikefold::kernels::hadamard_f32_f32

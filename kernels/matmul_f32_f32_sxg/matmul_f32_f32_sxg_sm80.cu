@@ -1,0 +1,79 @@
+#include "kernels/cuda/simt_matmul.cuh"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
+
+namespace spikefold::kernels::matmul_f32_f32_sxg {
+namespace {
+
+constexpr int kTile = 64, kPart = 4, kSide = kTile / kPart, kThreads = kSide * kSide;
+constexpr int kStep = 16;  // columns at a time: divides every group
+
+__global__ void __launch_bounds__(kThreads)
+    matmul_f32_f32_sxg_sm80(const __grid_constant__ cuda::SimtParams p) {
+  __shared__ float xs[kStep][kTile + 4], ws[kStep][kTile + 4];
+  const int64_t num_rows = cuda::simt::NumRows(p), m0 = static_cast<int64_t>(blockIdx.y) * kTile;
+  if (m0 >= num_rows) return;
+  int64_t index = blockIdx.x;
+  const int which = cuda::simt::LinearAt(p.linears, kTile, index);
+  const cuda::Linear& linear = p.linears.linear[which];
+  const int8_t* codes = static_cast<const int8_t*>(linear.w);
+  const int64_t n0 = index * kTile, groups = cuda::CeilDiv(p.k, linear.group);
+  const int thread = static_cast<int>(threadIdx.x), part_m = thread / kSide, part_n = thread % kSide;
+  float acc[kPart][kPart] = {}, sum[kPart][kPart] = {};
+  for (int64_t k0 = 0; k0 < p.k; k0 += kStep) {
+    __syncthreads();
+    for (int i = thread; i < kTile * kStep; i += kThreads) {
+      const int row = i / kStep, column = i % kStep;
+      const int64_t k = k0 + column;
+      const bool has_x = m0 + row < num_rows && k < p.k, has_w = n0 + row < linear.n && k < p.k;
+      xs[column][row] = has_x ? p.x[cuda::simt::RowAt(p, m0 + row) * p.k + k] : 0.0f;
+      ws[column][row] = has_w ? static_cast<float>(codes[(n0 + row) * linear.w_stride + k]) : 0.0f;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int k = 0; k < kStep; ++k) {
+      const float4 a = *reinterpret_cast<const float4*>(&xs[k][part_m * kPart]);
+      const float4 b = *reinterpret_cast<const float4*>(&ws[k][part_n * kPart]);
+      const float as[kPart] = {a.x, a.y, a.z, a.w}, bs[kPart] = {b.x, b.y, b.z, b.w};
+#pragma unroll
+      for (int i = 0; i < kPart; ++i) {
+#pragma unroll
+        for (int j = 0; j < kPart; ++j) sum[i][j] = fmaf(as[i], bs[j], sum[i][j]);
+      }
+    }
+    const int64_t end = k0 + kStep;
+    if (end % linear.group != 0 && end < p.k) continue;
+#pragma unroll
+    for (int j = 0; j < kPart; ++j) {
+      const int64_t n = n0 + part_n * kPart + j;
+      const float scale = n < linear.n ? linear.w_scale[n * groups + k0 / linear.group] : 0.0f;
+#pragma unroll
+      for (int i = 0; i < kPart; ++i) {
+        acc[i][j] = fmaf(scale, sum[i][j], acc[i][j]);
+        sum[i][j] = 0;
+      }
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kPart; ++i) {
+    const int64_t m = m0 + part_m * kPart + i;
+    if (m >= num_rows) continue;
+#pragma unroll
+    for (int j = 0; j < kPart; ++j) {
+      const int64_t n = n0 + part_n * kPart + j;
+      if (n < linear.n) cuda::simt::Finish<int8_t>(p, which, cuda::simt::RowAt(p, m), n, acc[i][j]);
+    }
+  }
+}
+
+}  // namespace
+
+absl::Status RunCuda(const cuda::SimtParams& p, const cuda::Stream& stream) {
+  if (p.m == 0) return absl::OkStatus();
+  int64_t tiles = 0;
+  for (int i = 0; i < p.linears.count; ++i) tiles += cuda::CeilDiv(p.linears.linear[i].n, kTile);
+  const dim3 grid(static_cast<unsigned>(tiles), static_cast<unsigned>(cuda::CeilDiv(p.m, kTile)));
+  return cuda::Launch("matmul_f32_f32_sxg", matmul_f32_f32_sxg_sm80, {.grid = grid, .block = dim3(kThreads)},
+                      stream, p);
+}
+
+}  // namespace spikefold::kernels::matmul_f32_f32_sxg

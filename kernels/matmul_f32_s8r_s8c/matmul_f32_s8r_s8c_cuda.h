@@ -1,0 +1,32 @@
+// matmul_f32_s8r_s8c on a GPU: the linears of a site in one launch.
+//   Y[m,n] = float(sum_k xq[m,k]*wq[n,k]) * x_scale[m] * w_scale[n] + sum_c kept_x[m,c]*kept_w[c,n] + bias[n]
+// Layout    codes row-major, rows padded with zeros to multiples of 16 bytes (RowBytes); kept columns of W
+//           transposed, so that neighbouring channels load together.
+// Method    mma.sync m16n8k32 on tiles of 64x64 or 128x128 outputs, K in steps of 128 bytes through a ring of
+//           three stages filled by cp.async; 16-byte chunks are swizzled so that ldmatrix meets no conflict.
+// Exact     the sums are integers, and what follows is done in the CPU's order with its roundings: y is the
+//           CPU's bit for bit (results below 2^-126 aside). Super weights are added by AddSuperWeights.
+// Targets   sm_80 (run on sm_90 too).
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/outlier_tail_cuda.h"
+#include "kernels/cuda/stream.h"
+
+namespace spikefold::kernels::matmul_f32_s8r_s8c {
+
+constexpr int64_t RowBytes(int64_t k) { return (k + 15) / 16 * 16; }
+
+struct CudaParams {  // device addresses
+  int64_t m = 0, k = 0;
+  const int8_t* x = nullptr;       // [m, RowBytes(k)]
+  const float* x_scale = nullptr;  // [m]
+  int64_t num_kept = 0;
+  const float* kept_x = nullptr;  // [m, num_kept]
+  cuda::LinearGroup linears;      // w [n, w_stride] codes, w_stride = RowBytes(k)
+};
+absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
+
+}  // namespace spikefold::kernels::matmul_f32_s8r_s8c

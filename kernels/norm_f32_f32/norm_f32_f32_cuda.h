@@ -1,0 +1,27 @@
+// norm_f32_f32 on a GPU, with the adds around it: a norm of the residual stream is never alone.
+//   residual += branch_gain ? norm(branch) * branch_gain : branch          (branch may be null)
+//   y = norm(residual) * gain                                              (gain may be null: only the add)
+// Method    a block a row; squares are added in float64, so 1/rms is the CPU's but for its last bit, rarely.
+// Moves     4*k*(3 + branch) bytes a row; bound by memory.
+// Targets   sm_80.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/stream.h"
+
+namespace spikefold::kernels::norm_f32_f32 {
+
+struct CudaParams {  // device addresses
+  int64_t m = 0, k = 0;
+  float* residual = nullptr;           // [m, k], in place
+  const float* branch = nullptr;       // [m, k] or null
+  const float* branch_gain = nullptr;  // [k] or null
+  const float* gain = nullptr;         // [k] or null
+  float eps = 0;
+  float* y = nullptr;  // [m, k]; unless gain is null
+};
+absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
+
+}  // namespace spikefold::kernels::norm_f32_f32

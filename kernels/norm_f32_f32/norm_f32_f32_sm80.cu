@@ -1,0 +1,22 @@
+#include "kernels/cuda/launch.cuh"
+#include "kernels/norm_f32_f32/norm_f32_f32.cuh"
+
+namespace spikefold::kernels::norm_f32_f32 {
+namespace {
+
+// A row of 576 to 8,192 values gives each thread 3 to 32.
+constexpr int kThreads = 256;
+
+__global__ void __launch_bounds__(kThreads) norm_f32_f32_sm80(const __grid_constant__ CudaParams p) {
+  NormRow(p, blockIdx.x, p.y + blockIdx.x * p.k);
+}
+
+}  // namespace
+
+absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
+  if (p.m == 0) return absl::OkStatus();
+  return cuda::Launch("norm_f32_f32", norm_f32_f32_sm80,
+                      {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kThreads)}, stream, p);
+}
+
+}  // namespace spikefold::kernels::norm_f32_f32

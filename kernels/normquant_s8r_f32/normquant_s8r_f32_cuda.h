@@ -1,0 +1,26 @@
+// normquant_s8r_f32: the adds around a norm, the norm, the site's rotation and the site's codes in one pass
+// over the rows: norm_f32_f32, hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit.
+// Method    a block a row, which stays in shared memory from the add to the codes.
+// Requires  4 * (k + block) bytes of shared memory: Fits(). No spike threshold.
+// Moves     k * (9 + 4 with a branch) + 4k bytes a row (residual in and out, floats out, codes out).
+// Targets   sm_80.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
+#include "kernels/norm_f32_f32/norm_f32_f32_cuda.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
+
+namespace spikefold::kernels::normquant_s8r_f32 {
+
+struct CudaParams {                       // device addresses
+  norm_f32_f32::CudaParams norm;          // gain and y set
+  hadamard_f32_f32::CudaPlan rotation;    // num_factors 0: none
+  quantize_s8r_f32::CudaParams quantize;  // x is not read
+};
+absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
+
+}  // namespace spikefold::kernels::normquant_s8r_f32

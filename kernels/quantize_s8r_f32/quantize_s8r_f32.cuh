@@ -1,0 +1,56 @@
+// A block of threads quantizes one row, in global or shared memory: for this kernel and those that fuse it.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include "kernels/cuda/block.cuh"
+#include "kernels/numeric.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
+
+namespace spikefold::kernels::quantize_s8r_f32 {
+
+__device__ inline bool IsKept(const CudaParams& p, int64_t k) {
+  return p.is_kept != nullptr && p.is_kept[k] != 0;
+}
+
+// Largest magnitude of the row's columns that are not kept.
+__device__ inline float RowMax(const CudaParams& p, const float* x) {
+  float amax = 0;
+  for (int64_t k = threadIdx.x; k < p.k; k += blockDim.x) {
+    if (!IsKept(p, k)) amax = fmaxf(amax, fabsf(x[k]));
+  }
+  return cuda::BlockReduce(amax, cuda::Max());
+}
+
+__device__ inline float RoundToBf16(float v) { return __bfloat162float(__float2bfloat16_rn(v)); }
+
+// Row m with the scale given; a spike row becomes zeros.
+__device__ inline void WriteRow(const CudaParams& p, int64_t m, const float* x, float scale, bool spike) {
+  const float inv_scale = 1.0f / scale;
+  const float low = static_cast<float>(-p.code_max), high = static_cast<float>(p.code_max);
+  int64_t saturated = 0;
+  int8_t* q = p.q + m * p.q_stride;
+  for (int64_t k = threadIdx.x; k < p.q_stride; k += blockDim.x) {
+    const float value = k >= p.k || spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale;
+    q[k] = static_cast<int8_t>(RoundClamp(value, -p.code_max, p.code_max));
+    saturated += p.static_scale > 0 && (rintf(value) < low || rintf(value) > high);
+  }
+  for (int64_t c = threadIdx.x; c < p.num_kept; c += blockDim.x) {
+    p.kept_x[m * p.num_kept + c] = spike ? 0.0f : RoundToBf16(x[p.kept[c]]);
+  }
+  for (int64_t s = threadIdx.x; s < p.num_super; s += blockDim.x) {
+    p.super_x[m * p.num_super + s] = spike ? 0.0f : RoundToBf16(x[p.super[s]]);
+  }
+  if (threadIdx.x == 0) p.scale[m] = scale;
+  if (p.static_scale > 0 && saturated > 0) {
+    atomicAdd(&p.counters->saturated, static_cast<unsigned long long>(saturated));
+  }
+}
+
+// Row m without a test for spikes.
+__device__ inline void QuantizeRow(const CudaParams& p, int64_t m, const float* x) {
+  const float scale = p.static_scale > 0 ? p.static_scale : SymmetricScale(RowMax(p, x), p.code_max);
+  WriteRow(p, m, x, scale, false);
+}
+
+}  // namespace spikefold::kernels::quantize_s8r_f32

@@ -1,0 +1,56 @@
+// quantize_s8r_f32 on a GPU: symmetric codes, one scale a row or one static scale. Codes, scales, lists and
+// counts equal the CPU's bit for bit.
+// Method    a block a row: largest magnitude, then codes. With a spike threshold the largest magnitudes come
+//           first in a launch of their own and one block picks the first spike rows in order.
+// Moves     5*M*K bytes; a row is read twice, the second time from L1 or L2.
+// Targets   sm_80.
+#pragma once
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
+
+namespace spikefold::kernels::quantize_s8r_f32 {
+
+struct CudaCounters {
+  unsigned long long spike_rows = 0, missed = 0, saturated = 0;
+};
+
+struct CudaParams {  // device addresses
+  int64_t m = 0, k = 0, q_stride = 0;
+  const float* x = nullptr;          // [m, k]
+  int code_max = 127;                // or 7
+  float static_scale = 0;            // 0: found here
+  const uint8_t* is_kept = nullptr;  // [k] 1 at kept columns; null: none
+  int64_t num_kept = 0;
+  const int32_t* kept = nullptr;  // [num_kept]
+  int64_t num_super = 0;
+  const int32_t* super = nullptr;  // [num_super]
+  float spike_threshold = 0;
+  int64_t max_spike_rows = 0;
+  int8_t* q = nullptr;            // [m, q_stride]; columns from k on become 0
+  float* scale = nullptr;         // [m]
+  float* kept_x = nullptr;        // [m, num_kept], values rounded to bf16
+  float* super_x = nullptr;       // [m, num_super]
+  float* amax = nullptr;          // [m] scratch, with a threshold
+  uint8_t* is_spike = nullptr;    // [m] scratch, with a threshold
+  int32_t* spike_rows = nullptr;  // [max_spike_rows]
+  int32_t* num_spike_rows = nullptr;
+  CudaCounters* counters = nullptr;  // added to
+};
+absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
+
+// For the kernels that make the row and quantize it at once: shared memory they take, and whether a block may
+// have it.
+inline constexpr int64_t kFewRows = 64;  // a block each leaves half of a large GPU idle
+constexpr int64_t FusedBytes(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
+  return 4 * (k + (rotation.num_factors > 0 ? rotation.block : 0));
+}
+constexpr bool Fits(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
+  constexpr int64_t kLeastSharedBytes = 99 << 10;  // of sm_86 and sm_89; sm_80 and sm_90 have more
+  return FusedBytes(k, rotation) <= kLeastSharedBytes;
+}
+
+}  // namespace spikefold::kernels::quantize_s8r_f32

@@ -1,0 +1,59 @@
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32.cuh"
+#include "kernels/rope_f32_f32/rope_f32_f32_cuda.h"
+
+namespace spikefold::kernels::rope_f32_f32 {
+namespace {
+
+constexpr int kThreads = 64;
+
+__global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_constant__ CudaParams p) {
+  extern __shared__ float shared[];  // [2, head_dim]
+  const int d = static_cast<int>(p.head_dim), half = d / 2;
+  const int64_t m = blockIdx.y;
+  const bool is_query = blockIdx.x < p.q.num_heads;
+  const CudaSide& side = is_query ? p.q : p.k;
+  const int64_t head = is_query ? blockIdx.x : blockIdx.x - p.q.num_heads;
+  float* x = side.x + (m * side.num_heads + head) * d;
+  float* row = shared;
+  float* other = shared + d;
+
+  double squares = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads) {
+    row[i] = x[i];
+    squares += static_cast<double>(row[i]) * static_cast<double>(row[i]);
+  }
+  if (side.gain != nullptr) {
+    const double mean = cuda::BlockReduce(squares, cuda::Sum()) / static_cast<double>(d);
+    const float factor = static_cast<float>(1 / sqrt(mean + static_cast<double>(p.eps)));
+    for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads) row[i] = row[i] * factor * side.gain[i];
+  }
+  __syncthreads();
+  for (int i = static_cast<int>(threadIdx.x); i < half; i += kThreads) {
+    const float a = row[i], b = row[i + half], c = p.cos[m * half + i], s = p.sin[m * half + i];
+    other[i] = fmaf(-b, s, a * c);
+    other[i + half] = fmaf(b, c, a * s);
+  }
+  __syncthreads();
+  if (p.rotation.num_factors > 0) {
+    for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads)
+      other[i] = other[i] * p.rotation.scale[i];
+    __syncthreads();
+    other = hadamard_f32_f32::Transform(other, row, p.rotation);
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads) x[i] = other[i];
+}
+
+}  // namespace
+
+absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
+  if (p.m == 0) return absl::OkStatus();
+  const dim3 grid(static_cast<unsigned>(p.q.num_heads + p.k.num_heads), static_cast<unsigned>(p.m));
+  return cuda::Launch(
+      "rope_f32_f32", rope_f32_f32_sm80,
+      {.grid = grid, .block = dim3(kThreads), .shared_bytes = 2 * int64_t{sizeof(float)} * p.head_dim},
+      stream, p);
+}
+
+}  // namespace spikefold::kernels::rope_f32_f32

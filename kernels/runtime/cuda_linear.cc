@@ -1,0 +1,265 @@
+// Linears of the CUDA backend: weights are uploaded when they are packed; the linears of a site share a
+// launch.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32_cuda.h"
+#include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
+#include "kernels/runtime/cuda_ops.h"
+
+namespace spikefold {
+namespace {
+
+namespace s8c = kernels::matmul_f32_s8r_s8c;
+using Kind = LinearWeights::Kind;
+
+constexpr int64_t kGroupStep = 16;  // columns that the kernels take at a time
+constexpr int64_t kMaxK = 131072;   // 2^17 products of up to 127^2 would no longer fit in int32
+
+const CudaBuffer& Cuda(const Buffer& x) { return static_cast<const CudaBuffer&>(x); }
+
+template <typename T>
+absl::Status Upload(const std::vector<T>& values, const cuda::Stream& stream, CudaWeights& owner,
+                    cuda::DeviceMemory& to) {
+  const size_t bytes = values.size() * sizeof(T);
+  owner.bytes += bytes;
+  SF_RETURN_IF_ERROR(to.Reserve(bytes));
+  return cuda::CopyIn(to.as<T>(), values.data(), bytes, stream);
+}
+
+// [n, r] -> [r, n]: neighbouring channels load together.
+std::vector<uint16_t> Transposed(const std::vector<uint16_t>& w, int64_t n) {
+  const int64_t r = static_cast<int64_t>(w.size()) / n;
+  std::vector<uint16_t> out(w.size());
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < r; ++c) out[static_cast<size_t>(c * n + i)] = w[static_cast<size_t>(i * r + c)];
+  }
+  return out;
+}
+
+// Codes without their zero points, rows padded with zeros to the kernels' row bytes. `group` 0: no zero
+// points.
+absl::StatusOr<std::vector<int8_t>> CodeRows(const CodeMatrix& w, int64_t group) {
+  const int64_t stride = s8c::RowBytes(w.k), groups = group == 0 ? 0 : w.k / group;
+  std::vector<int8_t> rows(static_cast<size_t>(w.n * stride), 0);
+  for (int64_t n = 0; n < w.n; ++n) {
+    const int8_t* codes = w.codes.data() + n * w.k;
+    int8_t* row = rows.data() + n * stride;
+    if (w.zeros.empty()) {
+      std::memcpy(row, codes, static_cast<size_t>(w.k));
+      continue;
+    }
+    for (int64_t k = 0; k < w.k; ++k) {
+      const int code = codes[k] - w.zeros[static_cast<size_t>(n * groups + k / group)];
+      if (code < -128 || code > 127) {
+        return absl::UnimplementedError(
+            absl::StrCat("backend \"cuda\": ", FormatText(w.format, w.group),
+                         " weights whose codes and zero points lie too far apart; use --backend cpu"));
+      }
+      row[k] = static_cast<int8_t>(code);
+    }
+  }
+  return rows;
+}
+
+cuda::Linear LinearOf(const LinearWeights& w, const CudaWeights& device, float* y) {
+  return {.n = w.n,
+          .w = device.w.as<void>(),
+          .w_stride = w.kind == Kind::kF32 ? w.k : s8c::RowBytes(w.k),
+          .w_scale = device.scale.as<float>(),
+          .group = w.kind == Kind::kGroups ? w.group : 0,
+          .kept_w = device.kept.as<uint16_t>(),
+          .kept_stride = w.n,
+          .bias = w.bias.empty() ? nullptr : device.bias.as<float>(),
+          .y = y};
+}
+
+}  // namespace
+
+absl::Status CudaOps::PackF32(const Tensor& w, LinearWeights& out) {
+  out.kind = Kind::kF32;
+  out.n = w.dim(0);
+  out.k = w.dim(1);
+  auto device = std::make_shared<CudaWeights>();
+  const size_t bytes = static_cast<size_t>(out.n * out.k) * sizeof(float);
+  SF_RETURN_IF_ERROR(device->w.Reserve(bytes));
+  SF_RETURN_IF_ERROR(cuda::CopyIn(device->w.as<float>(), w.data(), bytes, *stream_));
+  device->bytes = bytes;
+  out.device = std::move(device);
+  return stream_->Sync();
+}
+
+absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act, LinearWeights& out) {
+  const bool channels = w.format == WeightFormat::kS8c;
+  const int64_t group = channels ? 0 : w.group > 0 ? w.group : w.k;
+  if (act.group > 0 || !act.symmetric || (group % kGroupStep != 0 && group != w.k)) {
+    return absl::UnimplementedError(
+        absl::StrCat("backend \"cuda\": no kernel for ", FormatText(w.format, w.group), " weights with ",
+                     FormatText(act), " activations; use symmetric ones per token, or --backend cpu"));
+  }
+  if (w.k >= kMaxK) {
+    return absl::UnimplementedError(
+        absl::StrCat("backend \"cuda\": K=", w.k, " is not below ", kMaxK, "; use --backend cpu"));
+  }
+  SF_ASSIGN_OR_RETURN(const std::vector<int8_t> rows, CodeRows(w, group));
+  out.kind = channels ? Kind::kS8c : Kind::kGroups;
+  out.n = w.n;
+  out.k = w.k;
+  out.group = group;
+  auto device = std::make_shared<CudaWeights>();
+  SF_RETURN_IF_ERROR(Upload(rows, *stream_, *device, device->w));
+  std::vector<float> scales(w.scales.begin(), w.scales.end());
+  SF_RETURN_IF_ERROR(Upload(scales, *stream_, *device, device->scale));
+  if (channels) out.scale = std::move(scales);
+  out.device = std::move(device);
+  return stream_->Sync();
+}
+
+// What was not known when the weight was packed. weight_bytes() counts it on the host already.
+absl::StatusOr<const CudaWeights*> CudaOps::Complete(const LinearWeights& w) {
+  if (w.device == nullptr) {
+    return absl::InternalError("backend \"cuda\": a linear was packed for another backend");
+  }
+  auto& device = static_cast<CudaWeights&>(*w.device);
+  if (device.complete) return &device;
+  const uint64_t bytes = device.bytes;
+  SF_RETURN_IF_ERROR(Upload(w.bias, *stream_, device, device.bias));
+  SF_RETURN_IF_ERROR(Upload(Transposed(w.kept_weight, w.n), *stream_, device, device.kept));
+  SF_RETURN_IF_ERROR(Upload(w.super_slot, *stream_, device, device.super_slot));
+  SF_RETURN_IF_ERROR(Upload(w.super_row, *stream_, device, device.super_row));
+  SF_RETURN_IF_ERROR(Upload(w.super_value, *stream_, device, device.super_value));
+  device.bytes = bytes;
+  device.complete = true;
+  return &device;
+}
+
+absl::Status CudaOps::FloatLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
+                                   absl::Span<float* const> y) {
+  cuda::SimtParams params = {.m = x.rows, .k = x.buffer.width(), .x = x.buffer.data()};
+  for (size_t i = 0; i < w.size(); ++i) {
+    if (!w[i]->super_row.empty()) {
+      return absl::InternalError("backend \"cuda\": super weights of a float linear");
+    }
+    SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
+    params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
+  }
+  return kernels::matmul_f32_f32_f32::RunCuda(params, *stream_);
+}
+
+absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
+                                  absl::Span<float* const> y) {
+  s8c::CudaParams params = {.m = x.rows,
+                            .k = x.buffer.width(),
+                            .x = x.codes.as<int8_t>(),
+                            .x_scale = x.scale.as<float>(),
+                            .num_kept = static_cast<int64_t>(x.form->kept.size()),
+                            .kept_x = x.kept_x.as<float>()};
+  for (size_t i = 0; i < w.size(); ++i) {
+    SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
+    params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
+  }
+  if (w[0]->kind == Kind::kGroups) {
+    SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_sxg::RunCuda(params, *stream_));
+  } else {
+    SF_RETURN_IF_ERROR(s8c::RunCuda(params, *stream_));
+  }
+  for (size_t i = 0; i < w.size(); ++i) SF_RETURN_IF_ERROR(AddSupers(x, *w[i], y[i]));
+  return absl::OkStatus();
+}
+
+absl::Status CudaOps::AddSupers(const CudaActivation& x, const LinearWeights& w, float* y) {
+  if (w.super_row.empty()) return absl::OkStatus();
+  SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(w));
+  return cuda::AddSuperWeights({.m = x.rows,
+                                .n = w.n,
+                                .num_super = static_cast<int64_t>(w.super_row.size()),
+                                .x_stride = static_cast<int64_t>(x.form->super_columns.size()),
+                                .x = x.super_x.as<float>(),
+                                .slot = device->super_slot.as<int32_t>(),
+                                .row = device->super_row.as<int32_t>(),
+                                .value = device->super_value.as<float>(),
+                                .y = y},
+                               *stream_);
+}
+
+absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
+                                   absl::Span<float* const> y, bool spikes_only) {
+  SF_ASSIGN_OR_RETURN(const CudaConstants::Form* columns, constants_.Columns(*x.form, x.buffer.width()));
+  cuda::SimtParams params = {.m = spikes_only ? std::min(x.rows, x.max_spike_rows) : x.rows,
+                             .k = x.buffer.width(),
+                             .x = x.buffer.data(),
+                             .rows = spikes_only ? x.spike_rows.as<int32_t>() + 1 : nullptr,
+                             .num_rows = spikes_only ? x.spike_rows.as<int32_t>() : nullptr,
+                             .tail = {.num_kept = static_cast<int64_t>(x.form->kept.size()),
+                                      .kept = columns->device_kept.as<int32_t>(),
+                                      .super_column = columns->device_super.as<int32_t>()}};
+  for (size_t i = 0; i < w.size(); ++i) {
+    SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
+    params.super[params.linears.count] = {.num = static_cast<int64_t>(w[i]->super_row.size()),
+                                          .slot = device->super_slot.as<int32_t>(),
+                                          .row = device->super_row.as<int32_t>(),
+                                          .value = device->super_value.as<float>()};
+    params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
+  }
+  return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)
+                                     : kernels::matmul_f32_f32_s8c::RunCuda(params, *stream_);
+}
+
+// The linears of a site share a launch with those of their kind.
+absl::Status CudaOps::LinearsTo(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
+                                absl::Span<float* const> y) {
+  if (w.size() > cuda::kMaxLinears)
+    return absl::InternalError("backend \"cuda\": too many linears of a site");
+  for (const Kind kind : {Kind::kF32, Kind::kS8c, Kind::kGroups}) {
+    const LinearWeights* of_kind[cuda::kMaxLinears];
+    float* outs[cuda::kMaxLinears];
+    size_t count = 0;
+    for (size_t i = 0; i < w.size(); ++i) {
+      if (w[i]->kind != kind) continue;
+      of_kind[count] = w[i];
+      outs[count++] = y[i];
+    }
+    if (count > 0) SF_RETURN_IF_ERROR(KindTo(kind, x, {of_kind, count}, {outs, count}));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CudaOps::KindTo(LinearWeights::Kind kind, const CudaActivation& x,
+                             absl::Span<const LinearWeights* const> w, absl::Span<float* const> y) {
+  if (kind == Kind::kF32) return FloatLinears(x, w, y);
+  if (x.form->format.is_float()) return MixedLinears(x, w, y, false);
+  SF_RETURN_IF_ERROR(CodeLinears(x, w, y));
+  return x.max_spike_rows > 0 ? MixedLinears(x, w, y, true) : absl::OkStatus();
+}
+
+absl::Status CudaOps::Linears(const Activation& x, absl::Span<const LinearWeights* const> w,
+                              absl::Span<Buffer* const> y) {
+  std::vector<float*> outs;
+  for (const Buffer* buffer : y) outs.push_back(Cuda(*buffer).data());
+  return LinearsTo(static_cast<const CudaActivation&>(x), w, outs);
+}
+
+absl::Status CudaOps::Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                           const float* hidden, float* logits) {
+  if (head_x_ == nullptr || head_x_->buffer.width() != w.k) {
+    SF_RETURN_IF_ERROR(stream_->Sync());
+    head_x_ = std::make_unique<CudaActivation>(w.k);
+  }
+  SF_RETURN_IF_ERROR(head_x_->buffer.Reserve(rows));
+  SF_RETURN_IF_ERROR(Write(hidden, rows, head_x_->buffer));
+  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(rows, form, *head_x_, true));
+  SF_RETURN_IF_ERROR(Finish(target, *head_x_));
+  SF_RETURN_IF_ERROR(logits_.Reserve(static_cast<size_t>(rows * w.n) * sizeof(float)));
+  float* const out = logits_.as<float>();
+  const LinearWeights* const weights = &w;
+  SF_RETURN_IF_ERROR(LinearsTo(*head_x_, {&weights, 1}, {&out, 1}));
+  return ReadOut(out, rows * w.n, logits);
+}
+
+}  // namespace spikefold

@@ -1,0 +1,92 @@
+// The CUDA backend: buffers in device memory, and the kernels of kernels/ called on one stream.
+#pragma once
+
+#include <memory>
+
+#include "kernels/cuda/copy.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/stream.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
+#include "kernels/runtime/cuda_state.h"
+#include "kernels/runtime/ops.h"
+
+namespace spikefold {
+
+class CudaOps : public Ops {
+ public:
+  static absl::StatusOr<std::unique_ptr<CudaOps>> Make(ThreadPool* pool);
+  const char* name() const override { return "cuda"; }
+  std::string device() const override { return device_.name; }
+
+  // cuda_linear.cc
+  absl::Status PackF32(const Tensor& w, LinearWeights& out) override;
+  absl::Status PackCodes(const CodeMatrix& w, const ActivationFormat& act, LinearWeights& out) override;
+  absl::Status Prepare(LinearWeights&) override { return absl::OkStatus(); }
+  absl::Status Linears(const Activation& x, absl::Span<const LinearWeights* const> w,
+                       absl::Span<Buffer* const> y) override;
+  absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows, const float* hidden,
+                    float* logits) override;
+
+  std::unique_ptr<Buffer> NewBuffer(int64_t width) override;
+  std::unique_ptr<Activation> NewActivation(int64_t width) override;
+  absl::Status Reserve(Buffer& buffer, int64_t rows) override;
+  absl::Status Reserve(Activation& buffer, int64_t rows) override;
+  absl::Status Read(const Buffer& buffer, int64_t rows, float* host) override;
+  absl::Status Write(const float* host, int64_t rows, Buffer& buffer) override;
+
+  absl::Status Embed(const LinearWeights& table, const ActivationForm& form, absl::Span<const int32_t> tokens,
+                     float scale, Buffer& out) override;
+  absl::Status AddNorm(const AddNormArgs& args) override;
+  absl::Status HeadNormRope(const HeadNormRopeArgs& args) override;
+  absl::Status Attention(const AttentionArgs& args) override;
+  absl::Status GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
+                        const ActivationForm& form, Activation& out) override;
+  absl::Status Reform(Activation& x) override;
+  absl::Status ReadCache(KvCache& cache) override;
+
+  OpCounters counters() const override;
+  void ResetCounters() override;
+
+ private:
+  CudaOps(std::unique_ptr<cuda::Stream> stream, const cuda::DeviceInfo& device, ThreadPool* pool);
+
+  // What is to become of the float rows of a site's input.
+  struct Target {
+    kernels::hadamard_f32_f32::CudaPlan rotation;  // num_factors 0: none
+    bool quantizes = false;
+    bool fused = false;  // the kernel that makes the rows can rotate and quantize them as well
+    kernels::quantize_s8r_f32::CudaParams quantize;
+  };
+  absl::StatusOr<Target> TargetOf(int64_t rows, const ActivationForm& form, CudaActivation& out,
+                                  bool rotated);
+  absl::Status Finish(const Target& target, CudaActivation& out);  // of float rows that are there
+  absl::StatusOr<kernels::quantize_s8r_f32::CudaParams> QuantizeParams(CudaActivation& out, int64_t k);
+  absl::StatusOr<CudaRows*> RowsOf(KvCache& cache, const AttentionArgs& args);
+  // Device to pageable host memory, through two pinned buffers.
+  absl::Status ReadOut(const float* device, int64_t count, float* host);
+
+  // cuda_linear.cc
+  absl::StatusOr<const CudaWeights*> Complete(const LinearWeights& w);
+  absl::Status FloatLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
+                            absl::Span<float* const> y);
+  absl::Status CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
+                           absl::Span<float* const> y);
+  // Float rows times codes: all rows, or the spike rows alone.
+  absl::Status MixedLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
+                            absl::Span<float* const> y, bool spikes_only);
+  absl::Status AddSupers(const CudaActivation& x, const LinearWeights& w, float* y);
+  absl::Status KindTo(LinearWeights::Kind kind, const CudaActivation& x,
+                      absl::Span<const LinearWeights* const> w, absl::Span<float* const> y);
+  absl::Status LinearsTo(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
+                         absl::Span<float* const> y);
+
+  std::unique_ptr<cuda::Stream> stream_;
+  const cuda::DeviceInfo device_;
+  ThreadPool* pool_;
+  CudaConstants constants_;
+  std::unique_ptr<CudaActivation> head_x_;
+  cuda::DeviceMemory logits_, tokens_, counters_;
+  cuda::PinnedMemory staging_;
+};
+
+}  // namespace spikefold

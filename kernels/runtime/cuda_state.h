@@ -1,0 +1,105 @@
+// What the CUDA backend keeps in device memory: weights, small host objects by their address, cache rows.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/cuda/memory.h"
+#include "kernels/cuda/outlier_tail_cuda.h"
+#include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
+#include "kernels/runtime/ops.h"
+
+namespace spikefold {
+
+namespace cuda = kernels::cuda;
+
+class CudaBuffer : public Buffer {
+ public:
+  explicit CudaBuffer(int64_t width) { width_ = width; }
+  float* host() override { return nullptr; }
+  const float* host() const override { return nullptr; }
+  float* data() const { return memory_.as<float>(); }
+  absl::Status Reserve(int64_t rows);
+
+ private:
+  cuda::DeviceMemory memory_;
+};
+
+class CudaActivation : public Activation {
+ public:
+  explicit CudaActivation(int64_t width) : buffer(width) {}
+  Buffer& floats() override { return buffer; }
+  const Buffer& floats() const override { return buffer; }
+
+  CudaBuffer buffer;              // [rows, k] float rows, always filled
+  cuda::DeviceMemory codes;       // [rows, RowBytes(k)]
+  cuda::DeviceMemory scale;       // [rows]
+  cuda::DeviceMemory kept_x;      // [rows, num kept]
+  cuda::DeviceMemory super_x;     // [rows, num super]
+  cuda::DeviceMemory amax;        // [rows]
+  cuda::DeviceMemory is_spike;    // [rows]
+  cuda::DeviceMemory spike_rows;  // int32 [1 + room]: how many, then which
+  int64_t max_spike_rows = 0;     // room of the last fill; 0: no threshold
+};
+
+// Weights of one linear. Bias, kept columns and super weights follow on first use, when loading is over.
+struct CudaWeights : DeviceWeights {
+  cuda::DeviceMemory w;  // f32 [n, k], or codes [n, RowBytes(k)]
+  cuda::DeviceMemory scale, bias, kept;
+  cuda::DeviceMemory super_slot, super_row, super_value;
+  bool complete = false;
+};
+
+// Keys and values of all layers, [capacity, num_kv_heads * head_dim] each.
+struct CudaRows : KvCache::DeviceRows {
+  cuda::DeviceMemory k, v;
+  int64_t layer_floats = 0;
+};
+
+// Copies of host objects by their address. The contents are compared, because a temporary object may come to
+// lie where another lay.
+class CudaConstants {
+ public:
+  explicit CudaConstants(const cuda::Stream& stream) : stream_(stream) {}
+
+  struct Form {
+    int64_t k = 0;
+    std::vector<int32_t> kept, super_columns;  // host
+    cuda::DeviceMemory is_kept, device_kept, device_super;
+  };
+  absl::StatusOr<const float*> Vector(const std::vector<float>& values);
+  absl::StatusOr<const Form*> Columns(const ActivationForm& form, int64_t k);
+  absl::StatusOr<const kernels::hadamard_f32_f32::CudaPlan*> Rotation(const RowRotation& rotation);
+  // Tables of all positions.
+  struct Rope {
+    int64_t positions = 0;
+    std::vector<float> last;  // host: cos and sin of the last position
+    cuda::DeviceMemory cos, sin;
+  };
+  absl::StatusOr<const Rope*> Tables(const RopeTable& table, int64_t head_dim);
+
+ private:
+  template <typename T>
+  absl::Status Upload(const std::vector<T>& values, cuda::DeviceMemory& to);
+
+  struct Values {
+    std::vector<float> host;
+    cuda::DeviceMemory device;
+  };
+  struct Turn {
+    std::vector<int64_t> factors;
+    std::vector<float> scale;
+    kernels::hadamard_f32_f32::CudaRotation device;
+  };
+  const cuda::Stream& stream_;
+  std::map<const void*, Values> vectors_;
+  std::map<const void*, Form> forms_;
+  std::map<const void*, Turn> rotations_;
+  std::map<const void*, Rope> ropes_;
+};
+
+}  // namespace spikefold

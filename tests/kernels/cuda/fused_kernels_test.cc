@@ -1,0 +1,150 @@
+// Kernels that make a row, rotate and quantize it at once: bit for bit what the separate kernels make.
+#include "absl/strings/str_cat.h"
+#include "formats/base/hadamard.h"
+#include "kernels/gatedmulquant_s8r_f32/gatedmulquant_s8r_f32_cuda.h"
+#include "kernels/hadamardquant_s8r_f32/hadamardquant_s8r_f32_cuda.h"
+#include "kernels/kernel_check.h"
+#include "kernels/normquant_s8r_f32/normquant_s8r_f32_cuda.h"
+#include "tests/kernels/cuda/cuda_kit.h"
+
+namespace spikefold::kernels {
+namespace {
+
+using cuda::Array;
+using cuda::Ok;
+using cuda::TheStream;
+namespace quantize = quantize_s8r_f32;
+namespace hadamard = hadamard_f32_f32;
+
+// Codes and what goes with them, of one side.
+struct Codes {
+  Codes(int64_t rows, int64_t width, const std::vector<int32_t>& kept_columns)
+      : m(rows),
+        k(width),
+        stride((width + 15) / 16 * 16),
+        q(rows * stride),
+        scale(rows),
+        kept_x(rows * static_cast<int64_t>(kept_columns.size())),
+        kept(kept_columns),
+        is_kept(Flags(width, kept_columns)),
+        counters(std::vector<uint64_t>{0, 0, 0}) {}
+  static std::vector<uint8_t> Flags(int64_t k, const std::vector<int32_t>& columns) {
+    std::vector<uint8_t> flags(static_cast<size_t>(k), 0);
+    for (const int32_t c : columns) flags[static_cast<size_t>(c)] = 1;
+    return flags;
+  }
+  quantize::CudaParams Params(const float* x, float static_scale) const {
+    return {.m = m,
+            .k = k,
+            .q_stride = stride,
+            .x = x,
+            .static_scale = static_scale,
+            .is_kept = is_kept.data(),
+            .num_kept = kept.size(),
+            .kept = kept.data(),
+            .q = q.data(),
+            .scale = scale.data(),
+            .kept_x = kept_x.data(),
+            .counters = reinterpret_cast<quantize::CudaCounters*>(counters.data())};
+  }
+  int64_t m, k, stride;
+  Array<int8_t> q;
+  Array<float> scale, kept_x;
+  Array<int32_t> kept;
+  Array<uint8_t> is_kept;
+  Array<uint64_t> counters;
+};
+
+void Compare(const std::string& name, const Codes& fused, const Codes& apart,
+             const Array<float>& fused_floats, const Array<float>& floats, CheckReport& report) {
+  report.CompareExact(absl::StrCat(name, " codes"), fused.q.Read(), apart.q.Read());
+  report.CompareExact(absl::StrCat(name, " scales"), fused.scale.Read(), apart.scale.Read());
+  report.CompareExact(absl::StrCat(name, " kept"), fused.kept_x.Read(), apart.kept_x.Read());
+  report.CompareExact(absl::StrCat(name, " floats"), fused_floats.Read(), floats.Read());
+  CHECK(fused.counters.Read() == apart.counters.Read());
+}
+
+struct Case {
+  int64_t m, k;
+  int64_t block = 0;  // of the rotation; 0: none
+  float static_scale = 0;
+};
+const std::vector<Case> kCases = {
+    {1, 576}, {3, 100, 0, 0.03f}, {70, 576, 576}, {5, 1536, 1536, 0.05f}, {2, 2048, 256}};
+
+TEST_CASE("A norm that quantizes equals the norm, the rotation and the quantizer", "[gpu][fused]") {
+  CheckReport report;
+  for (const Case& c : kCases) {
+    for (const bool sandwich : {false, true}) {
+      const std::vector<float> h = RandomFloats(c.m * c.k, 1), b = RandomFloats(c.m * c.k, 2);
+      const Array<float> gain(RandomFloats(c.k, 3)), branch_gain(RandomFloats(c.k, 4)), branch(b);
+      const Array<float> residual_fused(h), residual(h), y_fused(c.m * c.k), y(c.m * c.k);
+      const Codes fused(c.m, c.k, {0, 7}), apart(c.m, c.k, {0, 7});
+      hadamard::CudaRotation rotation;
+      hadamard::CudaPlan plan;
+      if (c.block > 0) {
+        Ok(rotation.Set(HadamardFactors(c.block), RandomFloats(c.k, 5), TheStream()));
+        plan = rotation.plan();
+      }
+      norm_f32_f32::CudaParams norm = {.m = c.m,
+                                       .k = c.k,
+                                       .residual = residual.data(),
+                                       .branch = branch.data(),
+                                       .branch_gain = sandwich ? branch_gain.data() : nullptr,
+                                       .gain = gain.data(),
+                                       .eps = 1e-5f,
+                                       .y = y.data()};
+      Ok(norm_f32_f32::RunCuda(norm, TheStream()));
+      Ok(hadamard::RunCuda({.m = c.m, .n = c.k, .plan = plan, .x = y.data()}, TheStream()));
+      Ok(quantize::RunCuda(apart.Params(y.data(), c.static_scale), TheStream()));
+      norm.residual = residual_fused.data();
+      norm.y = y_fused.data();
+      Ok(normquant_s8r_f32::RunCuda(
+          {.norm = norm, .rotation = plan, .quantize = fused.Params(nullptr, c.static_scale)}, TheStream()));
+      const std::string name = absl::StrCat("M=", c.m, " K=", c.k, " block=", c.block);
+      Compare(name, fused, apart, y_fused, y, report);
+      report.CompareExact(absl::StrCat(name, " residual"), residual_fused.Read(), residual.Read());
+    }
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("A gated product that quantizes equals the product, the rotation and the quantizer",
+          "[gpu][fused]") {
+  CheckReport report;
+  for (const Case& c : kCases) {
+    const Array<float> gate(RandomFloats(c.m * c.k, 1)), up(RandomFloats(c.m * c.k, 2)), y_fused(c.m * c.k),
+        y(c.m * c.k), turned_fused(RandomFloats(c.m * c.k, 6)), turned(RandomFloats(c.m * c.k, 6));
+    const Codes fused(c.m, c.k, {3}), apart(c.m, c.k, {3}), fused2(c.m, c.k, {3}), apart2(c.m, c.k, {3});
+    hadamard::CudaRotation rotation;
+    hadamard::CudaPlan plan;
+    if (c.block > 0) {
+      Ok(rotation.Set(HadamardFactors(c.block), RandomFloats(c.k, 5), TheStream()));
+      plan = rotation.plan();
+    }
+    gatedmul_f32_f32::Params product = {
+        .count = c.m * c.k, .gate = gate.data(), .up = up.data(), .y = y.data()};
+    Ok(gatedmul_f32_f32::RunCuda(product, TheStream()));
+    Ok(hadamard::RunCuda({.m = c.m, .n = c.k, .plan = plan, .x = y.data()}, TheStream()));
+    Ok(quantize::RunCuda(apart.Params(y.data(), c.static_scale), TheStream()));
+    product.y = y_fused.data();
+    Ok(gatedmulquant_s8r_f32::RunCuda(
+        {.gatedmul = product, .rotation = plan, .quantize = fused.Params(nullptr, c.static_scale)},
+        TheStream()));
+    const std::string name = absl::StrCat("M=", c.m, " K=", c.k, " block=", c.block);
+    Compare(name, fused, apart, y_fused, y, report);
+    if (c.block == 0) continue;
+    Ok(hadamard::RunCuda({.m = c.m, .n = c.k, .plan = plan, .x = turned.data()}, TheStream()));
+    Ok(quantize::RunCuda(apart2.Params(turned.data(), c.static_scale), TheStream()));
+    Ok(hadamardquant_s8r_f32::RunCuda(
+        {.x = turned_fused.data(), .rotation = plan, .quantize = fused2.Params(nullptr, c.static_scale)},
+        TheStream()));
+    Compare(absl::StrCat(name, " turned"), fused2, apart2, turned_fused, turned, report);
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+}  // namespace
+}  // namespace spikefold::kernels

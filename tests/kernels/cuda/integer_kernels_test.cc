@@ -1,0 +1,428 @@
+// Kernels whose results must be the CPU's bit for bit.
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/dtype.h"
+#include "formats/base/thread_pool.h"
+#include "kernels/embed_f32/embed_f32_cuda.h"
+#include "kernels/kernel_check.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32.h"
+#include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
+#include "kernels/quantized_case.h"
+#include "tests/kernels/cuda/cuda_kit.h"
+
+namespace spikefold::kernels {
+namespace {
+
+using cuda::Array;
+using cuda::Ok;
+using cuda::TheStream;
+namespace s8c = matmul_f32_s8r_s8c;
+namespace quantize = quantize_s8r_f32;
+
+// Rows padded with zeros to the kernel's row bytes.
+std::vector<int8_t> Padded(const std::vector<int8_t>& codes, int64_t rows, int64_t k) {
+  const int64_t stride = s8c::RowBytes(k);
+  std::vector<int8_t> out(static_cast<size_t>(rows * stride), 0);
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(codes.begin() + r * k, k, out.begin() + r * stride);
+  return out;
+}
+
+std::vector<uint16_t> Transposed(const std::vector<uint16_t>& w, int64_t n, int64_t r) {
+  std::vector<uint16_t> out(w.size());
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < r; ++c) out[static_cast<size_t>(c * n + i)] = w[static_cast<size_t>(i * r + c)];
+  }
+  return out;
+}
+
+// The same product on the CPU and the GPU; with `flip`, one code of the GPU's weight is wrong.
+void RunBoth(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& report) {
+  static ThreadPool pool(4);
+  const QuantizedOperands o(c, seed);
+  std::vector<uint8_t> packed(s8c::PackedBytes(c.n, c.k));
+  s8c::Pack(o.codes.data(), c.n, c.k, packed.data());
+  std::vector<float> expected(static_cast<size_t>(c.m * c.n));
+  std::vector<int32_t> expected_sums(expected.size());
+  OutlierTail tail = o.Tail();
+  Ok(s8c::Run({.m = c.m,
+               .n = c.n,
+               .k = c.k,
+               .x = o.x_codes.data(),
+               .x_scale = o.x_scale.data(),
+               .w = packed.data(),
+               .w_scale = o.w_scale.data(),
+               .tail = tail,
+               .y = expected.data(),
+               .sums = expected_sums.data()},
+              pool));
+
+  std::vector<int8_t> codes = Padded(o.codes, c.n, c.k);
+  if (flip) codes[static_cast<size_t>((c.n - 1) * s8c::RowBytes(c.k) + c.k - 1)] ^= 1;
+  const Array<int8_t> w(codes), x(Padded(o.x_codes, c.m, c.k));
+  const Array<float> x_scale(o.x_scale), w_scale(o.w_scale), kept_x(o.kept_x), bias(o.bias), y(c.m * c.n);
+  const Array<uint16_t> kept_w(Transposed(o.kept_w, c.n, c.num_kept));
+  const Array<int32_t> sums(c.m * c.n);
+  s8c::CudaParams params = {.m = c.m,
+                            .k = c.k,
+                            .x = x.data(),
+                            .x_scale = x_scale.data(),
+                            .num_kept = c.num_kept,
+                            .kept_x = kept_x.data(),
+                            .linears = {.count = 1}};
+  params.linears.linear[0] = {.n = c.n,
+                              .w = w.data(),
+                              .w_stride = s8c::RowBytes(c.k),
+                              .w_scale = w_scale.data(),
+                              .kept_w = c.num_kept > 0 ? kept_w.data() : nullptr,
+                              .kept_stride = c.n,
+                              .bias = o.bias.empty() ? nullptr : bias.data(),
+                              .y = y.data(),
+                              .sums = sums.data()};
+  Ok(s8c::RunCuda(params, TheStream()));
+  const std::string name = CaseName(c);
+  report.CompareExact(absl::StrCat(name, " sums"), sums.Read(), expected_sums);
+  report.CompareExact(name, y.Read(), expected);
+}
+
+std::vector<QuantizedCase> MatmulCases() {
+  std::vector<QuantizedCase> cases;
+  for (QuantizedCase c : ChannelCases()) {
+    c.num_super = 0;  // added by another kernel
+    c.one_x_scale = c.x_zeros = false;
+    cases.push_back(c);
+  }
+  cases.push_back({.m = 600, .n = 1536, .k = 576, .num_kept = 16, .bias = true});  // 64x64 and 128x128 tiles
+  cases.push_back({.m = 1024, .n = 4096, .k = 1100, .num_kept = 64});
+  cases.push_back({.m = 130, .n = 300, .k = 4096, .extremes = true});
+  return cases;
+}
+
+TEST_CASE("Products of codes equal the CPU's bit for bit", "[gpu][matmul]") {
+  CheckReport report;
+  uint64_t seed = 1;
+  for (const QuantizedCase& c : MatmulCases()) RunBoth(c, seed += 7, false, report);
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("One wrong code of a weight is found", "[gpu][matmul][canary]") {
+  for (const QuantizedCase& c : {QuantizedCase{.m = 3, .n = 65, .k = 129}, {.m = 512, .n = 4096, .k = 576}}) {
+    CheckReport report;
+    RunBoth(c, 5, true, report);
+    CHECK(report.num_values > 0);
+    CHECK(report.worst > 1);
+  }
+}
+
+// Codes without zero points, as the GPU's group kernels read them.
+std::vector<int8_t> Effective(const QuantizedOperands& o) {
+  std::vector<int8_t> codes = o.codes;
+  const QuantizedCase& c = o.shape;
+  for (size_t i = 0; i < codes.size() && !o.w_zero.empty(); ++i) {
+    const size_t row = i / static_cast<size_t>(c.k), k = i % static_cast<size_t>(c.k);
+    codes[i] = static_cast<int8_t>(
+        codes[i] - o.w_zero[row * static_cast<size_t>(c.k / c.group) + k / static_cast<size_t>(c.group)]);
+  }
+  return codes;
+}
+
+TEST_CASE("Products of codes in groups equal the CPU's bit for bit", "[gpu][matmul]") {
+  CheckReport integers, floats;
+  ThreadPool pool(4);
+  uint64_t seed = 77;
+  int64_t count = 0;
+  for (QuantizedCase c : GroupCases()) {
+    if ((c.group % 16 != 0 && c.group != c.k) || c.x_group > 0 || (c.bits == 8 && c.w_zeros)) continue;
+    c.num_super = 0;
+    c.one_x_scale = c.x_zeros = false;
+    ++count;
+    const QuantizedOperands o(c, seed += 11);
+    const GroupWeights groups = o.Groups();
+    std::vector<uint8_t> packed(GroupPackedBytes(LayoutOf(groups)));
+    PackGroups(groups, packed.data());
+    std::vector<float> expected(static_cast<size_t>(c.m * c.n)), expected_float(expected.size());
+    const OutlierTail tail = o.Tail();
+    Ok(matmul_f32_s8r_sxg::Run({.m = c.m,
+                                .n = c.n,
+                                .k = c.k,
+                                .group = c.group,
+                                .x = o.x_codes.data(),
+                                .x_scale = o.x_scale.data(),
+                                .w = packed.data(),
+                                .tail = tail,
+                                .y = expected.data()},
+                               pool));
+    Ok(matmul_f32_f32_sxg::Run({.m = c.m,
+                                .n = c.n,
+                                .k = c.k,
+                                .group = c.group,
+                                .x = o.x.data(),
+                                .w = packed.data(),
+                                .tail = {.bias = tail.bias},
+                                .y = expected_float.data()},
+                               pool));
+    const Array<int8_t> w(Padded(Effective(o), c.n, c.k)), x(Padded(o.x_codes, c.m, c.k));
+    const Array<float> x_scale(o.x_scale), w_scale(o.w_scale), kept_x(o.kept_x), bias(o.bias), y(c.m * c.n),
+        x_float(o.x);
+    const Array<uint16_t> kept_w(Transposed(o.kept_w, c.n, c.num_kept));
+    s8c::CudaParams params = {.m = c.m,
+                              .k = c.k,
+                              .x = x.data(),
+                              .x_scale = x_scale.data(),
+                              .num_kept = c.num_kept,
+                              .kept_x = kept_x.data(),
+                              .linears = {.count = 1}};
+    params.linears.linear[0] = {.n = c.n,
+                                .w = w.data(),
+                                .w_stride = s8c::RowBytes(c.k),
+                                .w_scale = w_scale.data(),
+                                .group = c.group,
+                                .kept_w = c.num_kept > 0 ? kept_w.data() : nullptr,
+                                .kept_stride = c.n,
+                                .bias = o.bias.empty() ? nullptr : bias.data(),
+                                .y = y.data()};
+    Ok(matmul_f32_s8r_sxg::RunCuda(params, TheStream()));
+    integers.CompareExact(CaseName(c), y.Read(), expected);
+    cuda::SimtParams simt = {.m = c.m, .k = c.k, .x = x_float.data(), .linears = params.linears};
+    simt.linears.linear[0].kept_w = nullptr;
+    Ok(matmul_f32_f32_sxg::RunCuda(simt, TheStream()));
+    floats.CompareExact(absl::StrCat(CaseName(c), " float"), y.Read(), expected_float);
+  }
+  CHECK(count > 20);
+  INFO(integers.detail << "; " << floats.detail);
+  CHECK(integers.ok());
+  CHECK(floats.ok());
+}
+
+TEST_CASE("The linears of a site share a launch, each with its own width, bias and kept columns",
+          "[gpu][matmul]") {
+  // Three weights of different width against one input: the same as three launches.
+  const int64_t m = 37, k = 200, kept = 5, widths[3] = {100, 64, 17};
+  const QuantizedOperands first({.m = m, .n = widths[0], .k = k, .num_kept = kept, .bias = true}, 3);
+  const Array<int8_t> x(Padded(first.x_codes, m, k));
+  const Array<float> x_scale(first.x_scale), kept_x(first.kept_x);
+  s8c::CudaParams together = {.m = m,
+                              .k = k,
+                              .x = x.data(),
+                              .x_scale = x_scale.data(),
+                              .num_kept = kept,
+                              .kept_x = kept_x.data(),
+                              .linears = {.count = 3}};
+  std::vector<std::unique_ptr<Array<int8_t>>> w;
+  std::vector<std::unique_ptr<Array<float>>> scales, biases, ys;
+  std::vector<std::unique_ptr<Array<uint16_t>>> kept_w;
+  for (int i = 0; i < 3; ++i) {
+    const QuantizedOperands o({.m = m, .n = widths[i], .k = k, .num_kept = kept, .bias = true},
+                              static_cast<uint64_t>(10 + i));
+    w.push_back(std::make_unique<Array<int8_t>>(Padded(o.codes, widths[i], k)));
+    scales.push_back(std::make_unique<Array<float>>(o.w_scale));
+    biases.push_back(std::make_unique<Array<float>>(o.bias));
+    kept_w.push_back(std::make_unique<Array<uint16_t>>(Transposed(o.kept_w, widths[i], kept)));
+    ys.push_back(std::make_unique<Array<float>>(m * widths[i]));
+    together.linears.linear[i] = {.n = widths[i],
+                                  .w = w.back()->data(),
+                                  .w_stride = s8c::RowBytes(k),
+                                  .w_scale = scales.back()->data(),
+                                  .kept_w = i == 1 ? nullptr : kept_w.back()->data(),
+                                  .kept_stride = widths[i],
+                                  .bias = i == 2 ? nullptr : biases.back()->data(),
+                                  .y = ys.back()->data()};
+  }
+  Ok(s8c::RunCuda(together, TheStream()));
+  for (int i = 0; i < 3; ++i) {
+    const Array<float> y(m * widths[i]);
+    s8c::CudaParams alone = together;
+    alone.linears.count = 1;
+    alone.linears.linear[0] = together.linears.linear[i];
+    alone.linears.linear[0].y = y.data();
+    Ok(s8c::RunCuda(alone, TheStream()));
+    CheckReport report;
+    report.CompareExact(absl::StrCat("linear ", i), ys[static_cast<size_t>(i)]->Read(), y.Read());
+    INFO(report.detail);
+    CHECK(report.ok());
+  }
+}
+
+TEST_CASE("A hundred repetitions give the same bits", "[gpu][matmul]") {
+  const QuantizedCase c{.m = 200, .n = 500, .k = 700, .num_kept = 16, .bias = true};
+  CheckReport first;
+  RunBoth(c, 9, false, first);
+  CHECK(first.ok());
+  for (int i = 0; i < 100; ++i) RunBoth(c, 9, false, first);
+  CHECK(first.ok());
+}
+
+struct QuantizeCase {
+  int64_t m, k;
+  int code_max = 127;
+  float static_scale = 0;
+  std::vector<int32_t> kept, super;
+  float threshold = 0;
+  int64_t room = 0;
+};
+
+void Quantize(const QuantizeCase& c, CheckReport& report, bool flip = false) {
+  std::vector<float> x = RandomFloats(c.m * c.k, static_cast<uint64_t>(c.m * 31 + c.k));
+  for (int64_t m = 0; m < c.m; m += 3)
+    x[static_cast<size_t>(m * c.k + m % c.k)] *= 40;     // some rows with an outlier
+  if (c.m > 2) std::fill_n(x.begin() + c.k, c.k, 0.0f);  // a row of zeros
+  const size_t m = static_cast<size_t>(c.m), k = static_cast<size_t>(c.k);
+  const size_t num_kept = c.kept.size(), num_super = c.super.size();
+  std::vector<int8_t> q(m * k);
+  std::vector<float> scale(m), kept_x(m * num_kept), super_x(m * num_super);
+  std::vector<int32_t> spikes(static_cast<size_t>(c.room));
+  int64_t num_spikes = 0, missed = 0, saturated = 0;
+  Ok(quantize::Reference({.m = c.m,
+                          .k = c.k,
+                          .x = x.data(),
+                          .bits = c.code_max == 7 ? 4 : 8,
+                          .static_scale = c.static_scale,
+                          .num_kept = static_cast<int64_t>(num_kept),
+                          .kept = c.kept.data(),
+                          .num_super = static_cast<int64_t>(num_super),
+                          .super = c.super.data(),
+                          .spike_threshold = c.threshold,
+                          .max_spike_rows = c.room,
+                          .q = q.data(),
+                          .scale = scale.data(),
+                          .kept_x = kept_x.data(),
+                          .super_x = super_x.data(),
+                          .spike_rows = spikes.data(),
+                          .num_spike_rows = &num_spikes,
+                          .num_missed = &missed,
+                          .num_saturated = &saturated}));
+  if (flip) x.back() = -x.back() + 0.5f;
+
+  std::vector<uint8_t> is_kept(k, 0);
+  for (const int32_t column : c.kept) is_kept[static_cast<size_t>(column)] = 1;
+  const int64_t stride = s8c::RowBytes(c.k);
+  const Array<float> d_x(x), d_scale(c.m), d_kept_x(c.m * static_cast<int64_t>(num_kept)),
+      d_super_x(c.m * static_cast<int64_t>(num_super)), d_amax(c.m);
+  const Array<uint8_t> d_is_kept(is_kept), d_is_spike(c.m);
+  const Array<int32_t> d_kept(c.kept), d_super(c.super), d_spikes(c.room), d_num(std::vector<int32_t>{0});
+  const Array<int8_t> d_q(c.m * stride);
+  const Array<uint64_t> counters(std::vector<uint64_t>{0, 0, 0});
+  Ok(quantize::RunCuda({.m = c.m,
+                        .k = c.k,
+                        .q_stride = stride,
+                        .x = d_x.data(),
+                        .code_max = c.code_max,
+                        .static_scale = c.static_scale,
+                        .is_kept = c.kept.empty() ? nullptr : d_is_kept.data(),
+                        .num_kept = static_cast<int64_t>(num_kept),
+                        .kept = d_kept.data(),
+                        .num_super = static_cast<int64_t>(num_super),
+                        .super = d_super.data(),
+                        .spike_threshold = c.threshold,
+                        .max_spike_rows = c.room,
+                        .q = d_q.data(),
+                        .scale = d_scale.data(),
+                        .kept_x = d_kept_x.data(),
+                        .super_x = d_super_x.data(),
+                        .amax = d_amax.data(),
+                        .is_spike = d_is_spike.data(),
+                        .spike_rows = d_spikes.data(),
+                        .num_spike_rows = d_num.data(),
+                        .counters = reinterpret_cast<quantize::CudaCounters*>(counters.data())},
+                       TheStream()));
+  const std::string name = absl::StrCat("M=", c.m, " K=", c.k, " kept=", num_kept, " static=", c.static_scale,
+                                        " threshold=", c.threshold);
+  report.CompareExact(absl::StrCat(name, " codes"), d_q.Read(), Padded(q, c.m, c.k));
+  report.CompareExact(absl::StrCat(name, " scales"), d_scale.Read(), scale);
+  report.CompareExact(absl::StrCat(name, " kept"), d_kept_x.Read(), kept_x);
+  report.CompareExact(absl::StrCat(name, " super"), d_super_x.Read(), super_x);
+  const std::vector<uint64_t> counts = counters.Read();
+  if (c.threshold > 0) {
+    CHECK(d_num.Read()[0] == num_spikes);
+    std::vector<int32_t> list = d_spikes.Read();
+    list.resize(static_cast<size_t>(num_spikes));
+    spikes.resize(static_cast<size_t>(num_spikes));
+    CHECK(list == spikes);
+  }
+  CHECK(counts == std::vector<uint64_t>{static_cast<uint64_t>(num_spikes), static_cast<uint64_t>(missed),
+                                        static_cast<uint64_t>(saturated)});
+}
+
+TEST_CASE("Codes, scales, kept columns and spike rows equal the CPU's bit for bit", "[gpu][quantize]") {
+  CheckReport report;
+  for (const QuantizeCase& c : std::vector<QuantizeCase>{
+           {.m = 1, .k = 1},
+           {.m = 5, .k = 257},
+           {.m = 64, .k = 576, .kept = {0, 3, 255, 575}},
+           {.m = 33, .k = 1536, .static_scale = 0.02f, .kept = {7}},
+           {.m = 9, .k = 100, .code_max = 7},
+           {.m = 70, .k = 300, .kept = {1, 2}, .super = {5, 1, 299}, .threshold = 8, .room = 4},
+           {.m = 70, .k = 300, .static_scale = 0.05f, .threshold = 8, .room = 100},
+           {.m = 3, .k = 8192, .super = {8191}},
+       }) {
+    Quantize(c, report);
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+  CheckReport canary;
+  Quantize({.m = 4, .k = 64}, canary, true);
+  CHECK(canary.worst > 1);
+}
+
+TEST_CASE("Embedding rows equal the CPU's, kept columns and super weights put back", "[gpu][embed]") {
+  const int64_t n = 50, k = 70, stride = s8c::RowBytes(k);
+  const std::vector<int8_t> codes = RandomCodes(n * k, -127, 127, 1);
+  const std::vector<float> scale = RandomFloats(n, 2), table = RandomFloats(n * k, 3);
+  const std::vector<int32_t> tokens = {3, 49, 0, 3}, kept = {2, 69}, slots = {1}, rows = {49},
+                             columns = {10, 40};
+  const std::vector<float> values = {123.5f};
+  std::vector<uint16_t> kept_w;
+  for (const float v : RandomFloats(n * 2, 4)) kept_w.push_back(FloatToBf16(v));
+  const Array<int8_t> d_codes(Padded(codes, n, k));
+  const Array<float> d_scale(scale), d_table(table), d_values(values), y(4 * k);
+  const Array<int32_t> d_tokens(tokens), d_kept(kept), d_slots(slots), d_rows(rows), d_columns(columns);
+  const Array<uint16_t> d_kept_w(Transposed(kept_w, n, 2));
+  embed_f32::CudaParams p = {.m = 4,
+                             .k = k,
+                             .tokens = d_tokens.data(),
+                             .scale = 1.5f,
+                             .codes = d_codes.data(),
+                             .code_stride = stride,
+                             .code_scale = d_scale.data(),
+                             .num_kept = 2,
+                             .kept_stride = n,
+                             .kept = d_kept.data(),
+                             .kept_w = d_kept_w.data(),
+                             .num_super = 1,
+                             .super_column = d_columns.data(),
+                             .super_slot = d_slots.data(),
+                             .super_row = d_rows.data(),
+                             .super_value = d_values.data(),
+                             .y = y.data()};
+  Ok(embed_f32::RunCuda(p, TheStream()));
+  std::vector<float> expected;
+  for (const int32_t t : tokens) {
+    for (int64_t i = 0; i < k; ++i) {
+      float v = static_cast<float>(codes[static_cast<size_t>(t * k + i)]) * scale[static_cast<size_t>(t)];
+      if (i == 2) v = Bf16ToFloat(kept_w[static_cast<size_t>(2 * t)]);
+      if (i == 69) v = Bf16ToFloat(kept_w[static_cast<size_t>(2 * t + 1)]);
+      if (t == 49 && i == 40) v = 123.5f;
+      expected.push_back(v * 1.5f);
+    }
+  }
+  CHECK(y.Read() == expected);
+  p.codes = nullptr;
+  p.table = d_table.data();
+  p.num_kept = p.num_super = 0;
+  Ok(embed_f32::RunCuda(p, TheStream()));
+  expected.clear();
+  for (const int32_t t : tokens) {
+    for (int64_t i = 0; i < k; ++i) expected.push_back(table[static_cast<size_t>(t * k + i)] * 1.5f);
+  }
+  CHECK(y.Read() == expected);
+}
+
+}  // namespace
+}  // namespace spikefold::kernels
