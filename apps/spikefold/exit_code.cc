@@ -10,8 +10,8 @@ struct Row {
   ExitCode exit;
 };
 using Code = absl::StatusCode;
-// Codes that are not in the table (Unknown, Aborted ...) are nowhere returned on purpose: our own bug.
-constexpr std::array<Row, 11> kTable = {{
+// Codes that are not in the table (Unknown, OutOfRange ...) are nowhere returned on purpose: our own bug.
+constexpr std::array<Row, 12> kTable = {{
     {Code::kOk, kExitOk},
     {Code::kInvalidArgument, kExitUsage},
     {Code::kDataLoss, kExitBadInput},
@@ -22,6 +22,7 @@ constexpr std::array<Row, 11> kTable = {{
     {Code::kAlreadyExists, kExitIo},
     {Code::kUnavailable, kExitIo},
     {Code::kResourceExhausted, kExitMemory},
+    {Code::kAborted, kExitNoDevice},
     {Code::kCancelled, kExitInterrupted},
 }};
 

@@ -7,6 +7,7 @@
 //   FailedPrecondition  a gate or a comparison did not hold                                  exit 5
 //   NotFound, PermissionDenied, AlreadyExists, Unavailable   the file system said no         exit 6
 //   ResourceExhausted   out of memory                                                        exit 7
+//   Aborted             no usable GPU                                                        exit 8
 //   Cancelled           interrupted by the user                                              exit 130
 //   Internal            our own bug                                                          exit 1
 // Text = subject, measured, allowed, remedy.

@@ -16,16 +16,16 @@ absl::Status NoDevice(cudaError_t error) {
     int driver = 0;
     (void)cudaDriverGetVersion(&driver);
     if (driver == 0) {
-      return absl::UnimplementedError(
+      return absl::AbortedError(
           "backend \"cuda\": no NVIDIA driver on this machine; install one, or use --backend cpu");
     }
-    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": the driver supports CUDA ", driver / 1000,
+    return absl::AbortedError(absl::StrCat("backend \"cuda\": the driver supports CUDA ", driver / 1000,
                                                  ".", driver % 1000 / 10, "; this build needs ",
                                                  CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10,
                                                  "; update it, or use --backend cpu"));
   }
   if (error == cudaErrorNoDevice) {
-    return absl::UnimplementedError(
+    return absl::AbortedError(
         "backend \"cuda\": the NVIDIA driver shows no GPU; check CUDA_VISIBLE_DEVICES, or use --backend cpu");
   }
   return ToStatus(error, "cudaGetDeviceCount");
@@ -48,7 +48,7 @@ absl::StatusOr<DeviceInfo> QueryDevice() {
   SF_RETURN_IF_ERROR(ToStatus(cudaDriverGetVersion(&info.driver), "cudaDriverGetVersion"));
   SF_RETURN_IF_ERROR(ToStatus(cudaRuntimeGetVersion(&info.runtime), "cudaRuntimeGetVersion"));
   if (info.sm < kLeastSm) {
-    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": ", info.name, " is sm_", info.sm, "; sm_",
+    return absl::AbortedError(absl::StrCat("backend \"cuda\": ", info.name, " is sm_", info.sm, "; sm_",
                                                  kLeastSm, " or newer is needed; use --backend cpu"));
   }
   return info;
