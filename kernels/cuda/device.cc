@@ -19,10 +19,10 @@ absl::Status NoDevice(cudaError_t error) {
       return absl::AbortedError(
           "backend \"cuda\": no NVIDIA driver on this machine; install one, or use --backend cpu");
     }
-    return absl::AbortedError(absl::StrCat("backend \"cuda\": the driver supports CUDA ", driver / 1000,
-                                                 ".", driver % 1000 / 10, "; this build needs ",
-                                                 CUDART_VERSION / 1000, ".", CUDART_VERSION % 1000 / 10,
-                                                 "; update it, or use --backend cpu"));
+    return absl::AbortedError(absl::StrCat("backend \"cuda\": the driver supports CUDA ", driver / 1000, ".",
+                                           driver % 1000 / 10, "; this build needs ", CUDART_VERSION / 1000,
+                                           ".", CUDART_VERSION % 1000 / 10,
+                                           "; update it, or use --backend cpu"));
   }
   if (error == cudaErrorNoDevice) {
     return absl::AbortedError(
@@ -49,7 +49,7 @@ absl::StatusOr<DeviceInfo> QueryDevice() {
   SF_RETURN_IF_ERROR(ToStatus(cudaRuntimeGetVersion(&info.runtime), "cudaRuntimeGetVersion"));
   if (info.sm < kLeastSm) {
     return absl::AbortedError(absl::StrCat("backend \"cuda\": ", info.name, " is sm_", info.sm, "; sm_",
-                                                 kLeastSm, " or newer is needed; use --backend cpu"));
+                                           kLeastSm, " or newer is needed; use --backend cpu"));
   }
   return info;
 }
