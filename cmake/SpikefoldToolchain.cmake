@@ -47,7 +47,7 @@ if(SPIKEFOLD_CUDA)
 endif()
 
 # Headers that nearly every source of a target takes: parsing them is a third of a clean build. g++ 12 warns falsely about the
-# standard library's strings when they come out of a compiled header, so two warnings rest there; presets dev and asan-ubsan
+# standard library's strings when they come out of a compiled header, so four warnings rest there; presets dev and asan-ubsan
 # compile without it and keep them. The ccache option above lets objects made with such a header be kept.
 option(SPIKEFOLD_PCH "Precompile common headers" ON)
 function(spikefold_precompile target)
@@ -57,7 +57,8 @@ function(spikefold_precompile target)
       list(APPEND headers "$<$<COMPILE_LANGUAGE:CXX>:<${header}$<ANGLE-R>>")
     endforeach()
     target_precompile_headers(${target} PRIVATE ${headers})
-    foreach(option IN ITEMS -fpch-preprocess -Wno-restrict -Wno-array-bounds)
+    foreach(option IN ITEMS -fpch-preprocess -Wno-restrict -Wno-array-bounds -Wno-stringop-overread
+            -Wno-stringop-overflow)
       target_compile_options(${target} PRIVATE "$<$<COMPILE_LANGUAGE:CXX>:${option}>")
     endforeach()
   endif()
