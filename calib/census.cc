@@ -143,7 +143,7 @@ class Scanner {
 
   // The probes as they are: more of the plain arm, a closer look at spikes, and what a prefix is judged by.
   absl::Status RunProbes(Taps& closer) {
-    TapFan taps({&*plain_sites_, &closer});
+    TapFan taps({&*plain_sites_, &*plain_keys_, &closer});
     SF_ASSIGN_OR_RETURN(probe_nll_, MeanNll(model_, MakeProbeWindows(probes_, wants_bos_), nullptr, taps,
                                             "looking at spikes", options_.progress));
     return absl::OkStatus();

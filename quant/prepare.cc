@@ -31,6 +31,7 @@ class Preparer {
   // Everything but the plan.
   absl::Status Fold() {
     SF_ASSIGN_OR_RETURN(const Scheme* const scheme, FindScheme(recipe_.scheme));
+    SF_RETURN_IF_ERROR(CheckScan());
     SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme, in_.map, in_.stats));
     FoldOptions options = Options(treatments_, recipe_.seed);
     if (treatments_.smooth > 0) {
@@ -68,6 +69,15 @@ class Preparer {
   Prepared& out() { return out_; }
 
  private:
+  // Before any work: what is calibrated again would bear this model's name.
+  absl::Status CheckScan() const {
+    if (in_.stats == nullptr) return absl::OkStatus();
+    SF_ASSIGN_OR_RETURN(const std::string fingerprint, in_.reader->Fingerprint());
+    if (in_.stats->model_fingerprint == fingerprint) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("the scan is of model ", in_.stats->model_fingerprint,
+                                                   ", this is model ", fingerprint, "; scan this model"));
+  }
+
   const char* ArmName() const { return treatments_.fold ? "prefix" : "plain"; }
 
   // Static scales see all of the scan's text, of which an arm ran only a part.
@@ -81,7 +91,8 @@ class Preparer {
   }
   bool SawAll() const {
     const StatsArm* arm = in_.stats->FindArm(ArmName());
-    if (arm == nullptr || in_.stats->windows.empty()) return true;  // nothing can be done about it here
+    if (arm == nullptr || arm->sites.empty() || in_.stats->windows.empty())
+      return true;  // nothing can be done about it here
     const std::vector<int32_t> prefix = treatments_.fold ? in_.stats->prefix.tokens : std::vector<int32_t>();
     int64_t rows = 0;
     for (const auto& window : WindowsBehind(in_.stats->windows, prefix, in_.reader->graph().config.bos_id)) {

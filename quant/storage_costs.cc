@@ -34,6 +34,9 @@ class Measurement {
 
   absl::StatusOr<std::vector<StorageUnit>> Run() {
     if (!ReadCache()) {
+      role_loss_.clear();  // a cache may have been read in part
+      layer_loss_.clear();
+      site_gain_.clear();
       SF_RETURN_IF_ERROR(MeasureAll());
       if (!in_.cache.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(in_.cache, ToJson().Dump(1)));
     }

@@ -22,9 +22,10 @@ namespace {
 constexpr char kMapName[] = "outliers.json", kStatsName[] = "scan.spike";
 constexpr uint64_t kMaxMapBytes = uint64_t{64} << 20;
 
-// What planning adds: statistics of folded models (quant/prepare).
-bool IsFoldedStats(absl::string_view name) {
-  return absl::StartsWith(name, "folded-") && absl::EndsWith(name, ".spike");
+// What planning adds (quant/prepare): statistics of folded models, what rounding costs.
+bool IsFromPlanning(absl::string_view name) {
+  return (absl::StartsWith(name, "folded-") && absl::EndsWith(name, ".spike")) ||
+         (absl::StartsWith(name, "costs-") && absl::EndsWith(name, ".json"));
 }
 
 std::string Shown(const std::string& path) { return Printable(path, 1024); }
@@ -37,7 +38,7 @@ absl::Status CheckHoldsScan(const std::string& directory) {
   }
   SF_ASSIGN_OR_RETURN(const auto names, ListDirectory(directory));
   for (const std::string& name : names) {
-    if (name == kMapName || name == kStatsName || IsFoldedStats(name)) continue;
+    if (name == kMapName || name == kStatsName || IsFromPlanning(name)) continue;
     return absl::InvalidArgumentError(absl::StrCat(Shown(directory), ": holds \"", Printable(name),
                                                    "\", so it is no scan and is not replaced; choose another "
                                                    "output"));
