@@ -25,6 +25,7 @@ bool ParseBoth(absl::string_view word, KvChoice& choice) {
   if (!absl::ConsumePrefix(&word, "k") || !TakeBits(word, &choice.k_bits)) return false;
   choice.k_scale = 0;
   for (const char scale : {'r', 'p', 'c'}) {
+    if (choice.k_bits == 16 || choice.k_scale != 0) break;  // nothing to scale; one scaling alone
     if (absl::ConsumePrefix(&word, absl::string_view(&scale, 1))) choice.k_scale = scale;
   }
   return absl::ConsumePrefix(&word, "v") && TakeBits(word, &choice.v_bits) && word.empty();
@@ -57,6 +58,17 @@ std::string KvWord(const KvChoice& c) {
   return absl::StrCat("k", c.k_bits, scale, "v", c.v_bits);
 }
 
+absl::Status CheckKvChoice(const KvChoice& choice, const ModelGraph& graph) {
+  const KvChoice sizes = {.sinks = choice.sinks, .recent = choice.recent, .window = choice.window};
+  if (choice.is_float() && sizes != KvChoice()) {
+    return absl::InvalidArgumentError(
+        "kv: sinks, recent rows and a window need a form of the cache; give kv 16, 8, 4, 3 or 2");
+  }
+  KvChoice paged = choice;  // static scales ask a scan
+  if (paged.k_scale == 'c') paged.k_scale = 'p';
+  return ChooseKv(paged, graph, {}, false).status();
+}
+
 absl::StatusOr<KvOptions> ChooseKv(const KvChoice& choice, const ModelGraph& graph,
                                    absl::Span<const KeyStats> keys, bool has_prefix) {
   KvOptions kv;
@@ -76,8 +88,7 @@ absl::StatusOr<KvOptions> ChooseKv(const KvChoice& choice, const ModelGraph& gra
     if (keys.empty()) {
       return absl::InvalidArgumentError(
           "kv: static scales of keys need a scan that has seen keys before rotary embedding, and no rotation "
-          "of "
-          "queries and keys; use scales of a page, as in k4pv4");
+          "of queries and keys; use scales of a page, as in k4pv4");
     }
     SF_ASSIGN_OR_RETURN(kv.channels, ChooseKeyScales(keys, graph.config, choice.k_bits));
   }

@@ -28,6 +28,10 @@ struct KvChoice {
 absl::Status ParseKvWord(absl::string_view word, KvChoice& choice);
 std::string KvWord(const KvChoice& choice);
 
+// What can be said without a scan. InvalidArgument: sizes without a form, or a form that the model cannot
+// have.
+absl::Status CheckKvChoice(const KvChoice& choice, const ModelGraph& graph);
+
 // Keys in scales of a channel and page, unless static ones are asked for (`keys` has what they need): with 2
 // bits SmolLM2 has a KL divergence of 0.065 with the former and 0.104 with the latter. Before rotary
 // embedding, unless a rotation of queries and keys stands behind it (`graph.qk_rotation`). Values in scales

@@ -87,18 +87,12 @@ class Planner {
     if (recipe_.keep_columns < -1 || recipe_.keep_modules < 0) {
       return absl::InvalidArgumentError("keep_columns and keep_modules must not be negative");
     }
-    const bool per_group = scheme_->weight_scales == Granularity::kPerGroup;
-    if (recipe_.group_size != 0 && !per_group) {
+    if (recipe_.group_size != 0 && scheme_->weight_scales != Granularity::kPerGroup) {
       return absl::InvalidArgumentError(absl::StrCat("group_size=", recipe_.group_size, ": scheme \"",
                                                      scheme_->name,
                                                      "\" has one scale an output channel; leave it out"));
     }
-    if (recipe_.bits != 0 && (!per_group || recipe_.group_size != 0 || !(recipe_.bits > 0))) {
-      return absl::InvalidArgumentError(absl::StrCat("bits=", recipe_.bits,
-                                                     per_group
-                                                         ? ": a positive number, without a group size"
-                                                         : ": the scheme has one way of storing weights"));
-    }
+    SF_RETURN_IF_ERROR(CheckBits(recipe_, *scheme_));
     if (recipe_.keep_rows && scheme_->activation_bits == 16) {
       return absl::InvalidArgumentError(absl::StrCat("keep_rows: scheme \"", scheme_->name,
                                                      "\" computes every row in float already; leave it out"));
@@ -408,6 +402,14 @@ class Planner {
 
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {
   return Zeros(recipe, ZeroPoints::kWeights, !scheme.weights_symmetric);
+}
+
+absl::Status CheckBits(const Recipe& recipe, const Scheme& scheme) {
+  const bool per_group = scheme.weight_scales == Granularity::kPerGroup;
+  if (recipe.bits == 0 || (per_group && recipe.group_size == 0 && recipe.bits > 0)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("bits=", recipe.bits,
+                                                 per_group ? ": a positive number, without a group size"
+                                                           : ": the scheme has one way of storing weights"));
 }
 
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input) {

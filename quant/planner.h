@@ -34,6 +34,9 @@ struct PlannerInput {
 // scheme that needs statistics (static scales, kept columns, a prefix) without a scan.
 // FailedPrecondition-free: a scan of another model is InvalidArgument, naming both fingerprints.
 // A budget that the scheme's smallest storage exceeds is InvalidArgument as well.
+// InvalidArgument: a budget of bits that the scheme cannot spend. Needs no scan.
+absl::Status CheckBits(const Recipe& recipe, const Scheme& scheme);
+
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input);
 
 // Whether the weights have zero points.

@@ -14,6 +14,9 @@
 namespace spikefold {
 namespace {
 
+// Of what calibration keeps: files of another are not found.
+constexpr char kStatsVersion[] = "keys ";
+
 FoldOptions Options(const Treatments& t, uint64_t seed) {
   FoldOptions o;
   o.rotate_residual = t.rotate.r1;
@@ -82,9 +85,9 @@ class Preparer {
 
   // Static scales see all of the scan's text, of which an arm ran only a part.
   absl::Status CalibrateOnAll(const Scheme& scheme) {
-    if (scheme.activation_scales != Granularity::kPerTensor || in_.stats == nullptr || SawAll()) {
-      return absl::OkStatus();
-    }
+    const bool static_keys = recipe_.kv.k_scale == 'c';
+    const bool is_static = scheme.activation_scales == Granularity::kPerTensor || static_keys;
+    if (!is_static || in_.stats == nullptr || SawAll()) return absl::OkStatus();
     SF_ASSIGN_OR_RETURN(CalibStats stats, StatsOf(*in_.reader));
     out_.folded_stats = std::make_unique<CalibStats>(std::move(stats));
     return absl::OkStatus();
@@ -133,13 +136,13 @@ class Preparer {
     return scales;
   }
 
-  // Calibrates a folded model on the scan's text, or finds that it was done before.
+  // Calibrates a model, folded or not, on the scan's text, or finds that it was done before.
   absl::StatusOr<CalibStats> StatsOf(const CheckpointReader& folded) {
     SF_ASSIGN_OR_RETURN(const std::string fingerprint, folded.Fingerprint());
     std::string cache;
     if (!in_.cache_directory.empty()) {
-      const std::string key =
-          Sha256Hex(absl::StrCat(fingerprint, treatments_.fold ? " prefix " : " plain ", in_.scan_sha256));
+      const std::string key = Sha256Hex(absl::StrCat(
+          kStatsVersion, fingerprint, treatments_.fold ? " prefix " : " plain ", in_.scan_sha256));
       cache = JoinPath(in_.cache_directory, absl::StrCat("folded-", key.substr(0, 16), ".spike"));
       if (PathExists(cache)) {
         absl::StatusOr<CalibStats> found = LoadStats(cache);
@@ -150,7 +153,7 @@ class Preparer {
     SF_ASSIGN_OR_RETURN(CalibStats stats,
                         Recalibrate(*model, folded, *in_.stats,
                                     {.behind_prefix = treatments_.fold, .progress = in_.progress}));
-    if (!cache.empty()) SF_RETURN_IF_ERROR(SaveStats(stats, cache));
+    if (!cache.empty()) SaveStats(stats, cache).IgnoreError();  // next time it is calibrated again
     return stats;
   }
 

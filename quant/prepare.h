@@ -25,14 +25,15 @@ struct PrepareInput {
   const CalibStats* stats = nullptr;         // of `reader`; null: no scan was made
   std::string scan_sha256;
   ThreadPool* pool = nullptr;
-  // Statistics of folded models are kept here as folded-<hash>.spike and found again; empty: nowhere.
+  // What is measured here is kept and found again: statistics on all of the scan's windows as
+  // folded-<hash>.spike, costs of rounding as costs-<hash>.json. Empty: nowhere.
   std::string cache_directory;
   Progress progress;
 };
 
 struct Prepared {
   std::unique_ptr<FoldedCheckpoint> folded;  // null: nothing is folded
-  std::unique_ptr<CalibStats> folded_stats;  // of `folded`; null: nothing is folded, or no scan was made
+  std::unique_ptr<CalibStats> folded_stats;  // of model(); null: the scan's own will do, or none was made
   Plan plan;
   const CheckpointReader& model(const CheckpointReader& base) const {
     return folded == nullptr ? base : *folded;

@@ -38,7 +38,8 @@ class Measurement {
       layer_loss_.clear();
       site_gain_.clear();
       SF_RETURN_IF_ERROR(MeasureAll());
-      if (!in_.cache.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(in_.cache, ToJson().Dump(1)));
+      if (!in_.cache.empty())
+        WriteFileAtomically(in_.cache, ToJson().Dump(1)).IgnoreError();  // as quant/prepare
     }
     double sum = 0;
     for (const double loss : layer_loss_) sum += loss;

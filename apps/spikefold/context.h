@@ -36,7 +36,7 @@ struct OpenedModel {
   std::unique_ptr<RuntimeModel> model;
 };
 // ResourceExhausted, before anything is read, if the weights alone exceed the memory that is left.
-// Unimplemented: the backend is not built in, or this machine has no device for it.
+// Unimplemented: the backend is not built in. Aborted: this machine has no device for it.
 struct OpenOptions {
   Backend backend = Backend::kCpu;
   bool simulate = false;

@@ -16,10 +16,11 @@ struct KvFlags {
   std::optional<int64_t> sinks, recent, window;
   bool any() const { return form || sinks || recent || window; }
 };
-// Puts the given ones into `choice`. InvalidArgument: an unknown form, sizes without a form.
+// Puts the given ones into `choice`. InvalidArgument: an unknown form.
 absl::Status SetKv(const KvFlags& flags, KvChoice& choice);
 
-// Lets the model keep its keys and values so, if any flag is given; whatever its checkpoint says.
+// Lets the model keep its keys and values so, if any flag is given: a form replaces its checkpoint's, sizes
+// alone change that one's. InvalidArgument: a form that the model cannot have, sizes for float rows.
 absl::Status OverrideKv(const KvFlags& flags, RuntimeModel& model);
 
 }  // namespace spikefold

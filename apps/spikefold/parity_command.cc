@@ -70,6 +70,10 @@ absl::Status RunParity(const EvalCommandOptions& options, Context& context) {
   if (options.backend == "cpu" || options.simulate) {
     return absl::InvalidArgumentError("--parity: compares a GPU with the CPU; add --backend cuda");
   }
+  if (!options.output.empty() || !options.reference.empty() || options.kv.any() || options.noise_floor) {
+    return absl::InvalidArgumentError(
+        "--parity: compares one model with itself; leave out --output, --reference, --kv and --noise-floor");
+  }
   Console& console = context.console;
   SF_ASSIGN_OR_RETURN(const OpenedModel device,
                       OpenModel(context, options.model, {.backend = BackendOf(options.backend)}));

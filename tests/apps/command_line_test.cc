@@ -71,6 +71,15 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
                "spikefold quantize: scheme \"w8a8-sttic\" is unknown (did you mean \"w8a8-static\"?); use "
                "w8a16, w8a8, w8a8-static, w4a16, w3a16, w2a16, w4a8, w4a8-static, w4a4, w4a4-group, "
                "w4a4-static");
+  CheckRefused(quantize({"--scheme", "w8a8", "--bits", "3"}), 2,
+               "spikefold quantize: bits=3: the scheme has one way of storing weights");
+  CheckRefused(
+      quantize({"--scheme", "w8a8", "--kv-window", "64"}), 2,
+      "spikefold quantize: kv: sinks, recent rows and a window need a form of the cache; give kv 16, "
+      "8, 4, 3 or 2");
+  CheckRefused({"eval", w.model, "--text", w.text, "--parity", "--backend", "cuda", "-o", w / "e.json"}, 2,
+               "spikefold eval: --parity: compares one model with itself; leave out --output, --reference, "
+               "--kv and --noise-floor");
   CheckRefused(
       quantize({"--scheme", "w4a16", "--group-size", "96"}), 2,
       "spikefold quantize: model.layers.0.self_attn.q_proj: K=64 is not a multiple of group_size=96; "

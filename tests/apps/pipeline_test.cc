@@ -127,6 +127,57 @@ TEST_CASE("A scan directory whose files are of two scans is refused", "[apps]") 
                             ": outliers.json and scan.spike are of different scans; scan again"));
 }
 
+TEST_CASE("A scan of another model of the same shape is refused before any work", "[apps]") {
+  const PlantedWorkplace w;
+  const std::string other = w / "other";
+  std::filesystem::copy(w.model, other);
+  std::string weights = ReadAll(other + "/model.safetensors");
+  weights[weights.size() - 2] ^= 1;
+  REQUIRE(WriteFileAtomically(other + "/model.safetensors", weights).ok());
+  for (const char* outliers : {"none", "fold", "auto"}) {
+    const Finished run = RunSpikefold({"quantize", other, "--scan", w.scan, "--scheme", "w8a8-static",
+                                       "--outliers", outliers, "-o", w / "out"});
+    CHECK(run.exit == 2);
+    CHECK(run.err.find("the scan is of model") != std::string::npos);
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(w.scan)) {
+    CHECK(entry.path().filename().string().find("folded-") == std::string::npos);
+  }
+}
+
+TEST_CASE("What planning leaves beside a scan keeps no new scan out, anything else does", "[apps]") {
+  const PlantedWorkplace w;
+  const std::vector<std::string> again = {"scan",     w.model, "-o",     w.scan,   "--windows", "8",
+                                          "--length", "64",    "--text", w.Text(), "--force"};
+  REQUIRE(WriteFileAtomically(w.scan + "/costs-0123456789abcdef.json", "{}").ok());
+  REQUIRE(WriteFileAtomically(w.scan + "/folded-0123456789abcdef.spike", "").ok());
+  Succeed(again);
+  CHECK(!PathExists(w.scan + "/costs-0123456789abcdef.json"));
+  REQUIRE(WriteFileAtomically(w.scan + "/costs.txt", "").ok());
+  CHECK(RunSpikefold(again).exit == 2);
+  CHECK(PathExists(w.scan + "/outliers.json"));
+}
+
+TEST_CASE("A checkpoint says how keys and values are kept; options change it, or only its sizes", "[apps]") {
+  const PlantedWorkplace w;
+  Succeed({"quantize", w.model, "--scheme", "w8a16", "--kv", "k4v3", "--kv-recent", "8", "-o", w / "q"});
+  const auto kv = [&](std::vector<std::string> more) {
+    std::vector<std::string> args = {"eval",   w / "q",     "--reference", w.model,     "--text",
+                                     w.Text(), "--context", "64",          "--windows", "2"};
+    args.insert(args.end(), more.begin(), more.end());
+    return SucceedJson(args).Find("kv")->Dump();
+  };
+  const std::string own = kv({}), narrow = kv({"--kv-window", "128"}), other = kv({"--kv", "8"});
+  CHECK(own.find("\"u4p\"") != std::string::npos);
+  CHECK(own.find("\"window\":8") != std::string::npos);
+  CHECK(narrow.find("\"u4p\"") != std::string::npos);
+  CHECK(narrow.find("\"window\":8") != std::string::npos);
+  CHECK(narrow.find("\"evict\":128") != std::string::npos);
+  CHECK(other.find("\"u8p\"") != std::string::npos);
+  CHECK(other.find("\"window\":16") != std::string::npos);
+  CHECK(kv({"--kv", "float"}) == "null");
+}
+
 TEST_CASE("quantize without a scan makes the one that scan would make", "[apps]") {
   const Workplace w;
   const std::vector<std::string> text = {"--text", w.text, "--windows", "8", "--length", "64"};

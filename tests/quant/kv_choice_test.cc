@@ -41,7 +41,8 @@ TEST_CASE("Words of a key/value cache mean bits and scales, and are written as t
   CHECK(choice.v_bits == 16);
   CHECK(choice.k_scale == 'c');
   const KvChoice before = choice;
-  for (const char* word : {"", "5", "k4", "v4", "k4v", "k4xv4", "k4v4 ", "84", "float16", "k4v5"}) {
+  for (const char* word :
+       {"", "5", "k4", "v4", "k4v", "k4xv4", "k4v4 ", "84", "float16", "k4v5", "k16cv4", "k4rpv4"}) {
     CAPTURE(word);
     CHECK(ParseKvWord(word, choice).code() == absl::StatusCode::kInvalidArgument);
     CHECK(choice == before);
@@ -56,6 +57,17 @@ TEST_CASE("A recipe keeps the wish for a key/value cache") {
   CHECK(back->kv == recipe.kv);
   const auto bad = RecipeFromJson(*ParseJson(R"({"scheme": "w8a8", "kv": "k4"})", "recipe"), "recipe");
   CHECK(bad.status().code() == absl::StatusCode::kInvalidArgument);
+}
+
+TEST_CASE("What no scan can mend about a key/value cache is said without one") {
+  const Scanned s = ScanTiny(PlainModel());
+  const ModelGraph& graph = s.tiny.checkpoint->graph();
+  const auto code = [&](const KvChoice& choice) { return CheckKvChoice(choice, graph).code(); };
+  CHECK(code({}) == absl::StatusCode::kOk);
+  CHECK(code({.k_bits = 4, .v_bits = 4, .k_scale = 'c', .window = 64}) == absl::StatusCode::kOk);
+  CHECK(code({.window = 64}) == absl::StatusCode::kInvalidArgument);  // of float rows
+  CHECK(code({.k_bits = 4, .v_bits = 4, .recent = 0}) == absl::StatusCode::kInvalidArgument);
+  CHECK(code({.k_bits = 4, .v_bits = 4, .sinks = -1}) == absl::StatusCode::kInvalidArgument);
 }
 
 TEST_CASE("A quantized checkpoint's model keeps keys and values as its recipe said") {
