@@ -9,63 +9,11 @@
 #include "formats/base/status.h"
 #include "formats/checkpoint_base.h"
 #include "formats/families/family.h"
+#include "formats/families/gguf_names.h"
 #include "formats/gguf.h"
 
 namespace spikefold {
 namespace {
-
-// Name of a node's tensors in a GGUF file, without ".weight" or ".bias".
-std::string GgufModule(const Node& node) {
-  const char* name = "";
-  switch (node.role) {
-    case Role::kEmbedding:
-      return "token_embd";
-    case Role::kHead:
-      return "output";
-    case Role::kFinalNorm:
-      return "output_norm";
-    case Role::kAttnNorm:
-      name = "attn_norm";
-      break;
-    case Role::kFfnNorm:
-      name = "ffn_norm";
-      break;
-    case Role::kPostAttnNorm:
-      name = "post_attention_norm";
-      break;
-    case Role::kPostFfnNorm:
-      name = "post_ffw_norm";
-      break;
-    case Role::kQNorm:
-      name = "attn_q_norm";
-      break;
-    case Role::kKNorm:
-      name = "attn_k_norm";
-      break;
-    case Role::kQProj:
-      name = "attn_q";
-      break;
-    case Role::kKProj:
-      name = "attn_k";
-      break;
-    case Role::kVProj:
-      name = "attn_v";
-      break;
-    case Role::kOProj:
-      name = "attn_output";
-      break;
-    case Role::kGateProj:
-      name = "ffn_gate";
-      break;
-    case Role::kUpProj:
-      name = "ffn_up";
-      break;
-    case Role::kDownProj:
-      name = "ffn_down";
-      break;
-  }
-  return absl::StrCat("blk.", node.layer, ".", name);
-}
 
 // Row h*d + t*d/2 + j of HF is row h*d + 2j + t of the file (t = 0, 1). Works for weights and biases.
 Tensor UnpermuteRows(const Tensor& stored, int64_t num_heads) {

@@ -479,22 +479,27 @@ absl::StatusOr<Tensor> GgufFile::ReadF32(const GgufTensor& tensor) const {
   return out;
 }
 
+absl::StatusOr<GgufFile::RawEntries> GgufFile::RawMetadata(bool (*keep)(absl::string_view key)) const {
+  RawEntries out;
+  for (const std::string& key : keys_) {
+    if (key == "general.alignment" || !keep(key)) continue;
+    const KeyRange& range = ranges_.at(key);
+    const size_t at = out.bytes.size();
+    out.bytes.resize(at + static_cast<size_t>(range.end - range.begin));
+    SF_RETURN_IF_ERROR(source_->Read(range.begin, absl::MakeSpan(out.bytes).subspan(at)));
+    ++out.count;
+  }
+  return out;
+}
+
 absl::StatusOr<std::string> GgufFile::MetadataOnly(bool (*keep)(absl::string_view key)) const {
+  SF_ASSIGN_OR_RETURN(const RawEntries entries, RawMetadata(keep));
   std::string out = "GGUF";
   const auto append = [&out](auto v) { out.append(reinterpret_cast<const char*>(&v), sizeof(v)); };
-  uint64_t count = 0;
-  const auto kept = [&](const std::string& key) { return key != "general.alignment" && keep(key); };
-  for (const std::string& key : keys_) count += kept(key) ? 1 : 0;
   append(kVersion);
   append(uint64_t{0});
-  append(count);
-  for (const std::string& key : keys_) {
-    if (!kept(key)) continue;
-    const KeyRange& range = ranges_.at(key);
-    const size_t at = out.size();
-    out.resize(at + static_cast<size_t>(range.end - range.begin));
-    SF_RETURN_IF_ERROR(source_->Read(range.begin, absl::MakeSpan(out).subspan(at)));
-  }
+  append(entries.count);
+  out += entries.bytes;
   out.resize((out.size() + kDefaultAlignment - 1) / kDefaultAlignment * kDefaultAlignment);
   return out;
 }

@@ -67,6 +67,12 @@ class GgufFile {
   // A GGUF file with the same metadata keys for which keep(key) holds, byte-copied, and no tensors. The
   // native container stores a GGUF model's tokenizer so, without translating it.
   absl::StatusOr<std::string> MetadataOnly(bool (*keep)(absl::string_view key)) const;
+  // Only the bytes of those metadata entries, one after the other, and their number.
+  struct RawEntries {
+    std::string bytes;
+    uint64_t count = 0;
+  };
+  absl::StatusOr<RawEntries> RawMetadata(bool (*keep)(absl::string_view key)) const;
 
  private:
   friend class GgufParser;

@@ -11,7 +11,6 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "apps/spikefold/bench_command.h"
-#include "apps/spikefold/doctor_command.h"
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
 #include "apps/spikefold/generate_command.h"
@@ -20,10 +19,9 @@
 #include "apps/spikefold/interrupt.h"
 #include "apps/spikefold/plan_command.h"
 #include "apps/spikefold/quantize_command.h"
-#include "apps/spikefold/report_command.h"
 #include "apps/spikefold/scan_command.h"
+#include "apps/spikefold/simple_commands.h"
 #include "apps/spikefold/standard_streams.h"
-#include "apps/spikefold/verify_command.h"
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
 #include "kernels/cpu/cpu_features.h"
@@ -91,11 +89,9 @@ class CommandLine {
     AddPlan();
     AddQuantize();
     AddEval();
-    AddReport();
+    for (CommandSpec& spec : simple_) AddSimple(spec);
     AddGenerate();
     AddBench();
-    AddVerify();
-    AddDoctor();
   }
 
   // Fills the options; Ok, or what to say and the exit code.
@@ -183,11 +179,9 @@ class CommandLine {
   void AddPlan();
   void AddQuantize();
   void AddEval();
-  void AddReport();
   void AddGenerate();
   void AddBench();
-  void AddVerify();
-  void AddDoctor();
+  void AddSimple(CommandSpec& spec);
 
   HelpPage PageOf(const CLI::App* app) const;
   std::string UsageError(const CLI::ParseError& error, int argc, char** argv) const;
@@ -195,6 +189,7 @@ class CommandLine {
   CLI::App app_;
   GlobalOptions globals_;
   std::vector<Command> commands_;
+  std::vector<CommandSpec> simple_ = SimpleCommands();
 };
 
 constexpr char kAnyModel[] = "A Hugging Face directory, a GGUF file or a directory that quantize wrote";
@@ -370,19 +365,6 @@ void CommandLine::AddEval() {
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
 }
 
-void CommandLine::AddReport() {
-  ReportCommandOptions* o = nullptr;
-  CLI::App* c = Add("report", "Puts evaluations side by side: accuracy against bits, and why",
-                    "spikefold report a.eval.json b.eval.json --scan scan -o report.html\n"
-                    "spikefold report *.eval.json -o report.md",
-                    RunReport, &o);
-  c->add_option("EVAL", o->evals, "What eval wrote")->required()->type_name("");
-  c->add_option("--scan", o->scan, "What scan wrote, for the outliers' anatomy")->type_name("DIR");
-  c->add_option("-o,--output", o->output, "Write here, as the ending says: .html, .md, .json or .csv")
-      ->type_name("FILE");
-  c->add_option("--title", o->title, "The report's title")->type_name("TEXT");
-}
-
 void CommandLine::AddGenerate() {
   GenerateCommandOptions* o = nullptr;
   CLI::App* c = Add("generate", "Continues a text",
@@ -417,17 +399,21 @@ void CommandLine::AddBench() {
   AddKv(c, o->kv, kKvForm);
 }
 
-void CommandLine::AddVerify() {
-  VerifyCommandOptions* o = nullptr;
-  CLI::App* c = Add("verify", "Recomputes every hash and rule of a quantized model",
-                    "spikefold verify model-w8a8", RunVerify, &o);
-  AddModel(c, o->model, "A directory that quantize wrote");
-}
-
-void CommandLine::AddDoctor() {
-  DoctorCommandOptions* o = nullptr;
-  Add("doctor", "Says what this machine can do, and checks every kernel on it",
-      "spikefold doctor\nspikefold doctor --isa avx2", RunDoctor, &o);
+void CommandLine::AddSimple(CommandSpec& spec) {
+  CLI::App* c = app_.add_subcommand(spec.name, spec.summary)->footer(spec.examples);
+  for (OptionSpec& o : spec.options) {
+    CLI::Option* option = nullptr;
+    if (bool* const* flag = std::get_if<bool*>(&o.value)) {
+      option = c->add_flag(o.names, **flag, o.text);
+    } else if (auto* const* list = std::get_if<std::vector<std::string>*>(&o.value)) {
+      option = c->add_option(o.names, **list, o.text)->type_name(o.type_name);
+    } else {
+      option = c->add_option(o.names, *std::get<std::string*>(o.value), o.text)->type_name(o.type_name);
+    }
+    if (!o.words.empty()) option->check(OneOf(o.words));
+    option->required(o.required);
+  }
+  commands_.push_back({c, spec.run});
 }
 
 // "-o DIR"

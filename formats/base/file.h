@@ -47,6 +47,17 @@ std::string Dirname(absl::string_view path);
 // regular file.
 absl::Status WriteFileAtomically(const std::string& path, absl::string_view bytes);
 
+// A file that appears under its final name only by Commit(): whoever writes it writes partial_path(), which
+// lies beside it, and syncs it. Destruction without Commit() removes that file. InvalidArgument if `path`
+// exists and is no regular file.
+class AtomicFile {
+ public:
+  static absl::StatusOr<std::unique_ptr<AtomicFile>> Create(const std::string& path);
+  virtual ~AtomicFile() = default;
+  virtual const std::string& partial_path() const = 0;
+  virtual absl::Status Commit() = 0;  // replaces a regular file that is there
+};
+
 // Sequential writer with its own EINTR/short-write loop and a running SHA-256. Destruction without Finish()
 // removes the file.
 class FileWriter {

@@ -113,6 +113,26 @@ class PositionedWriter : public RandomWriter {
   const uint64_t size_;
 };
 
+class PartialFile : public AtomicFile {
+ public:
+  PartialFile(std::string path, std::string partial) : path_(std::move(path)), partial_(std::move(partial)) {}
+  ~PartialFile() override {
+    if (!committed_) unlink(partial_.c_str());
+  }
+  const std::string& partial_path() const override { return partial_; }
+  absl::Status Commit() override {
+    if (rename(partial_.c_str(), path_.c_str()) != 0) {
+      return ErrnoStatus(errno, "rename the finished file to", path_);
+    }
+    committed_ = true;
+    return SyncDirectory(Dirname(path_));
+  }
+
+ private:
+  const std::string path_, partial_;
+  bool committed_ = false;
+};
+
 // A directory that Spikefold may replace: empty, or flat with a model in it. --force on a home directory must
 // not empty it.
 absl::Status CheckReplaceable(const std::string& path) {
@@ -221,24 +241,24 @@ absl::StatusOr<std::unique_ptr<RandomWriter>> RandomWriter::Create(const std::st
   return std::unique_ptr<RandomWriter>(new PositionedWriter(std::move(file), size));
 }
 
-absl::Status WriteFileAtomically(const std::string& path, absl::string_view bytes) {
+absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path) {
   struct stat st;
   if (stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) {
     return absl::InvalidArgumentError(
         absl::StrCat(Printable(path, 1024), ": exists and is not a regular file; choose another output"));
   }
   static std::atomic<int> counter{0};
-  const std::string temporary = absl::StrCat(path, ".partial-", getpid(), "-", counter.fetch_add(1));
-  unlink(temporary.c_str());  // left by a killed process of the same id
-  SF_ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> file, CreateOutput(temporary));
+  const std::string partial = absl::StrCat(path, ".partial-", getpid(), "-", counter.fetch_add(1));
+  unlink(partial.c_str());  // left by a killed process of the same id
+  return std::unique_ptr<AtomicFile>(new PartialFile(path, partial));
+}
+
+absl::Status WriteFileAtomically(const std::string& path, absl::string_view bytes) {
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<AtomicFile> target, AtomicFile::Create(path));
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<OutputFile> file, CreateOutput(target->partial_path()));
   SF_RETURN_IF_ERROR(file->WriteAt(0, absl::MakeConstSpan(bytes.data(), bytes.size())));
   SF_RETURN_IF_ERROR(file->Finish());
-  if (rename(temporary.c_str(), path.c_str()) != 0) {
-    const int error = errno;
-    unlink(temporary.c_str());
-    return ErrnoStatus(error, "rename the finished file to", path);
-  }
-  return SyncDirectory(Dirname(path));
+  return target->Commit();
 }
 
 absl::StatusOr<std::unique_ptr<AtomicDirectory>> AtomicDirectory::Create(const std::string& requested,

@@ -1,0 +1,81 @@
+#include "apps/spikefold/simple_commands.h"
+
+#include <memory>
+
+#include "apps/spikefold/doctor_command.h"
+#include "apps/spikefold/export_command.h"
+#include "apps/spikefold/report_command.h"
+#include "apps/spikefold/verify_command.h"
+
+namespace spikefold {
+namespace {
+
+// Fills run; the options live as long as it.
+template <typename Options>
+std::shared_ptr<Options> Bind(CommandSpec& spec, absl::Status (*run)(const Options&, Context&)) {
+  auto options = std::make_shared<Options>();
+  spec.run = [options, run](Context& context) { return run(*options, context); };
+  return options;
+}
+
+CommandSpec ExportSpec() {
+  CommandSpec c{.name = "export",
+                .summary = "Writes a model for other engines, and says what their format could not take",
+                .examples =
+                    "spikefold export model-w4 --to gguf -o model.gguf                # llama.cpp\n"
+                    "spikefold export model-w8a8 --to compressed-tensors -o model-ct  # vLLM, transformers\n"
+                    "spikefold export model-w4 --to safetensors -o model-bf16         # any engine\n"
+                    "spikefold export MODEL --to gguf --type q8_0 -o model.gguf"};
+  const auto o = Bind<ExportCommandOptions>(c, RunExport);
+  c.options = {
+      {"MODEL", &o->model, "A directory that quantize wrote, or any float model", "", true},
+      {"--to", &o->format,
+       "gguf: a file for llama.cpp; compressed-tensors: a directory for vLLM and transformers; safetensors: "
+       "bf16 values of the quantized weights",
+       "FORMAT", true, ExportFormats()},
+      {"-o,--output", &o->output, "Write here", "PATH", true},
+      {"--type", &o->type,
+       "GGUF only: what weights that are still float become: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 "
+       "[what they are; of a GGUF file f16]",
+       "TYPE", false, ExportTypes()},
+      {"--force", &o->force, "Replace a directory that is there"}};
+  return c;
+}
+
+CommandSpec ReportSpec() {
+  CommandSpec c{.name = "report",
+                .summary = "Puts evaluations side by side: accuracy against bits, and why",
+                .examples =
+                    "spikefold report a.eval.json b.eval.json --scan scan -o report.html\n"
+                    "spikefold report *.eval.json -o report.md"};
+  const auto o = Bind<ReportCommandOptions>(c, RunReport);
+  c.options = {
+      {"EVAL", &o->evals, "What eval wrote", "", true},
+      {"--scan", &o->scan, "What scan wrote, for the outliers' anatomy", "DIR"},
+      {"-o,--output", &o->output, "Write here, as the ending says: .html, .md, .json or .csv", "FILE"},
+      {"--title", &o->title, "The report's title", "TEXT"}};
+  return c;
+}
+
+CommandSpec VerifySpec() {
+  CommandSpec c{.name = "verify",
+                .summary = "Recomputes every hash and rule of a quantized model",
+                .examples = "spikefold verify model-w8a8"};
+  const auto o = Bind<VerifyCommandOptions>(c, RunVerify);
+  c.options = {{"MODEL", &o->model, "A directory that quantize wrote", "", true}};
+  return c;
+}
+
+CommandSpec DoctorSpec() {
+  CommandSpec c{.name = "doctor",
+                .summary = "Says what this machine can do, and checks every kernel on it",
+                .examples = "spikefold doctor\nspikefold doctor --isa avx2"};
+  Bind<DoctorCommandOptions>(c, RunDoctor);
+  return c;
+}
+
+}  // namespace
+
+std::vector<CommandSpec> SimpleCommands() { return {ExportSpec(), ReportSpec(), VerifySpec(), DoctorSpec()}; }
+
+}  // namespace spikefold

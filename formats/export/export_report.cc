@@ -1,0 +1,95 @@
+#include "formats/export/export_report.h"
+
+#include <cmath>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "formats/base/status.h"
+
+namespace spikefold {
+
+Json ExportReportToJson(const ExportReport& report) {
+  Json json = Json::MakeObject(), tensors = Json::MakeArray(), losses = Json::MakeArray();
+  Json notes = Json::MakeArray();
+  for (const ExportedTensor& t : report.tensors) {
+    Json line = Json::MakeObject();
+    line.Set("name", t.name).Set("from", t.from).Set("to", t.to).Set("same_codes", t.same_codes);
+    line.Set("bytes", t.bytes).Set("error", t.error);
+    if (!t.reason.empty()) line.Set("reason", t.reason);
+    tensors.Append(std::move(line));
+  }
+  for (const ExportLoss& loss : report.losses) {
+    Json line = Json::MakeObject();
+    line.Set("what", loss.what).Set("detail", loss.detail).Set("changes_function", loss.changes_function);
+    losses.Append(std::move(line));
+  }
+  for (const std::string& note : report.notes) notes.Append(note);
+  json.Set("format", report.format).Set("file_bytes", report.file_bytes).Set("losses", std::move(losses));
+  json.Set("notes", std::move(notes)).Set("tensors", std::move(tensors));
+  return json;
+}
+
+double RelativeError(absl::Span<const float> ours, absl::Span<const float> theirs) {
+  double error = 0, square = 0;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const double d = static_cast<double>(theirs[i]) - static_cast<double>(ours[i]);
+    error += d * d;
+    square += static_cast<double>(ours[i]) * static_cast<double>(ours[i]);
+  }
+  if (!std::isfinite(error)) return std::numeric_limits<double>::infinity();
+  if (error == 0) return 0;
+  return square > 0 ? std::sqrt(error / square) : std::numeric_limits<double>::infinity();
+}
+
+namespace {
+
+absl::StatusOr<ExportLoss> PrefixLoss(const ExportSource& source) {
+  SF_ASSIGN_OR_RETURN(const NativePrefix prefix, source.ReadPrefix());
+  std::string text;
+  if (const auto tokenizer = source.reader().LoadTokenizer(); tokenizer.ok()) {
+    for (const int32_t id : prefix.ids) absl::StrAppend(&text, (*tokenizer)->TokenText(id));
+  }
+  return ExportLoss{.what = "prefix",
+                    .detail = absl::StrCat(
+                        "the ", prefix.ids.size(), " prefix token(s) (ids ", absl::StrJoin(prefix.ids, " "),
+                        text.empty() ? "" : absl::StrCat(", \"", text, "\""),
+                        ") are dropped: put them before each prompt to have the same function"),
+                    .changes_function = source.native()->prefix.changes_function};
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<ExportLoss>> CommonLosses(const ExportSource& source) {
+  std::vector<ExportLoss> losses;
+  const NativeInfo* info = source.native();
+  if (info == nullptr) return losses;
+  if (info->prefix.num_tokens > 0) {
+    SF_ASSIGN_OR_RETURN(ExportLoss loss, PrefixLoss(source));
+    losses.push_back(std::move(loss));
+  }
+  if (!info->kv.is_float()) {
+    losses.push_back({.what = "keys and values",
+                      .detail = "their codes are not carried over: they are float, or what the other engine "
+                                "is told to use"});
+  }
+  for (const Rotation& rotation : info->rotations) {
+    if (rotation.place == RotationPlace::kQueriesKeys) {
+      losses.push_back(
+          {.what = "rotation",
+           .detail = absl::StrCat(rotation.name,
+                                  " of queries and keys is left out: it only served their codes, "
+                                  "products are the same without it")});
+    }
+  }
+  int64_t spiked = 0;
+  for (const QuantizedLinearSpec& s : info->linears) spiked += s.spike_threshold > 0 ? 1 : 0;
+  if (spiked > 0) {
+    losses.push_back({.what = "spike rows",
+                      .detail = absl::StrCat(spiked, " linears no longer compute spike tokens in float"),
+                      .changes_function = true});
+  }
+  return losses;
+}
+
+}  // namespace spikefold

@@ -1,0 +1,47 @@
+// What an export did to each tensor, and what the target format could not take.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "formats/base/json.h"
+#include "formats/export/export_source.h"
+
+namespace spikefold {
+
+struct ExportedTensor {
+  std::string name;         // HF name of the weight
+  std::string from, to;     // "s4g32", "Q4_0"
+  bool same_codes = false;  // our codes, not rounded a second time
+  std::string reason;       // where `to` is not what one expects; may be empty
+  uint64_t bytes = 0;
+  // Root of sum (exported - ours)^2 / sum ours^2, of the values read back from the written files.
+  double error = 0;
+};
+
+struct ExportLoss {
+  std::string what;    // "prefix", "activations", "kept columns" ...
+  std::string detail;  // a sentence
+  bool changes_function = false;
+};
+
+struct ExportReport {
+  std::string format;  // "gguf"
+  std::vector<ExportedTensor> tensors;
+  std::vector<ExportLoss> losses;
+  std::vector<std::string> notes;
+  uint64_t file_bytes = 0;
+};
+Json ExportReportToJson(const ExportReport& report);
+
+// Root of the relative squared difference; infinite or NaN values count as infinitely wrong.
+double RelativeError(absl::Span<const float> ours, absl::Span<const float> theirs);
+
+// Losses that no format but the native one can take: the prefix, coded keys and values, rotated queries and
+// keys, spike rows in float.
+absl::StatusOr<std::vector<ExportLoss>> CommonLosses(const ExportSource& source);
+
+}  // namespace spikefold

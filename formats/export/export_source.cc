@@ -1,0 +1,91 @@
+#include "formats/export/export_source.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+
+namespace spikefold {
+
+absl::StatusOr<std::unique_ptr<ExportSource>> ExportSource::Open(const std::string& path) {
+  std::unique_ptr<ExportSource> source(new ExportSource);
+  SF_ASSIGN_OR_RETURN(source->reader_, CheckpointReader::Open(path));
+  if (source->reader_->kind() == CheckpointKind::kNative) {
+    SF_ASSIGN_OR_RETURN(source->native_, NativeReader::Open(path));
+  }
+  source->ListWeights();
+  return source;
+}
+
+void ExportSource::ListWeights() {
+  for (const Node& node : reader_->graph().nodes) {
+    const bool vector = node.op == Op::kNorm || node.op == Op::kHeadNorm;
+    if (!vector && node.op != Op::kEmbed && node.op != Op::kLinear) continue;
+    ExportWeight w{.node = node, .shape = vector ? Shape{node.k} : Shape{node.n, node.k}};
+    const StoredTensor* stored = reader_->Find(w.weight_name());
+    if (stored == nullptr) continue;  // a tied head
+    w.stored_type = stored->stored_type;
+    w.has_bias = reader_->Find(w.bias_name()) != nullptr;
+    if (native_ != nullptr) w.spec = native_->FindLinear(node.module);
+    weights_.push_back(std::move(w));
+  }
+}
+
+bool ExportSource::has_head() const { return !weights_.empty() && weights_.back().node.role == Role::kHead; }
+
+absl::StatusOr<QuantizedLinear> ExportSource::ReadLinear(const ExportWeight& weight) const {
+  return native_->ReadLinear(weight.node.module);
+}
+
+absl::StatusOr<Tensor> ExportSource::ReadWeight(const ExportWeight& weight) const {
+  if (weight.spec == nullptr) return reader_->ReadF32(weight.weight_name());
+  SF_ASSIGN_OR_RETURN(const QuantizedLinear linear, ReadLinear(weight));
+  return Dequantize(linear);
+}
+
+absl::StatusOr<Tensor> ExportSource::ReadBias(const ExportWeight& weight) const {
+  if (!weight.has_bias) return Tensor(DType::kF32, {weight.node.n});
+  return reader_->ReadF32(weight.bias_name());
+}
+
+absl::StatusOr<NativePrefix> ExportSource::ReadPrefix() const {
+  if (native_ == nullptr) return NativePrefix{};
+  return native_->ReadPrefix();
+}
+
+namespace {
+
+bool IsQkv(Role role) { return role == Role::kQProj || role == Role::kKProj || role == Role::kVProj; }
+bool IsMlp(Role role) { return role == Role::kGateProj || role == Role::kUpProj || role == Role::kDownProj; }
+
+}  // namespace
+
+BiasGroups FindBiases(const ExportSource& source) {
+  BiasGroups groups;
+  for (const ExportWeight& w : source.weights()) {
+    if (!w.has_bias) continue;
+    groups.qkv = groups.qkv || IsQkv(w.node.role);
+    groups.o = groups.o || w.node.role == Role::kOProj;
+    groups.mlp = groups.mlp || IsMlp(w.node.role);
+  }
+  groups.attention = groups.qkv || groups.o;
+  return groups;
+}
+
+bool NeedsBias(const BiasGroups& groups, Role role) {
+  return IsMlp(role) ? groups.mlp : IsQkv(role) ? groups.qkv : role == Role::kOProj && groups.o;
+}
+
+absl::Status CheckExportable(const ExportSource& source, absl::string_view format) {
+  if (source.native() == nullptr) return absl::OkStatus();
+  for (const Rotation& rotation : source.native()->rotations) {
+    if (rotation.place != RotationPlace::kDownIn) continue;
+    return absl::UnimplementedError(
+        absl::StrCat(source.path(), ": rotation ", rotation.name,
+                     " turns the inputs of down_proj while the model runs, which ", format,
+                     " cannot say; quantize with --rotate offline (or none) for this target"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace spikefold

@@ -1,0 +1,325 @@
+#include "formats/export/gguf_export.h"
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/file.h"
+#include "formats/base/status.h"
+#include "formats/export/gguf_metadata.h"
+#include "formats/families/gguf_names.h"
+#include "formats/gguf_encode.h"
+#include "formats/gguf_writer.h"
+
+namespace spikefold {
+namespace {
+
+constexpr int64_t kBlock = 32;
+
+std::string TypeName(GgmlType type) { return std::string(GgmlTypeName(static_cast<uint32_t>(type))); }
+const GgmlTypeInfo& InfoOf(GgmlType type) { return *FindGgmlType(static_cast<uint32_t>(type)); }
+bool IsBlockType(GgmlType type) { return InfoOf(type).block_elements > 1; }
+
+GgufDecision DecideCodes(const QuantizedLinearSpec& s) {
+  if (s.k % kBlock != 0) {
+    return {.type = GgmlType::kF16, .reason = absl::StrCat("rows of ", s.k, " are no whole blocks of 32")};
+  }
+  if (s.format.grouped && s.group % kBlock != 0) {
+    return {.type = GgmlType::kF16, .reason = absl::StrCat("groups of ", s.group, " split a block of 32")};
+  }
+  if (s.format.bits == 8) {
+    if (!s.format.symmetric) {
+      return {.type = GgmlType::kF16, .reason = "codes minus zero points of 8 bits need 9 bits"};
+    }
+    GgufDecision d{.type = GgmlType::kQ8_0, .codes = true};
+    if (s.num_kept + s.num_super > 0) {
+      d.reason = absl::StrCat("blocks with one of the ", s.num_kept, " kept columns or ", s.num_super,
+                              " super weights are rounded to 8 bits");
+    }
+    return d;
+  }
+  if (s.num_kept + s.num_super > 0) {
+    return {.type = GgmlType::kQ8_0,
+            .codes = true,
+            .reason = absl::StrCat(s.num_kept, " kept columns and ", s.num_super,
+                                   " super weights need 8 bits; blocks without them keep their codes")};
+  }
+  const bool minimum = s.format.bits == 4 && !s.format.symmetric;
+  return {.type = minimum ? GgmlType::kQ4_1 : GgmlType::kQ4_0, .codes = true};
+}
+
+GgmlType OwnType(const std::string& stored) {
+  if (stored == "BF16") return GgmlType::kBF16;
+  if (stored == "F32" || stored == "F64") return GgmlType::kF32;
+  return GgmlType::kF16;
+}
+
+}  // namespace
+
+GgufDecision DecideGguf(const ExportWeight& w, const GgufExportOptions& options) {
+  if (w.shape.size() == 1) return {.type = GgmlType::kF32};
+  if (w.quantized()) return DecideCodes(*w.spec);
+  if (!options.type) return {.type = OwnType(w.stored_type)};
+  GgmlType type = *options.type;
+  std::string reason;
+  const bool table = w.node.role == Role::kEmbedding || w.node.role == Role::kHead;
+  if (table && IsBlockType(type) && type != GgmlType::kQ8_0) {
+    type = GgmlType::kQ8_0;
+    reason = "embedding and head keep 8 bits";
+  }
+  if (IsBlockType(type) && w.node.k % kBlock != 0) {
+    return {.type = GgmlType::kF16,
+            .reason = absl::StrCat("rows of ", w.node.k, " are no whole blocks of 32")};
+  }
+  return {.type = type, .reason = std::move(reason)};
+}
+
+namespace {
+
+// Which blocks of a row cannot keep their codes: those with kept columns, in every row, and with super
+// weights.
+class MixedBlocks {
+ public:
+  explicit MixedBlocks(const QuantizedLinear& q)
+      : blocks_(static_cast<size_t>(q.k / kBlock)), kept_(blocks_), super_(q.supers) {
+    for (const int32_t column : q.kept_columns) kept_[static_cast<size_t>(column / kBlock)] = true;
+  }
+  bool any() const { return !super_.empty() || std::find(kept_.begin(), kept_.end(), true) != kept_.end(); }
+  bool Has(int64_t row, int64_t block) const {
+    if (kept_[static_cast<size_t>(block)]) return true;
+    return std::any_of(super_.begin(), super_.end(),
+                       [&](const SuperWeight& s) { return s.row == row && s.col / kBlock == block; });
+  }
+
+ private:
+  size_t blocks_;
+  std::vector<bool> kept_;
+  std::vector<SuperWeight> super_;
+};
+
+// Blocks of a linear, row by row as HF orders them.
+std::string EncodeCodes(const QuantizedLinear& q, GgmlType type) {
+  const MixedBlocks mixed(q);
+  const Tensor values = mixed.any() ? Dequantize(q) : Tensor();
+  const int64_t blocks = q.k / kBlock, groups = q.num_groups(), group = q.k / groups;
+  const size_t block_bytes = static_cast<size_t>(InfoOf(type).block_bytes);
+  std::string out(static_cast<size_t>(q.n * blocks) * block_bytes, '\0');
+  char* to = out.data();
+  for (int64_t row = 0; row < q.n; ++row) {
+    for (int64_t block = 0; block < blocks; ++block, to += block_bytes) {
+      const size_t at = static_cast<size_t>(row * q.k + block * kBlock);
+      if (mixed.any() && mixed.Has(row, block)) {
+        EncodeGguf(type, values.as<float>().subspan(at, kBlock), to);
+        continue;
+      }
+      const size_t scale = static_cast<size_t>(row * groups + block * kBlock / group);
+      EncodeCodeBlock(type, q.scales[scale], q.codes.data() + at, q.zeros.empty() ? 0 : q.zeros[scale], to);
+    }
+  }
+  return out;
+}
+
+std::string EncodeFloats(const Tensor& values, GgmlType type) {
+  const GgmlTypeInfo& info = InfoOf(type);
+  std::string out(static_cast<size_t>(values.num_elements() / info.block_elements * info.block_bytes), '\0');
+  EncodeGguf(type, values.as<float>(), out.data());
+  return out;
+}
+
+// Row h*d + t*d/2 + j of HF becomes row h*d + 2j + t (t = 0, 1).
+std::string PermuteRows(const std::string& rows, int64_t num_rows, int64_t num_heads) {
+  const int64_t head_dim = num_rows / num_heads, half = head_dim / 2;
+  const size_t row_bytes = rows.size() / static_cast<size_t>(num_rows);
+  std::string out(rows.size(), '\0');
+  for (int64_t h = 0; h < num_heads; ++h) {
+    for (int64_t t = 0; t < 2; ++t) {
+      for (int64_t j = 0; j < half; ++j) {
+        std::memcpy(out.data() + static_cast<size_t>(h * head_dim + 2 * j + t) * row_bytes,
+                    rows.data() + static_cast<size_t>(h * head_dim + t * half + j) * row_bytes, row_bytes);
+      }
+    }
+  }
+  return out;
+}
+
+class Exporter {
+ public:
+  Exporter(const ExportSource& source, const GgufExportOptions& options)
+      : source_(source), options_(options) {}
+
+  absl::StatusOr<ExportReport> Run(const std::string& output) {
+    report_.format = "gguf";
+    SF_RETURN_IF_ERROR(CheckExportable(source_, "GGUF"));
+    SF_ASSIGN_OR_RETURN(arch_, GgufArchitecture(source_.config()));
+    SF_RETURN_IF_ERROR(ChooseBiases());
+    SF_ASSIGN_OR_RETURN(report_.losses, CommonLosses(source_));
+    for (const ExportWeight& w : source_.weights()) decisions_.push_back(DecideGguf(w, options_));
+    ReportActivations();
+    GgufMetadata metadata;
+    std::string name = options_.name.empty() ? Basename(source_.path()) : options_.name;
+    SF_RETURN_IF_ERROR(AddModelMetadata(source_.config(), name, MainType(), &metadata, &report_));
+    SF_RETURN_IF_ERROR(AddTokenizer(source_, &metadata, &report_));
+    SF_ASSIGN_OR_RETURN(const auto target, AtomicFile::Create(output));
+    SF_ASSIGN_OR_RETURN(writer_, GgufWriter::Create(target->partial_path(), metadata, Specs()));
+    SF_RETURN_IF_ERROR(WriteAll());
+    report_.file_bytes = writer_->file_bytes();
+    SF_RETURN_IF_ERROR(writer_->Finish());
+    SF_RETURN_IF_ERROR(ReadBack(target->partial_path()));
+    SF_RETURN_IF_ERROR(target->Commit());
+    return std::move(report_);
+  }
+
+ private:
+  // llama.cpp: "llama" takes a bias on each projection, the others only on q, k and v.
+  absl::Status ChooseBiases() {
+    biases_ = FindBiases(source_);
+    const bool llama = arch_ == "llama";
+    if (llama) biases_.qkv = biases_.o = biases_.attention;
+    for (const ExportWeight& w : source_.weights()) {
+      const bool fits = w.node.role != Role::kHead && (llama || (!biases_.o && !biases_.mlp));
+      if (!w.has_bias || fits) continue;
+      return absl::UnimplementedError(
+          absl::StrCat(source_.path(), ": ", w.node.module, " has a bias, for which llama.cpp's ", arch_,
+                       " architecture has no place; quantize without what brought it in"));
+    }
+    return absl::OkStatus();
+  }
+
+  void ReportActivations() {
+    if (source_.native() == nullptr) return;
+    std::map<std::string, int> formats;
+    for (const QuantizedLinearSpec& s : source_.native()->linears) {
+      if (!s.act.is_float()) ++formats[FormatText(s.act)];
+    }
+    for (const auto& [text, count] : formats) {
+      report_.losses.push_back(
+          {.what = "activations",
+           .detail = absl::StrCat(text, " of ", count,
+                                  " linears is not carried over: the other "
+                                  "engine rounds activations its own way (llama.cpp on a "
+                                  "processor: INT8 in blocks of 32)")});
+    }
+  }
+
+  // The type of most weights.
+  GgmlType MainType() const {
+    std::map<GgmlType, int64_t> weights;
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      if (source_.weights()[i].is_linear())
+        weights[decisions_[i].type] += NumElements(source_.weights()[i].shape);
+    }
+    GgmlType main = GgmlType::kF32;
+    int64_t most = 0;
+    for (const auto& [type, count] : weights) {
+      if (count > most) std::tie(main, most) = std::make_pair(type, count);
+    }
+    return main;
+  }
+
+  std::vector<GgufWriter::Spec> Specs() const {
+    std::vector<GgufWriter::Spec> specs;
+    const int64_t pairs = static_cast<int64_t>(RopeFactors(source_.config()).size());
+    if (pairs > 0) specs.push_back({"rope_freqs.weight", {pairs}, GgmlType::kF32});
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      const ExportWeight& w = source_.weights()[i];
+      specs.push_back({GgufModule(w.node) + ".weight", w.shape, decisions_[i].type});
+      if (NeedsBias(biases_, w.node.role)) {
+        specs.push_back({GgufModule(w.node) + ".bias", {w.node.n}, GgmlType::kF32});
+      }
+    }
+    return specs;
+  }
+
+  absl::Status WriteAll() {
+    const std::vector<float> factors = RopeFactors(source_.config());
+    if (!factors.empty()) {
+      const char* bytes = reinterpret_cast<const char*>(factors.data());
+      SF_RETURN_IF_ERROR(writer_->Write("rope_freqs.weight", absl::MakeConstSpan(bytes, factors.size() * 4)));
+    }
+    const int64_t total = static_cast<int64_t>(decisions_.size());
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      if (!Report(options_.progress, "writing tensors", static_cast<int64_t>(i), total)) {
+        return absl::CancelledError("export: interrupted");
+      }
+      SF_RETURN_IF_ERROR(WriteWeight(source_.weights()[i], decisions_[i]));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteWeight(const ExportWeight& w, const GgufDecision& decision) {
+    std::string blocks;
+    if (decision.codes) {
+      SF_ASSIGN_OR_RETURN(const QuantizedLinear linear, source_.ReadLinear(w));
+      blocks = EncodeCodes(linear, decision.type);
+    } else {
+      SF_ASSIGN_OR_RETURN(Tensor values, source_.ReadWeight(w));
+      if (w.shape.size() == 1 && arch_ == "gemma3") {  // GGUF holds the whole gain
+        for (float& gain : values.as<float>()) gain += source_.config().norm_gain_offset;
+      }
+      blocks = EncodeFloats(values, decision.type);
+    }
+    const std::string module = GgufModule(w.node);
+    SF_RETURN_IF_ERROR(Write(module + ".weight", w, std::move(blocks)));
+    report_.tensors.push_back({.name = w.weight_name(),
+                               .from = w.stored_type,
+                               .to = TypeName(decision.type),
+                               .same_codes = decision.codes,
+                               .reason = decision.reason,
+                               .bytes = GgufWriter::Spec{"", w.shape, decision.type}.bytes()});
+    if (!NeedsBias(biases_, w.node.role)) return absl::OkStatus();
+    SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w));
+    return Write(module + ".bias", w, EncodeFloats(bias, GgmlType::kF32));
+  }
+
+  absl::Status Write(const std::string& name, const ExportWeight& w, std::string blocks) {
+    const ModelConfig& c = source_.config();
+    const bool q = w.node.role == Role::kQProj, k = w.node.role == Role::kKProj;
+    if (arch_ == "llama" && (q || k))
+      blocks = PermuteRows(blocks, w.node.n, q ? c.num_heads : c.num_kv_heads);
+    return writer_->Write(name, absl::MakeConstSpan(blocks.data(), blocks.size()));
+  }
+
+  // Reads the file as any user of it would, and compares what it says with what we have.
+  absl::Status ReadBack(const std::string& path) {
+    SF_ASSIGN_OR_RETURN(const auto written, CheckpointReader::Open(path));
+    const int64_t total = static_cast<int64_t>(decisions_.size());
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      if (!Report(options_.progress, "reading back", static_cast<int64_t>(i), total)) {
+        return absl::CancelledError("export: interrupted");
+      }
+      const ExportWeight& w = source_.weights()[i];
+      SF_ASSIGN_OR_RETURN(const Tensor ours, source_.ReadWeight(w));
+      SF_ASSIGN_OR_RETURN(const Tensor theirs, written->ReadF32(w.weight_name()));
+      ExportedTensor& t = report_.tensors[i];
+      t.error = RelativeError(ours.as<float>(), theirs.as<float>());
+      // Far above what rounding to the decided type can cost: values beyond float16, or our own bug.
+      const double limit = IsBlockType(decisions_[i].type) && !decisions_[i].codes ? 0.5 : 0.02;
+      if (!(t.error <= limit)) {
+        return absl::UnimplementedError(
+            absl::StrCat(w.weight_name(), " as ", t.to, " differs by ", t.error,
+                         " of its size; its values do not fit that type, choose another "
+                         "with --type or leave the linear in 16 bit"));
+      }
+    }
+    return absl::OkStatus();
+  }
+
+  const ExportSource& source_;
+  const GgufExportOptions& options_;
+  std::string arch_;
+  BiasGroups biases_;
+  std::vector<GgufDecision> decisions_;  // one for each of source_.weights()
+  std::unique_ptr<GgufWriter> writer_;
+  ExportReport report_;
+};
+
+}  // namespace
+
+absl::StatusOr<ExportReport> ExportGguf(const ExportSource& source, const std::string& output,
+                                        const GgufExportOptions& options) {
+  return Exporter(source, options).Run(output);
+}
+
+}  // namespace spikefold

@@ -1,0 +1,142 @@
+#include "formats/gguf_encode.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "formats/base/dtype.h"
+
+// Layouts: gguf_blocks.cc. Order of the float32 operations: ggml's quantize_row_*_ref.
+
+namespace spikefold {
+namespace {
+
+constexpr int kBlock = 32;
+
+void StoreHalf(float value, uint8_t* out) {
+  const uint16_t half = FloatToF16(value);
+  std::memcpy(out, &half, 2);
+}
+
+// Low four bits of element j and of element j + 16 share byte j.
+void PackNibbles(const int32_t code[kBlock], uint8_t* out) {
+  for (int j = 0; j < 16; ++j) {
+    out[j] = static_cast<uint8_t>((code[j] & 15) | (code[16 + j] & 15) << 4);
+  }
+}
+void PackFifthBits(const int32_t code[kBlock], uint8_t* out) {
+  uint32_t high = 0;
+  for (int j = 0; j < kBlock; ++j) high |= static_cast<uint32_t>(code[j] >> 4 & 1) << j;
+  std::memcpy(out, &high, 4);
+}
+
+float Inverse(float d) { return d != 0 ? 1.0f / d : 0.0f; }
+
+// Codes around zero: the value of largest magnitude becomes the lowest code, which reaches further than the
+// highest.
+float RoundCentered(const float* x, int half_range, int32_t code[kBlock]) {
+  float extreme = 0;
+  for (int j = 0; j < kBlock; ++j) {
+    if (std::fabs(x[j]) > std::fabs(extreme)) extreme = x[j];
+  }
+  const float d = extreme / static_cast<float>(-half_range), inverse = Inverse(d);
+  for (int j = 0; j < kBlock; ++j) {
+    const int q = static_cast<int>(x[j] * inverse + (static_cast<float>(half_range) + 0.5f));
+    code[j] = std::min(2 * half_range - 1, q);
+  }
+  return d;
+}
+
+struct Affine {
+  float d, min;
+};
+Affine RoundAffine(const float* x, int levels, int32_t code[kBlock]) {
+  const auto [low, high] = std::minmax_element(x, x + kBlock);
+  const float d = (*high - *low) / static_cast<float>(levels), inverse = Inverse(d);
+  for (int j = 0; j < kBlock; ++j) {
+    code[j] = std::min(levels, static_cast<int>((x[j] - *low) * inverse + 0.5f));
+  }
+  return {d, *low};
+}
+
+void EncodeQ8_0(const float* x, uint8_t* out) {
+  float absmax = 0;
+  for (int j = 0; j < kBlock; ++j) absmax = std::max(absmax, std::fabs(x[j]));
+  const float d = absmax / 127.0f, inverse = Inverse(d);
+  StoreHalf(d, out);
+  for (int j = 0; j < kBlock; ++j) {
+    out[2 + j] = static_cast<uint8_t>(static_cast<int8_t>(std::round(x[j] * inverse)));
+  }
+}
+
+void EncodeBlock(GgmlType type, const float* x, uint8_t* out) {
+  int32_t code[kBlock];
+  switch (type) {
+    case GgmlType::kQ4_0:
+      StoreHalf(RoundCentered(x, 8, code), out);
+      return PackNibbles(code, out + 2);
+    case GgmlType::kQ5_0:
+      StoreHalf(RoundCentered(x, 16, code), out);
+      PackFifthBits(code, out + 2);
+      return PackNibbles(code, out + 6);
+    case GgmlType::kQ4_1:
+    case GgmlType::kQ5_1: {
+      const bool five = type == GgmlType::kQ5_1;
+      const Affine a = RoundAffine(x, five ? 31 : 15, code);
+      StoreHalf(a.d, out);
+      StoreHalf(a.min, out + 2);
+      if (five) PackFifthBits(code, out + 4);
+      return PackNibbles(code, out + (five ? 8 : 4));
+    }
+    default:
+      return EncodeQ8_0(x, out);
+  }
+}
+
+}  // namespace
+
+bool CanEncode(GgmlType type) {
+  constexpr GgmlType kTypes[] = {GgmlType::kF32,  GgmlType::kF16,  GgmlType::kBF16, GgmlType::kQ4_0,
+                                 GgmlType::kQ4_1, GgmlType::kQ5_0, GgmlType::kQ5_1, GgmlType::kQ8_0};
+  return std::find(std::begin(kTypes), std::end(kTypes), type) != std::end(kTypes);
+}
+
+void EncodeGguf(GgmlType type, absl::Span<const float> values, char* out) {
+  if (type == GgmlType::kF32) {
+    std::memcpy(out, values.data(), values.size() * 4);
+    return;
+  }
+  if (type == GgmlType::kF16 || type == GgmlType::kBF16) {
+    for (size_t i = 0; i < values.size(); ++i) {
+      const uint16_t half = type == GgmlType::kF16 ? FloatToF16(values[i]) : FloatToBf16(values[i]);
+      std::memcpy(out + 2 * i, &half, 2);
+    }
+    return;
+  }
+  const int block_bytes = FindGgmlType(static_cast<uint32_t>(type))->block_bytes;
+  for (size_t begin = 0; begin < values.size(); begin += kBlock, out += block_bytes) {
+    EncodeBlock(type, values.data() + begin, reinterpret_cast<uint8_t*>(out));
+  }
+}
+
+void EncodeCodeBlock(GgmlType type, float scale, const int8_t* codes, int zero, char* out) {
+  uint8_t* bytes = reinterpret_cast<uint8_t*>(out);
+  StoreHalf(scale, bytes);
+  int32_t code[kBlock];
+  switch (type) {
+    case GgmlType::kQ4_1:
+      for (int j = 0; j < kBlock; ++j) code[j] = codes[j] + 8;
+      // From the stored scale, so that the zero point stays (nearly) zero.
+      StoreHalf(-F16ToFloat(FloatToF16(scale)) * static_cast<float>(zero + 8), bytes + 2);
+      return PackNibbles(code, bytes + 4);
+    case GgmlType::kQ4_0:
+      for (int j = 0; j < kBlock; ++j) code[j] = codes[j] - zero + 8;
+      return PackNibbles(code, bytes + 2);
+    default:
+      for (int j = 0; j < kBlock; ++j) {
+        bytes[2 + j] = static_cast<uint8_t>(static_cast<int8_t>(codes[j] - zero));
+      }
+  }
+}
+
+}  // namespace spikefold
