@@ -11,6 +11,7 @@
 #include "apps/spikefold/text.h"
 #include "apps/spikefold/text_table.h"
 #include "formats/base/status.h"
+#include "formats/export/directory_export.h"
 #include "formats/export/gguf_export.h"
 #include "formats/gguf_encode.h"
 
@@ -84,7 +85,7 @@ absl::Status PrintReport(const ExportCommandOptions& options, const ExportReport
 
 }  // namespace
 
-std::vector<std::string> ExportFormats() { return {"gguf"}; }
+std::vector<std::string> ExportFormats() { return {"gguf", "compressed-tensors", "safetensors"}; }
 
 std::vector<std::string> ExportTypes() {
   std::vector<std::string> words;
@@ -93,11 +94,22 @@ std::vector<std::string> ExportTypes() {
 }
 
 absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
-  SF_RETURN_IF_ERROR(CheckOutputFile(options.output, {options.model}));
+  const bool gguf = options.format == "gguf";
+  if (!gguf && !options.type.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--type: is for --to gguf; ", options.format, " has no such choice"));
+  }
+  SF_RETURN_IF_ERROR(gguf ? CheckOutputFile(options.output, {options.model})
+                          : CheckOutputDirectory(options.output, options.force, {options.model}));
   SF_ASSIGN_OR_RETURN(const auto source, ExportSource::Open(options.model));
+  const Progress progress = context.console.progress();
+  const GgufExportOptions to_file{.type = TypeOf(options.type), .name = "", .progress = progress};
+  const DirectoryExportOptions to_directory{.compressed_tensors = options.format == "compressed-tensors",
+                                            .overwrite = options.force,
+                                            .progress = progress};
   SF_ASSIGN_OR_RETURN(const ExportReport report,
-                      ExportGguf(*source, options.output,
-                                 {.type = TypeOf(options.type), .progress = context.console.progress()}));
+                      gguf ? ExportGguf(*source, options.output, to_file)
+                           : ExportDirectory(*source, options.output, to_directory));
   context.console.EndProgress();
   return PrintReport(options, report, context);
 }

@@ -4,6 +4,7 @@
 
 #include "apps/spikefold/doctor_command.h"
 #include "apps/spikefold/export_command.h"
+#include "apps/spikefold/gate_command.h"
 #include "apps/spikefold/report_command.h"
 #include "apps/spikefold/verify_command.h"
 
@@ -42,6 +43,20 @@ CommandSpec ExportSpec() {
   return c;
 }
 
+CommandSpec GateSpec() {
+  CommandSpec c{.name = "gate",
+                .summary = "Holds evaluations against thresholds: exit code 0 if all pass, else 5",
+                .examples =
+                    "spikefold gate --thresholds gate.json model.eval.json\n"
+                    "spikefold gate --thresholds gate.json *.eval.json --junit gate.xml --markdown gate.md"};
+  const auto o = Bind<GateCommandOptions>(c, RunGate);
+  c.options = {{"EVAL", &o->evals, "What eval wrote", "", true},
+               {"--thresholds", &o->thresholds, "A JSON file of limits, see docs/gate.md", "FILE", true},
+               {"--junit", &o->junit, "Write the verdicts as JUnit XML", "FILE"},
+               {"--markdown", &o->markdown, "Write a summary for people, below 1 MiB", "FILE"}};
+  return c;
+}
+
 CommandSpec ReportSpec() {
   CommandSpec c{.name = "report",
                 .summary = "Puts evaluations side by side: accuracy against bits, and why",
@@ -76,6 +91,8 @@ CommandSpec DoctorSpec() {
 
 }  // namespace
 
-std::vector<CommandSpec> SimpleCommands() { return {ExportSpec(), ReportSpec(), VerifySpec(), DoctorSpec()}; }
+std::vector<CommandSpec> SimpleCommands() {
+  return {ExportSpec(), GateSpec(), ReportSpec(), VerifySpec(), DoctorSpec()};
+}
 
 }  // namespace spikefold

@@ -8,6 +8,7 @@
 #include "formats/export/export_report.h"
 #include "formats/export/export_source.h"
 #include "formats/gguf_writer.h"
+#include "formats/tokenizer/gguf_tokenizer.h"
 
 namespace spikefold {
 
@@ -20,6 +21,11 @@ absl::Status AddModelMetadata(const ModelConfig& config, const std::string& name
                               GgufMetadata* out, ExportReport* report);
 // Divisors of the rotary frequencies [head_dim / 2] for rope_freqs.weight; empty unless scaled as Llama 3.1.
 std::vector<float> RopeFactors(const ModelConfig& config);
+
+// The tokenizer of a tokenizer.json and its tokenizer_config.json (or null) in GGUF's terms, one token for
+// each of `rows` rows of the embedding; eos_id where the files name none. Unimplemented: AddTokenizer().
+absl::StatusOr<tok::GgufVocab> GgufVocabOf(const Json& document, const Json& config, int64_t rows,
+                                           int64_t eos_id, const std::string& where);
 
 // tokenizer.* keys: copied from a GGUF source; from tokenizer.json by choosing the pre-tokenizer of ggml that
 // gives the same ids on a text of hard cases. Unimplemented if none does.

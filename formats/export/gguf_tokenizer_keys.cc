@@ -11,6 +11,8 @@
 #include "formats/gguf.h"
 #include "formats/tokenizer/gguf_tokenizer.h"
 #include "formats/tokenizer/json_model.h"
+#include "formats/tokenizer/json_pipeline.h"
+#include "formats/tokenizer/pretokenizer.h"
 
 namespace spikefold {
 namespace {
@@ -100,9 +102,23 @@ absl::StatusOr<bool> SameIds(const Tokenizer& ours, const GgufVocab& vocab) {
   return true;
 }
 
-// The first form that gives our tokenizer's ids.
+// Whether the pre-tokenizer cuts as tokenizer.json's does. Ids alone would hide differences that a small
+// vocabulary has no merges for.
+absl::StatusOr<bool> SamePieces(const tok::JsonPreTokenizer& ours, const char* pre) {
+  SF_ASSIGN_OR_RETURN(const tok::PreTokenizer theirs, tok::PreTokenizerForGguf(pre, pre));
+  SF_ASSIGN_OR_RETURN(const tok::Pieces wanted, tok::PreTokenize(ours.steps, kHardText, true));
+  SF_ASSIGN_OR_RETURN(const tok::Pieces got, tok::PreTokenize(theirs, kHardText, true));
+  if (wanted.ranges.size() != got.ranges.size()) return false;
+  for (size_t i = 0; i < wanted.ranges.size(); ++i) {
+    if (wanted[i] != got[i]) return false;
+  }
+  return true;
+}
+
+// The first form that gives our tokenizer's pieces and ids.
 absl::StatusOr<GgufVocab> ChooseForm(const Tokenizer& ours, const tok::JsonVocabulary& parsed,
-                                     GgufVocab vocab, const std::string& where) {
+                                     const tok::JsonNode& pre_tokenizer, GgufVocab vocab,
+                                     const std::string& where) {
   if (parsed.options.byte_fallback) {
     MakeScored(parsed, &vocab);
     for (const bool space : {true, false}) {
@@ -112,8 +128,11 @@ absl::StatusOr<GgufVocab> ChooseForm(const Tokenizer& ours, const tok::JsonVocab
     }
   } else {
     vocab.model = "gpt2";
+    SF_ASSIGN_OR_RETURN(const tok::JsonPreTokenizer cuts, tok::ParsePreTokenizer(pre_tokenizer));
     for (const char* pre : kPreTokenizers) {
       vocab.pre = pre;
+      SF_ASSIGN_OR_RETURN(const bool alike, SamePieces(cuts, pre));
+      if (!alike) continue;
       SF_ASSIGN_OR_RETURN(const bool same, SameIds(ours, vocab));
       if (same) return vocab;
     }
@@ -146,19 +165,8 @@ absl::Status AddFromJson(const ExportSource& source, const std::vector<Checkpoin
   const std::string& where = source.path();
   SF_ASSIGN_OR_RETURN(const Json document, ParseFile(FindFile(files, "tokenizer.json"), where));
   SF_ASSIGN_OR_RETURN(const Json config, ParseFile(FindFile(files, "tokenizer_config.json"), where));
-  SF_ASSIGN_OR_RETURN(const tok::JsonVocabulary parsed,
-                      tok::ParseVocabulary({&document, absl::StrCat(where, "/tokenizer.json: ")}));
-  SF_ASSIGN_OR_RETURN(const auto ours, source.reader().LoadTokenizer());
-  GgufVocab vocab = VocabOf(parsed, source.config().vocab);
-  if (static_cast<int64_t>(vocab.tokens.size()) > source.config().vocab) {
-    return absl::DataLossError(absl::StrCat(where, ": tokenizer.json has ids up to ", vocab.tokens.size() - 1,
-                                            "; the embedding has ", source.config().vocab, " rows"));
-  }
-  if (ours->bos_id() >= 0) vocab.bos_id = ours->bos_id();
-  const int64_t eos = ours->eos_id() >= 0 ? ours->eos_id() : source.config().eos_id;
-  if (eos >= 0) vocab.eos_id = eos;
-  vocab.add_bos = ours->add_bos();
-  SF_ASSIGN_OR_RETURN(vocab, ChooseForm(*ours, parsed, std::move(vocab), where));
+  const ModelConfig& model = source.config();
+  SF_ASSIGN_OR_RETURN(const GgufVocab vocab, GgufVocabOf(document, config, model.vocab, model.eos_id, where));
   AddVocab(vocab, out);
   const Json* chat = config.Find("chat_template");
   if (const auto* file = FindFile(files, "chat_template.jinja")) {
@@ -174,6 +182,27 @@ absl::Status AddFromJson(const ExportSource& source, const std::vector<Checkpoin
 }
 
 }  // namespace
+
+absl::StatusOr<tok::GgufVocab> GgufVocabOf(const Json& document, const Json& config, int64_t rows,
+                                           int64_t eos_id, const std::string& where) {
+  SF_ASSIGN_OR_RETURN(const tok::JsonVocabulary parsed,
+                      tok::ParseVocabulary({&document, absl::StrCat(where, "/tokenizer.json: ")}));
+  SF_ASSIGN_OR_RETURN(const auto ours, Tokenizer::FromTokenizerJson(document, config, where));
+  GgufVocab vocab = VocabOf(parsed, rows);
+  if (static_cast<int64_t>(vocab.tokens.size()) > rows) {
+    return absl::DataLossError(absl::StrCat(where, ": tokenizer.json has ids up to ", vocab.tokens.size() - 1,
+                                            "; the embedding has ", rows, " rows"));
+  }
+  if (ours->bos_id() >= 0) vocab.bos_id = ours->bos_id();
+  if (const int64_t eos = ours->eos_id() >= 0 ? ours->eos_id() : eos_id; eos >= 0) vocab.eos_id = eos;
+  vocab.add_bos = ours->add_bos();
+  if (!parsed.options.byte_fallback && parsed.merges.empty()) {
+    return absl::UnimplementedError(
+        absl::StrCat(where, ": tokenizer.json has no merges, and a GGUF tokenizer of this kind needs some"));
+  }
+  const tok::JsonNode root = {&document, absl::StrCat(where, "/tokenizer.json: ")};
+  return ChooseForm(*ours, parsed, root["pre_tokenizer"], std::move(vocab), where);
+}
 
 absl::Status AddTokenizer(const ExportSource& source, GgufMetadata* out, ExportReport* report) {
   SF_ASSIGN_OR_RETURN(const auto files, source.reader().SideFiles());

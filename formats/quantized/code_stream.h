@@ -1,5 +1,5 @@
-// Codes of 2, 3 or 4 bits in I32 words: a sequence is one little-endian stream of bits, element i in bits
-// b*i .. b*i + b - 1, each code stored as code + 2^(b-1). For 2 and 4 bits this is what compressed-tensors
+// Codes of 2, 3, 4 or 8 bits in I32 words: a sequence is one little-endian stream of bits, element i in bits
+// b*i .. b*i + b - 1, each code stored as code + 2^(b-1). For 2, 4 and 8 bits this is what compressed-tensors
 // packs; an element of 3 bits may straddle two words.
 #pragma once
 

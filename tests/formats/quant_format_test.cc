@@ -10,6 +10,7 @@
 #include "formats/base/file.h"
 #include "formats/quantized/code_stream.h"
 #include "formats/quantized/native.h"
+#include "formats/safetensors.h"
 #include "formats/safetensors_model.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_directory.h"
@@ -105,6 +106,30 @@ TEST_CASE("A format and its word name each other, and no other word is taken", "
   CHECK(FormatText(*ParseWeightFormat("s4c"), 0) == "INT4 per channel");
   CHECK(FormatText(*ParseActivationFormat("u8t")) == "INT8 static, asymmetric");
   CHECK(FormatText(*ParseActivationFormat("s4g64")) == "INT4 in groups of 64");
+}
+
+TEST_CASE("Code streams of 4 and 8 bits are those of compressed-tensors, along rows and along columns",
+          "[native][export]") {
+  // tests/data/make/compressed_tensors_fixture.py
+  const auto file = SafetensorsFile::Open(SPIKEFOLD_TEST_DATA "/compressed_tensors/packed.safetensors");
+  REQUIRE(file.ok());
+  const auto read = [&](const std::string& name) { return *(*file)->Read(*(*file)->Find(name)); };
+  for (const int bits : {4, 8}) {
+    const std::string w = "w" + std::to_string(bits);
+    const Tensor codes = read(w + ".codes"), packed = read(w + ".packed");
+    const Tensor zeros = read(w + ".zeros"), zeros_packed = read(w + ".zeros_packed");
+    Tensor ours(DType::kI32, packed.shape()), our_zeros(DType::kI32, zeros_packed.shape());
+    REQUIRE(packed.dim(1) == StreamWords(bits, 40));
+    for (int64_t row = 0; row < 16; ++row) {
+      PackStream(bits, codes.as<int8_t>().data() + row * 40, 40, 1,
+                 ours.as<int32_t>().data() + row * packed.dim(1), 1);
+    }
+    for (int64_t g = 0; g < 5; ++g) {
+      PackStream(bits, zeros.as<int8_t>().data() + g, 16, 5, our_zeros.as<int32_t>().data() + g, 5);
+    }
+    CHECK(ours.as<int32_t>() == packed.as<int32_t>());
+    CHECK(our_zeros.as<int32_t>() == zeros_packed.as<int32_t>());
+  }
 }
 
 TEST_CASE("Code streams are those of numpy.packbits", "[native]") {

@@ -1,0 +1,199 @@
+#include "apps/report/gate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "apps/report/text.h"
+#include "formats/base/status.h"
+#include "formats/base/suggest.h"
+
+namespace spikefold {
+namespace {
+
+constexpr double kZ = 1.96;  // 95 %, two-sided
+
+struct Key {
+  const char* name;
+  std::optional<double> GateThresholds::*field;
+  double min, max;
+};
+constexpr double kHuge = 1e300;
+constexpr Key kKeys[] = {
+    {"max_ppl_ratio", &GateThresholds::max_ppl_ratio, 0, kHuge},
+    {"max_kld", &GateThresholds::max_kld, 0, kHuge},
+    {"min_same_top", &GateThresholds::min_same_top, 0, 1},
+    {"max_bits_linear", &GateThresholds::max_bits_linear, 0, kHuge},
+    {"max_bits_total", &GateThresholds::max_bits_total, 0, kHuge},
+    {"max_file_bytes", &GateThresholds::max_file_bytes, 0, kHuge},
+    {"min_scored", &GateThresholds::min_scored, 0, kHuge},
+};
+
+absl::StatusOr<double> NumberIn(const Json& json, absl::string_view key, double min, double max,
+                                absl::string_view where) {
+  SF_ASSIGN_OR_RETURN(const double value, json.GetDouble(key, where));
+  if (value >= min && value <= max) return value;
+  return absl::DataLossError(absl::StrCat(where, ": \"", key, "\" is ", value, "; ", min, " to ", max,
+                                          " is allowed", max == 1 ? " (a share, not percent)" : ""));
+}
+
+absl::Status UnknownKey(absl::string_view key, absl::string_view where) {
+  std::vector<std::string> known = {"format_version", "max_ppl_gain"};
+  for (const Key& k : kKeys) known.emplace_back(k.name);
+  std::string list;
+  for (const std::string& k : known) absl::StrAppend(&list, list.empty() ? "" : ", ", k);
+  return absl::UnimplementedError(absl::StrCat(where, ": unknown threshold \"", Printable(key), "\"",
+                                               DidYouMean(key, known), "; known are ", list));
+}
+
+}  // namespace
+
+absl::StatusOr<GateThresholds> GateThresholdsFromJson(absl::string_view text, absl::string_view where) {
+  SF_ASSIGN_OR_RETURN(const Json json, ParseJson(text, where, {.max_depth = 8, .max_bytes = 1 << 20}));
+  if (!json.is_object()) return absl::DataLossError(absl::StrCat(where, ": is no JSON object"));
+  GateThresholds t;
+  int num_limits = 0;
+  for (const auto& [key, value] : json.object()) {
+    const auto known =
+        std::find_if(std::begin(kKeys), std::end(kKeys), [&](const Key& k) { return key == k.name; });
+    if (known != std::end(kKeys)) {
+      SF_ASSIGN_OR_RETURN(t.*known->field, NumberIn(json, key, known->min, known->max, where));
+      ++num_limits;
+    } else if (key == "max_ppl_gain") {
+      SF_ASSIGN_OR_RETURN(t.max_ppl_gain, NumberIn(json, key, 0, 1, where));
+    } else if (key == "format_version") {
+      SF_ASSIGN_OR_RETURN(const int64_t version, json.GetInt(key, where));
+      if (version != 1) {
+        return absl::UnimplementedError(
+            absl::StrCat(where, ": format_version ", version, "; only 1 is read"));
+      }
+    } else if (key.rfind("x-", 0) != 0) {
+      return UnknownKey(key, where);
+    }
+  }
+  if (num_limits == 0) {
+    return absl::DataLossError(
+        absl::StrCat(where, ": has no threshold, so anything would pass; add max_kld, say"));
+  }
+  return t;
+}
+
+const char* GateVerdictName(GateVerdict verdict) {
+  switch (verdict) {
+    case GateVerdict::kPass:
+      return "pass";
+    case GateVerdict::kInconclusive:
+      return "inconclusive";
+    case GateVerdict::kAnomalous:
+      return "anomalous";
+    case GateVerdict::kFail:
+      return "fail";
+  }
+  return "";
+}
+
+namespace {
+
+std::string Interval(const GateCheck& c) {
+  if (c.low == c.high) return Significant(c.value, 5);
+  return absl::StrCat(Significant(c.value, 5), " (95 %: ", Significant(c.low, 5), " to ",
+                      Significant(c.high, 5), ")");
+}
+
+// `above`: the limit is a maximum.
+void Decide(bool above, GateCheck* c) {
+  const bool finite = std::isfinite(c->value) && std::isfinite(c->low) && std::isfinite(c->high);
+  const double good = above ? c->high : c->low, bad = above ? c->low : c->high;
+  const char* word = above ? "at most " : "at least ";
+  if (!finite || (above ? bad > c->limit : bad < c->limit)) {
+    c->verdict = GateVerdict::kFail;
+  } else if (above ? good > c->limit : good < c->limit) {
+    c->verdict = GateVerdict::kInconclusive;
+  }
+  c->reason = absl::StrCat(Interval(*c), ", ", word, Significant(c->limit, 5), " is allowed");
+  if (!finite) c->reason = "is not finite";
+  if (c->verdict == GateVerdict::kInconclusive) c->reason += ": score more tokens (--windows)";
+}
+
+class Judge {
+ public:
+  Judge(const EvalDocument& d, const GateThresholds& t, GateEval* out) : d_(d), t_(t), out_(out) {}
+
+  void Run() {
+    const EvalResult& r = d_.result;
+    if (r.nonfinite_share > 0) {
+      GateCheck c{.name = "nonfinite",
+                  .value = r.nonfinite_share,
+                  .low = r.nonfinite_share,
+                  .high = r.nonfinite_share};
+      c.verdict = GateVerdict::kFail;
+      c.reason = absl::StrCat(Percent(r.nonfinite_share, 3), " of the logits are not finite; none may be");
+      Add(std::move(c));
+    }
+    Ratio(r);
+    // Neighbouring tokens are not independent: errors grow as much as that of the ratio does by windows.
+    const double design = std::sqrt(std::max(1.0, r.design_effect));
+    Measured("max_kld", t_.max_kld, r.kld_mean, design * r.kld_se, true);
+    Measured("min_same_top", t_.min_same_top, r.same_top, design * r.same_top_se, false);
+    Measured("max_bits_linear", t_.max_bits_linear, d_.bits_linear, 0, true);
+    Measured("max_bits_total", t_.max_bits_total, d_.bits_total, 0, true);
+    Measured("max_file_bytes", t_.max_file_bytes, static_cast<double>(d_.model.file_bytes), 0, true);
+    Measured("min_scored", t_.min_scored, static_cast<double>(r.num_scored), 0, false);
+    for (const GateCheck& c : out_->checks) out_->verdict = std::max(out_->verdict, c.verdict);
+  }
+
+ private:
+  void Add(GateCheck c) { out_->checks.push_back(std::move(c)); }
+
+  void Measured(const char* name, std::optional<double> limit, double value, double se, bool above) {
+    if (!limit) return;
+    GateCheck c{
+        .name = name, .value = value, .low = value - kZ * se, .high = value + kZ * se, .limit = *limit};
+    Decide(above, &c);
+    Add(std::move(c));
+  }
+
+  void Ratio(const EvalResult& r) {
+    const double se = r.ppl_ratio > 0 ? r.ppl_ratio_se / r.ppl_ratio : 0;
+    GateCheck c{.name = "max_ppl_ratio",
+                .value = r.ppl_ratio,
+                .low = std::exp(r.ln_ratio - kZ * se),
+                .high = std::exp(r.ln_ratio + kZ * se),
+                .limit = t_.max_ppl_ratio.value_or(0)};
+    if (t_.max_ppl_ratio) Decide(true, &c);
+    if (c.verdict == GateVerdict::kPass && c.high < 1 - t_.max_ppl_gain) {
+      c.verdict = GateVerdict::kAnomalous;
+      c.reason = absl::StrCat(Interval(c),
+                              ": better than the float model beyond noise, which quantization cannot "
+                              "be; look for text that was calibrated on, or another reference");
+    }
+    if (t_.max_ppl_ratio || c.verdict != GateVerdict::kPass) Add(std::move(c));
+  }
+
+  const EvalDocument& d_;
+  const GateThresholds& t_;
+  GateEval* out_;
+};
+
+}  // namespace
+
+absl::StatusOr<GateEval> JudgeEval(const EvalDocument& d, const std::string& path,
+                                   const GateThresholds& thresholds) {
+  if (d.model.fingerprint == d.reference.fingerprint && d.kv.is_null()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Printable(path, 1024),
+                     ": compares a model with itself, which always passes; evaluate a quantized model with "
+                     "--reference"));
+  }
+  GateEval eval{.name = d.name, .path = path};
+  Judge(d, thresholds, &eval).Run();
+  return eval;
+}
+
+GateVerdict WorstVerdict(const std::vector<GateEval>& evals) {
+  GateVerdict worst = GateVerdict::kPass;
+  for (const GateEval& eval : evals) worst = std::max(worst, eval.verdict);
+  return worst;
+}
+
+}  // namespace spikefold

@@ -1,0 +1,79 @@
+// export, as a person uses it.
+#include "formats/gguf.h"
+#include "formats/safetensors_model.h"
+#include "tests/apps/apps_kit.h"
+
+namespace spikefold::testing {
+namespace {
+
+TEST_CASE("A quantized model becomes a GGUF file with the same codes, and a report of each tensor",
+          "[apps]") {
+  const TempDirectory w;
+  Succeed({"quantize", SPIKEFOLD_TEST_DATA "/tiny/llama/model.gguf", "-o", w / "q", "--scheme", "w8a16",
+           "--rounding", "nearest", "--rotate", "none"});
+  const Json document = SucceedJson({"export", w / "q", "--to", "gguf", "-o", w / "q.gguf"});
+  int64_t same = 0;
+  for (const Json& t : document.Find("tensors")->array()) {
+    CHECK(*t.GetDouble("error", "") < 1e-3);
+    same += *t.GetBool("same_codes", "") ? 1 : 0;
+  }
+  CHECK(same > 8);
+  const auto file = GgufFile::Open(w / "q.gguf");
+  REQUIRE(file.ok());
+  CHECK((*file)->FindTensor("blk.0.attn_q.weight")->type == GgmlType::kQ8_0);
+  CHECK((*file)->FindTensor("blk.0.ffn_down.weight")->type == GgmlType::kF16);  // K = 80
+}
+
+TEST_CASE("A model becomes a compressed-tensors directory whose config names each scheme", "[apps]") {
+  const Workplace w;
+  for (const char* scheme : {"w4a16", "w8a16", "w8a8"}) {
+    INFO(scheme);
+    const std::string q = w / (std::string("q-") + scheme), ct = w / (std::string("ct-") + scheme);
+    Succeed({"quantize", w.model, "-o", q, "--scheme", scheme, "--rounding", "nearest", "--head-bits", "16",
+             "--zero-points", std::string(scheme) == "w8a8" ? "none" : "weights"});
+    const Json document = SucceedJson({"export", q, "--to", "compressed-tensors", "-o", ct});
+    CHECK(document.Find("tensors")->array().size() > 8);
+    const auto config = ParseJson(ReadAll(ct + "/config.json"), "config.json");
+    REQUIRE(config.ok());
+    const Json& quantization = *config->Find("quantization_config");
+    CHECK(*quantization.GetString("format", "") ==
+          (std::string(scheme) == "w8a8" ? "int-quantized" : "pack-quantized"));
+    const Json& group = *quantization.Find("config_groups")->Find("group_0");
+    CHECK(*group.Find("weights")->GetBool("symmetric", "") == (std::string(scheme) == "w8a8"));
+    CHECK(group.Find("input_activations")->is_null() == (std::string(scheme) != "w8a8"));
+    const auto model = SafetensorsModel::Open(ct);
+    REQUIRE(model.ok());
+    const std::string module = "model.layers.0.self_attn.q_proj";
+    CHECK(((*model)->Find(module + ".weight_packed") != nullptr) == (std::string(scheme) != "w8a8"));
+    CHECK((*model)->Find(module + ".weight_scale") != nullptr);
+    CHECK(PathExists(ct + "/tokenizer.json"));
+  }
+}
+
+TEST_CASE("As safetensors a quantized model is a float model again", "[apps]") {
+  const Workplace w;
+  Succeed({"quantize", w.model, "-o", w / "q", "--scheme", "w8a8", "--rounding", "nearest"});
+  Succeed({"export", w / "q", "--to", "safetensors", "-o", w / "float"});
+  Succeed({"inspect", w / "float"});
+  CheckRefused({"export", w / "q", "--to", "safetensors", "-o", w / "float"}, 6,
+               absl::StrCat("spikefold export: ", w / "float",
+                            ": exists; choose another output, or replace it with --force"));
+}
+
+TEST_CASE("An export that cannot be leaves nothing behind and says what to do", "[apps]") {
+  const Workplace w;
+  Succeed({"quantize", w.model, "-o", w / "q", "--scheme", "w8a8", "--rounding", "nearest", "--rotate",
+           "online"});
+  for (const char* format : {"gguf", "compressed-tensors", "safetensors"}) {
+    const Finished run = RunSpikefold({"export", w / "q", "--to", format, "-o", w / "out"});
+    CHECK(run.exit == 4);
+    CHECK(run.err.find("--rotate offline") != std::string::npos);
+    CHECK(!PathExists(w / "out"));
+  }
+  CHECK(RunSpikefold({"export", w.model, "--to", "ggml", "-o", w / "out"}).exit == 2);
+  CHECK(RunSpikefold({"export", w.model, "--to", "safetensors", "--type", "q8_0", "-o", w / "out"}).exit ==
+        2);
+}
+
+}  // namespace
+}  // namespace spikefold::testing
