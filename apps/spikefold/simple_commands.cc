@@ -2,6 +2,7 @@
 
 #include <memory>
 
+#include "apps/spikefold/diff_command.h"
 #include "apps/spikefold/doctor_command.h"
 #include "apps/spikefold/export_command.h"
 #include "apps/spikefold/gate_command.h"
@@ -57,6 +58,21 @@ CommandSpec GateSpec() {
   return c;
 }
 
+CommandSpec DiffSpec() {
+  CommandSpec c{
+      .name = "diff",
+      .summary = "Says what differs between two models, plans, scans or evaluations: exit code 5 if anything",
+      .examples =
+          "spikefold diff model-a model-b\n"
+          "spikefold diff a.plan.json b.plan.json\n"
+          "spikefold diff scan-a/outliers.json scan-b/outliers.json --json"};
+  const auto o = Bind<DiffCommandOptions>(c, RunDiff);
+  c.options = {
+      {"A", &o->a, "A directory that quantize wrote, or a JSON file of plan, scan or eval", "", true},
+      {"B", &o->b, "What to compare it with, of the same kind", "", true}};
+  return c;
+}
+
 CommandSpec ReportSpec() {
   CommandSpec c{.name = "report",
                 .summary = "Puts evaluations side by side: accuracy against bits, and why",
@@ -92,7 +108,7 @@ CommandSpec DoctorSpec() {
 }  // namespace
 
 std::vector<CommandSpec> SimpleCommands() {
-  return {ExportSpec(), GateSpec(), ReportSpec(), VerifySpec(), DoctorSpec()};
+  return {ExportSpec(), GateSpec(), DiffSpec(), ReportSpec(), VerifySpec(), DoctorSpec()};
 }
 
 }  // namespace spikefold
