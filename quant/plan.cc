@@ -32,7 +32,8 @@ QuantizedLinearSpec SpecOf(const TensorDecision& d) {
   spec.has_bias = d.has_bias;
   spec.reason = d.reason;
   if (d.weight_bits == 16) return spec;
-  spec.format = {.bits = d.weight_bits, .grouped = d.group_size > 0, .symmetric = !d.weight_zeros};
+  spec.format = {
+      .bits = d.weight_bits, .grouped = d.group_size > 0, .symmetric = !d.weight_zeros, .trellis = d.trellis};
   spec.group = d.group_size;
   spec.num_kept = static_cast<int64_t>(d.kept.size());
   spec.num_super = static_cast<int64_t>(d.supers.size());

@@ -26,6 +26,7 @@ struct TensorDecision {
   bool has_bias = false;
   int weight_bits = 16;       // 2, 3, 4, 8, 16
   int group_size = 0;         // 0: per channel
+  bool trellis = false;       // the codes are steps of a path; 2 to 6 bits, per channel
   bool weight_zeros = false;  // asymmetric
   ScaleMethod weight_scales = ScaleMethod::kAbsMax;
   Rounding rounding = Rounding::kNearest;  // never automatic

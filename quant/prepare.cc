@@ -1,5 +1,7 @@
 #include "quant/prepare.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "calib/recalibrate.h"
@@ -162,6 +164,7 @@ class Preparer {
     if (recipe_.bits <= 0 || input.stats == nullptr) return absl::OkStatus();
     StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
     how.zeros = WeightZeros(recipe_, *scheme);
+    how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated());
     how.gptq = recipe_.rounding != Rounding::kNearest;
     how.pool = in_.pool;
     how.progress = in_.progress;
@@ -176,8 +179,15 @@ class Preparer {
     return absl::OkStatus();
   }
 
+  bool Rotated() const {
+    if (out_.folded == nullptr) return false;
+    const auto& folds = out_.folded->folds();
+    return std::find(folds.begin(), folds.end(), "R1") != folds.end();
+  }
+
   FoldWords Words() const {
-    return {.applied = out_.folded == nullptr ? "" : absl::StrJoin(out_.folded->folds(), "+"),
+    return {.rotated = Rotated(),
+            .applied = out_.folded == nullptr ? "" : absl::StrJoin(out_.folded->folds(), "+"),
             .refused = refused_};
   }
 

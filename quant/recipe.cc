@@ -23,6 +23,8 @@ constexpr Words<ZeroPoints, 5> kZeroPoints = {{{"auto", ZeroPoints::kAuto},
                                                {"weights", ZeroPoints::kWeights},
                                                {"activations", ZeroPoints::kActivations},
                                                {"both", ZeroPoints::kBoth}}};
+constexpr Words<Codes, 3> kCodes = {
+    {{"auto", Codes::kAuto}, {"grid", Codes::kGrid}, {"trellis", Codes::kTrellis}}};
 constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
                                                   {"none", OutlierMode::kNone},
                                                   {"keep", OutlierMode::kKeep},
@@ -62,6 +64,8 @@ absl::StatusOr<ZeroPoints> ParseZeroPoints(absl::string_view name) {
   return Parse(kZeroPoints, "zero points", name);
 }
 const char* ZeroPointsName(ZeroPoints zero_points) { return NameOf(kZeroPoints, zero_points); }
+absl::StatusOr<Codes> ParseCodes(absl::string_view name) { return Parse(kCodes, "codes", name); }
+const char* CodesName(Codes codes) { return NameOf(kCodes, codes); }
 const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
 
 ScaleMethod ActivationScales(const Recipe& recipe) {
@@ -108,6 +112,7 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("outliers", OutlierModeName(recipe.outliers))
       .Set("group_size", recipe.group_size)
       .Set("bits", recipe.bits)
+      .Set("codes", CodesName(recipe.codes))
       .Set("zero_points", ZeroPointsName(recipe.zero_points))
       .Set("keep_columns", recipe.keep_columns)
       .Set("random_columns", recipe.random_columns)
@@ -152,6 +157,7 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
                                                  "kv_sinks",
                                                  "kv_recent",
                                                  "kv_window",
+                                                 "codes",
                                                  "zero_points",
                                                  "bits"};
   Recipe recipe;
@@ -176,6 +182,9 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
     } else if (key == "rounding") {
       SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(word));
+    } else if (key == "codes") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.codes, ParseCodes(word));
     } else if (key == "zero_points") {
       SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(word));

@@ -53,6 +53,16 @@ absl::StatusOr<ZeroPoints> ParseZeroPoints(
     absl::string_view name);  // "auto", "none", "weights", "activations", "both"
 const char* ZeroPointsName(ZeroPoints zero_points);
 
+// What weights of fewer than 8 bits become.
+enum class Codes {
+  kAuto,     // a trellis where it pays: on rotated weights, which are nearly Gaussian, if nothing asks for a
+             // grid
+  kGrid,     // points of a grid, one scale a group
+  kTrellis,  // steps of a path (formats/quantized/trellis.h), one scale a channel
+};
+absl::StatusOr<Codes> ParseCodes(absl::string_view name);  // "auto", "grid", "trellis"
+const char* CodesName(Codes codes);
+
 // Rotations by the names of quant/folds: R1 residual, R2 values, R3 queries and keys, R4 down_proj's input.
 struct RotationChoice {
   bool automatic = true;  // what pays for the scheme
@@ -72,6 +82,7 @@ struct Recipe {
   OutlierMode outliers = OutlierMode::kAuto;
   int group_size = 0;  // 0: the scheme's default for this model
   double bits = 0;     // > 0: mean bits a weight, spent where rounding hurts most; 0: all linears alike
+  Codes codes = Codes::kAuto;
   ZeroPoints zero_points = ZeroPoints::kAuto;
   int keep_columns = -1;            // kept columns a site; -1: what the mode says
   bool random_columns = false;      // the control: as many columns, chosen at random

@@ -19,8 +19,8 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 }  // namespace
 
 bool RecipeOptions::any() const {
-  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || zero_points || smooth ||
-         activation_scales || weight_scales || group_size || bits || keep_columns || keep_modules ||
+  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || codes || zero_points ||
+         smooth || activation_scales || weight_scales || group_size || bits || keep_columns || keep_modules ||
          head_bits || random_columns || keep_rows || keep_super_weights || !keep.empty() || kv.any();
 }
 
@@ -40,6 +40,9 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   }
   if (options.rounding) {
     SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(*options.rounding));
+  }
+  if (options.codes) {
+    SF_ASSIGN_OR_RETURN(recipe.codes, ParseCodes(*options.codes));
   }
   if (options.zero_points) {
     SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(*options.zero_points));

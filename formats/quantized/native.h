@@ -10,7 +10,7 @@
 //   format    tensors
 //   float     P.weight BF16|F16|F32 [N,K]
 //   8 bit     P.weight I8 [N,K] codes
-//   2-4 bit   P.weight_packed I32 [N,ceil(K*b/32)]: a row's codes as code_stream.h lays them (4 bit: code + 8
+//   2-6 bit   P.weight_packed I32 [N,ceil(K*b/32)]: a row's codes as code_stream.h lays them (4 bit: code + 8
 //             of element i in bits 4*(i%8) of word i/8), as compressed-tensors does; P.weight_shape I64 [2] =
 //             N, K
 //   scales    P.weight_scale F32 [N,1] per channel, BF16|F16|F32 [N,K/group] per group
@@ -85,7 +85,7 @@ struct QuantizedLinear : QuantizedLinearSpec {
   explicit QuantizedLinear(QuantizedLinearSpec spec) : QuantizedLinearSpec(std::move(spec)) {}
 
   Tensor float_weight;                     // float weights: [n, k] of float_dtype; empty otherwise
-  std::vector<int8_t> codes;               // [n, k] in format.lo()..hi(); empty for float weights
+  std::vector<int8_t> codes;               // [n, k] in format.lo()..hi(); empty for float weights; trellis.h
   std::vector<float> scales;               // [n, num_groups()] values that their stored type holds exactly
   std::vector<int8_t> zeros;               // [n, num_groups()] in format.lo()..hi(); empty if symmetric
   std::vector<int32_t> kept_columns;       // [r] strictly ascending
@@ -105,6 +105,9 @@ absl::Status CheckSpec(const QuantizedLinearSpec& spec);
 // That a linear's vectors agree with its spec and with all rules above (ranges, zero codes, order, finite
 // values). InvalidArgument naming module and index.
 absl::Status CheckLinear(const QuantizedLinear& linear);
+
+// Trellis codes: the INT8 matrix [n, k] that they stand for, with the same scales.
+std::vector<int8_t> Levels(const QuantizedLinear& linear);
 
 // float32 weight [n, k] that the stored parts stand for: scale * (code - zero), kept columns and super
 // weights put back. For tests, export and comparison; not how the kernels compute.
