@@ -50,7 +50,7 @@ QuantizedLinearSpec SpecOf(const TensorDecision& decision);
 
 struct PlanTotals {
   int64_t linear_bytes = 0,
-          linear_weights = 0;  // decoder linears with scales, kept columns, super weights, biases
+          linear_weights = 0;  // decoder linears with scales, kept columns, super weights, biases, shifts
   int64_t total_bytes = 0, total_weights = 0;  // and embedding, head, norms, prefix
   int64_t prefix_bytes = 0;
   double bits_linear() const;

@@ -42,6 +42,9 @@ class Preparer {
     if (treatments_.smooth > 0) {
       SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options));
     }
+    if (treatments_.shift) {
+      SF_ASSIGN_OR_RETURN(options.shifts, ShiftsOf(options));
+    }
     if (!options.any()) return CalibrateOnAll(*scheme);
     SF_ASSIGN_OR_RETURN(out_.folded, FoldCheckpoint(*in_.reader, options, in_.pool));
     for (const RefusedFold& refused : out_.folded->refused()) {
@@ -136,6 +139,28 @@ class Preparer {
       scales.push_back(std::move(s));
     }
     return scales;
+  }
+
+  // Means of the inputs of the model with all other folds.
+  absl::StatusOr<std::vector<SiteShift>> ShiftsOf(const FoldOptions& others) {
+    std::unique_ptr<FoldedCheckpoint> folded;
+    if (others.any()) {
+      SF_ASSIGN_OR_RETURN(folded, FoldCheckpoint(*in_.reader, others, in_.pool));
+    }
+    SF_ASSIGN_OR_RETURN(const CalibStats stats, StatsOf(folded == nullptr ? *in_.reader : *folded));
+    const StatsArm* const arm = stats.FindArm(ArmName());
+    if (arm == nullptr) return absl::InternalError("shift: a calibrated arm is missing");
+    std::vector<SiteShift> shifts;
+    for (const SiteStats& site : arm->sites) {
+      const Site& place = in_.reader->graph().sites[static_cast<size_t>(site.site)];
+      if (place.layer < 0 || site.rows == 0) continue;
+      SiteShift& shift =
+          shifts.emplace_back(SiteShift{.layer = place.layer, .value = place.value, .values = {}});
+      for (const double sum : site.sum) {
+        shift.values.push_back(static_cast<float>(sum / static_cast<double>(site.rows)));
+      }
+    }
+    return shifts;
   }
 
   // Calibrates a model, folded or not, on the scan's text, or finds that it was done before.

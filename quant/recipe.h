@@ -74,11 +74,21 @@ struct RotationChoice {
 absl::StatusOr<RotationChoice> ParseRotations(absl::string_view words);
 std::string RotationWords(const RotationChoice& choice);
 
+// Constants taken off the linears' inputs (quant/folds/shift.cc).
+enum class Shift {
+  kAuto,  // means where activations have 4 bits and rows are rotated
+  kNone,
+  kMean,
+};
+absl::StatusOr<Shift> ParseShift(absl::string_view name);  // "auto", "none", "mean"
+const char* ShiftName(Shift shift);
+
 struct Recipe {
   std::string scheme;  // a row of Schemes()
   RotationChoice rotate;
   Rounding rounding = Rounding::kAuto;
   double smooth = 0;  // > 0: channel scales with this alpha on all four sites (2211.10438); 0: none
+  Shift shift = Shift::kAuto;
   OutlierMode outliers = OutlierMode::kAuto;
   int group_size = 0;  // 0: the scheme's default for this model
   double bits = 0;     // > 0: mean bits a weight, spent where rounding hurts most; 0: all linears alike

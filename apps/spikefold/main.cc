@@ -281,6 +281,11 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
                 "measurably hurts most [all linears alike]")
       ->type_name("B");
   c->add_option(
+       "--shift", o.shift,
+       "mean: the mean of each linear's input is taken off it and goes into the bias; none, auto (mean "
+       "for INT4 activations)")
+      ->type_name("HOW");
+  c->add_option(
        "--codes", o.codes,
        "What weights below 8 bits become: grid (points, one scale a group), trellis (paths, one scale "
        "a channel), auto (a trellis on rotated weights)")

@@ -23,7 +23,8 @@
 // scale, so that, with x^ = x_scale*(xq - x_zero) and w^ = scale*(wq - zero),
 //   y = sum_k x^*w^ + sum_{k kept} x_k * kept_weight + sum_super x_col * value + bias.
 // Rotations of the values between linears are named in the sidecar; their signs, never a seed, are stored:
-// spikefold.rotation.NAME.sign I8 [width]. Those "online" are applied while the model runs; weights, kept
+// spikefold.rotation.NAME.sign I8 [width]. What is taken off a site's input (after its rotation) is
+// spikefold.shift.SITE BF16 [K]. Those "online" are applied while the model runs; weights, kept
 // columns and input scales are those of the rotated inputs.
 // An embedding or a head that is quantized is a linear too: module "model.embed_tokens", N = vocab, K =
 // hidden.
@@ -126,6 +127,13 @@ struct NativePrefix {
   std::vector<Tensor> k, v;  // for each of spec.layers: BF16 [num_kv_heads, p, head_dim]
 };
 
+// What is taken off the (rotated) input of a site while the model runs; its linears' biases hold its product
+// with their unrounded weights.
+struct NativeShift {
+  std::string site;           // Site::name
+  std::vector<float> values;  // [k], exact in BF16
+};
+
 // The sidecar, without what the writer itself computes.
 struct NativeInfo {
   std::string tool_version;                  // "0.1.0"
@@ -135,6 +143,7 @@ struct NativeInfo {
   std::vector<QuantizedLinearSpec> linears;  // every linear once; also a quantized embedding
   NativePrefixSpec prefix;
   std::vector<Rotation> rotations;  // ModelGraph::rotations of the model that was quantized
+  std::vector<NativeShift> shifts;  // Site::shift of its sites that have one
   NativeKv kv;
   Json folds;                              // array of objects, provenance only; or null
   Json calibration;                        // object, provenance only; or null
