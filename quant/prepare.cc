@@ -186,7 +186,7 @@ class Preparer {
 
   absl::Status PriceStorage(const CheckpointReader& model, PlannerInput& input) {
     SF_ASSIGN_OR_RETURN(const Scheme* const scheme, FindScheme(recipe_.scheme));
-    if (recipe_.bits <= 0 || input.stats == nullptr) return absl::OkStatus();
+    if (!recipe_.has_budget() || input.stats == nullptr) return absl::OkStatus();
     StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
     how.zeros = WeightZeros(recipe_, *scheme);
     how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated());

@@ -280,6 +280,12 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
                 "Mean bits a weight of the linears below 8 bits: more bits, or finer groups, where rounding "
                 "measurably hurts most [all linears alike]")
       ->type_name("B");
+  c->add_option("--max-bytes", o.max_bytes,
+                "The same, within so many bytes for all that is stored: 80MB, 1.5GiB")
+      ->type_name("SIZE");
+  c->add_option("--max-kld", o.max_kld,
+                "The same, with the least bits whose expected KL divergence is at most this")
+      ->type_name("NATS");
   c->add_option(
        "--shift", o.shift,
        "mean: the mean of each linear's input is taken off it and goes into the bias; none, auto (mean "
