@@ -114,7 +114,7 @@ class Exporter {
     SF_RETURN_IF_ERROR(CheckExportable(source_, report_.format));
     dtype_ = ChooseType();
     SF_RETURN_IF_ERROR(ChooseBiases());
-    SF_ASSIGN_OR_RETURN(report_.losses, CommonLosses(source_));
+    SF_ASSIGN_OR_RETURN(report_.losses, CommonLosses(source_, options_.compressed_tensors));
     for (const ExportWeight& w : source_.weights()) {
       decisions_.push_back(DecideDirectory(w, options_.compressed_tensors, dtype_));
     }

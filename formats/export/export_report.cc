@@ -60,7 +60,7 @@ absl::StatusOr<ExportLoss> PrefixLoss(const ExportSource& source) {
 
 }  // namespace
 
-absl::StatusOr<std::vector<ExportLoss>> CommonLosses(const ExportSource& source) {
+absl::StatusOr<std::vector<ExportLoss>> CommonLosses(const ExportSource& source, bool target_keeps_static) {
   std::vector<ExportLoss> losses;
   const NativeInfo* info = source.native();
   if (info == nullptr) return losses;
@@ -82,7 +82,20 @@ absl::StatusOr<std::vector<ExportLoss>> CommonLosses(const ExportSource& source)
                                   "products are the same without it")});
     }
   }
-  int64_t spiked = 0;
+  if (!info->shifts.empty()) {
+    losses.push_back(
+        {.what = "shifts",
+         .detail = absl::StrCat("what is taken off the inputs of ", info->shifts.size(),
+                                " sites went into biases: the same function with float activations, "
+                                "but activations are rounded unshifted")});
+  }
+  int64_t spiked = 0, fixed = 0;
+  for (const QuantizedLinearSpec& s : info->linears) fixed += s.act.is_static() ? 1 : 0;
+  if (!info->shifts.empty() && fixed > 0 && target_keeps_static) {
+    losses.push_back({.what = "static scales",
+                      .detail = "were chosen for shifted inputs; without the shift values saturate",
+                      .changes_function = true});
+  }
   for (const QuantizedLinearSpec& s : info->linears) spiked += s.spike_threshold > 0 ? 1 : 0;
   if (spiked > 0) {
     losses.push_back({.what = "spike rows",

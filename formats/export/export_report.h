@@ -42,6 +42,6 @@ double RelativeError(absl::Span<const float> ours, absl::Span<const float> their
 
 // Losses that no format but the native one can take: the prefix, coded keys and values, rotated queries and
 // keys, spike rows in float.
-absl::StatusOr<std::vector<ExportLoss>> CommonLosses(const ExportSource& source);
+absl::StatusOr<std::vector<ExportLoss>> CommonLosses(const ExportSource& source, bool target_keeps_static);
 
 }  // namespace spikefold

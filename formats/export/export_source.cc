@@ -27,6 +27,11 @@ void ExportSource::ListWeights() {
     w.stored_type = stored->stored_type;
     w.has_bias = reader_->Find(w.bias_name()) != nullptr;
     if (native_ != nullptr) w.spec = native_->FindLinear(node.module);
+    if (w.spec != nullptr && w.spec->format.trellis) {
+      levels_.push_back(std::make_unique<QuantizedLinearSpec>(*w.spec));
+      levels_.back()->format = WeightFormat::kS8c;
+      w.spec = levels_.back().get();
+    }
     weights_.push_back(std::move(w));
   }
 }
@@ -34,7 +39,23 @@ void ExportSource::ListWeights() {
 bool ExportSource::has_head() const { return !weights_.empty() && weights_.back().node.role == Role::kHead; }
 
 absl::StatusOr<QuantizedLinear> ExportSource::ReadLinear(const ExportWeight& weight) const {
-  return native_->ReadLinear(weight.node.module);
+  SF_ASSIGN_OR_RETURN(QuantizedLinear linear, native_->ReadLinear(weight.node.module));
+  if (linear.format.trellis) {
+    linear.codes = Levels(linear);
+    linear.format = WeightFormat::kS8c;
+  }
+  return linear;
+}
+
+const NativeShift* ExportSource::ShiftOf(const ExportWeight& weight) const {
+  if (native_ == nullptr) return nullptr;
+  const ModelGraph& graph = reader_->graph();
+  const int site = graph.SiteOf(graph.FindModule(weight.node.module));
+  if (site < 0) return nullptr;
+  for (const NativeShift& shift : native_->info().shifts) {
+    if (shift.site == graph.sites[static_cast<size_t>(site)].name) return &shift;
+  }
+  return nullptr;
 }
 
 absl::StatusOr<Tensor> ExportSource::ReadWeight(const ExportWeight& weight) const {
@@ -45,7 +66,21 @@ absl::StatusOr<Tensor> ExportSource::ReadWeight(const ExportWeight& weight) cons
 
 absl::StatusOr<Tensor> ExportSource::ReadBias(const ExportWeight& weight) const {
   if (!weight.has_bias) return Tensor(DType::kF32, {weight.node.n});
-  return reader_->ReadF32(weight.bias_name());
+  SF_ASSIGN_OR_RETURN(Tensor bias, reader_->ReadF32(weight.bias_name()));
+  const NativeShift* shift = ShiftOf(weight);
+  if (shift == nullptr) return bias;
+  SF_ASSIGN_OR_RETURN(const Tensor values, ReadWeight(weight));
+  const int64_t n = weight.node.n, k = weight.node.k;
+  for (int64_t row = 0; row < n; ++row) {
+    double product = 0;
+    for (int64_t i = 0; i < k; ++i) {
+      product += static_cast<double>(values.as<float>()[static_cast<size_t>(row * k + i)]) *
+                 static_cast<double>(shift->values[static_cast<size_t>(i)]);
+    }
+    float& b = bias.as<float>()[static_cast<size_t>(row)];
+    b = static_cast<float>(static_cast<double>(b) - product);
+  }
+  return bias;
 }
 
 absl::StatusOr<NativePrefix> ExportSource::ReadPrefix() const {

@@ -17,10 +17,11 @@ namespace spikefold {
 // A node of the graph that has a weight.
 struct ExportWeight {
   Node node;
-  Shape shape;                                // [n, k], or [k] of a gain
-  const QuantizedLinearSpec* spec = nullptr;  // of a native checkpoint's linear; nullptr otherwise
-  std::string stored_type;                    // "s4g32", "BF16", "Q4_1"
-  bool has_bias = false;                      // also where only a fold brought one in
+  Shape shape;  // [n, k], or [k] of a gain
+  // Of a native checkpoint's linear, trellis codes as the INT8 levels that they stand for; nullptr otherwise.
+  const QuantizedLinearSpec* spec = nullptr;
+  std::string stored_type;  // "s4g32", "BF16", "Q4_1"
+  bool has_bias = false;    // also where only a fold brought one in
 
   bool quantized() const { return spec != nullptr && !spec->format.is_float(); }
   bool is_linear() const { return IsLinearRole(node.role); }
@@ -45,7 +46,8 @@ class ExportSource {
   absl::StatusOr<QuantizedLinear> ReadLinear(const ExportWeight& weight) const;
   // float32 values that the stored parts stand for; a gain as HF stores it.
   absl::StatusOr<Tensor> ReadWeight(const ExportWeight& weight) const;
-  // float32 [n]; zeros where the linear has none.
+  // float32 [n]; zeros where the linear has none. What the native model takes off the input is folded in:
+  // with float activations y = W x + this is the same function.
   absl::StatusOr<Tensor> ReadBias(const ExportWeight& weight) const;
   // The prefix; empty ids when there is none.
   absl::StatusOr<NativePrefix> ReadPrefix() const;
@@ -53,10 +55,13 @@ class ExportSource {
  private:
   ExportSource() = default;
   void ListWeights();
+  // Taken off the inputs of a linear; nullptr: nothing.
+  const NativeShift* ShiftOf(const ExportWeight& weight) const;
 
   std::unique_ptr<CheckpointReader> reader_;
   std::unique_ptr<NativeReader> native_;  // null: a float model
   std::vector<ExportWeight> weights_;
+  std::vector<std::unique_ptr<QuantizedLinearSpec>> levels_;  // of trellis codes
 };
 
 // Which linears must have a bias in a format that switches biases on for a whole group: where one of them has

@@ -154,7 +154,7 @@ class Exporter {
     SF_RETURN_IF_ERROR(CheckExportable(source_, "GGUF"));
     SF_ASSIGN_OR_RETURN(arch_, GgufArchitecture(source_.config()));
     SF_RETURN_IF_ERROR(ChooseBiases());
-    SF_ASSIGN_OR_RETURN(report_.losses, CommonLosses(source_));
+    SF_ASSIGN_OR_RETURN(report_.losses, CommonLosses(source_, false));
     for (const ExportWeight& w : source_.weights()) decisions_.push_back(DecideGguf(w, options_));
     ReportActivations();
     GgufMetadata metadata;
