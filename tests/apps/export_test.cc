@@ -60,6 +60,27 @@ TEST_CASE("As safetensors a quantized model is a float model again", "[apps]") {
                             ": exists; choose another output, or replace it with --force"));
 }
 
+TEST_CASE("Shifts go into biases and trellis codes become their levels, with the same function", "[apps]") {
+  const Workplace w;
+  const auto ppl = [&](const std::string& model) {
+    return *SucceedJson({"eval", model, "--reference", w.model, "--text", w.text, "--context", "64",
+                         "--windows", "4"})
+                .GetDouble("ppl", "");
+  };
+  const std::vector<std::vector<std::string>> cases = {{"--scheme", "w8a16", "--shift", "mean"},
+                                                       {"--scheme", "w4a16", "--codes", "trellis"}};
+  for (size_t i = 0; i < cases.size(); ++i) {
+    const std::string q = w / absl::StrCat("q", i), out = w / absl::StrCat("out", i);
+    std::vector<std::string> arguments = {"quantize",  w.model,      "-o",       q,        "--rotate",
+                                          "none",      "--rounding", "nearest",  "--text", w.text,
+                                          "--windows", "4",          "--length", "64"};
+    arguments.insert(arguments.end(), cases[i].begin(), cases[i].end());
+    Succeed(arguments);
+    Succeed({"export", q, "--to", "safetensors", "-o", out});
+    CHECK(ppl(out) == Approx(ppl(q)).epsilon(2e-3));
+  }
+}
+
 TEST_CASE("An export that cannot be leaves nothing behind and says what to do", "[apps]") {
   const Workplace w;
   Succeed({"quantize", w.model, "-o", w / "q", "--scheme", "w8a8", "--rounding", "nearest", "--rotate",
