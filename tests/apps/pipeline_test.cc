@@ -66,6 +66,29 @@ TEST_CASE("scan finds the planted spikes and plan, quantize, eval and verify wor
   CHECK(ReadAll(w / "report.html").find("<svg") != std::string::npos);
 }
 
+TEST_CASE("ablate zeroes the planted spikes beside its control, with a scan or without", "[apps]") {
+  const PlantedWorkplace w;
+  const std::vector<std::string> with_scan = {"ablate",    w.model,  "--scan",    w.scan,
+                                              "--text",    w.Text(), "--context", "64",
+                                              "--windows", "2",      "-o",        w / "ablate.json"};
+  const std::string table = Succeed(with_scan);
+  CHECK(table.find(absl::StrCat("Spikes after layer ", w.planted.step_up)) != std::string::npos);
+  CHECK(table.find("at random places") != std::string::npos);
+  const Json json = SucceedJson(with_scan);
+  CHECK(ReadAll(w / "ablate.json") == json.Dump(1) + "\n");
+  const Json &zero = json.Find("arms")->array()[0], &control = json.Find("arms")->array()[1];
+  CHECK(*zero.GetString("edit", "") == "zero");
+  CHECK(*control.GetBool("control", ""));
+  CHECK(*zero.GetDouble("kld_mean", "") > 5 * *control.GetDouble("kld_mean", ""));
+  const Json own = SucceedJson({"ablate", w.model, "--text", w.Text(), "--context", "64", "--windows", "2"});
+  CHECK(*own.Find("arms")->array()[0].GetInt("layer", "") == w.planted.step_up);
+  // A text that does not fill a window, and a scan of another model.
+  REQUIRE(WriteFileAtomically(w / "short.txt", "a").ok());
+  const Finished refused = RunSpikefold({"ablate", w.model, "--scan", w.scan, "--text", w / "short.txt"});
+  CHECK(refused.exit == 2);
+  CHECK(refused.err.find("one window needs 512") != std::string::npos);
+}
+
 TEST_CASE("report writes what the ending says and refuses any other and what is no evaluation", "[apps]") {
   const Workplace w;
   const std::string eval = w / "eval.json";
