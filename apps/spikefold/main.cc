@@ -11,6 +11,7 @@
 #include "absl/strings/strip.h"
 #include "apps/spikefold/ablate_command.h"
 #include "apps/spikefold/bench_command.h"
+#include "apps/spikefold/compare_command.h"
 #include "apps/spikefold/doctor_command.h"
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
@@ -89,6 +90,7 @@ class CommandLine {
     AddInspect();
     AddScan();
     AddAblate();
+    AddCompare();
     AddPlan();
     AddQuantize();
     AddEval();
@@ -182,6 +184,7 @@ class CommandLine {
   void AddInspect();
   void AddScan();
   void AddAblate();
+  void AddCompare();
   void AddPlan();
   void AddQuantize();
   void AddEval();
@@ -235,6 +238,9 @@ void CommandLine::AddScan() {
       ->required()
       ->type_name("DIR");
   AddScanText(c, o->text);
+  c->add_flag(
+      "--anatomy", o->text.anatomy,
+      "Also ask which tokens spike when they stand first, and for sinks in random and repeated tokens");
   c->add_flag("--force", o->force, "Replace a scan that is there");
 }
 
@@ -250,6 +256,13 @@ void CommandLine::AddAblate() {
   c->add_option("-o,--output", o->output, "Write the result here, as JSON")->type_name("FILE");
   AddCount(c, "--windows", o->windows, "Measure on so many windows", 1);
   AddCount(c, "--context", o->context, "Tokens of a window", 8, 1 << 20);
+}
+
+void CommandLine::AddCompare() {
+  CompareCommandOptions* o = nullptr;
+  CLI::App* c = Add("compare", "Puts the outliers of several models side by side, and what each allows",
+                    "spikefold compare scan-a scan-b", RunCompare, &o);
+  c->add_option("SCAN", o->scans, "What scan wrote")->required()->type_name("");
 }
 
 void AddKv(CLI::App* c, KvFlags& o, const char* form) {
