@@ -9,6 +9,8 @@ namespace spikefold {
 namespace {
 
 constexpr int kOctave = 8;  // magnitude bins
+// So many rows of a column beyond the limit are no chance.
+constexpr int64_t kMinRows = 3, kMinRowsPer = 1024;
 // A share this many times calibration's is another text; a smaller one than the floor is chance, and
 // harmless.
 constexpr double kFactor = 8, kFloor = 1e-4;
@@ -43,6 +45,7 @@ RangeObserver::RangeObserver(const RuntimeModel& model, const Json& calibration)
               .spike_threshold = static_cast<double>(form.spike_threshold),
               .kept = std::vector<bool>(static_cast<size_t>(site.k), false),
               .column_peak = std::vector<float>(static_cast<size_t>(site.k), 0.0f),
+              .column_beyond = std::vector<int64_t>(static_cast<size_t>(site.k), 0),
               .calibrated_bin = {}};
     for (const int32_t column : form.kept) w.kept[static_cast<size_t>(column)] = true;
     if (const Json* known = SiteOf(calibration, site.name)) {
@@ -72,11 +75,15 @@ void RangeObserver::OnRows(const TapRows& rows) {
           x, x + rows.width, [&](float v) { return static_cast<double>(std::fabs(v)) > w.spike_threshold; });
       if (spike) continue;
     }
+    ++w.rows;
     for (int64_t c = 0; c < rows.width; ++c) {
       if (w.kept[static_cast<size_t>(c)]) continue;
       const float v = std::fabs(x[c]);
       ++w.range.values;
-      w.range.beyond += static_cast<double>(v) > w.range.limit;
+      if (static_cast<double>(v) > w.range.limit) {
+        ++w.range.beyond;
+        ++w.column_beyond[static_cast<size_t>(c)];
+      }
       w.column_peak[static_cast<size_t>(c)] = std::max(w.column_peak[static_cast<size_t>(c)], v);
     }
   }
@@ -89,8 +96,8 @@ std::vector<SiteRange> RangeObserver::Ranges() const {
     for (size_t c = 0; c < w.column_peak.size(); ++c) {
       const float peak = w.column_peak[c];
       range.peak = std::max(range.peak, static_cast<double>(peak));
-      const bool beyond = static_cast<double>(peak) > range.limit;
-      if (beyond && !w.calibrated_bin.empty() && MagnitudeBin(peak) > w.calibrated_bin[c] + kOctave) {
+      const bool often = w.column_beyond[c] >= std::max(kMinRows, w.rows / kMinRowsPer);
+      if (often && !w.calibrated_bin.empty() && MagnitudeBin(peak) > w.calibrated_bin[c] + kOctave) {
         range.unseen_columns.push_back(static_cast<int64_t>(c));
       }
     }

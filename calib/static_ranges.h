@@ -18,7 +18,8 @@ struct SiteRange {
   double peak = 0;                 // largest that was seen
   int64_t values = 0, beyond = 0;  // seen; of larger magnitude than the limit
   double calibrated_share = -1;    // the same share in calibration; -1: not known
-  // Beyond the limit and more than twice as large as calibration ever saw them.
+  // Beyond the limit in three rows and one of 1,024 at least, and more than twice as large as calibration
+  // ever saw them. (Single values of that size are met in text of the calibrated kind as well.)
   std::vector<int64_t> unseen_columns;
   double share() const { return values > 0 ? static_cast<double>(beyond) / static_cast<double>(values) : 0; }
   // Whether this text is another than the calibrated one, for this site.
@@ -42,9 +43,11 @@ class RangeObserver : public Taps {
     int layer = 0;
     ValueKind value = ValueKind::kAttnIn;
     double spike_threshold = 0;
-    std::vector<bool> kept;           // [k]
-    std::vector<float> column_peak;   // [k]
-    std::vector<int> calibrated_bin;  // [k] MagnitudeBin; empty: not known
+    std::vector<bool> kept;  // [k]
+    int64_t rows = 0;
+    std::vector<float> column_peak;      // [k]
+    std::vector<int64_t> column_beyond;  // [k] rows beyond the limit
+    std::vector<int> calibrated_bin;     // [k] MagnitudeBin; empty: not known
   };
   int Find(int layer, ValueKind value) const;
   std::vector<Watched> sites_;
