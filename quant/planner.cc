@@ -200,7 +200,7 @@ class Planner {
     absl::StrAppend(
         &plan_.outlier_reason,
         absl::StrFormat("; %.4g bits a weight go where rounding measurably hurts most (expected KL "
-                        "divergence %.2g)",
+                        "divergence %.2g on text like the scan's)",
                         spent.bits, spent.loss));
     return absl::OkStatus();
   }

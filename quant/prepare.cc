@@ -194,9 +194,9 @@ class Preparer {
     how.pool = in_.pool;
     how.progress = in_.progress;
     if (!in_.cache_directory.empty()) {
-      const std::string key =
-          Sha256Hex(absl::StrCat(input.model_fingerprint, treatments_.fold ? " prefix " : " plain ",
-                                 how.zeros ? "zeros " : "", in_.scan_sha256));
+      const std::string key = Sha256Hex(absl::StrCat(
+          input.model_fingerprint, treatments_.fold ? " prefix " : " plain ", how.zeros ? "zeros " : "",
+          how.trellis ? "trellis " : "", how.gptq ? "gptq " : "", in_.scan_sha256));
       how.cache = JoinPath(in_.cache_directory, absl::StrCat("costs-", key.substr(0, 16), ".json"));
     }
     SF_ASSIGN_OR_RETURN(storage_costs_, MeasureStorageCosts(how));

@@ -35,12 +35,10 @@ constexpr std::array<Scheme, 11> kSchemes = {{
     Grouped("w3a16", 3, 16, kNone, "3-bit weights, float activations"),
     Grouped("w2a16", 2, 16, kNone, "2-bit weights, float activations"),
     Grouped("w4a8", 4, 8, kPerToken, "4-bit weights, INT8 activations per token"),
-    Grouped("w4a8-static", 4, 8, kPerTensor,
-            "4-bit weights, INT8 activations with one static scale"),
+    Grouped("w4a8-static", 4, 8, kPerTensor, "4-bit weights, INT8 activations with one static scale"),
     Grouped("w4a4", 4, 4, kPerToken, "4-bit weights, INT4 activations per token"),
     Grouped("w4a4-group", 4, 4, kPerGroup, "4-bit weights, INT4 activations per group"),
-    Grouped("w4a4-static", 4, 4, kPerTensor,
-            "4-bit weights, INT4 activations with one static scale"),
+    Grouped("w4a4-static", 4, 4, kPerTensor, "4-bit weights, INT4 activations with one static scale"),
 }};
 constexpr std::array<int, 7> kGroupSizes = {64, 128, 32, 96, 192, 48, 16};
 
