@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "calib/anatomy_probes.h"
 #include "calib/census_activations.h"
 #include "calib/census_weights.h"
 #include "calib/dataset.h"
@@ -47,6 +48,11 @@ class Scanner {
     SF_RETURN_IF_ERROR(OwnSinks());
     SF_RETURN_IF_ERROR(OtherBosMode());
     SF_RETURN_IF_ERROR(Spikes());
+    if (options_.anatomy) {
+      SF_RETURN_IF_ERROR(ProbeAnatomy(
+          {.model = model_, .tokenizer = tokenizer_, .seed = options_.seed, .progress = options_.progress},
+          map_));
+    }
     SF_RETURN_IF_ERROR(Prefix());
     SF_RETURN_IF_ERROR(map_.prefix.empty() ? AllPlain() : PrefixArm());
     KeepArms();

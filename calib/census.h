@@ -37,9 +37,10 @@ struct SpikeStage {
   std::vector<SpikeChannel> channels;  // descending peak
   double first_position_share = 0;     // windows whose position 0 spikes
   std::vector<std::pair<std::string, double>>
-      tokens;                 // token text at positions > 0 that spike, share of spikes; descending
-  double per_window = 0;      // spike tokens a window at positions > 0
-  double near_constancy = 0;  // mean cosine of normalised spike rows to their mean (1 = constant)
+      tokens;                    // token text at positions > 0 that spike, share of spikes; descending
+  double per_window = 0;         // spike tokens a window at positions > 0
+  double near_constancy = 0;     // mean cosine of normalised spike rows to their mean (1 = constant)
+  double vocabulary_share = -1;  // AnatomyProbes: tokens that spike when they stand first; -1: not asked
   std::vector<UnitRef> writers, removers;
 };
 struct SuperWeightRef {
@@ -61,6 +62,9 @@ struct SinkMap {
   std::vector<double>
       value_norm_ratio;  // [num_layers] |v| of position 0 over the median of the other positions
   std::vector<double> key_norm_ratio;  // [num_layers]
+  // [num_layers] mean over windows of |v - mean v| over |mean v|, of position 0 and of one in the middle;
+  // empty in a scan of an older version.
+  std::vector<double> value_variation, other_value_variation;
 };
 struct SiteReport {
   int site = 0;
@@ -78,6 +82,14 @@ struct PrefixCandidate {
   std::string reason;
 };
 
+// Only with ScanOptions::anatomy.
+struct AnatomyProbes {
+  bool made = false;
+  int64_t vocabulary_tokens = 0;  // asked for SpikeStage::vocabulary_share
+  double sink_ratio_random = 0,
+         sink_ratio_repeated = 0;  // SinkMap::ratio in windows of random tokens, of one
+};
+
 struct OutlierMap {
   int format_version = 1;
   bool treatment_needed = false;
@@ -87,6 +99,7 @@ struct OutlierMap {
   std::vector<LayerLife> life_plain,
       life_bos;  // [num_layers + 1]; life_bos empty if the tokenizer has no BOS
   SinkMap sinks_plain, sinks_bos;
+  AnatomyProbes probes;
   std::vector<SiteReport> sites;
   std::vector<PrefixCandidate> prefixes;
   std::vector<int32_t> prefix;        // chosen; empty: none
@@ -106,6 +119,7 @@ struct ScanOptions {
   // Writing is slow (one pass over the weights a token, shared by 16 sequences), so windows are then cut to
   // 256 tokens and to this many tokens in all.
   int64_t max_generated_tokens = 4096;
+  bool anatomy = false;      // also the vocabulary and unnatural text; costs about a quarter of the scan more
   bool allow_prefix = true;  // false: no prefix search, no "prefix" arm
   Progress progress;
 };

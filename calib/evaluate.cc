@@ -106,7 +106,11 @@ class Evaluation {
   absl::Status RunWindow(size_t w) {
     const EvalWindow& window = (*windows_)[w];
     SF_RETURN_IF_ERROR(reference_arm_->Run(window));
-    if (quantized_arm_) SF_RETURN_IF_ERROR(quantized_arm_->Run(window));
+    if (quantized_arm_) {
+      const bool watched = static_cast<int64_t>(w) < options_.watch_windows;
+      quantized_arm_->set_taps(watched ? options_.watch : nullptr);
+      SF_RETURN_IF_ERROR(quantized_arm_->Run(window));
+    }
     SF_ASSIGN_OR_RETURN(WindowScores paired,
                         ScoreWindow(*reference_arm_, quantized_arm_ ? &*quantized_arm_ : nullptr));
     scores_.push_back(std::move(paired));

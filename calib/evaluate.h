@@ -12,6 +12,7 @@
 #include "formats/base/json.h"
 #include "formats/base/progress.h"
 #include "kernels/runtime/model.h"
+#include "kernels/runtime/tap.h"
 
 namespace spikefold {
 
@@ -32,6 +33,9 @@ struct EvalOptions {
   // The reference runs behind the quantized model's prefix too (paired with the same input). The unprefixed
   // reference's perplexity is computed as a control if `prefix_control`.
   bool prefix_control = true;
+  // Watches the quantized model on the first windows; null: nobody does.
+  Taps* watch = nullptr;
+  int64_t watch_windows = 8;
   bool noise_floor = false;  // also the reference against itself with bf16-rounded activations
   Progress progress;
 };

@@ -30,4 +30,28 @@ const StatsArm* CalibStats::FindArm(absl::string_view name) const {
   return nullptr;
 }
 
+std::string PeakBinsText(const SiteStats& stats) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string out;
+  for (int64_t c = 0; c < stats.k; ++c) {
+    const int bin = MagnitudeBin(stats.AbsMax(c));
+    out.push_back(kDigits[bin / 16]);
+    out.push_back(kDigits[bin % 16]);
+  }
+  return out;
+}
+
+std::vector<int> PeakBinsFromText(absl::string_view text) {
+  const auto digit = [](char c) {
+    return c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : -1;
+  };
+  std::vector<int> out;
+  for (size_t i = 0; i + 1 < text.size(); i += 2) {
+    const int high = digit(text[i]), low = digit(text[i + 1]);
+    if (high < 0 || low < 0) return {};
+    out.push_back(high * 16 + low);
+  }
+  return text.size() % 2 == 0 ? out : std::vector<int>();
+}
+
 }  // namespace spikefold

@@ -1,4 +1,5 @@
 #include "calib/census.h"
+#include "formats/families/family.h"
 
 namespace spikefold {
 namespace {
@@ -38,17 +39,19 @@ Json StageToJson(const SpikeStage& stage) {
   const auto token = [](const std::pair<std::string, double>& t) {
     return Json::MakeObject().Set("text", t.first).Set("share", t.second);
   };
-  return Json::MakeObject()
-      .Set("step_up", stage.step_up)
-      .Set("step_down", stage.step_down)
-      .Set("plateau", stage.plateau)
-      .Set("channels", List(stage.channels, channel))
-      .Set("first_position_share", stage.first_position_share)
-      .Set("tokens", List(stage.tokens, token))
-      .Set("per_window", stage.per_window)
-      .Set("near_constancy", stage.near_constancy)
-      .Set("writers", List(stage.writers, UnitToJson))
-      .Set("removers", List(stage.removers, UnitToJson));
+  Json out = Json::MakeObject()
+                 .Set("step_up", stage.step_up)
+                 .Set("step_down", stage.step_down)
+                 .Set("plateau", stage.plateau)
+                 .Set("channels", List(stage.channels, channel))
+                 .Set("first_position_share", stage.first_position_share)
+                 .Set("tokens", List(stage.tokens, token))
+                 .Set("per_window", stage.per_window)
+                 .Set("near_constancy", stage.near_constancy)
+                 .Set("writers", List(stage.writers, UnitToJson))
+                 .Set("removers", List(stage.removers, UnitToJson));
+  if (stage.vocabulary_share >= 0) out.Set("vocabulary_share", stage.vocabulary_share);
+  return out;
 }
 
 Json SuperWeightToJson(const SuperWeightRef& w) {
@@ -81,7 +84,17 @@ Json SinksToJson(const SinkMap& sinks) {
       .Set("ratio", sinks.ratio)
       .Set("mass", std::move(mass))
       .Set("value_norm_ratio", Scalars(sinks.value_norm_ratio))
-      .Set("key_norm_ratio", Scalars(sinks.key_norm_ratio));
+      .Set("key_norm_ratio", Scalars(sinks.key_norm_ratio))
+      .Set("value_variation", Scalars(sinks.value_variation))
+      .Set("other_value_variation", Scalars(sinks.other_value_variation));
+}
+
+Json ProbesToJson(const AnatomyProbes& probes) {
+  if (!probes.made) return Json();
+  return Json::MakeObject()
+      .Set("vocabulary_tokens", probes.vocabulary_tokens)
+      .Set("sink_ratio_random", probes.sink_ratio_random)
+      .Set("sink_ratio_repeated", probes.sink_ratio_repeated);
 }
 
 Json PrefixToJson(const PrefixCandidate& prefix) {
@@ -111,6 +124,7 @@ Json OutlierMapToJson(const OutlierMap& map, const ModelGraph& graph) {
   return Json::MakeObject()
       .Set("format_version", map.format_version)
       .Set("provenance", map.provenance)
+      .Set("config", ConfigToJson(graph.config))  // so that a scan can be understood without its model
       .Set("num_layers", map.num_layers)
       .Set("hidden", map.hidden)
       .Set("treatment_needed", map.treatment_needed)
@@ -125,7 +139,8 @@ Json OutlierMapToJson(const OutlierMap& map, const ModelGraph& graph) {
       .Set("life_plain", List(map.life_plain, LifeToJson))
       .Set("life_bos", List(map.life_bos, LifeToJson))
       .Set("sinks_plain", SinksToJson(map.sinks_plain))
-      .Set("sinks_bos", SinksToJson(map.sinks_bos));
+      .Set("sinks_bos", SinksToJson(map.sinks_bos))
+      .Set("probes", ProbesToJson(map.probes));
 }
 
 }  // namespace spikefold

@@ -120,6 +120,7 @@ void ReadStage(Fields& f, SpikeStage& stage) {
   });
   f.Read("per_window", stage.per_window);
   f.Read("near_constancy", stage.near_constancy);
+  if (f.Find("vocabulary_share") != nullptr) f.Read("vocabulary_share", stage.vocabulary_share);
   f.Objects("writers", stage.writers, ReadUnit);
   f.Objects("removers", stage.removers, ReadUnit);
 }
@@ -167,6 +168,10 @@ absl::Status ReadSinks(Fields& map, const char* key, absl::string_view where, Si
   });
   f.Numbers("value_norm_ratio", sinks.value_norm_ratio);
   f.Numbers("key_norm_ratio", sinks.key_norm_ratio);
+  if (f.Find("value_variation") != nullptr) {
+    f.Numbers("value_variation", sinks.value_variation);
+    f.Numbers("other_value_variation", sinks.other_value_variation);
+  }
   return f.status();
 }
 
@@ -226,6 +231,14 @@ absl::StatusOr<OutlierMap> OutlierMapFromJson(const Json& json, const ModelGraph
   SF_RETURN_IF_ERROR(f.status());
   SF_RETURN_IF_ERROR(ReadSinks(f, "sinks_plain", where, map.sinks_plain));
   SF_RETURN_IF_ERROR(ReadSinks(f, "sinks_bos", where, map.sinks_bos));
+  if (const Json* probes = json.Find("probes"); probes != nullptr && !probes->is_null()) {
+    Fields of_probes(*probes, where);
+    map.probes.made = true;
+    of_probes.Read("vocabulary_tokens", map.probes.vocabulary_tokens);
+    of_probes.Read("sink_ratio_random", map.probes.sink_ratio_random);
+    of_probes.Read("sink_ratio_repeated", map.probes.sink_ratio_repeated);
+    SF_RETURN_IF_ERROR(of_probes.status());
+  }
   if (const Json* provenance = json.Find("provenance")) map.provenance = *provenance;
   return map;
 }

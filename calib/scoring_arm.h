@@ -18,7 +18,8 @@ class ScoringArm {
   ScoringArm(const RuntimeModel& model, const KvPrefix* prefix, int64_t max_tokens,
              const ForwardOptions& options = {}, const KvOptions& kv = {});
 
-  absl::Status Run(const EvalWindow& window);  // which must live until the next Run
+  void set_taps(Taps* taps) { options_.taps = taps; }  // of the next runs; may be null
+  absl::Status Run(const EvalWindow& window);          // which must live until the next Run
   // Logits [rows, vocab] that predict the scored tokens first ... first + rows - 1 of the window.
   absl::StatusOr<const float*> Block(int64_t first, int64_t rows);
   const EvalWindow& window() const { return *window_; }

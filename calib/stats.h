@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "formats/model_graph.h"
 #include "kernels/runtime/kv_cache.h"
@@ -19,6 +20,12 @@ namespace spikefold {
 inline constexpr int kMagnitudeBins = 240;
 int MagnitudeBin(float value);      // of |value|
 float MagnitudeBinCenter(int bin);  // representative magnitude
+
+struct SiteStats;
+// The bins of all columns' largest magnitudes, two hexadecimal digits each; back again (empty: not such a
+// text).
+std::string PeakBinsText(const SiteStats& stats);
+std::vector<int> PeakBinsFromText(absl::string_view text);
 
 struct SiteStats {
   int site = 0;                     // ModelGraph::sites

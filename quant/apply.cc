@@ -10,6 +10,7 @@
 #include "formats/base/status.h"
 #include "formats/base/version.h"
 #include "formats/quantized/native.h"
+#include "quant/calibrated_ranges.h"
 #include "quant/rounding/round_weights.h"
 #include "quant/rounding/sequential.h"
 
@@ -183,13 +184,18 @@ class Applier {
   Json Calibration() const {
     const CalibStats* stats = options_.stats;
     if (stats == nullptr) return Json();
-    return Json::MakeObject()
-        .Set("source", stats->text_source)
-        .Set("sha256", stats->text_sha256)
-        .Set("tokens", stats->num_windows * stats->window_length)
-        .Set("windows", stats->num_windows)
-        .Set("bos", stats->bos)
-        .Set("seed", static_cast<int64_t>(stats->seed));
+    Json out = Json::MakeObject()
+                   .Set("source", stats->text_source)
+                   .Set("sha256", stats->text_sha256)
+                   .Set("tokens", stats->num_windows * stats->window_length)
+                   .Set("windows", stats->num_windows)
+                   .Set("bos", stats->bos)
+                   .Set("seed", static_cast<int64_t>(stats->seed));
+    if (arm_ != nullptr) {
+      Json ranges = CalibratedRanges(plan_, graph_, *arm_);
+      if (!ranges.is_null()) out.Set("static_sites", std::move(ranges));
+    }
+    return out;
   }
 
   absl::Status WriteDecision(const TensorDecision& d) {

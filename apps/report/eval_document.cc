@@ -68,9 +68,19 @@ LinearDecision FromSpec(const QuantizedLinearSpec& spec, const ModelGraph& graph
   return d;
 }
 
+// What was calibrated on, without what it saw, which static_ranges tells.
+Json Provenance(const Json& calibration) {
+  if (!calibration.is_object()) return calibration;
+  Json out = Json::MakeObject();
+  for (const auto& [key, value] : calibration.object()) {
+    if (key != "static_sites") out.Set(key, value);
+  }
+  return out;
+}
+
 void DescribeNative(const NativeInfo& info, const ModelGraph& graph, EvalDocument& doc) {
   doc.scheme = info.scheme;
-  doc.calibration = info.calibration;
+  doc.calibration = Provenance(info.calibration);
   doc.folds = info.folds;
   doc.recipe_sha256 = info.recipe_sha256;
   doc.plan_sha256 = info.plan_sha256;
@@ -150,6 +160,7 @@ absl::StatusOr<EvalDocument> MakeEvalDocument(const EvalRun& run) {
   doc.name = run.name.empty() ? LastComponent(run.model->path()) : run.name;
   doc.backend = run.backend;
   doc.command = run.command;
+  doc.static_ranges = run.static_ranges;
   doc.machine = run.machine;
   doc.threads = run.threads;
   doc.seconds = run.seconds;

@@ -71,6 +71,7 @@ struct EvalDocument {
   double activation_bits = 16;    // of the decoder's linears, weighted by multiply-adds; float counts 16
   double kv_bytes_per_token = 0;  // float counts 16 bits a value
   Prefix prefix;
+  Json static_ranges;  // what this text did at inputs with a static scale (calib/static_ranges.h); null: none
   std::vector<LinearDecision> linears;  // in the model's order
 };
 
@@ -78,7 +79,8 @@ struct EvalRun {
   const EvalResult* result = nullptr;                             // required
   const CheckpointReader *model = nullptr, *reference = nullptr;  // required; may be the same
   const TokenStream* text = nullptr;                              // required
-  KvOptions kv;                                                   // how the model kept keys and values
+  Json static_ranges;
+  KvOptions kv;      // how the model kept keys and values
   std::string name;  // empty: the last component of the model's path
   std::string backend = "cpu", command, machine;
   int threads = 0;

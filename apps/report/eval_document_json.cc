@@ -260,6 +260,7 @@ void VisitProvenance(V& v, D& d) {
     o.Text("kind", d.prefix.kind);
     o.Flag("changes_function", d.prefix.changes_function);
   });
+  v.Raw("static_ranges", d.static_ranges);
   v.Text("recipe_sha256", d.recipe_sha256);
   v.Text("plan_sha256", d.plan_sha256);
   v.Text("command", d.command);

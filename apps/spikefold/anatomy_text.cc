@@ -63,6 +63,10 @@ std::string StageText(const SpikeStage& stage, int64_t num_layers, const Console
         return absl::StrFormat("%d (%.4g)", c.channel, c.peak);
       }));
   row("tokens", TokensText(stage));
+  if (stage.vocabulary_share >= 0) {
+    row("vocabulary",
+        absl::StrFormat("%.2f %% of tokens spike when they stand first", 100 * stage.vocabulary_share));
+  }
   row("alike", absl::StrFormat("cosine %.3f of a spike row to their mean", stage.near_constancy));
   row("writers", UnitsText(stage.writers));
   row("removers", UnitsText(stage.removers));
@@ -104,6 +108,10 @@ std::string SinksText(const OutlierMap& map, const Console& console) {
   };
   row("text as it is", map.sinks_plain);
   row("behind BOS", map.sinks_bos);
+  if (map.probes.made) {
+    table.Row({"random tokens", PercentText(map.probes.sink_ratio_random)});
+    table.Row({"one token repeated", PercentText(map.probes.sink_ratio_repeated)});
+  }
   return absl::StrCat(Heading("Attention sink at the first position", console), table.Text());
 }
 

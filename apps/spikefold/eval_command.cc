@@ -3,11 +3,13 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "apps/report/eval_document.h"
 #include "apps/spikefold/eval_text.h"
 #include "apps/spikefold/machine.h"
 #include "apps/spikefold/output_path.h"
 #include "apps/spikefold/parity_command.h"
+#include "calib/static_ranges.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native.h"
@@ -50,6 +52,13 @@ absl::StatusOr<EvalModels> OpenModels(const EvalCommandOptions& options, Context
   return models;
 }
 
+// What the checkpoint keeps of its calibration; null of a float model.
+absl::StatusOr<Json> CalibrationOf(const CheckpointReader& reader) {
+  if (reader.kind() != CheckpointKind::kNative) return Json();
+  SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(reader.path()));
+  return native->info().calibration;
+}
+
 // What makes the numbers mean something else than they seem to.
 absl::Status WarnOfDoubts(const EvalModels& models, const EvalDocument& document, Console& console) {
   const OpenedModel& reference = models.the_reference();
@@ -69,6 +78,31 @@ absl::Status WarnOfDoubts(const EvalModels& models, const EvalDocument& document
     console.Warn("the model was calibrated on this very text, which flatters it; use another");
   }
   return absl::OkStatus();
+}
+
+// The worst site of those that go beyond what calibration saw, and how many others do.
+void WarnOfRanges(const std::vector<SiteRange>& ranges, const ModelGraph& graph, Console& console) {
+  const SiteRange* worst = nullptr;
+  int64_t others = -1;
+  for (const SiteRange& range : ranges) {
+    if (!range.fires()) continue;
+    ++others;
+    const bool more =
+        worst == nullptr || range.unseen_columns.size() > worst->unseen_columns.size() ||
+        (range.unseen_columns.size() == worst->unseen_columns.size() && range.share() > worst->share());
+    if (more) worst = &range;
+  }
+  if (worst == nullptr) return;
+  std::string text = absl::StrFormat("site %s: %.2g of its values are beyond its static range",
+                                     graph.sites[static_cast<size_t>(worst->site)].name, worst->share());
+  if (worst->calibrated_share >= 0)
+    absl::StrAppendFormat(&text, ", %.2g in calibration", worst->calibrated_share);
+  if (!worst->unseen_columns.empty()) {
+    absl::StrAppendFormat(&text, "; %d columns more than twice as large as calibration saw them (%d first)",
+                          worst->unseen_columns.size(), worst->unseen_columns.front());
+  }
+  if (others > 0) absl::StrAppend(&text, "; ", others, " more sites");
+  console.Warn(absl::StrCat(text, ": calibrated on other text than this"));
 }
 
 const char* BackendName(const EvalCommandOptions& options) {
@@ -110,22 +144,29 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   SF_ASSIGN_OR_RETURN(EvalOptions how, ParseEvalOptions(options, *reference.tokenizer));
   how.progress = console.progress();
   SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*reference.tokenizer, options.texts));
+  SF_ASSIGN_OR_RETURN(const Json calibration, CalibrationOf(*models.model.reader));
+  RangeObserver ranges(*models.model.model, calibration);
+  if (!ranges.empty() && options.backend == "cpu") how.watch = &ranges;
   SF_ASSIGN_OR_RETURN(const EvalResult result,
                       Evaluate(*models.model.model, *reference.model, *reference.tokenizer, text, how));
   console.EndProgress();
-  SF_ASSIGN_OR_RETURN(const EvalDocument document,
-                      MakeEvalDocument({.result = &result,
-                                        .model = models.model.reader.get(),
-                                        .reference = reference.reader.get(),
-                                        .text = &text,
-                                        .kv = models.model.model->kv(),
-                                        .name = options.name,
-                                        .backend = BackendName(options),
-                                        .command = absl::StrCat("spikefold ", context.command),
-                                        .machine = MachineText(*models.model.model),
-                                        .threads = context.num_threads(),
-                                        .seconds = Now() - start}));
+  const ModelGraph& graph = models.model.model->graph();
+  SF_ASSIGN_OR_RETURN(
+      const EvalDocument document,
+      MakeEvalDocument({.result = &result,
+                        .model = models.model.reader.get(),
+                        .reference = reference.reader.get(),
+                        .text = &text,
+                        .static_ranges = how.watch != nullptr ? RangesToJson(ranges.Ranges(), graph) : Json(),
+                        .kv = models.model.model->kv(),
+                        .name = options.name,
+                        .backend = BackendName(options),
+                        .command = absl::StrCat("spikefold ", context.command),
+                        .machine = MachineText(*models.model.model),
+                        .threads = context.num_threads(),
+                        .seconds = Now() - start}));
   SF_RETURN_IF_ERROR(WarnOfDoubts(models, document, console));
+  if (how.watch != nullptr) WarnOfRanges(ranges.Ranges(), graph, console);
   const std::string json = EvalDocumentToJson(document);
   if (!options.output.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(options.output, json));
   if (console.json()) {

@@ -4,16 +4,18 @@
 #include <functional>
 #include <memory>
 #include <new>
-#include <system_error>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
+#include "apps/spikefold/ablate_command.h"
 #include "apps/spikefold/bench_command.h"
+#include "apps/spikefold/compare_command.h"
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
 #include "apps/spikefold/generate_command.h"
+#include "apps/spikefold/guard.h"
 #include "apps/spikefold/help.h"
 #include "apps/spikefold/inspect_command.h"
 #include "apps/spikefold/interrupt.h"
@@ -25,7 +27,6 @@
 #include "apps/spikefold/standard_streams.h"
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
-#include "kernels/cpu/cpu_features.h"
 #include "quant/scheme.h"
 
 namespace spikefold {
@@ -60,6 +61,8 @@ class CommandLine {
     AddGlobalOptions();
     AddInspect();
     AddScan();
+    AddAblate();
+    AddCompare();
     AddPlan();
     AddQuantize();
     AddEval();
@@ -150,6 +153,8 @@ class CommandLine {
 
   void AddInspect();
   void AddScan();
+  void AddAblate();
+  void AddCompare();
   void AddPlan();
   void AddQuantize();
   void AddEval();
@@ -190,7 +195,31 @@ void CommandLine::AddScan() {
       ->required()
       ->type_name("DIR");
   AddScanText(c, o->text);
+  c->add_flag(
+      "--anatomy", o->text.anatomy,
+      "Also ask which tokens spike when they stand first, and for sinks in random and repeated tokens");
   c->add_flag("--force", o->force, "Replace a scan that is there");
+}
+
+void CommandLine::AddAblate() {
+  AblateCommandOptions* o = nullptr;
+  CLI::App* c = Add("ablate", "Measures what a model loses when its spikes or its attention sink are changed",
+                    "spikefold ablate MODEL --scan scan --text wiki.test.raw -o ablate.json\n"
+                    "spikefold ablate MODEL --text wiki.test.raw --windows 16",
+                    RunAblate, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("--text", o->texts, "UTF-8 text to measure on")->required()->type_name("FILE...");
+  c->add_option("--scan", o->scan, "What scan wrote; without it the text is scanned first")->type_name("DIR");
+  c->add_option("-o,--output", o->output, "Write the result here, as JSON")->type_name("FILE");
+  AddCount(c, "--windows", o->windows, "Measure on so many windows", 1);
+  AddCount(c, "--context", o->context, "Tokens of a window", 8, 1 << 20);
+}
+
+void CommandLine::AddCompare() {
+  CompareCommandOptions* o = nullptr;
+  CLI::App* c = Add("compare", "Puts the outliers of several models side by side, and what each allows",
+                    "spikefold compare scan-a scan-b", RunCompare, &o);
+  c->add_option("SCAN", o->scans, "What scan wrote")->required()->type_name("");
 }
 
 void CommandLine::AddPlan() {
@@ -400,24 +429,6 @@ When ParseWhen(const std::string& word) {
   return word == "always" ? When::kAlways : word == "never" ? When::kNever : When::kAuto;
 }
 
-absl::Status ChooseIsa(const std::string& name) {
-  if (name.empty()) return absl::OkStatus();
-  const absl::StatusOr<kernels::Isa> isa = kernels::ParseIsa(name);
-  return isa.ok() ? kernels::SetIsa(*isa) : isa.status();
-}
-
-absl::Status RunGuarded(const Command& command, Context& context) {
-  try {
-    return command.run(context);
-  } catch (const std::bad_alloc&) {
-    return absl::ResourceExhaustedError("out of memory; use a smaller model or a machine with more memory");
-  } catch (const std::system_error& error) {  // a thread could not be started
-    return absl::ResourceExhaustedError(absl::StrCat(error.what(), "; use fewer --threads"));
-  } catch (const std::exception& error) {
-    return absl::InternalError(error.what());
-  }
-}
-
 int Main(int argc, char** argv) {
   CommandLine line;
   const CommandLine::Outcome outcome = line.Parse(argc, argv);
@@ -439,7 +450,7 @@ int Main(int argc, char** argv) {
   Context context(console, globals.threads, globals.seed,
                   absl::StrJoin(std::vector<std::string>(argv + 1, argv + argc), " "));
   absl::Status status = ChooseIsa(globals.isa);
-  if (status.ok()) status = RunGuarded(*line.command(), context);
+  if (status.ok()) status = RunGuarded(line.command()->run, context);
   if (!status.ok()) {
     const std::string& name = line.command()->app->get_name();
     // Libraries name their part of the work, which is often the command itself.

@@ -23,6 +23,7 @@ absl::StatusOr<ScanResult> ScanOpened(const OpenedModel& opened, const ScanTextO
                                       Context& context) {
   ScanOptions how{.seed = context.seed,
                   .texts = options.texts,
+                  .anatomy = options.anatomy,
                   .allow_prefix = !options.no_prefix,
                   .progress = context.console.progress()};
   if (options.windows > 0) how.num_windows = options.windows;

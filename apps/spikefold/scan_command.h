@@ -17,6 +17,7 @@ struct ScanTextOptions {
   std::vector<std::string> texts;   // empty: the model writes its own text
   int64_t windows = 0, length = 0;  // 0: 64 of 512 tokens of a text; of its own text 32 of 128
   bool no_prefix = false;
+  bool anatomy = false;  // of scan alone
 };
 struct ScanCommandOptions {
   std::string model, output;

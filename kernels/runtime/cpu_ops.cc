@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <vector>
 
 #include "formats/base/status.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
@@ -180,6 +181,48 @@ absl::Status CpuOps::HeadNormRope(const HeadNormRopeArgs& a) {
   return error.Take();
 }
 
+namespace {
+
+// Rows behind `hidden` attend to the cache without it: a copy that closes the gap (keys are rotated already,
+// so that their place does not matter). In a sliding window those rows see one key less.
+absl::Status AttendWithout(int64_t hidden, const kernels::attention_f32_f32::Params& p, ThreadPool& pool) {
+  namespace attention = kernels::attention_f32_f32;
+  if (p.column_mass != nullptr) {
+    return absl::UnimplementedError("attention: no mass is counted while a position is hidden");
+  }
+  const int64_t end = p.first + p.m, q_width = p.num_heads * p.head_dim,
+                kv_width = p.num_kv_heads * p.head_dim;
+  // Positions [from, to) of the call, whose keys begin `shift` rows later in the cache.
+  const auto rows = [&](int64_t from, int64_t to, const float* k, const float* v, int64_t shift,
+                        int64_t window) -> absl::Status {
+    from = std::max(from, p.first);
+    to = std::min(to, end);
+    if (from >= to) return absl::OkStatus();
+    attention::Params part = p;
+    part.m = to - from;
+    part.q = p.q + (from - p.first) * q_width;
+    part.o = p.o + (from - p.first) * q_width;
+    part.k = k;
+    part.v = v;
+    part.first = from - shift;
+    part.window = window;
+    return attention::Run(part, pool);
+  };
+  SF_RETURN_IF_ERROR(rows(0, hidden + 1, p.k, p.v, 0, p.window));
+  if (hidden + 1 >= end || p.window == 1) return rows(hidden + 1, end, p.k, p.v, 0, p.window);
+  const auto without = [&](const float* cache) {
+    std::vector<float> out(cache, cache + hidden * kv_width);
+    out.insert(out.end(), cache + (hidden + 1) * kv_width, cache + end * kv_width);
+    return out;
+  };
+  const std::vector<float> k = without(p.k), v = without(p.v);
+  const int64_t unaffected = p.window > 0 ? hidden + p.window : end;
+  SF_RETURN_IF_ERROR(rows(hidden + 1, unaffected, k.data(), v.data(), 1, p.window > 0 ? p.window - 1 : 0));
+  return rows(unaffected, end, p.k, p.v, 0, p.window);
+}
+
+}  // namespace
+
 absl::Status CpuOps::Attention(const AttentionArgs& a) {
   if (a.cache->pages() != nullptr) return PagedAttention(a);
   const int64_t kv_width = a.num_kv_heads * a.head_dim;
@@ -187,27 +230,30 @@ absl::Status CpuOps::Attention(const AttentionArgs& a) {
   std::memcpy(a.cache->k(a.layer) + a.first * kv_width, a.k->host(), bytes);
   std::memcpy(a.cache->v(a.layer) + a.first * kv_width, a.v->host(), bytes);
   float* o = a.out->floats().host();
-  SF_RETURN_IF_ERROR(kernels::attention_f32_f32::Run({.m = a.rows,
-                                                      .num_heads = a.num_heads,
-                                                      .num_kv_heads = a.num_kv_heads,
-                                                      .head_dim = a.head_dim,
-                                                      .q = a.q->host(),
-                                                      .k = a.cache->k(a.layer),
-                                                      .v = a.cache->v(a.layer),
-                                                      .first = a.first,
-                                                      .scale = a.scale,
-                                                      .window = a.window,
-                                                      .o = o,
-                                                      .column_mass = a.column_mass},
-                                                     pool_));
+  const kernels::attention_f32_f32::Params params = {.m = a.rows,
+                                                     .num_heads = a.num_heads,
+                                                     .num_kv_heads = a.num_kv_heads,
+                                                     .head_dim = a.head_dim,
+                                                     .q = a.q->host(),
+                                                     .k = a.cache->k(a.layer),
+                                                     .v = a.cache->v(a.layer),
+                                                     .first = a.first,
+                                                     .scale = a.scale,
+                                                     .window = a.window,
+                                                     .o = o,
+                                                     .column_mass = a.column_mass};
+  SF_RETURN_IF_ERROR(a.hidden_position >= 0 ? AttendWithout(a.hidden_position, params, pool_)
+                                            : kernels::attention_f32_f32::Run(params, pool_));
   SF_RETURN_IF_ERROR(Turn(o, a.rows, *a.form));
   return Form(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
 }
 
 absl::Status CpuOps::PagedAttention(const AttentionArgs& a) {
-  if (a.column_mass != nullptr) {
+  if (a.column_mass != nullptr || a.hidden_position >= 0) {
     return absl::UnimplementedError(
-        "attention: the mass of each position is not counted in a quantized cache; use a float one");
+        "attention: in a quantized cache the mass of each position is not counted and none can be hidden; "
+        "use "
+        "a float one");
   }
   KvPages& pages = *a.cache->pages();
   float* o = a.out->floats().host();

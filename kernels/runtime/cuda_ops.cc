@@ -196,6 +196,9 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
     return absl::UnimplementedError(
         "backend \"cuda\": the mass that each position receives is not counted; use --backend cpu");
   }
+  if (a.hidden_position >= 0) {
+    return absl::UnimplementedError("backend \"cuda\": no position can be hidden; use --backend cpu");
+  }
   if (a.cache->pages() != nullptr) {
     return absl::UnimplementedError(
         "backend \"cuda\": no kernel for a quantized key/value cache; use a float one, or --backend cpu");

@@ -167,6 +167,7 @@ class Pass {
     const ModelConfig& c = graph_.config;
     const bool mass = taps_ != nullptr && taps_->WantsAttention(node.layer);
     const int64_t positions = first_ + rows_;
+    const AttentionView view = edits_ != nullptr ? edits_->View(node.layer) : AttentionView();
     if (mass) walk_.column_mass.assign(static_cast<size_t>(c.num_heads * positions), 0.0);
     Activation& out = Out(node);
     SF_RETURN_IF_ERROR(ops_.Attention({.rows = rows_,
@@ -175,7 +176,10 @@ class Pass {
                                        .num_kv_heads = c.num_kv_heads,
                                        .head_dim = c.head_dim,
                                        .scale = c.attention_scale,
-                                       .window = Slides(node.layer) ? c.sliding_window : 0,
+                                       .window = view.only_itself     ? 1
+                                                 : Slides(node.layer) ? c.sliding_window
+                                                                      : 0,
+                                       .hidden_position = view.hidden_position,
                                        .layer = node.layer,
                                        .q = walk_.buffer(ValueKind::kQ),
                                        .k = walk_.buffer(ValueKind::kK),

@@ -66,7 +66,8 @@ struct AttentionArgs {
   int64_t rows = 0, first = 0;
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
   float scale = 1;
-  int64_t window = 0;  // 0: all positions
+  int64_t window = 0;            // 0: all positions
+  int64_t hidden_position = -1;  // AttentionView
   int layer = 0;
   const Buffer* q = nullptr;  // [rows, num_heads * head_dim]
   const Buffer* k = nullptr;  // [rows, num_kv_heads * head_dim]

@@ -39,10 +39,18 @@ class Taps {
   virtual void OnAttention(const TapAttention&) {}
 };
 
+// What the attention of a layer may see, beside causality and the layer's own window.
+struct AttentionView {
+  int64_t hidden_position = -1;  // a position that no later row sees; -1: none
+  bool only_itself = false;      // each row sees itself alone, as a sequence's first row does
+};
+
 // Replaces values while the model runs: ablations and interventions. May be null.
 class Interventions {
  public:
   virtual ~Interventions() = default;
+  // On the CPU with a float cache, and not while a tap counts attention; Unimplemented elsewhere.
+  virtual AttentionView View(int) const { return {}; }
   virtual bool Wants(int layer, ValueKind value) const = 0;
   virtual void Edit(int layer, ValueKind value, float* data, int64_t num_rows, int64_t width,
                     int64_t first_position) = 0;

@@ -66,6 +66,90 @@ TEST_CASE("scan finds the planted spikes and plan, quantize, eval and verify wor
   CHECK(ReadAll(w / "report.html").find("<svg") != std::string::npos);
 }
 
+TEST_CASE("ablate zeroes the planted spikes beside its control, with a scan or without", "[apps]") {
+  const PlantedWorkplace w;
+  const std::vector<std::string> with_scan = {"ablate",    w.model,  "--scan",    w.scan,
+                                              "--text",    w.Text(), "--context", "64",
+                                              "--windows", "2",      "-o",        w / "ablate.json"};
+  const std::string table = Succeed(with_scan);
+  CHECK(table.find(absl::StrCat("Spikes after layer ", w.planted.step_up)) != std::string::npos);
+  CHECK(table.find("at random places") != std::string::npos);
+  const Json json = SucceedJson(with_scan);
+  CHECK(ReadAll(w / "ablate.json") == json.Dump(1) + "\n");
+  const Json &zero = json.Find("arms")->array()[0], &control = json.Find("arms")->array()[1];
+  CHECK(*zero.GetString("edit", "") == "zero");
+  CHECK(*control.GetBool("control", ""));
+  CHECK(*zero.GetDouble("kld_mean", "") > 5 * *control.GetDouble("kld_mean", ""));
+  const Json own = SucceedJson({"ablate", w.model, "--text", w.Text(), "--context", "64", "--windows", "2"});
+  CHECK(*own.Find("arms")->array()[0].GetInt("layer", "") == w.planted.step_up);
+  // A text that does not fill a window, and a scan of another model.
+  REQUIRE(WriteFileAtomically(w / "short.txt", "a").ok());
+  const Finished refused = RunSpikefold({"ablate", w.model, "--scan", w.scan, "--text", w / "short.txt"});
+  CHECK(refused.exit == 2);
+  CHECK(refused.err.find("one window needs 512") != std::string::npos);
+}
+
+TEST_CASE("A text beyond what calibration saw is told by its sites, the calibrated one is not", "[apps]") {
+  // Calibrated without the token that spikes: its rows are far beyond every static range.
+  const PlantedWorkplace w;
+  const auto write = [&](const char* name, bool spikes) {
+    std::string text = RandomText(600, 3);
+    for (size_t i = 0; i < text.size(); ++i) {
+      if (text[i] == static_cast<char>(w.planted.token)) text[i] = 'x';
+      if (spikes && i % 40 == 0) text[i] = static_cast<char>(w.planted.token);
+    }
+    REQUIRE(WriteFileAtomically(w / name, text).ok());
+    return w / name;
+  };
+  const std::string quiet = write("quiet.txt", false), loud = write("loud.txt", true);
+  Succeed({"scan", w.model, "-o", w / "quiet-scan", "--windows", "8", "--length", "64", "--text", quiet});
+  Succeed({"quantize", w.model, "--scan", w / "quiet-scan", "--scheme", "w8a8-static", "--outliers", "none",
+           "--rotate", "none", "-o", w / "q"});
+  const auto eval = [&](const std::string& text) {
+    return RunSpikefold({"eval", w / "q", "--reference", w.model, "--text", text, "--context", "64",
+                         "--windows", "4", "--json"});
+  };
+  const Finished same = eval(quiet), other = eval(loud);
+  REQUIRE(same.exit == 0);
+  REQUIRE(other.exit == 0);
+  INFO(same.err);
+  CHECK(same.err.find("beyond its static range") == std::string::npos);
+  CHECK(other.err.find("calibrated on other text than this") != std::string::npos);
+  const auto json = ParseJson(other.out, "eval");
+  REQUIRE(json.ok());
+  bool fires = false, step_up = false;
+  for (const Json& site : json->Find("static_ranges")->array()) {
+    fires = fires || *site.GetBool("fires", "");
+    const std::string down_in = absl::StrCat("layers.", w.planted.step_up, ".down_in");
+    if (*site.GetString("site", "") != down_in) continue;
+    // The unit that writes the spike is the column that nobody saw.
+    for (const Json& column : site.Find("unseen_columns")->array()) {
+      step_up = step_up || column.int_value() == w.planted.writer_unit;
+    }
+  }
+  CHECK(fires);
+  CHECK(step_up);
+  // What calibration saw is not repeated in every evaluation.
+  CHECK(json->Find("calibration")->Find("static_sites") == nullptr);
+}
+
+TEST_CASE("compare puts scans side by side and says which folds each graph allows", "[apps]") {
+  const PlantedWorkplace w;
+  const std::string table = Succeed({"compare", w.scan, w.scan});
+  CHECK(table.find("yes") != std::string::npos);
+  Succeed({"scan", w.model, "-o", w / "probed", "--anatomy", "--windows", "8", "--length", "64", "--text",
+           w.Text()});
+  const Json json = SucceedJson({"compare", w.scan, w / "probed"});
+  const Json &plain = json.Find("scans")->array()[0], &probed = json.Find("scans")->array()[1];
+  CHECK(plain.Find("sink_ratio_random") == nullptr);
+  CHECK(probed.GetDouble("sink_ratio_random", "").ok());
+  // One token of 256 spikes.
+  CHECK(*probed.Find("stages")->array()[0].GetDouble("vocabulary_share", "") == Approx(1 / 256.0));
+  CHECK(*plain.Find("stages")->array()[0].GetInt("step_up", "") == w.planted.step_up);
+  for (const Json& fold : plain.Find("folds")->array()) CHECK(*fold.GetBool("legal", ""));
+  CheckRefused({"compare", w.scan}, 2, "spikefold compare: SCAN: 1 given; at least two are compared");
+}
+
 TEST_CASE("report writes what the ending says and refuses any other and what is no evaluation", "[apps]") {
   const Workplace w;
   const std::string eval = w / "eval.json";

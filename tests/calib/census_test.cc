@@ -101,6 +101,11 @@ TEST_CASE("The census of a planted model names exactly what was planted") {
   }
   CHECK(map.sinks_plain.ratio == Approx(static_cast<double>(planted.sink_heads.size()) /
                                         static_cast<double>(map.sinks_plain.mass.size())));
+  // All plain windows begin with the same token, so its value is one vector; other tokens' values are not.
+  REQUIRE(map.sinks_plain.value_variation.size() == 5);
+  for (const double variation : map.sinks_plain.value_variation) CHECK(variation < 1e-6);
+  for (const double variation : map.sinks_plain.other_value_variation) CHECK(variation > 0.1);
+  CHECK_FALSE(map.probes.made);
   CHECK(map.life_bos.empty());
   CHECK_FALSE(map.prefixes.empty());  // tried, but here the token spikes wherever it stands
   CHECK(map.prefix.empty());

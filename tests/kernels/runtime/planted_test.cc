@@ -39,6 +39,17 @@ class ZeroSpike : public Interventions {
   }
 };
 
+class Views : public Interventions {
+ public:
+  explicit Views(const AttentionView& view) : view_(view) {}
+  AttentionView View(int) const override { return view_; }
+  bool Wants(int, ValueKind) const override { return false; }
+  void Edit(int, ValueKind, float*, int64_t, int64_t, int64_t) override {}
+
+ private:
+  AttentionView view_;
+};
+
 }  // namespace
 
 TEST_CASE("A planted spike rises to beta d cos^2, stays, and is removed; its sink head looks at it") {
@@ -81,6 +92,42 @@ TEST_CASE("An intervention that zeroes the spike takes its sink away") {
   CHECK(taps.At(1, 0, 70) == 0);
   for (const double mass : taps.mass) CHECK(mass < 0.3);
   CHECK(edited != RunLogits(*model, tokens));
+}
+
+TEST_CASE("A hidden first position leaves the later rows as if the text began behind it") {
+  // Rotary embedding knows distances only, and so does a sliding window.
+  const TinyModel tiny =
+      MakeTinyModel({.hidden = 64, .sliding_window = 8, .sliding_layers = {true, false, true, false, true}});
+  const auto model = Load(*tiny.checkpoint);
+  const std::vector<int32_t> tokens = SomeTokens(40, 256);
+  const auto without_first = [](std::vector<float> logits) {
+    return std::vector<float>(logits.begin() + 256, logits.end());
+  };
+  Views hide({.hidden_position = 0});
+  const std::vector<float> rest = RunLogits(*model, absl::MakeSpan(tokens).subspan(1));
+  const std::vector<float> hidden = RunLogits(*model, tokens, 0, {.interventions = &hide});
+  CHECK(RelativeError(without_first(hidden), rest) < 1e-4);
+  CHECK(RelativeError(without_first(RunLogits(*model, tokens)), rest) > 1e-3);  // a canary
+  // In the middle and in calls of any length the same; rows up to it see it.
+  Views middle({.hidden_position = 5});
+  const std::vector<float> at_once = RunLogits(*model, tokens, 0, {.interventions = &middle});
+  CHECK(RelativeError(RunLogits(*model, tokens, 3, {.interventions = &middle}), at_once) < 1e-5);
+  const std::vector<float> plain = RunLogits(*model, tokens);
+  CHECK(std::equal(plain.begin(), plain.begin() + 6 * 256, at_once.begin()));
+  CHECK_FALSE(std::equal(plain.begin() + 6 * 256, plain.begin() + 7 * 256, at_once.begin() + 6 * 256));
+}
+
+TEST_CASE("A row that sees only itself is a sequence of one token") {
+  const TinyModel tiny = MakeTinyModel({.hidden = 64});
+  const auto model = Load(*tiny.checkpoint);
+  const std::vector<int32_t> tokens = SomeTokens(6, 256);
+  Views alone({.only_itself = true});
+  const std::vector<float> together = RunLogits(*model, tokens, 0, {.interventions = &alone});
+  for (size_t t = 0; t < tokens.size(); ++t) {
+    const std::vector<float> one = RunLogits(*model, absl::MakeSpan(tokens).subspan(t, 1));
+    const auto at = together.begin() + static_cast<int64_t>(t * 256);
+    CHECK(RelativeError(std::vector<float>(at, at + 256), one) < 1e-5);
+  }
 }
 
 }  // namespace spikefold::testing
