@@ -14,6 +14,7 @@
 #include "apps/spikefold/doctor_command.h"
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
+#include "apps/spikefold/fixture_command.h"
 #include "apps/spikefold/generate_command.h"
 #include "apps/spikefold/help.h"
 #include "apps/spikefold/inspect_command.h"
@@ -96,6 +97,7 @@ class CommandLine {
     AddBench();
     AddVerify();
     AddDoctor();
+    AddFixture();
   }
 
   // Fills the options; Ok, or what to say and the exit code.
@@ -188,6 +190,7 @@ class CommandLine {
   void AddBench();
   void AddVerify();
   void AddDoctor();
+  void AddFixture();
 
   HelpPage PageOf(const CLI::App* app) const;
   std::string UsageError(const CLI::ParseError& error, int argc, char** argv) const;
@@ -428,6 +431,18 @@ void CommandLine::AddDoctor() {
   DoctorCommandOptions* o = nullptr;
   Add("doctor", "Says what this machine can do, and checks every kernel on it",
       "spikefold doctor\nspikefold doctor --isa avx2", RunDoctor, &o);
+}
+
+void CommandLine::AddFixture() {
+  FixtureCommandOptions* o = nullptr;
+  CLI::App* c = Add("fixture", "Writes a model of a known shape with random weights, to measure speed with",
+                    "spikefold fixture --shape llama3-8b --layers 4 -o random-8b\n"
+                    "spikefold fixture -o random-tiny --seed 7",
+                    RunFixture, &o);
+  c->add_option("-o,--output", o->output, "The model's directory")->required()->type_name("DIR");
+  c->add_option("--shape", o->shape, "tiny, smollm2 or llama3-8b")->type_name("NAME")->capture_default_str();
+  AddCount(c, "--layers", o->layers, "Layers; 0: as many as the shape has", 0, 1000);
+  c->add_flag("--force", o->force, "Replace a model that is there");
 }
 
 // "-o DIR"

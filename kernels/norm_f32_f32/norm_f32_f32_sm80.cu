@@ -8,6 +8,8 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) norm_f32_f32_sm80(const __grid_constant__ CudaParams p) {
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
   NormRow(p, blockIdx.x, p.y + blockIdx.x * p.k);
 }
 
@@ -16,7 +18,8 @@ __global__ void __launch_bounds__(kThreads) norm_f32_f32_sm80(const __grid_const
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
   return cuda::Launch("norm_f32_f32", norm_f32_f32_sm80,
-                      {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kThreads)}, stream, p);
+                      {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kThreads), .overlaps = true},
+                      stream, p);
 }
 
 }  // namespace spikefold::kernels::norm_f32_f32

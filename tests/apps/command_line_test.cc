@@ -10,8 +10,8 @@ namespace {
 
 using Args = std::vector<std::string>;
 
-const std::vector<std::string> kCommands = {"inspect", "scan",     "plan",  "quantize", "eval",
-                                            "report",  "generate", "bench", "verify",   "doctor"};
+const std::vector<std::string> kCommands = {"inspect",  "scan",  "plan",   "quantize", "eval",   "report",
+                                            "generate", "bench", "verify", "doctor",   "fixture"};
 
 TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
   std::vector<Args> calls = {{"--help"}};
