@@ -20,6 +20,7 @@ class NativeDirectory : public DirectoryCheckpoint {
         return absl::DataLossError(absl::StrCat(path, ": ", status.message()));
       }
     }
+    for (const NativeShift& shift : c->native_->info().shifts) SF_RETURN_IF_ERROR(c->AddShift(shift));
     c->file_bytes_ = c->native_->info().file_bytes;
     SF_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(path));
     std::vector<std::string> files;
@@ -47,6 +48,18 @@ class NativeDirectory : public DirectoryCheckpoint {
 
  private:
   using DirectoryCheckpoint::DirectoryCheckpoint;
+
+  absl::Status AddShift(const NativeShift& shift) {
+    for (Site& site : graph_.sites) {
+      if (site.name != shift.site) continue;
+      SF_RETURN_IF_ERROR(CheckShape({static_cast<int64_t>(shift.values.size())}, {site.k}, path_,
+                                    absl::StrCat("shift of ", site.name)));
+      site.shift = shift.values;
+      return absl::OkStatus();
+    }
+    return absl::DataLossError(
+        absl::StrCat(path_, ": a shift of \"", Printable(shift.site), "\", which the model has not"));
+  }
 
   absl::Status MapTensors() {
     for (const SafetensorsEntry& entry : native_->plain()) AddEntry(entry);

@@ -86,6 +86,8 @@ struct Site {
   std::vector<int> linears;  // indices into ModelGraph::nodes
   std::string name;          // "layers.3.down_in", "final"
   int rotation = -1;         // index into ModelGraph::rotations: the linears read rotated rows; -1: none
+  std::vector<float>
+      shift;  // [k] taken off those rows, its product with the weights being in the biases; or empty
 };
 
 struct ModelGraph {

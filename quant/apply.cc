@@ -133,6 +133,9 @@ class Applier {
     for (const TensorDecision* d : AllDecisions()) info.linears.push_back(Spec(*d));
     info.prefix = PrefixSpec();
     info.rotations = graph_.rotations;
+    for (const Site& site : graph_.sites) {
+      if (!site.shift.empty()) info.shifts.push_back({site.name, site.shift});
+    }
     SF_ASSIGN_OR_RETURN(
         const KvOptions kv,
         ChooseKv(plan_.recipe.kv, graph_, arm_ == nullptr ? absl::Span<const KeyStats>() : arm_->keys,

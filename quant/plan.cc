@@ -10,6 +10,7 @@ double Bits(int64_t bytes, int64_t weights) {
 constexpr int64_t kBytesPerPrefixToken = 4;  // its id
 constexpr int64_t kBytesPerPrefixValue = 2;  // bf16
 constexpr int64_t kBytesPerNormWeight = 4;   // F32
+constexpr int64_t kBytesPerShift = 2;        // bf16
 
 }  // namespace
 
@@ -32,7 +33,8 @@ QuantizedLinearSpec SpecOf(const TensorDecision& d) {
   spec.has_bias = d.has_bias;
   spec.reason = d.reason;
   if (d.weight_bits == 16) return spec;
-  spec.format = {.bits = d.weight_bits, .grouped = d.group_size > 0, .symmetric = !d.weight_zeros};
+  spec.format = {
+      .bits = d.weight_bits, .grouped = d.group_size > 0, .symmetric = !d.weight_zeros, .trellis = d.trellis};
   spec.group = d.group_size;
   spec.num_kept = static_cast<int64_t>(d.kept.size());
   spec.num_super = static_cast<int64_t>(d.supers.size());
@@ -62,8 +64,12 @@ void CountPlanBytes(const ModelGraph& graph, Plan& plan) {
     macs += static_cast<double>(d.n) * k;
     mac_bits += static_cast<double>(d.n) * (kept * 16.0 + (k - kept) * d.activation_bits);
   }
+  for (const Site& site : graph.sites) {
+    t.linear_bytes += kBytesPerShift * static_cast<int64_t>(site.shift.size());
+  }
   t.activation_bits = macs == 0 ? 16.0 : mac_bits / macs;
   t.total_bytes = t.linear_bytes;
+  for (const Rotation& r : graph.rotations) t.total_bytes += r.width();  // signs
   t.total_weights = t.linear_weights;
   const auto add = [&](TensorDecision& d) {
     d.bytes = StoredBytes(SpecOf(d));

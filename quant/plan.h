@@ -26,6 +26,7 @@ struct TensorDecision {
   bool has_bias = false;
   int weight_bits = 16;       // 2, 3, 4, 8, 16
   int group_size = 0;         // 0: per channel
+  bool trellis = false;       // the codes are steps of a path; 2 to 6 bits, per channel
   bool weight_zeros = false;  // asymmetric
   ScaleMethod weight_scales = ScaleMethod::kAbsMax;
   Rounding rounding = Rounding::kNearest;  // never automatic
@@ -49,7 +50,7 @@ QuantizedLinearSpec SpecOf(const TensorDecision& decision);
 
 struct PlanTotals {
   int64_t linear_bytes = 0,
-          linear_weights = 0;  // decoder linears with scales, kept columns, super weights, biases
+          linear_weights = 0;  // decoder linears with scales, kept columns, super weights, biases, shifts
   int64_t total_bytes = 0, total_weights = 0;  // and embedding, head, norms, prefix
   int64_t prefix_bytes = 0;
   double bits_linear() const;

@@ -27,6 +27,7 @@ Json DecisionToJson(const TensorDecision& d) {
       .Set("bias", d.has_bias)
       .Set("weight_bits", d.weight_bits);
   if (d.group_size > 0) j.Set("group_size", d.group_size);
+  if (d.trellis) j.Set("trellis", true);
   if (d.weight_zeros) j.Set("weight_zeros", true);
   if (d.weight_bits < 16) {
     j.Set("weight_scales", ScaleMethodName(d.weight_scales)).Set("rounding", RoundingName(d.rounding));
@@ -175,6 +176,7 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
                                   "bias",
                                   "weight_bits",
                                   "group_size",
+                                  "trellis",
                                   "weight_zeros",
                                   "weight_scales",
                                   "rounding",
@@ -202,6 +204,7 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
   SF_ASSIGN_OR_RETURN(d.has_bias, json.GetBool("bias", m.where()));
   SF_RETURN_IF_ERROR(m.Small("weight_bits", 2, 16, &d.weight_bits));
   if (m.Has("group_size")) SF_RETURN_IF_ERROR(m.Small("group_size", 1, 1 << 20, &d.group_size));
+  SF_RETURN_IF_ERROR(m.Flag("trellis", &d.trellis));
   SF_RETURN_IF_ERROR(m.Flag("weight_zeros", &d.weight_zeros));
   if (m.Has("weight_scales")) {
     SF_ASSIGN_OR_RETURN(const std::string word, json.GetString("weight_scales", m.where()));

@@ -133,8 +133,24 @@ class Planner {
     plan_.prefix_changes_function = !(bos_alone && input_.stats->bos == "window");
   }
 
+  // A wish for a trellis together with one for a grid.
+  absl::Status CheckCodes() const {
+    if (recipe_.codes != Codes::kTrellis) return absl::OkStatus();
+    const char* const what = scheme_->weight_bits >= 8                     ? "an 8-bit scheme"
+                             : recipe_.group_size > 0                      ? "a group size"
+                             : Zeros(recipe_, ZeroPoints::kWeights, false) ? "zero points for weights"
+                             : treatments_.keep_columns > 0                ? "kept columns"
+                             : recipe_.keep_super_weights                  ? "super weights"
+                                                                           : nullptr;
+    if (what == nullptr) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("codes \"trellis\" do not go together with ", what,
+                                                   "; use codes \"grid\" or leave one out"));
+  }
+
   absl::Status ChooseGroupSize() {
-    if (scheme_->weight_scales != Granularity::kPerGroup) return absl::OkStatus();
+    SF_RETURN_IF_ERROR(CheckCodes());
+    trellis_ = UsesTrellis(recipe_, *scheme_, treatments_, input_.folds.rotated);
+    if (scheme_->weight_scales != Granularity::kPerGroup || trellis_) return absl::OkStatus();
     std::vector<int64_t> widths;
     for (const Site& site : graph_.sites) {
       if (site.layer >= 0) widths.push_back(site.k);
@@ -176,7 +192,7 @@ class Planner {
     for (const Stored& unit : storage_) {
       if (unit.role == d.role && d.layer >= unit.first && d.layer <= unit.last) return unit.choice;
     }
-    return {scheme_->weight_bits, plan_.group_size};
+    return {scheme_->weight_bits, plan_.group_size, trellis_};
   }
 
   // The sites of highest score, as they are after the fold.
@@ -280,7 +296,8 @@ class Planner {
     d.weight_bits = storage.bits;
     d.group_size = storage.group;
     const bool more_bits = storage.bits > scheme_->weight_bits;
-    d.weight_zeros = WeightZeros(recipe_, *scheme_) && !(more_bits && storage.bits == 8);
+    d.trellis = storage.trellis;
+    d.weight_zeros = !d.trellis && WeightZeros(recipe_, *scheme_) && !(more_bits && storage.bits == 8);
     d.weight_scales = recipe_.weight_scales_set ? recipe_.weight_scales
                       : storage.bits >= 8       ? ScaleMethod::kAbsMax
                                                 : ScaleMethod::kMse;
@@ -294,7 +311,7 @@ class Planner {
     d.kept = choice.kept;
     d.spike_threshold = choice.spike_threshold;
     AddSuperWeights(d);
-    d.reason = scheme_->summary;
+    d.reason = d.trellis ? TrellisWords(d) : scheme_->summary;
     if (d.weight_zeros) d.reason += "; zero points for weights";
     if (d.activation_zeros) d.reason += "; zero points for activations";
     if (d.rounding == Rounding::kGptq) d.reason += "; rounded by GPTQ";
@@ -307,6 +324,12 @@ class Planner {
       absl::StrAppend(&d.reason, absl::StrFormat("; rows above %.3g in float", d.spike_threshold));
     }
     if (!d.supers.empty()) absl::StrAppend(&d.reason, "; ", d.supers.size(), " super weights exact");
+  }
+
+  static std::string TrellisWords(const TensorDecision& d) {
+    const QuantizedLinearSpec spec = SpecOf(d);
+    return absl::StrCat("weights in ", FormatText(spec.format, 0), ", ", FormatText(spec.act),
+                        " activations");
   }
 
   // Columns of a width that share a scale: the scheme's own number, or another that the kernels take; 0: none
@@ -388,6 +411,7 @@ class Planner {
   const Scheme* scheme_ = nullptr;
   Treatments treatments_;
   const StatsArm* arm_ = nullptr;
+  bool trellis_ = false;                            // of all linears that no budget decides
   std::vector<std::pair<int, double>> kept_sites_;  // site, its score
   struct Stored {
     Role role;
@@ -399,6 +423,14 @@ class Planner {
 };
 
 }  // namespace
+
+bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated) {
+  if (scheme.weight_scales != Granularity::kPerGroup || recipe.codes == Codes::kGrid) return false;
+  if (recipe.codes == Codes::kTrellis) return true;
+  const bool asks_for_grid = recipe.group_size > 0 || recipe.zero_points != ZeroPoints::kAuto ||
+                             treatments.keep_columns > 0 || recipe.keep_super_weights;
+  return rotated && !asks_for_grid;
+}
 
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {
   return Zeros(recipe, ZeroPoints::kWeights, !scheme.weights_symmetric);

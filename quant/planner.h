@@ -17,6 +17,7 @@ namespace spikefold {
 
 struct Treatments;
 struct FoldWords {                   // what quant/prepare did before planning
+  bool rotated = false;              // R1 is among `applied`
   std::string applied;               // "R1+R2+R4"; empty: nothing was folded
   std::vector<std::string> refused;  // "R1: why it is not legal here"
 };
@@ -39,6 +40,8 @@ absl::Status CheckBits(const Recipe& recipe, const Scheme& scheme);
 
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input);
 
+// Whether weights become trellis codes; `rotated`: by R1, so that they are nearly Gaussian.
+bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated);
 // Whether the weights have zero points.
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme);
 

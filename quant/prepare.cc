@@ -1,5 +1,7 @@
 #include "quant/prepare.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "calib/recalibrate.h"
@@ -39,6 +41,9 @@ class Preparer {
     FoldOptions options = Options(treatments_, recipe_.seed);
     if (treatments_.smooth > 0) {
       SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options));
+    }
+    if (treatments_.shift) {
+      SF_ASSIGN_OR_RETURN(options.shifts, ShiftsOf(options));
     }
     if (!options.any()) return CalibrateOnAll(*scheme);
     SF_ASSIGN_OR_RETURN(out_.folded, FoldCheckpoint(*in_.reader, options, in_.pool));
@@ -136,6 +141,28 @@ class Preparer {
     return scales;
   }
 
+  // Means of the inputs of the model with all other folds.
+  absl::StatusOr<std::vector<SiteShift>> ShiftsOf(const FoldOptions& others) {
+    std::unique_ptr<FoldedCheckpoint> folded;
+    if (others.any()) {
+      SF_ASSIGN_OR_RETURN(folded, FoldCheckpoint(*in_.reader, others, in_.pool));
+    }
+    SF_ASSIGN_OR_RETURN(const CalibStats stats, StatsOf(folded == nullptr ? *in_.reader : *folded));
+    const StatsArm* const arm = stats.FindArm(ArmName());
+    if (arm == nullptr) return absl::InternalError("shift: a calibrated arm is missing");
+    std::vector<SiteShift> shifts;
+    for (const SiteStats& site : arm->sites) {
+      const Site& place = in_.reader->graph().sites[static_cast<size_t>(site.site)];
+      if (place.layer < 0 || site.rows == 0) continue;
+      SiteShift& shift =
+          shifts.emplace_back(SiteShift{.layer = place.layer, .value = place.value, .values = {}});
+      for (const double sum : site.sum) {
+        shift.values.push_back(static_cast<float>(sum / static_cast<double>(site.rows)));
+      }
+    }
+    return shifts;
+  }
+
   // Calibrates a model, folded or not, on the scan's text, or finds that it was done before.
   absl::StatusOr<CalibStats> StatsOf(const CheckpointReader& folded) {
     SF_ASSIGN_OR_RETURN(const std::string fingerprint, folded.Fingerprint());
@@ -162,6 +189,7 @@ class Preparer {
     if (recipe_.bits <= 0 || input.stats == nullptr) return absl::OkStatus();
     StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
     how.zeros = WeightZeros(recipe_, *scheme);
+    how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated());
     how.gptq = recipe_.rounding != Rounding::kNearest;
     how.pool = in_.pool;
     how.progress = in_.progress;
@@ -176,8 +204,15 @@ class Preparer {
     return absl::OkStatus();
   }
 
+  bool Rotated() const {
+    if (out_.folded == nullptr) return false;
+    const auto& folds = out_.folded->folds();
+    return std::find(folds.begin(), folds.end(), "R1") != folds.end();
+  }
+
   FoldWords Words() const {
-    return {.applied = out_.folded == nullptr ? "" : absl::StrJoin(out_.folded->folds(), "+"),
+    return {.rotated = Rotated(),
+            .applied = out_.folded == nullptr ? "" : absl::StrJoin(out_.folded->folds(), "+"),
             .refused = refused_};
   }
 

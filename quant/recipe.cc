@@ -23,6 +23,10 @@ constexpr Words<ZeroPoints, 5> kZeroPoints = {{{"auto", ZeroPoints::kAuto},
                                                {"weights", ZeroPoints::kWeights},
                                                {"activations", ZeroPoints::kActivations},
                                                {"both", ZeroPoints::kBoth}}};
+constexpr Words<Codes, 3> kCodes = {
+    {{"auto", Codes::kAuto}, {"grid", Codes::kGrid}, {"trellis", Codes::kTrellis}}};
+constexpr Words<Shift, 3> kShifts = {
+    {{"auto", Shift::kAuto}, {"none", Shift::kNone}, {"mean", Shift::kMean}}};
 constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
                                                   {"none", OutlierMode::kNone},
                                                   {"keep", OutlierMode::kKeep},
@@ -62,6 +66,10 @@ absl::StatusOr<ZeroPoints> ParseZeroPoints(absl::string_view name) {
   return Parse(kZeroPoints, "zero points", name);
 }
 const char* ZeroPointsName(ZeroPoints zero_points) { return NameOf(kZeroPoints, zero_points); }
+absl::StatusOr<Shift> ParseShift(absl::string_view name) { return Parse(kShifts, "shift", name); }
+const char* ShiftName(Shift shift) { return NameOf(kShifts, shift); }
+absl::StatusOr<Codes> ParseCodes(absl::string_view name) { return Parse(kCodes, "codes", name); }
+const char* CodesName(Codes codes) { return NameOf(kCodes, codes); }
 const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
 
 ScaleMethod ActivationScales(const Recipe& recipe) {
@@ -104,10 +112,12 @@ Json RecipeToJson(const Recipe& recipe) {
   json.Set("scheme", recipe.scheme)
       .Set("rotate", RotationWords(recipe.rotate))
       .Set("smooth", recipe.smooth)
+      .Set("shift", ShiftName(recipe.shift))
       .Set("rounding", RoundingName(recipe.rounding))
       .Set("outliers", OutlierModeName(recipe.outliers))
       .Set("group_size", recipe.group_size)
       .Set("bits", recipe.bits)
+      .Set("codes", CodesName(recipe.codes))
       .Set("zero_points", ZeroPointsName(recipe.zero_points))
       .Set("keep_columns", recipe.keep_columns)
       .Set("random_columns", recipe.random_columns)
@@ -132,28 +142,18 @@ Json RecipeToJson(const Recipe& recipe) {
 
 absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where) {
   if (!json.is_object()) return absl::DataLossError(absl::StrCat(where, ": a recipe must be a JSON object"));
-  static const std::vector<std::string> kKeys = {"scheme",
-                                                 "outliers",
-                                                 "group_size",
-                                                 "keep_columns",
-                                                 "random_columns",
-                                                 "keep_modules",
-                                                 "keep_rows",
-                                                 "keep_super_weights",
-                                                 "keep",
-                                                 "activation_scales",
-                                                 "head_bits",
-                                                 "weight_scales",
-                                                 "seed",
-                                                 "rotate",
-                                                 "smooth",
-                                                 "rounding",
-                                                 "kv",
-                                                 "kv_sinks",
-                                                 "kv_recent",
-                                                 "kv_window",
-                                                 "zero_points",
-                                                 "bits"};
+  static const std::vector<std::string> kKeys = {"scheme",         "outliers",
+                                                 "group_size",     "keep_columns",
+                                                 "random_columns", "keep_modules",
+                                                 "keep_rows",      "keep_super_weights",
+                                                 "keep",           "activation_scales",
+                                                 "head_bits",      "weight_scales",
+                                                 "seed",           "rotate",
+                                                 "smooth",         "shift",
+                                                 "rounding",       "kv",
+                                                 "kv_sinks",       "kv_recent",
+                                                 "kv_window",      "codes",
+                                                 "zero_points",    "bits"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -176,6 +176,12 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
     } else if (key == "rounding") {
       SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(word));
+    } else if (key == "shift") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.shift, ParseShift(word));
+    } else if (key == "codes") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.codes, ParseCodes(word));
     } else if (key == "zero_points") {
       SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(word));

@@ -16,8 +16,9 @@
 namespace spikefold {
 
 struct StorageChoice {
-  int bits = 4;   // 2, 3, 4 or 8
-  int group = 0;  // columns that share a scale; 0: one a channel, without zero points
+  int bits = 4;          // 2, 3, 4 or 8
+  int group = 0;         // columns that share a scale; 0: one a channel, without zero points
+  bool trellis = false;  // 2 to 6 bits, one scale a channel
 };
 
 struct StorageOption : StorageChoice {

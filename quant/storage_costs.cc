@@ -9,6 +9,7 @@
 #include "formats/base/file.h"
 #include "formats/base/json.h"
 #include "formats/base/status.h"
+#include "formats/quantized/trellis.h"
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/model.h"
 #include "kernels/runtime/ops.h"
@@ -246,11 +247,25 @@ class Measurement {
     };
     for (const int bits : kBits) {
       for (const int group : kGroups) {
-        if (k % group == 0) add(bits, group);
+        if (k % group == 0 && !in_.trellis) add(bits, group);
       }
+    }
+    for (int bits = kTrellisMinBits; bits <= kTrellisMaxBits && in_.trellis; ++bits) {
+      StorageOption option;
+      option.bits = bits;
+      option.trellis = true;
+      option.bits_a_weight = bits + 32.0 / static_cast<double>(k);
+      option.error = probe > 0 ? TrellisError(bits) * SumOfSquares(rows) / probe : 0;
+      unit.options.push_back(option);
     }
     add(8, 0);
     return absl::OkStatus();
+  }
+
+  static double SumOfSquares(const std::vector<float>& values) {
+    double sum = 0;
+    for (const float v : values) sum += static_cast<double>(v) * static_cast<double>(v);
+    return sum;
   }
 
   static double ErrorOf(const std::vector<float>& rows, int64_t k, const WeightGrid& grid) {

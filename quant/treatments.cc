@@ -43,6 +43,8 @@ Treatments Automatic(const Scheme& scheme, const OutlierMap* map, const CalibSta
                                    " becomes a KV prefix, so that no row of the text carries a spike")
                     : "no prefix takes the spikes away";
   t.reason += "; rotations spread the wide channels over all";
+  t.shift = scheme.activation_bits == 4;
+  if (t.shift) t.reason += "; the mean of every linear's input goes into its bias";
   return t;
 }
 
@@ -69,6 +71,10 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
   }
   if (t.smooth > 0 && stats == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("smooth=", t.smooth, " needs a scan to take ranges from"));
+  }
+  if (recipe.shift != Shift::kAuto) t.shift = recipe.shift == Shift::kMean;
+  if (t.shift && stats == nullptr) {
+    return absl::InvalidArgumentError("shift \"mean\" needs a scan to take means from");
   }
   if (recipe.keep_columns >= 0) t.keep_columns = recipe.keep_columns;
   if (wants_fold && !HasPrefix(map, stats)) {

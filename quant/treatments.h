@@ -16,6 +16,7 @@ struct Treatments {
   int keep_columns = 0;   // kept columns a site
   RotationChoice rotate;  // never automatic
   double smooth = 0;
+  bool shift = false;  // means are taken off the linears' inputs
   std::string reason;  // in words, for people
 };
 // `map` and `stats` are null where no scan was made. InvalidArgument: a treatment that was asked for by name

@@ -280,9 +280,19 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
       ->check(Integer(1, 1 << 20))
       ->type_name("N");
   c->add_option("--bits", o.bits,
-                "Mean bits a weight of the linears below 8 bits: finer groups, or more bits, where rounding "
+                "Mean bits a weight of the linears below 8 bits: more bits, or finer groups, where rounding "
                 "measurably hurts most [all linears alike]")
       ->type_name("B");
+  c->add_option(
+       "--shift", o.shift,
+       "mean: the mean of each linear's input is taken off it and goes into the bias; none, auto (mean "
+       "for INT4 activations)")
+      ->type_name("HOW");
+  c->add_option(
+       "--codes", o.codes,
+       "What weights below 8 bits become: grid (points, one scale a group), trellis (paths, one scale "
+       "a channel), auto (a trellis on rotated weights)")
+      ->type_name("HOW");
   c->add_option("--zero-points", o.zero_points,
                 "Codes with an integer zero point beside each scale: auto (what the scheme says), none, "
                 "weights, activations, both")

@@ -13,6 +13,7 @@ namespace {
 
 std::string WeightWord(const TensorDecision& d) {
   if (d.weight_bits == 16) return "16 bit";
+  if (d.trellis) return absl::StrCat("trellis ", d.weight_bits);
   return absl::StrCat("INT", d.weight_bits,
                       d.group_size > 0 ? absl::StrCat(", groups of ", d.group_size) : " per channel",
                       d.weight_zeros ? ", zeros" : "");

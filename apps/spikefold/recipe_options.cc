@@ -19,9 +19,10 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 }  // namespace
 
 bool RecipeOptions::any() const {
-  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || zero_points || smooth ||
-         activation_scales || weight_scales || group_size || bits || keep_columns || keep_modules ||
-         head_bits || random_columns || keep_rows || keep_super_weights || !keep.empty() || kv.any();
+  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || codes || shift ||
+         zero_points || smooth || activation_scales || weight_scales || group_size || bits || keep_columns ||
+         keep_modules || head_bits || random_columns || keep_rows || keep_super_weights || !keep.empty() ||
+         kv.any();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
@@ -40,6 +41,12 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   }
   if (options.rounding) {
     SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(*options.rounding));
+  }
+  if (options.shift) {
+    SF_ASSIGN_OR_RETURN(recipe.shift, ParseShift(*options.shift));
+  }
+  if (options.codes) {
+    SF_ASSIGN_OR_RETURN(recipe.codes, ParseCodes(*options.codes));
   }
   if (options.zero_points) {
     SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(*options.zero_points));
@@ -75,6 +82,7 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   plain.keep_columns = -1;
   plain.keep_modules = 0;
   plain.smooth = 0;
+  plain.shift = Shift::kNone;
   plain.bits = 0;
   plain.rounding = Rounding::kNearest;
   plain.keep_super_weights = false;
@@ -88,8 +96,8 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
 absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
   const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||
-                     recipe.keep_super_weights || recipe.smooth > 0 || recipe.bits > 0 ||
-                     recipe.rounding == Rounding::kGptq;
+                     recipe.keep_super_weights || recipe.smooth > 0 || recipe.shift == Shift::kMean ||
+                     recipe.bits > 0 || recipe.rounding == Rounding::kGptq;
   // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
   const bool clips =
       scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);

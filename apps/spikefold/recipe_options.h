@@ -20,7 +20,8 @@ namespace spikefold {
 struct RecipeOptions {
   std::string file;  // recipe.json
   std::string scheme;
-  std::optional<std::string> outliers, rotate, rounding, zero_points, activation_scales, weight_scales;
+  std::optional<std::string> outliers, rotate, rounding, codes, shift, zero_points, activation_scales,
+      weight_scales;
   std::optional<double> smooth, bits;
   std::optional<int> group_size, keep_columns, keep_modules, head_bits;
   bool random_columns = false, keep_rows = false, keep_super_weights = false;

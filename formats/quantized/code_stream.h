@@ -1,6 +1,6 @@
-// Codes of 2, 3 or 4 bits in I32 words: a sequence is one little-endian stream of bits, element i in bits
+// Codes of 2 to 6 bits in I32 words: a sequence is one little-endian stream of bits, element i in bits
 // b*i .. b*i + b - 1, each code stored as code + 2^(b-1). For 2 and 4 bits this is what compressed-tensors
-// packs; an element of 3 bits may straddle two words.
+// packs; an element of 3, 5 or 6 bits may straddle two words.
 #pragma once
 
 #include <cstdint>

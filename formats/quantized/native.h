@@ -10,7 +10,7 @@
 //   format    tensors
 //   float     P.weight BF16|F16|F32 [N,K]
 //   8 bit     P.weight I8 [N,K] codes
-//   2-4 bit   P.weight_packed I32 [N,ceil(K*b/32)]: a row's codes as code_stream.h lays them (4 bit: code + 8
+//   2-6 bit   P.weight_packed I32 [N,ceil(K*b/32)]: a row's codes as code_stream.h lays them (4 bit: code + 8
 //             of element i in bits 4*(i%8) of word i/8), as compressed-tensors does; P.weight_shape I64 [2] =
 //             N, K
 //   scales    P.weight_scale F32 [N,1] per channel, BF16|F16|F32 [N,K/group] per group
@@ -23,7 +23,8 @@
 // scale, so that, with x^ = x_scale*(xq - x_zero) and w^ = scale*(wq - zero),
 //   y = sum_k x^*w^ + sum_{k kept} x_k * kept_weight + sum_super x_col * value + bias.
 // Rotations of the values between linears are named in the sidecar; their signs, never a seed, are stored:
-// spikefold.rotation.NAME.sign I8 [width]. Those "online" are applied while the model runs; weights, kept
+// spikefold.rotation.NAME.sign I8 [width]. What is taken off a site's input (after its rotation) is
+// spikefold.shift.SITE BF16 [K]. Those "online" are applied while the model runs; weights, kept
 // columns and input scales are those of the rotated inputs.
 // An embedding or a head that is quantized is a linear too: module "model.embed_tokens", N = vocab, K =
 // hidden.
@@ -85,7 +86,7 @@ struct QuantizedLinear : QuantizedLinearSpec {
   explicit QuantizedLinear(QuantizedLinearSpec spec) : QuantizedLinearSpec(std::move(spec)) {}
 
   Tensor float_weight;                     // float weights: [n, k] of float_dtype; empty otherwise
-  std::vector<int8_t> codes;               // [n, k] in format.lo()..hi(); empty for float weights
+  std::vector<int8_t> codes;               // [n, k] in format.lo()..hi(); empty for float weights; trellis.h
   std::vector<float> scales;               // [n, num_groups()] values that their stored type holds exactly
   std::vector<int8_t> zeros;               // [n, num_groups()] in format.lo()..hi(); empty if symmetric
   std::vector<int32_t> kept_columns;       // [r] strictly ascending
@@ -106,6 +107,9 @@ absl::Status CheckSpec(const QuantizedLinearSpec& spec);
 // values). InvalidArgument naming module and index.
 absl::Status CheckLinear(const QuantizedLinear& linear);
 
+// Trellis codes: the INT8 matrix [n, k] that they stand for, with the same scales.
+std::vector<int8_t> Levels(const QuantizedLinear& linear);
+
 // float32 weight [n, k] that the stored parts stand for: scale * (code - zero), kept columns and super
 // weights put back. For tests, export and comparison; not how the kernels compute.
 Tensor Dequantize(const QuantizedLinear& linear);
@@ -123,6 +127,13 @@ struct NativePrefix {
   std::vector<Tensor> k, v;  // for each of spec.layers: BF16 [num_kv_heads, p, head_dim]
 };
 
+// What is taken off the (rotated) input of a site while the model runs; its linears' biases hold its product
+// with their unrounded weights.
+struct NativeShift {
+  std::string site;           // Site::name
+  std::vector<float> values;  // [k], exact in BF16
+};
+
 // The sidecar, without what the writer itself computes.
 struct NativeInfo {
   std::string tool_version;                  // "0.1.0"
@@ -132,6 +143,7 @@ struct NativeInfo {
   std::vector<QuantizedLinearSpec> linears;  // every linear once; also a quantized embedding
   NativePrefixSpec prefix;
   std::vector<Rotation> rotations;  // ModelGraph::rotations of the model that was quantized
+  std::vector<NativeShift> shifts;  // Site::shift of its sites that have one
   NativeKv kv;
   Json folds;                              // array of objects, provenance only; or null
   Json calibration;                        // object, provenance only; or null

@@ -7,6 +7,7 @@
 #include "formats/base/status.h"
 #include "formats/quantized/code_stream.h"
 #include "formats/quantized/native_parts.h"
+#include "formats/quantized/trellis.h"
 
 namespace spikefold {
 namespace {
@@ -65,8 +66,14 @@ absl::Status CheckFloat(const QuantizedLinearSpec& s) {
 absl::Status CheckFormat(const QuantizedLinearSpec& s) {
   const Rule rule(s);
   const WeightFormat& f = s.format;
-  const bool known = f.is_float() ? f == WeightFormat::kFloat : ParseWeightFormat(FormatWord(f)).ok();
-  if (!known) return rule.Broken("weights of ", f.bits, " bits; use 2, 3, 4 or 8, or float");
+  const auto named = ParseWeightFormat(FormatWord(f));
+  const bool known = f.is_float() ? f == WeightFormat::kFloat : named.ok() && *named == f;
+  if (!known)
+    return rule.Broken("weights of ", f.bits, " bits; use 2, 3, 4 or 8, 2 to 6 in a trellis, or float");
+  if (f.trellis && s.num_kept + s.num_super > 0) {
+    return rule.Broken("trellis codes with ", s.num_kept, " kept columns and ", s.num_super,
+                       " super weights; they take none");
+  }
   if (!f.grouped && s.group != 0) {
     return rule.Broken("group_size=", s.group, " for a weight without groups; use 0");
   }
@@ -414,14 +421,22 @@ absl::Status CheckLinear(const QuantizedLinear& q) {
   return absl::OkStatus();
 }
 
+std::vector<int8_t> Levels(const QuantizedLinear& q) {
+  std::vector<int8_t> levels(q.codes.size());
+  DecodeTrellis(q.format.bits, q.codes.data(), q.n, q.k, levels.data());
+  return levels;
+}
+
 Tensor Dequantize(const QuantizedLinear& q) {
   if (q.format.is_float()) return ToF32(q.float_weight.view());
   Tensor out(DType::kF32, {q.n, q.k});
   float* w = out.as<float>().data();
   const int64_t groups = q.num_groups(), group = q.k / groups;
+  const std::vector<int8_t> levels = q.format.trellis ? Levels(q) : std::vector<int8_t>();
+  const int8_t* codes = q.format.trellis ? levels.data() : q.codes.data();
   for (int64_t row = 0; row < q.n; ++row) {
     for (int64_t column = 0; column < q.k; ++column) {
-      const int code = q.codes[Size(row * q.k + column)] - ZeroAt(q, row, column);
+      const int code = codes[row * q.k + column] - ZeroAt(q, row, column);
       w[row * q.k + column] = q.scales[Size(row * groups + column / group)] * static_cast<float>(code);
     }
     for (size_t c = 0; c < q.kept_columns.size(); ++c) {

@@ -36,7 +36,12 @@ absl::StatusOr<std::vector<Rotation>> RotationsFromJson(const Json& json, absl::
 SafetensorsWriter::Spec RotationTensorSpec(const Rotation& rotation);  // of its signs
 // InvalidArgument: CheckRotation(), or a name twice.
 absl::Status CheckRotations(const std::vector<Rotation>& rotations);
-// All tensors that follow from the sidecar: of linears, prefix, rotations and key scales.
+// native_shifts.cc. Read from JSON, values are 0 until their tensor is read.
+Json ShiftsToJson(const std::vector<NativeShift>& shifts);
+absl::StatusOr<std::vector<NativeShift>> ShiftsFromJson(const Json& json, absl::string_view sidecar);
+SafetensorsWriter::Spec ShiftTensorSpec(const NativeShift& shift);
+absl::Status CheckShifts(const std::vector<NativeShift>& shifts);  // InvalidArgument: values
+// All tensors that follow from the sidecar: of linears, prefix, rotations, shifts and key scales.
 std::vector<SafetensorsWriter::Spec> ImpliedTensorSpecs(const NativeInfo& info);
 
 struct NativeBits {

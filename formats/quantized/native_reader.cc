@@ -56,6 +56,7 @@ class Reader : public NativeReader {
     SF_RETURN_IF_ERROR(CheckTensors());
     SF_RETURN_IF_ERROR(CheckCounts());
     SF_RETURN_IF_ERROR(ReadSigns());
+    SF_RETURN_IF_ERROR(ReadShifts());
     return ReadKeyScales();
   }
 
@@ -153,6 +154,15 @@ class Reader : public NativeReader {
       r.signs.assign(signs.as<int8_t>().begin(), signs.as<int8_t>().end());
     }
     return AsDataLoss(CheckRotations(info_.rotations), path_);
+  }
+
+  absl::Status ReadShifts() {
+    for (NativeShift& s : info_.shifts) {
+      SF_ASSIGN_OR_RETURN(const Tensor values, tensors_->Read(ShiftTensorSpec(s).name));
+      s.values.clear();
+      for (const uint16_t half : values.as<uint16_t>()) s.values.push_back(Bf16ToFloat(half));
+    }
+    return AsDataLoss(CheckShifts(info_.shifts), path_);
   }
 
   absl::Status ReadKeyScales() {

@@ -232,6 +232,10 @@ NativeBits CountBits(const NativeInfo& info, const std::vector<SafetensorsWriter
     bytes += static_cast<double>(NumElements(t.shape) * DTypeBytes(t.dtype));
   }
   for (const Rotation& r : info.rotations) bytes += static_cast<double>(r.width());
+  for (const NativeShift& s : info.shifts) {  // side data of the linears that read it
+    bytes += 2 * static_cast<double>(s.values.size());
+    linear_bytes += 2 * static_cast<double>(s.values.size());
+  }
   for (const SafetensorsWriter::Spec& t : NativeKvTensorSpecs(info.kv)) {
     bytes += static_cast<double>(NumElements(t.shape) * DTypeBytes(t.dtype));
   }
@@ -251,6 +255,7 @@ Json SidecarToJson(const NativeInfo& info, const TensorHashes& hashes) {
       .Set("kv", NativeKvToJson(info.kv))
       .Set("prefix", PrefixToJson(info.prefix));
   if (!info.rotations.empty()) j.Set("rotations", RotationsToJson(info.rotations));
+  if (!info.shifts.empty()) j.Set("shifts", ShiftsToJson(info.shifts));
   j.Set("folds", info.folds).Set("calibration", info.calibration);
   j.Set("recipe_sha256", info.recipe_sha256).Set("plan_sha256", info.plan_sha256);
   bits.Set("linears", info.bits_linears).Set("all", info.bits_all).Set("file_bytes", info.file_bytes);
@@ -267,8 +272,8 @@ absl::Status SidecarFromJson(const Json& j, absl::string_view where, NativeInfo*
   }
   SF_RETURN_IF_ERROR(
       CheckKeys(j,
-                {"format_version", "tool", "base", "scheme", "linears", "kv", "prefix", "rotations", "folds",
-                 "calibration", "recipe_sha256", "plan_sha256", "bits", "tensors"},
+                {"format_version", "tool", "base", "scheme", "linears", "kv", "prefix", "rotations", "shifts",
+                 "folds", "calibration", "recipe_sha256", "plan_sha256", "bits", "tensors"},
                 where));
   const Json nothing = Json::MakeObject();
   const auto find = [&](absl::string_view key) { return j.Find(key) == nullptr ? nothing : *j.Find(key); };
@@ -306,6 +311,9 @@ absl::Status SidecarFromJson(const Json& j, absl::string_view where, NativeInfo*
   if (j.Find("rotations") != nullptr) {
     SF_ASSIGN_OR_RETURN(info->rotations, RotationsFromJson(*j.Find("rotations"), where));
   }
+  if (j.Find("shifts") != nullptr) {
+    SF_ASSIGN_OR_RETURN(info->shifts, ShiftsFromJson(*j.Find("shifts"), where));
+  }
   return HashesFromJson(j.Find("tensors"), where, hashes);
 }
 
@@ -333,6 +341,7 @@ std::vector<SafetensorsWriter::Spec> ImpliedTensorSpecs(const NativeInfo& info) 
   }
   for (SafetensorsWriter::Spec& t : PrefixTensorSpecs(info.prefix)) specs.push_back(std::move(t));
   for (const Rotation& r : info.rotations) specs.push_back(RotationTensorSpec(r));
+  for (const NativeShift& s : info.shifts) specs.push_back(ShiftTensorSpec(s));
   for (SafetensorsWriter::Spec& t : NativeKvTensorSpecs(info.kv)) specs.push_back(std::move(t));
   return specs;
 }

@@ -48,6 +48,12 @@ class Writer : public NativeWriter {
       const SafetensorsWriter::Spec spec = RotationTensorSpec(r);
       SF_RETURN_IF_ERROR(WriteAny(spec.name, TensorView{spec.dtype, spec.shape, r.signs.data()}));
     }
+    for (const NativeShift& s : info_.shifts) {
+      const SafetensorsWriter::Spec spec = ShiftTensorSpec(s);
+      std::vector<uint16_t> halves;
+      for (const float v : s.values) halves.push_back(FloatToBf16(v));
+      SF_RETURN_IF_ERROR(WriteAny(spec.name, TensorView{spec.dtype, spec.shape, halves.data()}));
+    }
     const std::vector<SafetensorsWriter::Spec> scales = NativeKvTensorSpecs(info_.kv);
     for (size_t i = 0; i < scales.size(); ++i) {
       const TensorView view = {scales[i].dtype, scales[i].shape, NativeKvTensor(info_.kv, i).data()};
@@ -189,6 +195,7 @@ absl::StatusOr<std::unique_ptr<NativeWriter>> NativeWriter::Create(const std::st
   for (const QuantizedLinearSpec& s : info.linears) SF_RETURN_IF_ERROR(CheckSpec(s));
   SF_RETURN_IF_ERROR(CheckPrefixSpec(info.prefix));
   SF_RETURN_IF_ERROR(CheckRotations(info.rotations));
+  SF_RETURN_IF_ERROR(CheckShifts(info.shifts));
   SF_RETURN_IF_ERROR(CheckNativeKv(info.kv));
   for (const SafetensorsWriter::Spec& s : plain) {
     if (!IsFloat(s.dtype) || s.name.rfind("spikefold.", 0) == 0) {

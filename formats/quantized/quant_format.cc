@@ -3,12 +3,13 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/json.h"
+#include "formats/quantized/trellis.h"
 
 namespace spikefold {
 namespace {
 
 constexpr char kKnownWeights[] =
-    "s8c, s8g, s4c, s4g, s3c, s3g, s2c, s2g, each also with u for s, bf16, f16, f32";
+    "s8c, s8g, s4c, s4g, s3c, s3g, s2c, s2g, each also with u for s, t2c to t6c, bf16, f16, f32";
 constexpr char kKnownActivations[] =
     "float, s8r, s8t, s4r, s4t, s4g32, s4g64, s4g128, each also with u for s";
 
@@ -28,7 +29,8 @@ char ScalesLetter(ActivationFormat::Scales scales) {
 
 std::string FormatWord(const WeightFormat& f) {
   if (f.is_float()) return "float";
-  return absl::StrCat(std::string(1, SignLetter(f.symmetric)), f.bits, f.grouped ? "g" : "c");
+  const char letter = f.trellis ? 't' : SignLetter(f.symmetric);
+  return absl::StrCat(std::string(1, letter), f.bits, f.grouped ? "g" : "c");
 }
 
 std::string FormatWord(const ActivationFormat& f) {
@@ -48,6 +50,10 @@ absl::StatusOr<WeightFormat> ParseWeightFormat(absl::string_view word) {
         if (word == FormatWord(f)) return f;
       }
     }
+  }
+  for (int bits = kTrellisMinBits; bits <= kTrellisMaxBits; ++bits) {
+    const WeightFormat f{.bits = bits, .trellis = true};
+    if (word == FormatWord(f)) return f;
   }
   return Unknown(word, kKnownWeights);
 }
@@ -72,6 +78,7 @@ absl::StatusOr<ActivationFormat> ParseActivationFormat(absl::string_view word) {
 
 std::string FormatText(const WeightFormat& f, int64_t group) {
   if (f.is_float()) return "float";
+  if (f.trellis) return absl::StrCat(f.bits, "-bit trellis codes per channel");
   return absl::StrCat("INT", f.bits, f.grouped ? absl::StrCat(" in groups of ", group) : " per channel",
                       f.symmetric ? "" : ", asymmetric");
 }

@@ -2,6 +2,8 @@
 //
 //   weights      [su][2348][cg]   "s4g"     signed: w = scale * code; u: w = scale * (code - zero);
 //                                           bits; one scale a c(hannel) or g(roup along K)
+//                t[23456]c     "t4c"     codes are steps of a path (trellis.h): w = scale * level, one scale
+//                a channel
 //   activations  [su][48][rgt]    "s8r"     one scale a r(ow = token), a g(roup of a row, its width follows:
 //                                           "s4g64"), or one for the t(ensor): static
 // Codes are signed integers in either case, and a zero point is an integer within their range, so that 0 is
@@ -17,9 +19,10 @@
 namespace spikefold {
 
 struct WeightFormat {
-  int bits = 0;          // 2, 3, 4 or 8; 0: float, and nothing below matters
+  int bits = 0;          // 2, 3, 4 or 8 (trellis: 2 to 6); 0: float, and nothing below matters
   bool grouped = false;  // one scale a group instead of one a channel (row of W)
   bool symmetric = true;
+  bool trellis = false;  // per channel and symmetric
 
   static const WeightFormat kFloat, kS8c, kS4g;
   bool is_float() const { return bits == 0; }

@@ -16,15 +16,26 @@ bool IsInteger(const ActivationForm& form) { return !form.format.is_float(); }
 
 }  // namespace
 
-absl::Status CpuOps::Rotate(float* x, int64_t rows, const ActivationForm& form) {
-  if (form.rotation == nullptr || rows == 0) return absl::OkStatus();
-  const RowRotation& r = *form.rotation;
-  return kernels::hadamard_f32_f32::Run({.m = rows,
-                                         .n = static_cast<int64_t>(r.scale.size()),
-                                         .factors = r.factors,
-                                         .scale = r.scale.data(),
-                                         .x = x},
-                                        pool_);
+absl::Status CpuOps::Turn(float* x, int64_t rows, const ActivationForm& form) {
+  if (rows == 0) return absl::OkStatus();
+  if (form.rotation != nullptr) {
+    const RowRotation& r = *form.rotation;
+    SF_RETURN_IF_ERROR(kernels::hadamard_f32_f32::Run({.m = rows,
+                                                       .n = static_cast<int64_t>(r.scale.size()),
+                                                       .factors = r.factors,
+                                                       .scale = r.scale.data(),
+                                                       .x = x},
+                                                      pool_));
+  }
+  if (form.shift == nullptr) return absl::OkStatus();
+  const std::vector<float>& shift = *form.shift;
+  pool_.ParallelFor(rows, kRowGrain, [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      float* row = x + m * static_cast<int64_t>(shift.size());
+      for (size_t i = 0; i < shift.size(); ++i) row[i] -= shift[i];
+    }
+  });
+  return absl::OkStatus();
 }
 
 absl::Status CpuOps::Form(const float* x, int64_t rows, int64_t k, const ActivationForm& form,

@@ -140,7 +140,7 @@ absl::Status CpuOps::AddNorm(const AddNormArgs& a) {
   });
   SF_RETURN_IF_ERROR(error.Take());
   if (y == nullptr) return absl::OkStatus();
-  SF_RETURN_IF_ERROR(Rotate(y, a.rows, *a.form));
+  SF_RETURN_IF_ERROR(Turn(y, a.rows, *a.form));
   return Form(y, a.rows, d, *a.form, Cpu(*a.out));
 }
 
@@ -200,7 +200,7 @@ absl::Status CpuOps::Attention(const AttentionArgs& a) {
                                                       .o = o,
                                                       .column_mass = a.column_mass},
                                                      pool_));
-  SF_RETURN_IF_ERROR(Rotate(o, a.rows, *a.form));
+  SF_RETURN_IF_ERROR(Turn(o, a.rows, *a.form));
   return Form(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
 }
 
@@ -240,7 +240,7 @@ absl::Status CpuOps::GatedMul(GateActivation activation, int64_t rows, const Buf
                      .up = up.host(),
                      .y = y},
                     pool_));
-  SF_RETURN_IF_ERROR(Rotate(y, rows, form));
+  SF_RETURN_IF_ERROR(Turn(y, rows, form));
   return Form(y, rows, gate.width(), form, Cpu(out));
 }
 

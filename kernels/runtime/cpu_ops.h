@@ -94,9 +94,9 @@ class CpuOps : public Ops {
   void ResetCounters() override { counters_ = {}; }
 
  private:
-  // cpu_form.cc. Rotates float rows `x` in place if the form says so.
-  absl::Status Rotate(float* x, int64_t rows, const ActivationForm& form);
-  // Float rows `x`, rotated -> the form's codes, kept columns, ...
+  // cpu_form.cc. Rotates and shifts float rows `x` in place if the form says so.
+  absl::Status Turn(float* x, int64_t rows, const ActivationForm& form);
+  // Float rows `x`, rotated and shifted -> the form's codes, kept columns, ...
   absl::Status Form(const float* x, int64_t rows, int64_t k, const ActivationForm& form, CpuActivation& out);
   absl::Status PagedAttention(const AttentionArgs& args);
   absl::Status Quantize(const float* x, CpuActivation& out, int64_t k);

@@ -278,6 +278,10 @@ absl::StatusOr<CudaOps::Target> CudaOps::TargetOf(int64_t rows, const Activation
   if (form.simulate) {
     return absl::UnimplementedError("backend \"cuda\": no simulation in float; use --backend cpu");
   }
+  if (form.shift != nullptr) {
+    return absl::UnimplementedError(
+        "backend \"cuda\": no kernel for shifted channels; quantize with --shift none, or use --backend cpu");
+  }
   Target target;
   if (form.rotation != nullptr && !rotated) {
     SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*form.rotation));

@@ -210,8 +210,9 @@ class Pass {
     const auto q_row = ops_.NewBuffer(q_width), k_row = ops_.NewBuffer(kv_width),
                v_row = ops_.NewBuffer(kv_width);
     const auto ctx_row = ops_.NewActivation(q_width);
-    ActivationForm ctx_form;  // the last step gives the rows their form; they arrive there rotated
+    ActivationForm ctx_form;  // the last step gives the rows their form; they arrive there turned
     ctx_form.rotation = FormOf(i, node)->rotation;
+    ctx_form.shift = FormOf(i, node)->shift;
     for (Buffer* row : {q_row.get(), k_row.get(), v_row.get()}) SF_RETURN_IF_ERROR(ops_.Reserve(*row, 1));
     SF_RETURN_IF_ERROR(ops_.Reserve(*ctx_row, 1));
     for (int64_t row = 0; row < rows_; ++row) {

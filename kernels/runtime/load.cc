@@ -84,8 +84,9 @@ void LoadedModel::SetRotations() {
     rotations.push_back(IsOnline(r.place) ? MakeRowRotation(r) : nullptr);
   }
   for (const Site& site : graph_.sites) {
-    if (site.rotation < 0) continue;
-    forms_[static_cast<size_t>(site.id)].rotation = rotations[static_cast<size_t>(site.rotation)];
+    ActivationForm& form = forms_[static_cast<size_t>(site.id)];
+    if (site.rotation >= 0) form.rotation = rotations[static_cast<size_t>(site.rotation)];
+    if (!site.shift.empty()) form.shift = std::make_shared<const std::vector<float>>(site.shift);
   }
   if (graph_.qk_rotation >= 0) qk_rotation_ = rotations[static_cast<size_t>(graph_.qk_rotation)];
 }

@@ -56,13 +56,15 @@ absl::Status PackDequantized(const QuantizedLinear& q, Ops& ops, LinearWeights& 
   return ops.PackF32(dense, w);
 }
 
+// Trellis codes run as the INT8 codes that they stand for.
 absl::Status PackCodes(const QuantizedLinear& q, Ops& ops, LinearWeights& w) {
+  const std::vector<int8_t> levels = q.format.trellis ? Levels(q) : std::vector<int8_t>();
   w.kept_weight = q.kept_weight_bf16;
   const absl::Status status = ops.PackCodes({.n = q.n,
                                              .k = q.k,
-                                             .format = q.format,
+                                             .format = q.format.trellis ? WeightFormat::kS8c : q.format,
                                              .group = q.group,
-                                             .codes = q.codes,
+                                             .codes = q.format.trellis ? levels : q.codes,
                                              .scales = q.scales,
                                              .zeros = q.zeros},
                                             q.act, w);

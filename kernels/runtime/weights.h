@@ -26,6 +26,8 @@ struct ActivationForm {
   bool simulate = false;               // values rounded to codes and back, carried as float
   // Applied to the float rows first: columns, scales and taps are those of the rotated rows. May be null.
   std::shared_ptr<const RowRotation> rotation;
+  // [k] taken off the rotated rows; everything else, taps included, sees what is left. May be null.
+  std::shared_ptr<const std::vector<float>> shift;
 };
 
 // A quantized weight before it is packed: w = scale * (code - zero).

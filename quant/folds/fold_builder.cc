@@ -82,6 +82,19 @@ void FoldBuilder::Untie() {
   model_.rewrites[head.module + ".weight"].source = embedding.module + ".weight";
 }
 
+std::vector<float> FoldBuilder::Shift(int site_id, absl::Span<const float> values) {
+  Site& site = model_.graph.sites[static_cast<size_t>(site_id)];
+  for (const float v : values) site.shift.push_back(Bf16ToFloat(FloatToBf16(v)));
+  for (const int linear : site.linears) {
+    Node& n = model_.graph.nodes[static_cast<size_t>(linear)];
+    const std::string name = n.module + ".bias";
+    model_.shifted_biases[name] = linear;
+    if (!n.has_bias) model_.new_biases.push_back(name);
+    n.has_bias = true;
+  }
+  return site.shift;
+}
+
 void FoldBuilder::Applied(std::string fold, Json provenance) {
   model_.folds.push_back(std::move(fold));
   model_.provenance.Append(std::move(provenance));

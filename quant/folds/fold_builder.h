@@ -21,6 +21,10 @@ struct FoldedModel {
   // Gains as they are stored (offset subtracted), by tensor name.
   absl::flat_hash_map<std::string, std::vector<float>> gains;
   bool untied = false;  // lm_head.weight is new
+  // Biases that take up the product of a weight with the site's shift, by tensor name: the node.
+  // `new_biases`: those that the base has not.
+  absl::flat_hash_map<std::string, int> shifted_biases;
+  std::vector<std::string> new_biases;
   std::vector<std::string> folds;
   std::vector<RefusedFold> refused;
   Json provenance = Json::MakeArray();
@@ -46,6 +50,9 @@ class FoldBuilder {
     return spikefold::AddRotation(std::move(rotation), &model_.graph);
   }
 
+  // Takes `values`, rounded to BF16, off a site's input; gives its linears biases. Returns what is taken off.
+  std::vector<float> Shift(int site, absl::Span<const float> values);
+
   void Applied(std::string fold, Json provenance);
   void Refuse(std::string fold, std::string reason);
   FoldedModel Finish() { return std::move(model_); }
@@ -70,6 +77,7 @@ absl::Status RotateValues(const FoldOptions& options, FoldBuilder& builder);
 absl::Status ScaleChannels(const FoldOptions& options, FoldBuilder& builder);
 absl::Status RotateDown(const FoldOptions& options, FoldBuilder& builder);
 absl::Status RotateQueriesKeys(const FoldOptions& options, FoldBuilder& builder);
+absl::Status ShiftChannels(const FoldOptions& options, FoldBuilder& builder);
 // residual_rotation.cc: whether the residual stream may be rotated once norm gains are gone.
 bool ResidualMayRotate(const ModelGraph& graph, std::string* why);
 

@@ -1,5 +1,7 @@
 #include "quant/folds/folded_checkpoint.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "formats/base/hash.h"
@@ -38,11 +40,8 @@ class Folded : public FoldedCheckpoint {
     if (const auto gain = model_.gains.find(name); gain != model_.gains.end()) {
       return Tensor::FromFloats({static_cast<int64_t>(gain->second.size())}, gain->second);
     }
-    const auto it = model_.rewrites.find(name);
-    if (it == model_.rewrites.end()) return base_.ReadF32(name);
-    SF_ASSIGN_OR_RETURN(Tensor tensor, base_.ReadF32(it->second.source));
-    ApplyRewrite(it->second, pool_, &tensor);
-    return tensor;
+    const auto shifted = model_.shifted_biases.find(name);
+    return shifted == model_.shifted_biases.end() ? Rewritten(name) : ShiftedBias(name, shifted->second);
   }
   // What a fold touched is stored nowhere: float32 then.
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
@@ -62,8 +61,41 @@ class Folded : public FoldedCheckpoint {
   uint64_t file_bytes() const override { return base_.file_bytes(); }
 
  private:
+  absl::StatusOr<Tensor> Rewritten(absl::string_view name) const {
+    const auto it = model_.rewrites.find(name);
+    if (it == model_.rewrites.end()) return base_.ReadF32(name);
+    SF_ASSIGN_OR_RETURN(Tensor tensor, base_.ReadF32(it->second.source));
+    ApplyRewrite(it->second, pool_, &tensor);
+    return tensor;
+  }
+
+  // b + W z
+  absl::StatusOr<Tensor> ShiftedBias(absl::string_view name, int index) const {
+    const Node& node = model_.graph.nodes[static_cast<size_t>(index)];
+    const std::vector<float>& shift =
+        model_.graph.sites[static_cast<size_t>(model_.graph.SiteOf(index))].shift;
+    Tensor bias(DType::kF32, {node.n});
+    if (base_.Find(name) != nullptr) {
+      SF_ASSIGN_OR_RETURN(bias, Rewritten(name));
+    } else {
+      std::fill_n(bias.as<float>().data(), node.n, 0.0f);
+    }
+    SF_ASSIGN_OR_RETURN(const Tensor weight, Rewritten(node.module + ".weight"));
+    const auto w = weight.as<float>();
+    for (int64_t n = 0; n < node.n; ++n) {
+      double sum = static_cast<double>(bias.as<float>()[static_cast<size_t>(n)]);
+      for (size_t k = 0; k < shift.size(); ++k) {
+        sum +=
+            static_cast<double>(w[static_cast<size_t>(n) * shift.size() + k]) * static_cast<double>(shift[k]);
+      }
+      bias.as<float>()[static_cast<size_t>(n)] = static_cast<float>(sum);
+    }
+    return bias;
+  }
+
   bool IsFolded(absl::string_view name) const {
-    return model_.gains.contains(name) || model_.rewrites.contains(name);
+    return model_.gains.contains(name) || model_.rewrites.contains(name) ||
+           model_.shifted_biases.contains(name);
   }
 
   void Add(StoredTensor tensor) {
@@ -77,6 +109,10 @@ class Folded : public FoldedCheckpoint {
 
   void ListTensors() {
     for (const StoredTensor& tensor : base_.tensors()) Add(tensor);
+    for (const std::string& name : model_.new_biases) {
+      const Node& node = model_.graph.nodes[static_cast<size_t>(model_.shifted_biases.at(name))];
+      Add({.name = name, .stored_name = name, .stored_type = "", .shape = {node.n}});
+    }
     if (!model_.untied) return;
     const Node& head = model_.graph.nodes[static_cast<size_t>(model_.graph.FindModule("lm_head"))];
     const std::string name = head.module + ".weight";

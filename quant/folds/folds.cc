@@ -1,5 +1,7 @@
 #include "quant/folds/folds.h"
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "quant/folds/fold_builder.h"
@@ -27,6 +29,7 @@ constexpr FoldEntry kFolds[] = {
     {[](const FoldOptions& o, const ModelGraph&) { return !o.smooth.empty(); }, ScaleChannels},
     {[](const FoldOptions& o, const ModelGraph&) { return o.rotate_down; }, RotateDown},
     {[](const FoldOptions& o, const ModelGraph&) { return o.rotate_qk; }, RotateQueriesKeys},
+    {[](const FoldOptions& o, const ModelGraph&) { return !o.shifts.empty(); }, ShiftChannels},
 };
 
 absl::StatusOr<FoldedModel> MakeFolds(const CheckpointReader& base, const FoldOptions& options) {
@@ -34,9 +37,11 @@ absl::StatusOr<FoldedModel> MakeFolds(const CheckpointReader& base, const FoldOp
     return absl::InvalidArgumentError(absl::StrCat(
         base.path(), ": is quantized; folds rewrite float models, give the one it was made from"));
   }
-  if (!base.graph().rotations.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(base.path(), ": is rotated already; fold the model itself, once"));
+  const bool shifted = std::any_of(base.graph().sites.begin(), base.graph().sites.end(),
+                                   [](const Site& site) { return !site.shift.empty(); });
+  if (shifted || !base.graph().rotations.empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(base.path(), ": is ", shifted ? "shifted" : "rotated",
+                                                   " already; fold the model itself, once"));
   }
   FoldBuilder builder(base);
   for (const FoldEntry& fold : kFolds) {

@@ -8,7 +8,8 @@
 //   it is added R2           values and context are rotated head by head (v rows, o columns)   something lies
 //   between v and o smooth       channel scales: norm->q,k,v, norm->gate,up, up->down, v->o        nothing
 //   can absorb 1/s R4           down_proj's input is rotated online, down_proj's columns with it  - R3
-//   queries and keys are rotated online after RoPE (for KV caches)    -
+//   queries and keys are rotated online after RoPE (for KV caches)    - shift
+//   a constant is taken off a linear's input online, its product goes into the bias    -
 //
 // They are applied in this order (gains first, since a rotation needs the norms free of them; scales between
 // offline and online rotations). A fold that cannot be proved from the graph is left out and listed in
@@ -39,6 +40,13 @@ struct SiteScales {
   std::vector<float> scales;
 };
 
+// What is taken off a site's (rotated) input, before its linears.
+struct SiteShift {
+  int layer = 0;
+  ValueKind value = ValueKind::kAttnIn;  // kAttnIn, kCtx, kFfnIn, kDownIn
+  std::vector<float> values;             // [site.k]; the nearest values of BF16 are used
+};
+
 struct FoldOptions {
   bool norm_gain = false;
   bool rotate_residual = false;         // R1; folds all norm gains and unties the head
@@ -47,9 +55,11 @@ struct FoldOptions {
   std::vector<int> rotate_down_layers;  // R4: ascending; empty: all
   bool rotate_qk = false;               // R3
   std::vector<SiteScales> smooth;       // smooth.h makes them from statistics of the model with R1 and R2
+  std::vector<SiteShift> shifts;        // means of the model with all other folds
   uint64_t seed = 1;                    // of the rotations' signs
   bool any() const {
-    return norm_gain || rotate_residual || rotate_values || rotate_down || rotate_qk || !smooth.empty();
+    return norm_gain || rotate_residual || rotate_values || rotate_down || rotate_qk || !smooth.empty() ||
+           !shifts.empty();
   }
 };
 

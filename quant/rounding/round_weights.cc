@@ -1,5 +1,9 @@
 #include "quant/rounding/round_weights.h"
 
+#include <algorithm>
+
+#include "quant/rounding/gptq.h"
+
 namespace spikefold {
 namespace {
 
@@ -28,10 +32,29 @@ double RoundRow(const std::vector<float>& row, int64_t r, const WeightGrid& grid
   return error;
 }
 
+// Columns that do not know of each other are those of a diagonal Hessian.
+RoundedWeights NearestPaths(const RoundingInput& input, const WeightGrid& grid,
+                            absl::Span<const float> importance, ThreadPool& pool) {
+  const int64_t k = input.k;
+  HessianFactor factor;
+  factor.k = k;
+  factor.h = Tensor(DType::kF32, {k, k});
+  factor.feedback = Tensor(DType::kF32, {k, k});
+  std::fill_n(factor.h.as<float>().data(), k * k, 0.0f);
+  std::fill_n(factor.feedback.as<float>().data(), k * k, 0.0f);
+  for (int64_t c = 0; c < k; ++c) {
+    factor.order.push_back(static_cast<int32_t>(c));
+    factor.h.as<float>()[static_cast<size_t>(c * (k + 1))] =
+        importance.empty() ? 1.0f : importance[static_cast<size_t>(c)];
+  }
+  return Gptq(input, factor, grid, {}, pool).value();  // sizes agree by construction
+}
+
 }  // namespace
 
 RoundedWeights RoundToNearest(const RoundingInput& input, const WeightGrid& grid,
                               absl::Span<const float> importance, ThreadPool& pool) {
+  if (grid.trellis) return NearestPaths(input, grid, importance, pool);
   const int64_t n = input.n, k = input.k;
   const float* h = importance.empty() ? nullptr : importance.data();
   RoundedWeights out;
@@ -66,6 +89,7 @@ RoundedWeights RoundToNearest(const RoundingInput& input, const WeightGrid& grid
 
 WeightGrid GridOf(const TensorDecision& d) {
   return {.bits = d.weight_bits,
+          .trellis = d.trellis,
           .symmetric = !d.weight_zeros,
           .group = d.group_size,
           .scale_dtype = d.group_size == 0 ? DType::kF32 : DType::kBF16,

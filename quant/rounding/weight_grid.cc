@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "formats/quantized/trellis.h"
 #include "quant/scheme.h"
 
 namespace spikefold {
@@ -80,6 +81,12 @@ absl::Status CheckGrid(absl::string_view module, int64_t k, const WeightGrid& gr
   if (grid.bits < 2 || grid.bits > 8) {
     return absl::InvalidArgumentError(absl::StrCat(module, ": ", grid.bits, "-bit weights; use 2 to 8 bits"));
   }
+  if (grid.trellis && (grid.bits > kTrellisMaxBits || grid.group != 0 || !grid.symmetric)) {
+    return absl::InvalidArgumentError(absl::StrCat(module, ": trellis codes have ", kTrellisMinBits, " to ",
+                                                   kTrellisMaxBits, " bits and one scale a channel, not ",
+                                                   grid.bits, " bits in groups of ", grid.group,
+                                                   " or zero points"));
+  }
   if (grid.scale_dtype != DType::kF32 && grid.scale_dtype != DType::kBF16 &&
       grid.scale_dtype != DType::kF16) {
     return absl::InvalidArgumentError(
@@ -118,14 +125,19 @@ GroupScale ChooseScale(const float* w, const float* importance, int64_t count, c
 std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool) {
   const int64_t groups = static_cast<int64_t>(weights.scales.size()) / n, width = k / groups;
   std::vector<float> out(static_cast<size_t>(n * k));
+  std::vector<int8_t> levels;
+  if (weights.trellis_bits > 0) {
+    levels.resize(weights.codes.size());
+    DecodeTrellis(weights.trellis_bits, weights.codes.data(), n, k, levels.data());
+  }
+  const int8_t* codes = weights.trellis_bits > 0 ? levels.data() : weights.codes.data();
   pool.ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
     for (int64_t g = begin * groups; g < end * groups; ++g) {
       const size_t group = static_cast<size_t>(g);
       const float scale = weights.scales[group];
       const int zero = weights.zeros.empty() ? 0 : weights.zeros[group];
       for (int64_t i = g * width; i < (g + 1) * width; ++i) {
-        const size_t at = static_cast<size_t>(i);
-        out[at] = scale * static_cast<float>(weights.codes[at] - zero);
+        out[static_cast<size_t>(i)] = scale * static_cast<float>(codes[i] - zero);
       }
     }
   });

@@ -22,7 +22,8 @@
 namespace spikefold {
 
 struct WeightGrid {
-  int bits = 4;  // 2 .. 8
+  int bits = 4;          // 2 .. 8
+  bool trellis = false;  // codes are steps of a path (formats/quantized/trellis.h): one F32 scale a row
   bool symmetric = true;
   int64_t group = 0;                       // columns that share a scale; 0: all of a row
   DType scale_dtype = DType::kBF16;        // F32, BF16 or F16: codes are chosen for the stored scale
@@ -64,6 +65,7 @@ struct GridWeights {
   std::vector<int8_t> codes;  // [n, k]; `zero` (0 if symmetric) in kept columns and at super weights
   std::vector<float> scales;  // [n, groups], the values that are stored
   std::vector<int8_t> zeros;  // [n, groups]; empty: symmetric
+  int trellis_bits = 0;       // > 0: the codes are those of a trellis
 };
 // The float matrix that they stand for.
 std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool);

@@ -102,6 +102,7 @@ NativeInfo Info() {
   info.prefix.head_dim = 4;
   info.rotations = {{"R1", RotationPlace::kResidual, {2}, {1, -1, -1, 1, 1, -1}},
                     {"R4", RotationPlace::kDownIn, {12, 2}, std::vector<int8_t>(24, -1), {0, 2}}};
+  info.shifts = {{"layers.0.ctx", {0.5f, -2.0f, 0.0f}}};
   info.kv.k_bits = 4;
   info.kv.v_bits = 3;
   info.kv.k_scale = NativeKv::KeyScale::kChannel;
@@ -226,6 +227,9 @@ TEST_CASE("A written checkpoint is read back equal, in one file or in shards", "
     CHECK(r.ReadTensor(kGain)->as<float>()[5] == 6.0f);
     CHECK_THAT(r.ReadTensor("lm_head.weight").status(), Fails(StatusCode::kNotFound, "no plain tensor"));
     CHECK(r.info().rotations == Info().rotations);
+    REQUIRE(r.info().shifts.size() == 1);
+    CHECK(r.info().shifts[0].site == "layers.0.ctx");
+    CHECK(r.info().shifts[0].values == Info().shifts[0].values);
     CHECK(r.info().kv == Info().kv);
     auto prefix = r.ReadPrefix();
     REQUIRE(prefix.ok());
@@ -256,19 +260,20 @@ TEST_CASE("Declared bytes are the bytes on disk, to the last one", "[native]") {
   for (int i = 7; i >= 0; --i)
     header = (header << 8) | static_cast<unsigned char>(file[static_cast<size_t>(i)]);
   const int64_t prefix_bytes = 2 * 4 + 2 * 2 * (1 * 2 * 4) * 2, gain_bytes = 6 * 4, sign_bytes = 6 + 24,
-                scale_bytes = 2 * 2 * 4 * 4;
+                scale_bytes = 2 * 2 * 4 * 4, shift_bytes = 3 * 2;
   const int64_t linears = StoredBytes(DownProj()) + StoredBytes(QProj()) + StoredBytes(Head());
   CHECK(static_cast<int64_t>(file.size() - 8 - header) ==
-        linears + prefix_bytes + gain_bytes + sign_bytes + scale_bytes);
+        linears + prefix_bytes + gain_bytes + sign_bytes + scale_bytes + shift_bytes);
   // By hand: 3 rows of 2 words, 6 bf16 scales, the shape, kept columns and weights, supers, bias, input
   // scale.
   CHECK(StoredBytes(DownProj()) == 24 + 12 + 16 + (2 * 4 + 6 * 2) + (2 * 8 + 2 * 4) + 12 + 4);
   CHECK(StoredBytes(QProj()) == 24 + 16);
   const auto reader = *NativeReader::Open(dir / "q");
-  CHECK(reader->info().bits_linears == 8.0 * (112 + 40) / (30 + 24));
-  CHECK(reader->info().bits_all ==
-        8.0 * static_cast<double>(linears + prefix_bytes + gain_bytes + sign_bytes + scale_bytes) /
-            (30 + 24 + 6 + 6));
+  CHECK(reader->info().bits_linears == 8.0 * (112 + 40 + 6) / (30 + 24));
+  CHECK(reader->info().bits_all == 8.0 *
+                                       static_cast<double>(linears + prefix_bytes + gain_bytes + sign_bytes +
+                                                           scale_bytes + shift_bytes) /
+                                       (30 + 24 + 6 + 6));
 }
 
 TEST_CASE("Packed nibbles lie as compressed-tensors lays them", "[native]") {
@@ -351,6 +356,8 @@ TEST_CASE("A sidecar that contradicts the tensors, or that a newer version wrote
       {"\"name\": \"R4\"", "\"name\": \"R5\"", "spikefold.rotation.R4.sign", StatusCode::kUnimplemented},
       {"\"layers\": [0, 2]", "\"layers\": [2, 0]", "its layers do not ascend"},
       {"\"layers\": [0, 2]", "\"layers\": []", "\"layers\" is empty"},
+      {"\"layers.0.ctx\": 3", "\"layers.0.ctx\": 4", "the sidecar implies BF16 [4]"},
+      {"\"layers.0.ctx\": 3", "\"layers.0.ctx\": 0", "shifts: width 0; 1 to"},
       {"\"k\": \"u4c\"", "\"k\": 4", "\"k\" is an integer"},
       {"\"k\": \"u4c\"", "\"k\": \"u5c\"", "kv: \"k\": \"u5c\" is not supported", StatusCode::kUnimplemented},
       {"\"v\": \"u3r\"", "\"v\": \"u3p\"", "\"u3p\" is not supported; known: f16, u8, u4, u3 and u2 with r",

@@ -23,6 +23,7 @@ using testing::TempDirectory;
 
 constexpr const char* kWeightWords[] = {"s8c", "s8g", "u8c", "u8g", "s4c", "s4g", "u4c", "u4g",
                                         "s3c", "s3g", "u3c", "u3g", "s2c", "s2g", "u2c", "u2g"};
+constexpr const char* kTrellisWords[] = {"t2c", "t3c", "t4c", "t5c", "t6c"};
 constexpr const char* kActivationWords[] = {"float", "s8r",    "u8r",   "s8t",   "u8t",
                                             "s4r",   "u4r",    "s4t",   "u4t",   "s4g32",
                                             "s4g64", "s4g128", "u4g32", "u4g64", "u4g128"};
@@ -38,8 +39,7 @@ QuantizedLinear MakeLinear(absl::string_view weight, absl::string_view act,
   spec.act = *ParseActivationFormat(act);
   spec.group = spec.format.grouped ? 32 : 0;
   spec.scale_dtype = scale_dtype;
-  spec.num_kept = 1;
-  spec.num_super = 1;
+  spec.num_kept = spec.num_super = spec.format.trellis ? 0 : 1;
   QuantizedLinear q(spec);
   const int lo = q.format.lo(), count = q.format.hi() - lo + 1;
   for (int64_t i = 0; i < q.n * q.k; ++i) q.codes.push_back(static_cast<int8_t>(lo + i * 5 % count));
@@ -51,6 +51,9 @@ QuantizedLinear MakeLinear(absl::string_view weight, absl::string_view act,
     const int64_t group = q.k / q.num_groups();
     return q.zeros.empty() ? int8_t{0} : q.zeros[static_cast<size_t>(row * q.num_groups() + column / group)];
   };
+  if (q.act.is_static()) q.input_scale = 0.02f;
+  if (q.act.is_static() && !q.act.symmetric) q.input_zero = q.act.lo() + 1;
+  if (q.format.trellis) return q;
   q.kept_columns = {70};
   for (int64_t row = 0; row < q.n; ++row) {
     q.codes[static_cast<size_t>(row * q.k + 70)] = zero(row, 70);
@@ -58,8 +61,6 @@ QuantizedLinear MakeLinear(absl::string_view weight, absl::string_view act,
   }
   q.supers = {{3, 40, -7.5f}};
   q.codes[static_cast<size_t>(3 * q.k + 40)] = zero(3, 40);
-  if (q.act.is_static()) q.input_scale = 0.02f;
-  if (q.act.is_static() && !q.act.symmetric) q.input_zero = q.act.lo() + 1;
   return q;
 }
 
@@ -86,8 +87,9 @@ void Poke(const std::string& directory, const std::string& tensor, size_t at, ui
 
 TEST_CASE("A format and its word name each other, and no other word is taken", "[native]") {
   for (const char* word : kWeightWords) CHECK(FormatWord(*ParseWeightFormat(word)) == word);
+  for (const char* word : kTrellisWords) CHECK(FormatWord(*ParseWeightFormat(word)) == word);
   for (const char* word : kActivationWords) CHECK(FormatWord(*ParseActivationFormat(word)) == word);
-  for (const char* word : {"", "s8", "s8r", "S8c", "s5g", "s4g32", "u8c ", "float"}) {
+  for (const char* word : {"", "s8", "s8r", "S8c", "s5g", "t1c", "t7c", "t4g", "s4g32", "u8c ", "float"}) {
     CHECK_THAT(ParseWeightFormat(word).status(),
                Fails(StatusCode::kUnimplemented, "is not supported; known: s8c"));
   }
@@ -103,6 +105,7 @@ TEST_CASE("A format and its word name each other, and no other word is taken", "
   CHECK(ParseActivationFormat("u4t")->lo() == -8);
   CHECK(FormatText(*ParseWeightFormat("u3g"), 64) == "INT3 in groups of 64, asymmetric");
   CHECK(FormatText(*ParseWeightFormat("s4c"), 0) == "INT4 per channel");
+  CHECK(FormatText(*ParseWeightFormat("t5c"), 0) == "5-bit trellis codes per channel");
   CHECK(FormatText(*ParseActivationFormat("u8t")) == "INT8 static, asymmetric");
   CHECK(FormatText(*ParseActivationFormat("s4g64")) == "INT4 in groups of 64");
 }
@@ -112,7 +115,9 @@ TEST_CASE("Code streams are those of numpy.packbits", "[native]") {
   const std::pair<int, std::vector<uint32_t>> expected[] = {
       {2, {0x1b1b1b1b, 0x1b1b1b1b, 0xaaaaab1b}},
       {3, {0x53977053, 0x70539770, 0x97705397, 0x24927053}},
-      {4, {0x4d6f81a3, 0xc5e7092b, 0x4d6f81a3, 0xc5e7092b, 0x888f81a3}}};
+      {4, {0x4d6f81a3, 0xc5e7092b, 0x4d6f81a3, 0xc5e7092b, 0x888f81a3}},
+      {5, {0x4dfc4543, 0x78245ba3, 0x0753617d, 0x4b276cf4, 0xe55c7066, 0x21fc4543}},
+      {6, {0x9f611283, 0x90bbd2d9, 0xb2579740, 0x8f201eb3, 0x9cab91d5, 0x71538703, 0x3fe31aa3}}};
   for (const auto& [bits, words] : expected) {
     INFO(bits << " bits");
     std::vector<int8_t> codes;
@@ -159,6 +164,7 @@ TEST_CASE("Every format of weights and activations is written and read back equa
     CHECK(bytes == StoredBytes(q));
   };
   for (const char* word : kWeightWords) check(MakeLinear(word, "float"));
+  for (const char* word : kTrellisWords) check(MakeLinear(word, "u8t"));
   for (const char* word : kActivationWords) check(MakeLinear("u4g", word, DType::kF16));
   check(MakeLinear("s3g", "s8r", DType::kF32));
   check(MakeLinear("u2g", "s8r", DType::kF32));

@@ -89,6 +89,9 @@ void WriteNative(const std::string& path, const FoldedCheckpoint& folded) {
   info.architecture = graph.config.architecture;
   info.base_fingerprint = *folded.base().Fingerprint();
   info.rotations = graph.rotations;
+  for (const Site& site : graph.sites) {
+    if (!site.shift.empty()) info.shifts.push_back({site.name, site.shift});
+  }
   info.folds = folded.provenance();
   std::vector<QuantizedLinear> linears;
   std::vector<SafetensorsWriter::Spec> plain;
@@ -190,8 +193,12 @@ TEST_CASE("An intervention on a rotated input edits what the linear reads, which
 TEST_CASE("A rotated model decodes alike in one call, in steps, in lockstep and behind its own prefix") {
   const TinyModel tiny = MakeTinyModel(Small());
   const auto folded =
-      Fold(*tiny.checkpoint,
-           {.rotate_residual = true, .rotate_values = true, .rotate_down = true, .rotate_qk = true});
+      Fold(*tiny.checkpoint, {.rotate_residual = true,
+                              .rotate_values = true,
+                              .rotate_down = true,
+                              .rotate_qk = true,
+                              .shifts = {{0, ValueKind::kCtx, std::vector<float>(48, 0.5f)},
+                                         {1, ValueKind::kDownIn, std::vector<float>(80, -0.25f)}}});
   const auto model = Load(*folded), plain = Load(*tiny.checkpoint);
   const std::vector<int32_t> tokens = SomeTokens(17, 67);
   const std::vector<float> whole = RunLogits(*model, tokens);
@@ -224,11 +231,13 @@ TEST_CASE("A rotated model decodes alike in one call, in steps, in lockstep and 
 TEST_CASE("A natively quantized model keeps its rotations and runs with them") {
   const TempDirectory dir;
   const TinyModel tiny = MakeTinyModel(Small());
-  const auto folded = Fold(*tiny.checkpoint, {.rotate_residual = true,
-                                              .rotate_values = true,
-                                              .rotate_down = true,
-                                              .rotate_down_layers = {0, 2},
-                                              .rotate_qk = true});
+  const auto folded =
+      Fold(*tiny.checkpoint, {.rotate_residual = true,
+                              .rotate_values = true,
+                              .rotate_down = true,
+                              .rotate_down_layers = {0, 2},
+                              .rotate_qk = true,
+                              .shifts = {{1, ValueKind::kFfnIn, std::vector<float>(48, 0.5f)}}});
   WriteNative(dir / "q", *folded);
   REQUIRE(NativeVerify(dir / "q") == absl::OkStatus());
   const auto reader = CheckpointReader::Open(dir / "q");
@@ -240,6 +249,7 @@ TEST_CASE("A natively quantized model keeps its rotations and runs with them") {
   for (const Site& site : graph.sites) {
     const bool rotated = site.value == ValueKind::kDownIn && site.layer != 1;
     CHECK((site.rotation >= 0) == rotated);
+    CHECK(site.shift == folded->graph().sites[static_cast<size_t>(site.id)].shift);
     CHECK(site.rotation == folded->graph().sites[static_cast<size_t>(site.id)].rotation);
   }
   CHECK(graph.qk_rotation == folded->graph().qk_rotation);

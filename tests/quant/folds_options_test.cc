@@ -44,6 +44,9 @@ TEST_CASE("A folded model has another fingerprint, which names its folds and fol
       print({.smooth = {{0, ValueKind::kFfnIn, ones}}}),
       print({.smooth = {{0, ValueKind::kFfnIn, twos}}}),
       print({.smooth = {{1, ValueKind::kFfnIn, twos}}}),
+      print({.shifts = {{0, ValueKind::kFfnIn, twos}}}),
+      print({.shifts = {{1, ValueKind::kFfnIn, twos}}}),
+      print({.shifts = {{1, ValueKind::kFfnIn, ones}}}),
   };
   for (size_t i = 0; i < prints.size(); ++i) {
     for (size_t j = 0; j < i; ++j) CHECK(prints[i] != prints[j]);
@@ -102,6 +105,10 @@ TEST_CASE("Impossible options are refused with what was found and what is needed
       {{.smooth = {{-1, ValueKind::kFinal, eight}}}, "no such site"},
       {{.smooth = {{0, ValueKind::kFfnIn, eight}, {0, ValueKind::kFfnIn, eight}}},
        "layers.0.ffn_in is there twice"},
+      {{.shifts = {{0, ValueKind::kFfnIn, four}}}, "layers.0.ffn_in: a shift of 4 values; one of 8 finite"},
+      {{.shifts = {{0, ValueKind::kFfnIn, infinite}}}, "one of 8 finite values is needed, once"},
+      {{.shifts = {{0, ValueKind::kFfnIn, eight}, {0, ValueKind::kFfnIn, eight}}}, "is needed, once"},
+      {{.shifts = {{3, ValueKind::kFfnIn, eight}}}, "the model has no input ffn_in in layer 3"},
       {{.rotate_down = true, .rotate_down_layers = {1, 0}}, "rotation \"R4\": its layers do not ascend"},
       {{.rotate_down = true, .rotate_down_layers = {2}},
        "rotation \"R4\" at down_in: layer 2; the model has 2"},
@@ -113,6 +120,9 @@ TEST_CASE("Impossible options are refused with what was found and what is needed
   const auto once = *FoldCheckpoint(*tiny.checkpoint, {.rotate_down = true});
   CHECK_THAT(FoldCheckpoint(*once, {.rotate_values = true}).status(),
              Fails(StatusCode::kInvalidArgument, "is rotated already"));
+  const auto shifted = *FoldCheckpoint(*tiny.checkpoint, {.shifts = {{0, ValueKind::kFfnIn, eight}}});
+  CHECK_THAT(FoldCheckpoint(*shifted, {.rotate_values = true}).status(),
+             Fails(StatusCode::kInvalidArgument, "is shifted already"));
 }
 
 TEST_CASE("Random signs are the same everywhere, half of them negative, others for each rotation and seed") {

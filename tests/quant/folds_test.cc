@@ -34,6 +34,20 @@ std::vector<SiteScales> SomeScales(const ModelGraph& graph) {
   return all;
 }
 
+// Values that BF16 holds, of the size of the inputs, for every site of the blocks.
+std::vector<SiteShift> SomeShifts(const ModelGraph& graph) {
+  std::vector<SiteShift> all;
+  uint64_t seed = 70;
+  for (const Site& site : graph.sites) {
+    if (site.layer < 0) continue;
+    SiteShift s = {.layer = site.layer, .value = site.value, .values = {}};
+    for (const int32_t t : SomeTokens(site.k, 64, ++seed))
+      s.values.push_back(static_cast<float>(t - 32) / 32);
+    all.push_back(std::move(s));
+  }
+  return all;
+}
+
 // "norm_gain", "R1", ... or "all".
 FoldOptions Options(const std::string& fold, const ModelGraph& graph) {
   FoldOptions o;
@@ -44,9 +58,10 @@ FoldOptions Options(const std::string& fold, const ModelGraph& graph) {
   o.rotate_qk = all || fold == "R3";
   o.rotate_down = all || fold == "R4";
   if (all || fold == "smooth") o.smooth = SomeScales(graph);
+  if (all || fold == "shift") o.shifts = SomeShifts(graph);
   return o;
 }
-const char* const kFolds[] = {"norm_gain", "R1", "R2", "smooth", "R4", "R3", "all"};
+const char* const kFolds[] = {"norm_gain", "R1", "R2", "smooth", "R4", "R3", "shift", "all"};
 
 std::unique_ptr<FoldedCheckpoint> Fold(const CheckpointReader& base, const FoldOptions& options) {
   auto folded = FoldCheckpoint(base, options, &Pool());
@@ -61,7 +76,7 @@ std::string Refused(const FoldedCheckpoint& folded) {
   return absl::StrJoin(names, " ");
 }
 
-// A folded model but for one tensor, which is the base's.
+// A folded model but for one tensor, which is the base's `source`; empty: a bias of zeros.
 class AllButOne : public CheckpointReader {
  public:
   AllButOne(const FoldedCheckpoint& folded, std::string name, std::string source)
@@ -72,7 +87,11 @@ class AllButOne : public CheckpointReader {
   const std::vector<StoredTensor>& tensors() const override { return folded_.tensors(); }
   const StoredTensor* Find(absl::string_view name) const override { return folded_.Find(name); }
   absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override {
-    return name == name_ ? folded_.base().ReadF32(source_) : folded_.ReadF32(name);
+    if (name != name_) return folded_.ReadF32(name);
+    if (source_.empty())
+      return Tensor::FromFloats(folded_.Find(name)->shape,
+                                std::vector<float>(static_cast<size_t>(folded_.Find(name)->shape[0])));
+    return folded_.base().ReadF32(source_);
   }
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override { return ReadF32(name); }
   absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override {
@@ -129,8 +148,9 @@ void CheckFolds(const CheckpointReader& base, absl::Span<const int32_t> tokens, 
     CHECK(folded->folds().empty() == (changed.empty() && fold != "R3"));
     for (const std::string& name : changed) {
       INFO("without " << name);
-      const bool head = folded->base().Find(name) == nullptr;
-      const AllButOne half(*folded, name, head ? "model.embed_tokens.weight" : name);
+      const bool is_new = folded->base().Find(name) == nullptr;
+      const std::string source = name == "lm_head.weight" ? "model.embed_tokens.weight" : "";
+      const AllButOne half(*folded, name, is_new ? source : name);
       CHECK(RelativeError(RunLogits(*Load(half), tokens), want) > 1e-3);
     }
   }

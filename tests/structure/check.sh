@@ -50,8 +50,8 @@ function check_own_include(target, from, to) {
   }
   if (from == "quant" && to == "calib" && target !~ /^calib\/(stats|census|evaluate|recalibrate|hessian|self_divergence)\.h$/)
     report("quant takes only stats.h, census.h, evaluate.h, recalibrate.h, hessian.h and self_divergence.h from calib, not \"" target "\"")
-  if (from == "quant" && to == "kernels" && target !~ /^kernels\/(numeric|matmul_f32_f32_f32\/matmul_f32_f32_f32)\.h$/)
-    report("quant takes only numeric.h and the float matmul from kernels, not \"" target "\"")
+  if (from == "quant" && to == "kernels" && target !~ /^kernels\/(numeric|matmul_f32_f32_f32\/matmul_f32_f32_f32|trellis_s8_f32\/trellis_s8_f32)\.h$/)
+    report("quant takes only numeric.h, the float matmul and the trellis encoder from kernels, not \"" target "\"")
 }
 
 function check_library_include(target) {
