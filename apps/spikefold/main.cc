@@ -19,6 +19,7 @@
 #include "apps/spikefold/help.h"
 #include "apps/spikefold/inspect_command.h"
 #include "apps/spikefold/interrupt.h"
+#include "apps/spikefold/machine.h"
 #include "apps/spikefold/plan_command.h"
 #include "apps/spikefold/quantize_command.h"
 #include "apps/spikefold/report_command.h"
@@ -27,7 +28,6 @@
 #include "apps/spikefold/verify_command.h"
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
-#include "kernels/cpu/cpu_features.h"
 #include "quant/scheme.h"
 
 namespace spikefold {
@@ -446,9 +446,7 @@ void CommandLine::AddDoctor() {
 void CommandLine::AddFixture() {
   FixtureCommandOptions* o = nullptr;
   CLI::App* c = Add("fixture", "Writes a model of a known shape with random weights, to measure speed with",
-                    "spikefold fixture --shape llama3-8b --layers 4 -o random-8b\n"
-                    "spikefold fixture -o random-tiny --seed 7",
-                    RunFixture, &o);
+                    "spikefold fixture --shape llama3-8b --layers 4 -o random-8b", RunFixture, &o);
   c->add_option("-o,--output", o->output, "The model's directory")->required()->type_name("DIR");
   c->add_option("--shape", o->shape, "tiny, smollm2 or llama3-8b")->type_name("NAME")->capture_default_str();
   AddCount(c, "--layers", o->layers, "Layers; 0: as many as the shape has", 0, 1000);
@@ -541,16 +539,6 @@ std::string CommandLine::UsageError(const CLI::ParseError& error, int argc, char
     }
   }
   return absl::StrCat(start, Printable(error.what(), 1000), end);
-}
-
-When ParseWhen(const std::string& word) {
-  return word == "always" ? When::kAlways : word == "never" ? When::kNever : When::kAuto;
-}
-
-absl::Status ChooseIsa(const std::string& name) {
-  if (name.empty()) return absl::OkStatus();
-  const absl::StatusOr<kernels::Isa> isa = kernels::ParseIsa(name);
-  return isa.ok() ? kernels::SetIsa(*isa) : isa.status();
 }
 
 absl::Status RunGuarded(const Command& command, Context& context) {

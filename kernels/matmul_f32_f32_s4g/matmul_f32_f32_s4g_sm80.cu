@@ -10,6 +10,7 @@
 namespace spikefold::kernels::matmul_f32_f32_s4g {
 namespace {
 
+constexpr int kRowsOfTile = static_cast<int>(kTileRows);
 constexpr int kDepth = 4;  // tiles of codes under way: 64 bytes a lane hide the way to memory
 constexpr uint32_t kBf16Base = 0x43004300;  // 128 in both halves: bf16 has 7 bits behind the point
 
@@ -40,7 +41,7 @@ enum class Rows { kStaged, kPaired, kWide };
 // Warps of a block share out K. Few registers a thread let several blocks share a multiprocessor: one loads
 // while another adds up.
 template <Rows kForm, int kTiles>
-inline constexpr int kWarps = kForm == Rows::kStaged || kTiles == 4 ? 8 : 16;
+inline constexpr int kWarps = kForm == Rows::kStaged || kTiles >= 2 ? 8 : 16;
 
 template <Rows kForm, int kTiles, int kRowTiles>
 __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp,
@@ -58,18 +59,29 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp,
   const int g = lane / 4, t = lane % 4;
   const int tiles = static_cast<int>(p.k / kTileColumns);
   const int begin = tiles * warp / kBlockWarps, end = tiles * (warp + 1) / kBlockWarps;
+  // Where this lane's codes, scales and zero points of the warp's first tile lie; those of the next are
+  // constants further. A row tile behind the last reads the last again; its sums are not used.
   const int64_t row_tiles = cuda::CeilDiv(w.n, kTileRows), row_tile0 = n0 / kTileRows;
-
-  const auto load = [&](int tile, Weights(&to)[kRowTiles]) {
+  const uint4* codes[kRowTiles];
+  const float* scales[kRowTiles];
+  const uint8_t* zeros[kRowTiles];
+  const bool has_zeros = w.w_zero != nullptr;
+#pragma unroll
+  for (int r = 0; r < kRowTiles; ++r) {
+    const int64_t at = min(row_tile0 + r, row_tiles - 1) * tiles + begin;
+    codes[r] = static_cast<const uint4*>(w.w) + at * 32 + lane;
+    scales[r] = w.w_scale + at * kTileRows + g;
+    zeros[r] = has_zeros ? w.w_zero + at * kTileRows + g : nullptr;
+  }
+  const auto load = [&](int tile, Weights(&to)[kRowTiles]) {  // tile is below end
+    const int step = tile - begin;
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
-      const bool inside = tile < end && row_tile0 + r < row_tiles;
-      const int64_t at = inside ? (row_tile0 + r) * tiles + tile : 0;
-      to[r].codes = cuda::LoadStreaming16(static_cast<const uint4*>(w.w) + at * 32 + lane);
-      to[r].scale0 = inside ? w.w_scale[at * kTileRows + g] : 0.0f;
-      to[r].scale1 = inside ? w.w_scale[at * kTileRows + g + 8] : 0.0f;
-      to[r].zero0 = w.w_zero == nullptr ? 8 : w.w_zero[at * kTileRows + g];
-      to[r].zero1 = w.w_zero == nullptr ? 8 : w.w_zero[at * kTileRows + g + 8];
+      to[r].codes = cuda::LoadStreaming16(codes[r] + step * 32);
+      to[r].scale0 = scales[r][step * kRowsOfTile];
+      to[r].scale1 = scales[r][step * kRowsOfTile + 8];
+      to[r].zero0 = has_zeros ? zeros[r][step * kRowsOfTile] : 8;
+      to[r].zero1 = has_zeros ? zeros[r][step * kRowsOfTile + 8] : 8;
     }
   };
   // Staged: bf16 pairs of x, high halves of all rows, then low ones; and the row of them that is this lane's.
@@ -143,7 +155,9 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp,
 
   Weights ring[kDepth][kRowTiles];
 #pragma unroll
-  for (int d = 0; d < kDepth; ++d) load(begin + d, ring[d]);
+  for (int d = 0; d < kDepth; ++d) {
+    if (begin + d < end) load(begin + d, ring[d]);
+  }
   cuda::LetNextStart();
   cuda::WaitForInputs();  // the weights do not depend on the kernel before
   if constexpr (kForm == Rows::kStaged) {
