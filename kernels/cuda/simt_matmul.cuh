@@ -115,8 +115,7 @@ inline constexpr int kFewRows = 8;   // rows that a warp carries through one row
 inline constexpr int kRowWarps = 4;  // of a block, a channel each
 
 // 16 codes against 16 values of a row, both aligned.
-__device__ inline float AddCodes(const float* x, const int8_t* codes, float sum) {
-  const uint4 words = *reinterpret_cast<const uint4*>(codes);
+__device__ inline float AddCodes(const float* x, const uint4& words, float sum) {
   const uint32_t parts[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
   for (int part = 0; part < 4; ++part) {
@@ -162,7 +161,20 @@ __global__ void __launch_bounds__(kRowWarps* kWarp) SimtRows(const __grid_consta
   if constexpr (std::is_same_v<W, int8_t>) {
     if (count == 1 && p.k % 16 == 0) {  // one token's logits: 16 codes a load
       const float* x = p.x + RowAt(p, m0) * p.k;
-      for (int64_t k = lane * 16; k < p.k; k += kWarp * 16) sum[0] = AddCodes(x + k, weights + k, sum[0]);
+      constexpr int kStep = kWarp * 16, kLoads = 4;  // 64 bytes a lane on their way
+      for (int64_t k0 = lane * 16; k0 < p.k; k0 += kLoads * kStep) {
+        uint4 words[kLoads];
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          const int64_t k = k0 + i * kStep;
+          words[i] = k < p.k ? LoadStreaming16(weights + k) : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          const int64_t k = k0 + i * kStep;
+          if (k < p.k) sum[0] = AddCodes(x + k, words[i], sum[0]);
+        }
+      }
       k_begin = p.k;
     }
   }

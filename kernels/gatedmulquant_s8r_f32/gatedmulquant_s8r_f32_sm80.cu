@@ -14,6 +14,7 @@ __global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int64_t k = p.quantize.k, at = blockIdx.x * k;
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
     row[i] = gatedmul_f32_f32::Gated(p.gatedmul.activation, p.gatedmul.gate[at + i], p.gatedmul.up[at + i]);
   }

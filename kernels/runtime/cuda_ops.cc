@@ -76,7 +76,7 @@ absl::Status CudaOps::ReadOut(const float* device, int64_t count, float* host) {
     }
   };
   for (int64_t at = 0; at < count; at += kPart) {
-    SF_RETURN_IF_ERROR(stream_->Sync());  // the part before
+    if (at > 0) SF_RETURN_IF_ERROR(stream_->Sync());  // the part before
     SF_RETURN_IF_ERROR(cuda::CopyOut(halves[at / kPart % 2], device + at,
                                      static_cast<size_t>(part(at)) * sizeof(float), *stream_));
     if (at > 0) take(at - kPart);

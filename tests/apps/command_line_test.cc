@@ -259,6 +259,25 @@ TEST_CASE("--json puts one versioned document on stdout", "[apps]") {
   CHECK(doctor.Find("kernels")->array().size() > 10);
 }
 
+TEST_CASE("A fixture is a model that other commands take, and equal seeds give equal files", "[apps]") {
+  const TempDirectory directory;
+  const std::string a = directory / "a", b = directory / "b", c = directory / "c";
+  const Json made = SucceedJson({"fixture", "-o", a, "--layers", "1", "--seed", "5"});
+  CHECK(*made.GetInt("layers", "") == 1);
+  Succeed({"fixture", "-o", b, "--layers", "1", "--seed", "5"});
+  Succeed({"fixture", "-o", c, "--layers", "1", "--seed", "6"});
+  const std::string weights = "/model.safetensors";
+  CHECK(ReadAll(a + weights) == ReadAll(b + weights));
+  CHECK(ReadAll(a + weights) != ReadAll(c + weights));
+  const Json inspect = SucceedJson({"inspect", a});
+  CHECK(*inspect.Find("all")->GetInt("weights", "") == *made.GetInt("weights", ""));
+  const Json generated = SucceedJson({"generate", a, "-p", "hello", "--max-tokens", "2"});
+  CHECK(generated.Find("tokens")->array().size() <= 2);
+  CheckRefused({"fixture", "-o", directory / "d", "--shape", "llama9"}, 2,
+               "spikefold fixture: no shape \"llama9\"; tiny, smollm2 and llama3-8b are known");
+  CHECK(!PathExists(directory / "d"));
+}
+
 #ifndef __SANITIZE_ADDRESS__  // which needs terabytes of address space
 TEST_CASE("Memory that is not there ends with 7", "[apps]") {
   const TempDirectory directory;
