@@ -13,8 +13,7 @@ class Divergence : public SelfDivergence {
  public:
   explicit Divergence(KvPrefix prefix) : prefix_(std::move(prefix)) {}
 
-  absl::Status Start(const RuntimeModel& model, const std::vector<std::vector<int32_t>>& windows,
-                     Taps* taps) {
+  absl::Status Start(const RuntimeModel& model, const std::vector<std::vector<int32_t>>& windows) {
     int64_t longest = 0;
     for (const auto& window : windows) {
       const int64_t length = static_cast<int64_t>(window.size());
@@ -27,7 +26,7 @@ class Divergence : public SelfDivergence {
     }
     const KvPrefix* const prefix = prefix_.empty() ? nullptr : &prefix_;
     for (const EvalWindow& window : windows_) {
-      before_.push_back(std::make_unique<ScoringArm>(model, prefix, longest, ForwardOptions{.taps = taps}));
+      before_.push_back(std::make_unique<ScoringArm>(model, prefix, longest, ForwardOptions{}));
       SF_RETURN_IF_ERROR(before_.back()->Run(window));
     }
     now_ = std::make_unique<ScoringArm>(model, prefix, longest);
@@ -56,10 +55,9 @@ class Divergence : public SelfDivergence {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SelfDivergence>> SelfDivergence::Create(
-    const RuntimeModel& model, KvPrefix prefix, const std::vector<std::vector<int32_t>>& windows,
-    Taps* taps) {
+    const RuntimeModel& model, KvPrefix prefix, const std::vector<std::vector<int32_t>>& windows) {
   auto out = std::make_unique<Divergence>(std::move(prefix));
-  SF_RETURN_IF_ERROR(out->Start(model, windows, taps));
+  SF_RETURN_IF_ERROR(out->Start(model, windows));
   return out;
 }
 

@@ -8,18 +8,16 @@
 #include "absl/status/statusor.h"
 #include "kernels/runtime/kv_cache.h"
 #include "kernels/runtime/model.h"
-#include "kernels/runtime/tap.h"
 
 namespace spikefold {
 
 class SelfDivergence {
  public:
   // Runs the windows behind `prefix` (may be empty) and keeps what leaves the last layer; the second half of
-  // each window is scored. `taps` (may be null) sees this run. `model` outlives the object. InvalidArgument:
+  // each window is scored. `model` outlives the object. InvalidArgument:
   // no window of two tokens or more.
   static absl::StatusOr<std::unique_ptr<SelfDivergence>> Create(
-      const RuntimeModel& model, KvPrefix prefix, const std::vector<std::vector<int32_t>>& windows,
-      Taps* taps);
+      const RuntimeModel& model, KvPrefix prefix, const std::vector<std::vector<int32_t>>& windows);
   virtual ~SelfDivergence() = default;
   // Mean KL divergence in nats a token, with the weights that the model has now. Its head must be what it
   // was.

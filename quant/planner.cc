@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
 #include "formats/base/status.h"
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
@@ -46,6 +47,14 @@ bool Zeros(const Recipe& recipe, ZeroPoints side, bool by_default) {
   return recipe.zero_points == side || recipe.zero_points == ZeroPoints::kBoth;
 }
 
+std::string BudgetWords(const Recipe& recipe) {
+  std::vector<std::string> words;
+  if (recipe.bits != 0) words.push_back(absl::StrCat("bits=", recipe.bits));
+  if (recipe.max_bytes != 0) words.push_back(absl::StrCat("max_bytes=", recipe.max_bytes));
+  if (recipe.max_kld != 0) words.push_back(absl::StrCat("max_kld=", recipe.max_kld));
+  return absl::StrJoin(words, ", ");
+}
+
 class Planner {
  public:
   Planner(const Recipe& recipe, const PlannerInput& input)
@@ -66,8 +75,15 @@ class Planner {
     }
     Describe();
     SF_RETURN_IF_ERROR(ChooseGroupSize());
-    SF_RETURN_IF_ERROR(SpendBudget());
     ChooseModules();
+    SF_RETURN_IF_ERROR(SpendBudget());
+    SF_RETURN_IF_ERROR(PlanTensors());
+    return std::move(plan_);
+  }
+
+ private:
+  absl::Status PlanTensors() {
+    plan_.linears.clear();
     for (const Site& site : graph_.sites) {
       if (site.layer >= 0) SF_RETURN_IF_ERROR(PlanSite(site));
     }
@@ -75,10 +91,9 @@ class Planner {
     SF_RETURN_IF_ERROR(CheckPatterns());
     PlanEmbeddingAndHead();
     CountPlanBytes(graph_, plan_);
-    return std::move(plan_);
+    return absl::OkStatus();
   }
 
- private:
   absl::Status CheckRecipe() const {
     if (recipe_.head_bits != 8 && recipe_.head_bits != 16) {
       return absl::InvalidArgumentError(
@@ -92,7 +107,7 @@ class Planner {
                                                      scheme_->name,
                                                      "\" has one scale an output channel; leave it out"));
     }
-    SF_RETURN_IF_ERROR(CheckBits(recipe_, *scheme_));
+    SF_RETURN_IF_ERROR(CheckBudget(recipe_, *scheme_));
     if (recipe_.keep_rows && scheme_->activation_bits == 16) {
       return absl::InvalidArgumentError(absl::StrCat("keep_rows: scheme \"", scheme_->name,
                                                      "\" computes every row in float already; leave it out"));
@@ -167,25 +182,85 @@ class Planner {
     return absl::OkStatus();
   }
 
-  // Bits and groups of the units of storage_costs; never fewer bits than the scheme's name says.
+  // Ways of storing the units of storage_costs.
   absl::Status SpendBudget() {
-    if (recipe_.bits <= 0) return absl::OkStatus();
+    if (!recipe_.has_budget()) return absl::OkStatus();
     if (input_.storage_costs == nullptr) {
       return absl::InvalidArgumentError(
-          absl::StrCat("bits=", recipe_.bits, " needs a scan to price them by"));
+          absl::StrCat(BudgetWords(recipe_), " needs a scan to price storage by"));
     }
-    std::vector<StorageUnit> units = *input_.storage_costs;
-    for (StorageUnit& unit : units) {
-      std::erase_if(unit.options, [&](const StorageOption& o) { return o.bits < scheme_->weight_bits; });
+    double bits = recipe_.bits;
+    if (recipe_.max_bytes > 0) {
+      SF_ASSIGN_OR_RETURN(bits, BitsOfBytes());
+    } else if (recipe_.max_kld > 0) {
+      SF_ASSIGN_OR_RETURN(bits, BitsOfDivergence());
     }
-    SF_ASSIGN_OR_RETURN(const StoragePlan spent, SpendBits(units, recipe_.bits));
-    for (size_t u = 0; u < units.size(); ++u) {
-      storage_.push_back({units[u].role, units[u].first_layer, units[u].last_layer, spent.choices[u]});
-    }
+    SF_ASSIGN_OR_RETURN(const StoragePlan spent, SpendAbout(bits));
+    Store(spent);
     absl::StrAppend(
         &plan_.outlier_reason,
-        absl::StrFormat("; %.4g bits a weight go where rounding measurably hurts most", spent.bits));
+        absl::StrFormat("; %.4g bits a weight go where rounding measurably hurts most (expected KL "
+                        "divergence %.2g on text like the scan's)",
+                        spent.bits, spent.loss));
     return absl::OkStatus();
+  }
+
+  void Store(const StoragePlan& spent) {
+    storage_.clear();
+    for (size_t u = 0; u < input_.storage_costs->size(); ++u) {
+      const StorageUnit& unit = (*input_.storage_costs)[u];
+      storage_.push_back({unit.role, unit.first_layer, unit.last_layer, spent.choices[u]});
+    }
+  }
+
+  // With no unit more than a bit below the budget's whole bits: far from where it was measured a unit's
+  // damage is only guessed.
+  absl::StatusOr<StoragePlan> SpendAbout(double bits) const {
+    std::vector<StorageUnit> units = *input_.storage_costs;
+    for (StorageUnit& unit : units) {
+      std::erase_if(unit.options,
+                    [&](const StorageOption& o) { return o.bits < static_cast<int>(bits) - 1; });
+    }
+    return SpendBits(units, bits);
+  }
+
+  // What is left for the linears' codes and scales, as bits a weight.
+  absl::StatusOr<double> BitsOfBytes() {
+    std::vector<StorageUnit> units = *input_.storage_costs;
+    double weights = 0;
+    for (StorageUnit& unit : units) {
+      weights += static_cast<double>(unit.num_weights);
+      unit.options = {*std::min_element(
+          unit.options.begin(), unit.options.end(),
+          [](const StorageOption& a, const StorageOption& b) { return a.bits_a_weight < b.bits_a_weight; })};
+    }
+    SF_ASSIGN_OR_RETURN(const StoragePlan least, SpendBits(units, 16));
+    Store(least);
+    SF_RETURN_IF_ERROR(PlanTensors());
+    const int64_t needed = plan_.totals.total_bytes;
+    if (needed > recipe_.max_bytes) {
+      return absl::InvalidArgumentError(absl::StrCat("max_bytes=", recipe_.max_bytes,
+                                                     ": the least that this scheme takes for this model is ",
+                                                     needed, " bytes"));
+    }
+    return least.bits + 8.0 * static_cast<double>(recipe_.max_bytes - needed) / weights;
+  }
+
+  // The least that is expected to reach the wanted divergence, to a thousandth of a bit.
+  absl::StatusOr<double> BitsOfDivergence() const {
+    double low = 0, high = 9;
+    SF_ASSIGN_OR_RETURN(const StoragePlan best, SpendAbout(high));
+    if (best.loss > recipe_.max_kld) {
+      return absl::InvalidArgumentError(absl::StrFormat(
+          "max_kld=%g: this scheme's best storage is expected to diverge by %.2g (weights alone)",
+          recipe_.max_kld, best.loss));
+    }
+    while (high - low > 1e-3) {
+      const double middle = (low + high) / 2;
+      const auto plan = SpendAbout(middle);
+      (plan.ok() && plan->loss <= recipe_.max_kld ? high : low) = middle;
+    }
+    return high;
   }
 
   StorageChoice StorageOf(const TensorDecision& d) const {
@@ -436,12 +511,19 @@ bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {
   return Zeros(recipe, ZeroPoints::kWeights, !scheme.weights_symmetric);
 }
 
-absl::Status CheckBits(const Recipe& recipe, const Scheme& scheme) {
+absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme) {
+  if (recipe.bits < 0 || recipe.max_bytes < 0 || recipe.max_kld < 0) {
+    return absl::InvalidArgumentError(absl::StrCat(BudgetWords(recipe), ": a budget is a positive number"));
+  }
+  if (!recipe.has_budget()) return absl::OkStatus();
+  if ((recipe.bits > 0) + (recipe.max_bytes > 0) + (recipe.max_kld > 0) > 1) {
+    return absl::InvalidArgumentError(absl::StrCat(BudgetWords(recipe), ": one budget at a time"));
+  }
   const bool per_group = scheme.weight_scales == Granularity::kPerGroup;
-  if (recipe.bits == 0 || (per_group && recipe.group_size == 0 && recipe.bits > 0)) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat("bits=", recipe.bits,
-                                                 per_group ? ": a positive number, without a group size"
-                                                           : ": the scheme has one way of storing weights"));
+  if (per_group && recipe.group_size == 0) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(BudgetWords(recipe), per_group ? ": goes without a group size"
+                                                  : ": the scheme has one way of storing weights"));
 }
 
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input) {

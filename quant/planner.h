@@ -34,11 +34,12 @@ struct PlannerInput {
 // InvalidArgument: unknown scheme, impossible group size, a pattern of recipe.keep that matches nothing, a
 // scheme that needs statistics (static scales, kept columns, a prefix) without a scan.
 // FailedPrecondition-free: a scan of another model is InvalidArgument, naming both fingerprints.
-// A budget that the scheme's smallest storage exceeds is InvalidArgument as well.
-// InvalidArgument: a budget of bits that the scheme cannot spend. Needs no scan.
-absl::Status CheckBits(const Recipe& recipe, const Scheme& scheme);
-
+// A budget that the scheme's smallest storage exceeds, or its best does not reach, is InvalidArgument as
+// well.
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input);
+
+// InvalidArgument: a budget that the scheme cannot spend, or two. Needs no scan.
+absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme);
 
 // Whether weights become trellis codes; `rotated`: by R1, so that they are nearly Gaussian.
 bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated);

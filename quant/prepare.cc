@@ -186,7 +186,7 @@ class Preparer {
 
   absl::Status PriceStorage(const CheckpointReader& model, PlannerInput& input) {
     SF_ASSIGN_OR_RETURN(const Scheme* const scheme, FindScheme(recipe_.scheme));
-    if (recipe_.bits <= 0 || input.stats == nullptr) return absl::OkStatus();
+    if (!recipe_.has_budget() || input.stats == nullptr) return absl::OkStatus();
     StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
     how.zeros = WeightZeros(recipe_, *scheme);
     how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated());
@@ -194,9 +194,9 @@ class Preparer {
     how.pool = in_.pool;
     how.progress = in_.progress;
     if (!in_.cache_directory.empty()) {
-      const std::string key =
-          Sha256Hex(absl::StrCat(input.model_fingerprint, treatments_.fold ? " prefix " : " plain ",
-                                 how.zeros ? "zeros " : "", in_.scan_sha256));
+      const std::string key = Sha256Hex(absl::StrCat(
+          input.model_fingerprint, treatments_.fold ? " prefix " : " plain ", how.zeros ? "zeros " : "",
+          how.trellis ? "trellis " : "", how.gptq ? "gptq " : "", in_.scan_sha256));
       how.cache = JoinPath(in_.cache_directory, absl::StrCat("costs-", key.substr(0, 16), ".json"));
     }
     SF_ASSIGN_OR_RETURN(storage_costs_, MeasureStorageCosts(how));

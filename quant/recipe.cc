@@ -117,6 +117,8 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("outliers", OutlierModeName(recipe.outliers))
       .Set("group_size", recipe.group_size)
       .Set("bits", recipe.bits)
+      .Set("max_bytes", recipe.max_bytes)
+      .Set("max_kld", recipe.max_kld)
       .Set("codes", CodesName(recipe.codes))
       .Set("zero_points", ZeroPointsName(recipe.zero_points))
       .Set("keep_columns", recipe.keep_columns)
@@ -153,7 +155,8 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
                                                  "rounding",       "kv",
                                                  "kv_sinks",       "kv_recent",
                                                  "kv_window",      "codes",
-                                                 "zero_points",    "bits"};
+                                                 "zero_points",    "max_bytes",
+                                                 "max_kld",        "bits"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -189,6 +192,10 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
       SF_ASSIGN_OR_RETURN(recipe.smooth, json.GetDouble(key, where));
     } else if (key == "bits") {
       SF_ASSIGN_OR_RETURN(recipe.bits, json.GetDouble(key, where));
+    } else if (key == "max_bytes") {
+      SF_ASSIGN_OR_RETURN(recipe.max_bytes, json.GetInt("max_bytes", where));
+    } else if (key == "max_kld") {
+      SF_ASSIGN_OR_RETURN(recipe.max_kld, json.GetDouble("max_kld", where));
     } else if (key == "group_size") {
       SF_RETURN_IF_ERROR(get_int(&recipe.group_size));
     } else if (key == "keep_columns") {

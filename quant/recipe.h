@@ -91,7 +91,13 @@ struct Recipe {
   Shift shift = Shift::kAuto;
   OutlierMode outliers = OutlierMode::kAuto;
   int group_size = 0;  // 0: the scheme's default for this model
-  double bits = 0;     // > 0: mean bits a weight, spent where rounding hurts most; 0: all linears alike
+  // At most one of the three is > 0: a budget that is spent where rounding hurts most. All 0: all linears
+  // alike.
+  double bits = 0;        // mean bits a weight of the linears
+  int64_t max_bytes = 0;  // of all that is stored
+  double max_kld =
+      0;  // expected KL divergence from the float model, nats a token; the least bits that reach it
+  bool has_budget() const { return bits > 0 || max_bytes > 0 || max_kld > 0; }
   Codes codes = Codes::kAuto;
   ZeroPoints zero_points = ZeroPoints::kAuto;
   int keep_columns = -1;            // kept columns a site; -1: what the mode says

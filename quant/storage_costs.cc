@@ -13,14 +13,15 @@
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/model.h"
 #include "kernels/runtime/ops.h"
-#include "quant/rounding/gptq_gain.h"
 #include "quant/rounding/round_weights.h"
+#include "quant/rounding/sequential.h"
 #include "quant/scheme.h"
 
 namespace spikefold {
 namespace {
 
 constexpr int kProbeBits = 4;  // enough damage to stand out of the noise, little enough to add up
+constexpr int64_t kCacheVersion = 2;
 constexpr uint64_t kMaxCacheBytes = uint64_t{1} << 20;
 constexpr int64_t kMaxLayerGroups = 10;
 constexpr int64_t kSampledRows = 64;  // of a matrix, for the errors of the options
@@ -37,13 +38,14 @@ class Measurement {
     if (!ReadCache()) {
       role_loss_.clear();  // a cache may have been read in part
       layer_loss_.clear();
-      site_gain_.clear();
       SF_RETURN_IF_ERROR(MeasureAll());
       if (!in_.cache.empty())
         WriteFileAtomically(in_.cache, ToJson().Dump(1)).IgnoreError();  // as quant/prepare
     }
-    double sum = 0;
+    double sum = 0, roles_sum = 0;
     for (const double loss : layer_loss_) sum += loss;
+    for (const double loss : role_loss_) roles_sum += loss;
+    const double scale = sum > 0 && roles_sum > 0 ? whole_loss_ / (sum * roles_sum) : 0;
     const std::vector<Role> roles = Roles();
     std::vector<StorageUnit> units;
     for (int g = 0; g < NumLayerGroups(); ++g) {
@@ -54,8 +56,7 @@ class Measurement {
         unit.last_layer = FirstLayer(g + 1) - 1;
         SF_RETURN_IF_ERROR(CompareGrids(unit));
         if (unit.num_weights == 0) continue;
-        unit.loss = sum > 0 ? role_loss_[r] * layer_loss_[static_cast<size_t>(g)] / sum : 0;
-        if (in_.gptq) unit.loss *= GainOf(unit.role, g);
+        unit.loss = role_loss_[r] * layer_loss_[static_cast<size_t>(g)] * scale;
         units.push_back(std::move(unit));
       }
     }
@@ -78,6 +79,9 @@ class Measurement {
     SF_RETURN_IF_ERROR(Open());
     const std::vector<Role> roles = Roles();
     total_ = static_cast<int64_t>(roles.size()) + NumLayerGroups();
+    SF_RETURN_IF_ERROR(RoundAll());
+    SF_ASSIGN_OR_RETURN(whole_loss_, divergence_->Measure());
+    SF_RETURN_IF_ERROR(Replace([](const Node&) { return true; }, false));
     for (const Role role : roles) {
       SF_ASSIGN_OR_RETURN(const double loss, Probe([&](const Node& n) { return n.role == role; }));
       role_loss_.push_back(loss);
@@ -98,10 +102,10 @@ class Measurement {
       return list;
     };
     return Json::MakeObject()
-        .Set("format_version", 1)
+        .Set("format_version", kCacheVersion)
+        .Set("whole_loss", numbers({whole_loss_}))
         .Set("role_loss", numbers(role_loss_))
-        .Set("layer_loss", numbers(layer_loss_))
-        .Set("gptq_gain", numbers(site_gain_));
+        .Set("layer_loss", numbers(layer_loss_));
   }
 
   // A file that cannot be used is measured again.
@@ -110,10 +114,12 @@ class Measurement {
     const auto text = ReadFileToString(in_.cache, kMaxCacheBytes);
     if (!text.ok()) return false;
     const auto json = ParseJson(*text, in_.cache);
-    if (!json.ok() || json->GetInt("format_version", in_.cache).value_or(0) != 1) return false;
+    if (!json.ok() || json->GetInt("format_version", in_.cache).value_or(0) != kCacheVersion) return false;
+    std::vector<double> whole;
+    if (!ReadNumbers(json->Find("whole_loss"), 1, whole)) return false;
+    whole_loss_ = whole[0];
     return ReadNumbers(json->Find("role_loss"), Roles().size(), role_loss_) &&
-           ReadNumbers(json->Find("layer_loss"), static_cast<size_t>(NumLayerGroups()), layer_loss_) &&
-           ReadNumbers(json->Find("gptq_gain"), SampledSites().size(), site_gain_);
+           ReadNumbers(json->Find("layer_loss"), static_cast<size_t>(NumLayerGroups()), layer_loss_);
   }
   static bool ReadNumbers(const Json* list, size_t count, std::vector<double>& out) {
     if (list == nullptr || !list->is_array() || list->array().size() != count) return false;
@@ -123,28 +129,6 @@ class Measurement {
       out.push_back(value.number_value());
     }
     return true;
-  }
-
-  // The sites of one layer of each group of layers: inputs of neighbouring layers are alike.
-  std::vector<const Site*> SampledSites() const {
-    std::vector<const Site*> sites;
-    for (int g = 0; g < NumLayerGroups(); ++g) {
-      for (const Site& site : graph_.sites) {
-        if (site.layer == (FirstLayer(g) + FirstLayer(g + 1)) / 2) sites.push_back(&site);
-      }
-    }
-    return sites;
-  }
-
-  double GainOf(Role role, int group) const {
-    const std::vector<const Site*> sites = SampledSites();
-    for (size_t s = 0; s < sites.size(); ++s) {
-      const bool in_group = sites[s]->layer >= FirstLayer(group) && sites[s]->layer < FirstLayer(group + 1);
-      for (const int linear : sites[s]->linears) {
-        if (in_group && graph_.nodes[static_cast<size_t>(linear)].role == role) return site_gain_[s];
-      }
-    }
-    return 1.0;
   }
 
   std::vector<Role> Roles() const {
@@ -169,13 +153,54 @@ class Measurement {
       SF_ASSIGN_OR_RETURN(prefix, ComputePrefix(*model_, tokens));
     }
     const auto all = WindowsBehind(in_.stats->windows, tokens, graph_.config.bos_id);
-    const size_t count = std::min(all.size(), static_cast<size_t>(in_.max_windows));
-    std::vector<std::vector<int32_t>> windows;
-    for (size_t w = 0; w < count; ++w) windows.push_back(all[w * all.size() / count]);
-    HessianTaps taps(SampledSites(), *in_.pool);
-    SF_ASSIGN_OR_RETURN(divergence_, SelfDivergence::Create(*model_, std::move(prefix), windows, &taps));
-    SF_ASSIGN_OR_RETURN(site_gain_, taps.Gains());
+    const size_t half = std::max<size_t>(1, all.size() / 2);
+    const size_t count = std::min(half, static_cast<size_t>(in_.max_windows));
+    std::vector<std::vector<int32_t>> measured;
+    for (size_t w = 0; w < all.size(); ++w) {  // spread over the text
+      const bool picked = (w + 1) * count / all.size() > w * count / all.size();
+      (picked ? measured : rounded_on_).push_back(all[w]);
+    }
+    if (rounded_on_.empty()) rounded_on_ = measured;
+    prefix_ = prefix;
+    SF_ASSIGN_OR_RETURN(divergence_, SelfDivergence::Create(*model_, std::move(prefix), measured));
     return absl::OkStatus();
+  }
+
+  // The grid of the probe.
+  WeightGrid ProbeGrid(int64_t k) const {
+    if (in_.trellis) return {.bits = kProbeBits, .trellis = true, .scale_dtype = DType::kF32};
+    return Grid(kProbeBits, DefaultGroupSize({k}));
+  }
+
+  // All linears, as a quantizer would. Afterwards the model computes with them.
+  absl::Status RoundAll() {
+    rounded_.resize(graph_.nodes.size());
+    if (!in_.gptq) {
+      for (size_t i = 0; i < graph_.nodes.size(); ++i) {
+        const Node& node = graph_.nodes[i];
+        if (!IsLinear(node)) continue;
+        SF_ASSIGN_OR_RETURN(const Tensor w, in_.reader->ReadF32(node.module + ".weight"));
+        rounded_[i] =
+            RoundToNearest({.w = w.as<float>(), .n = node.n, .k = node.k}, ProbeGrid(node.k), {}, *in_.pool);
+      }
+      return Replace([](const Node&) { return true; }, true);
+    }
+    SequentialOptions options;
+    options.pool = in_.pool;
+    options.prefix = prefix_.empty() ? nullptr : &prefix_;
+    options.progress = in_.progress;
+    const auto choose = [&](int index) -> absl::StatusOr<LinearRounding> {
+      const Node& node = graph_.nodes[static_cast<size_t>(index)];
+      LinearRounding wanted;
+      wanted.round = IsLinear(node);
+      if (wanted.round) wanted.grid = ProbeGrid(node.k);
+      return wanted;
+    };
+    const auto take = [&](int index, RoundedWeights rounded) {
+      rounded_[static_cast<size_t>(index)] = std::move(rounded);
+      return absl::OkStatus();
+    };
+    return RoundSequentially(*in_.reader, *model_, rounded_on_, options, choose, take);
   }
 
   WeightGrid Grid(int bits, int group) const {
@@ -199,12 +224,8 @@ class Measurement {
       const Node& node = graph_.nodes[i];
       if (!IsLinear(node) || !pick(node)) continue;
       SF_ASSIGN_OR_RETURN(Tensor w, in_.reader->ReadF32(node.module + ".weight"));
-      if (rounded) {
-        const int group = DefaultGroupSize({node.k});
-        const RoundedWeights r = RoundToNearest({.w = w.as<float>(), .n = node.n, .k = node.k},
-                                                Grid(kProbeBits, group), {}, *in_.pool);
-        w = Tensor::FromFloats({node.n, node.k}, Dequantize(r, node.n, node.k, *in_.pool));
-      }
+      if (rounded)
+        w = Tensor::FromFloats({node.n, node.k}, Dequantize(rounded_[i], node.n, node.k, *in_.pool));
       LinearWeights weights;
       weights.bias = model_->linear(static_cast<int>(i))->bias;
       SF_RETURN_IF_ERROR(model_->ops().PackF32(w, weights));
@@ -234,7 +255,8 @@ class Measurement {
       }
     }
     if (rows.empty()) return absl::OkStatus();
-    const double probe = ErrorOf(rows, k, Grid(kProbeBits, DefaultGroupSize({k})));
+    const double power = SumOfSquares(rows);
+    const double probe = in_.trellis ? TrellisError(kProbeBits) * power : ErrorOf(rows, k, ProbeGrid(k));
     const auto add = [&](int bits, int group) {
       const double side = group == 0 ? 32.0 / static_cast<double>(k)
                                      : (16.0 + (in_.zeros ? bits : 0)) / static_cast<double>(group);
@@ -255,7 +277,7 @@ class Measurement {
       option.bits = bits;
       option.trellis = true;
       option.bits_a_weight = bits + 32.0 / static_cast<double>(k);
-      option.error = probe > 0 ? TrellisError(bits) * SumOfSquares(rows) / probe : 0;
+      option.error = probe > 0 ? TrellisError(bits) * power / probe : 0;
       unit.options.push_back(option);
     }
     add(8, 0);
@@ -283,7 +305,10 @@ class Measurement {
   std::unique_ptr<RuntimeModel> model_;
   std::unique_ptr<SelfDivergence> divergence_;
   std::vector<double> role_loss_, layer_loss_;  // of Roles(), of the groups of layers
-  std::vector<double> site_gain_;               // of SampledSites()
+  double whole_loss_ = 0;                       // of all linears at once
+  KvPrefix prefix_;
+  std::vector<std::vector<int32_t>> rounded_on_;  // text
+  std::vector<RoundedWeights> rounded_;           // of the graph's nodes
   int64_t done_ = 0, total_ = 0;
 };
 

@@ -1,5 +1,6 @@
 #include "apps/spikefold/recipe_options.h"
 
+#include "apps/spikefold/text.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "quant/planner.h"
@@ -20,9 +21,9 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 
 bool RecipeOptions::any() const {
   return !file.empty() || !scheme.empty() || outliers || rotate || rounding || codes || shift ||
-         zero_points || smooth || activation_scales || weight_scales || group_size || bits || keep_columns ||
-         keep_modules || head_bits || random_columns || keep_rows || keep_super_weights || !keep.empty() ||
-         kv.any();
+         zero_points || smooth || activation_scales || weight_scales || group_size || bits || max_bytes ||
+         max_kld || keep_columns || keep_modules || head_bits || random_columns || keep_rows ||
+         keep_super_weights || !keep.empty() || kv.any();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
@@ -61,6 +62,11 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
     recipe.weight_scales_set = true;
   }
   recipe.bits = options.bits.value_or(recipe.bits);
+  recipe.max_kld = options.max_kld.value_or(recipe.max_kld);
+  if (options.max_bytes) {
+    SF_ASSIGN_OR_RETURN(const uint64_t bytes, ParseBytes("--max-bytes", *options.max_bytes));
+    recipe.max_bytes = static_cast<int64_t>(bytes);
+  }
   recipe.group_size = options.group_size.value_or(recipe.group_size);
   recipe.keep_columns = options.keep_columns.value_or(recipe.keep_columns);
   recipe.keep_modules = options.keep_modules.value_or(recipe.keep_modules);
@@ -75,7 +81,7 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
 
 absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
-  SF_RETURN_IF_ERROR(CheckBits(recipe, *scheme));
+  SF_RETURN_IF_ERROR(CheckBudget(recipe, *scheme));
   SF_RETURN_IF_ERROR(CheckKvChoice(recipe.kv, graph));
   Recipe plain = recipe;  // without the parts that ask a scan
   plain.outliers = OutlierMode::kNone;
@@ -83,7 +89,8 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   plain.keep_modules = 0;
   plain.smooth = 0;
   plain.shift = Shift::kNone;
-  plain.bits = 0;
+  plain.bits = plain.max_kld = 0;
+  plain.max_bytes = 0;
   plain.rounding = Rounding::kNearest;
   plain.keep_super_weights = false;
   if (scheme->activation_bits < 16) plain.keep_rows = false;
@@ -97,7 +104,7 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
   const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||
                      recipe.keep_super_weights || recipe.smooth > 0 || recipe.shift == Shift::kMean ||
-                     recipe.bits > 0 || recipe.rounding == Rounding::kGptq;
+                     recipe.has_budget() || recipe.rounding == Rounding::kGptq;
   // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
   const bool clips =
       scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);

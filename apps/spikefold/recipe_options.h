@@ -22,7 +22,8 @@ struct RecipeOptions {
   std::string scheme;
   std::optional<std::string> outliers, rotate, rounding, codes, shift, zero_points, activation_scales,
       weight_scales;
-  std::optional<double> smooth, bits;
+  std::optional<double> smooth, bits, max_kld;
+  std::optional<std::string> max_bytes;  // "80MB"
   std::optional<int> group_size, keep_columns, keep_modules, head_bits;
   bool random_columns = false, keep_rows = false, keep_super_weights = false;
   std::vector<std::string> keep;

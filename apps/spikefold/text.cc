@@ -1,12 +1,16 @@
 #include "apps/spikefold/text.h"
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <vector>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
+#include "formats/base/json.h"
 
 namespace spikefold {
 
@@ -20,6 +24,32 @@ std::string BytesText(uint64_t bytes) {
   }
   if (unit == 0) return absl::StrCat(bytes, " B");
   return absl::StrFormat("%.*f %s", value < 100 ? 1 : 0, value, kUnits[unit]);
+}
+
+absl::StatusOr<uint64_t> ParseBytes(absl::string_view what, absl::string_view text) {
+  static constexpr std::array<std::pair<const char*, double>, 10> kUnits = {{{"", 1},
+                                                                             {"B", 1},
+                                                                             {"kB", 1e3},
+                                                                             {"KB", 1e3},
+                                                                             {"MB", 1e6},
+                                                                             {"GB", 1e9},
+                                                                             {"KiB", 1024},
+                                                                             {"MiB", 1048576},
+                                                                             {"GiB", 1073741824},
+                                                                             {"TiB", 1099511627776}}};
+  const size_t end = std::min(text.find_first_not_of("0123456789."), text.size());
+  double number = 0;
+  if (absl::SimpleAtod(text.substr(0, end), &number)) {
+    for (const auto& [unit, factor] : kUnits) {
+      const double bytes = number * factor;
+      if (absl::StripAsciiWhitespace(text.substr(end)) == unit && bytes >= 1 && bytes < 1e18) {
+        return static_cast<uint64_t>(bytes);
+      }
+    }
+  }
+  return absl::InvalidArgumentError(absl::StrCat(what, " \"", Printable(text, 40),
+                                                 "\" is no size; use a number with B, kB, MB, GB, KiB, MiB, "
+                                                 "GiB or TiB, as in 80MB"));
 }
 
 std::string CompactCount(int64_t count) {

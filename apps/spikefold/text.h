@@ -4,11 +4,14 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 
 namespace spikefold {
 
-std::string BytesText(uint64_t bytes);                          // "98.1 MiB"
+std::string BytesText(uint64_t bytes);  // "98.1 MiB"
+// The reverse: "80MB" (10^6), "1.5GiB" (2^30), "4096". InvalidArgument naming `what` and what is allowed.
+absl::StatusOr<uint64_t> ParseBytes(absl::string_view what, absl::string_view text);
 std::string CompactCount(int64_t count);                        // "134.5 M", "35.1 k", "512"
 std::string BitsText(double bits);                              // "4.31"
 std::string PercentText(double share);                          // 0.873 -> "87.3 %"
