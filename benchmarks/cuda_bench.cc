@@ -1,6 +1,6 @@
 // usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv]
-// Times W8A8 and W4A16 on this GPU beside cuBLASLt in one run: graphs of launches over weights that together exceed the
-// L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
+// Times W8A8 and W4A16 on this GPU beside cuBLASLt in one run: graphs of launches over weights that together
+// exceed the L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
 // benchmarks/history/<device>.csv.
 #include <algorithm>
 #include <cstdio>
