@@ -1,6 +1,6 @@
 // usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv]
-// Times W8A8 on this GPU beside cuBLASLt in one run: graphs of launches over weights that together exceed the
-// L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
+// Times W8A8 and W4A16 on this GPU beside cuBLASLt in one run: graphs of launches over weights that together
+// exceed the L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
 // benchmarks/history/<device>.csv.
 #include <algorithm>
 #include <cstdio>
@@ -18,11 +18,14 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/matmul_bf16_s8r_s8c/matmul_bf16_s8r_s8c.h"
+#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 
 namespace spikefold::benchmarks {
 namespace {
 
 namespace cuda = kernels::cuda;
+namespace s8c = kernels::matmul_f32_s8r_s8c;
 namespace w8a8 = kernels::matmul_bf16_s8r_s8c;
 
 constexpr int64_t kLeastBytes = int64_t{256} << 20;  // of weights that launches take by turns
@@ -39,6 +42,7 @@ struct Options {
 struct Contender {
   std::string name;
   int64_t weight_bytes = 0;  // of one copy
+  int64_t copies = 0;        // 0: the bench's
   std::function<absl::Status(int64_t copy)> launch;
   std::unique_ptr<Graph> graph;
   int launches = 0;
@@ -109,6 +113,9 @@ class Bench {
     SF_RETURN_IF_ERROR(w_scale_.Reserve(static_cast<size_t>(n) * 4));
     SF_RETURN_IF_ERROR(y_.Reserve(static_cast<size_t>(2 * max_m * n)));
     SF_RETURN_IF_ERROR(sums_.Reserve(static_cast<size_t>(4 * max_m * n)));
+    const int64_t floats = std::max(std::min(max_m, kMaxW4Rows) * k, max_m * kKept);
+    SF_RETURN_IF_ERROR(x32_.Reserve(static_cast<size_t>(floats) * 4));
+    SF_RETURN_IF_ERROR(FillFloats(x32_.as<float>(), floats, 1.0f, 11, stream_));
     SF_RETURN_IF_ERROR(FillBytes(w8_.as<void>(), copies_ * n * k, 1, stream_));
     SF_RETURN_IF_ERROR(FillFp8(fp8_.as<void>(), copies_ * n * k, 2, stream_));
     SF_RETURN_IF_ERROR(FillBf16(w16_.as<uint16_t>(), copies_ * n * k, 3, stream_));
@@ -171,9 +178,52 @@ class Bench {
                            }});
   }
 
+  // What the runtime's walk runs: float32 out.
+  void AddWalk(const char* name, int64_t m, int64_t n, int64_t k, int64_t kept) {
+    contenders_.push_back({.name = name, .weight_bytes = n * k, .launch = [=, this](int64_t copy) {
+                             s8c::CudaParams p = {.m = m,
+                                                  .k = k,
+                                                  .x = x8_.as<int8_t>(),
+                                                  .x_scale = x_scale_.as<float>(),
+                                                  .num_kept = kept,
+                                                  .kept_x = x32_.as<float>(),
+                                                  .linears = {.count = 1}};
+                             p.linears.linear[0] = {.n = n,
+                                                    .w = w8_.as<int8_t>() + copy * n * k,
+                                                    .w_stride = k,
+                                                    .w_scale = w_scale_.as<float>(),
+                                                    .kept_w = kept > 0 ? kept_w_.as<uint16_t>() : nullptr,
+                                                    .kept_stride = n,
+                                                    .y = sums_.as<float>()};
+                             return s8c::RunCuda(p, device_, stream_);
+                           }});
+  }
+  // Codes and scales lie in the bytes of the other weights: any bits are codes, pairs of bf16 are floats.
+  void AddW4(int64_t m, int64_t n, int64_t k) {
+    constexpr int64_t kGroup = 64;
+    const int64_t code_bytes = n * k / 2, scale_bytes = n * k / kGroup * 4;
+    contenders_.push_back(
+        {.name = "w4a16 f32",
+         .weight_bytes = code_bytes + scale_bytes,
+         .copies = 2 * copies_,
+         .launch = [=, this](int64_t copy) {
+           cuda::SimtParams p = {.m = m, .k = k, .x = x32_.as<float>(), .linears = {.count = 1}};
+           p.linears.linear[0] = {
+               .n = n,
+               .w = w8_.as<char>() + copy * code_bytes,
+               .w_scale = reinterpret_cast<const float*>(w16_.as<char>() + copy * scale_bytes),
+               .group = kGroup,
+               .y = sums_.as<float>()};
+           return kernels::matmul_f32_f32_s4g::RunCuda(p, stream_);
+         }});
+  }
+
   absl::Status Shape(int64_t m, int64_t n, int64_t k) {
     contenders_.clear();
     peers_.clear();
+    AddWalk("w8a8 f32", m, n, k, 0);
+    AddWalk("w8a8 f32 r=64", m, n, k, kKept);
+    if (m <= kMaxW4Rows) AddW4(m, n, k);
     AddOurs("w8a8", m, n, k, 0, 0);
     AddOurs("w8a8 r=64", m, n, k, kKept, 0);
     if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, -1);
@@ -185,13 +235,14 @@ class Bench {
     SF_RETURN_IF_ERROR(AddPeer("fp8 tensor", PeerKind::kFp8, m, n, k, false));
     SF_RETURN_IF_ERROR(AddPeer("fp8 rows", PeerKind::kFp8Rows, m, n, k, false));
     for (Contender& c : contenders_) {
-      const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies_ - 1) / copies_);
-      c.launches = static_cast<int>(turns * copies_);
+      const int64_t copies = c.copies > 0 ? c.copies : copies_;
+      const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies - 1) / copies);
+      c.launches = static_cast<int>(turns * copies);
       c.graph = std::make_unique<Graph>();
       SF_RETURN_IF_ERROR(c.launch(0));  // functions load, attributes are set
       SF_RETURN_IF_ERROR(stream_.Sync());
       SF_RETURN_IF_ERROR(c.graph->Begin(stream_));
-      for (int64_t i = 0; i < c.launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies_));
+      for (int64_t i = 0; i < c.launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies));
       SF_RETURN_IF_ERROR(c.graph->End(stream_));
     }
     cuda::Timer timer(stream_);
@@ -217,7 +268,7 @@ class Bench {
     for (const Contender& c : contenders_) {
       const double seconds = c.median(), bytes = static_cast<double>(c.weight_bytes);
       const double ops = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k);
-      const int64_t kept = c.name == "w8a8 r=64" ? kKept : 0;
+      const int64_t kept = c.name.ends_with("r=64") ? kKept : 0;
       if (options_.csv) {
         std::printf("%s,%s,%ld,%ld,%ld,%ld,%.2f,%.0f,%.3f,%.1f,%.3f\n", ToolCommit().c_str(), c.name.c_str(),
                     static_cast<long>(m), static_cast<long>(n), static_cast<long>(k), static_cast<long>(kept),
@@ -233,12 +284,14 @@ class Bench {
   }
 
   static constexpr int64_t kKept = 64;
+  static constexpr int64_t kMaxW4Rows = 64;
   const Options& options_;
   const cuda::DeviceInfo& device_;
   const cuda::Stream& stream_;
   double read_rate_ = 0;
   int64_t copies_ = 0;
-  cuda::DeviceMemory w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_, y_, sums_;
+  cuda::DeviceMemory w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_, y_, sums_,
+      x32_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::vector<Contender> contenders_;
 };

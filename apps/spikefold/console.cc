@@ -51,6 +51,10 @@ size_t TerminalWidth() {
 
 }  // namespace
 
+When ParseWhen(const std::string& word) {
+  return word == "always" ? When::kAlways : word == "never" ? When::kNever : When::kAuto;
+}
+
 Console::Console(const Options& options)
     : options_(options),
       terminal_(isatty(STDOUT_FILENO) == 1),

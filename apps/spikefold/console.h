@@ -12,6 +12,7 @@
 namespace spikefold {
 
 enum class When { kAuto, kAlways, kNever };  // kAuto: only on a terminal
+When ParseWhen(const std::string& word);     // "always", "never"; else kAuto
 
 class Console {
  public:

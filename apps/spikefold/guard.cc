@@ -4,15 +4,8 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/cpu/cpu_features.h"
 
 namespace spikefold {
-
-absl::Status ChooseIsa(const std::string& name) {
-  if (name.empty()) return absl::OkStatus();
-  const absl::StatusOr<kernels::Isa> isa = kernels::ParseIsa(name);
-  return isa.ok() ? kernels::SetIsa(*isa) : isa.status();
-}
 
 absl::Status RunGuarded(const std::function<absl::Status(Context&)>& run, Context& context) {
   try {

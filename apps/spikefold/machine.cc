@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "kernels/cpu/cpu_features.h"
 
 namespace spikefold {
 namespace {
@@ -70,6 +71,12 @@ Machine ReadMachine() {
     machine.huge_pages = pages.substr(begin + 1, end - begin - 1);
   }
   return machine;
+}
+
+absl::Status ChooseIsa(const std::string& name) {
+  if (name.empty()) return absl::OkStatus();
+  const absl::StatusOr<kernels::Isa> isa = kernels::ParseIsa(name);
+  return isa.ok() ? kernels::SetIsa(*isa) : isa.status();
 }
 
 }  // namespace spikefold

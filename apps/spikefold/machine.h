@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "absl/status/status.h"
+
 namespace spikefold {
 
 struct Machine {
@@ -14,5 +16,8 @@ struct Machine {
   std::string huge_pages;  // "always", "madvise", "never"; empty if not known
 };
 Machine ReadMachine();
+
+// What --isa asks for; empty: nothing. InvalidArgument: no such level here.
+absl::Status ChooseIsa(const std::string& name);
 
 }  // namespace spikefold

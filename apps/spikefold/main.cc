@@ -14,11 +14,13 @@
 #include "apps/spikefold/compare_command.h"
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
+#include "apps/spikefold/fixture_command.h"
 #include "apps/spikefold/generate_command.h"
 #include "apps/spikefold/guard.h"
 #include "apps/spikefold/help.h"
 #include "apps/spikefold/inspect_command.h"
 #include "apps/spikefold/interrupt.h"
+#include "apps/spikefold/machine.h"
 #include "apps/spikefold/option_groups.h"
 #include "apps/spikefold/plan_command.h"
 #include "apps/spikefold/quantize_command.h"
@@ -69,6 +71,7 @@ class CommandLine {
     for (CommandSpec& spec : simple_) AddSimple(spec);
     AddGenerate();
     AddBench();
+    AddFixture();
   }
 
   // Fills the options; Ok, or what to say and the exit code.
@@ -161,6 +164,7 @@ class CommandLine {
   void AddGenerate();
   void AddBench();
   void AddSimple(CommandSpec& spec);
+  void AddFixture();
 
   HelpPage PageOf(const CLI::App* app) const;
   std::string UsageError(const CLI::ParseError& error, int argc, char** argv) const;
@@ -337,6 +341,16 @@ void CommandLine::AddSimple(CommandSpec& spec) {
   commands_.push_back({c, spec.run});
 }
 
+void CommandLine::AddFixture() {
+  FixtureCommandOptions* o = nullptr;
+  CLI::App* c = Add("fixture", "Writes a model of a known shape with random weights, to measure speed with",
+                    "spikefold fixture --shape llama3-8b --layers 4 -o random-8b", RunFixture, &o);
+  c->add_option("-o,--output", o->output, "The model's directory")->required()->type_name("DIR");
+  c->add_option("--shape", o->shape, "tiny, smollm2 or llama3-8b")->type_name("NAME")->capture_default_str();
+  AddCount(c, "--layers", o->layers, "Layers; 0: as many as the shape has", 0, 1000);
+  c->add_flag("--force", o->force, "Replace a model that is there");
+}
+
 // "-o DIR"
 std::string UsageOf(const CLI::Option* option) {
   if (option->get_positional()) {
@@ -423,10 +437,6 @@ std::string CommandLine::UsageError(const CLI::ParseError& error, int argc, char
     }
   }
   return absl::StrCat(start, Printable(error.what(), 1000), end);
-}
-
-When ParseWhen(const std::string& word) {
-  return word == "always" ? When::kAlways : word == "never" ? When::kNever : When::kAuto;
 }
 
 int Main(int argc, char** argv) {

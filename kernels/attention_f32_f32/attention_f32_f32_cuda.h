@@ -1,8 +1,10 @@
 // attention_f32_f32 on a GPU: causal (optionally sliding-window) grouped-query attention over a float cache
-// in device memory, float32 throughout. Method    a block of threads takes 32 query rows of a head through
-// blocks of 32 keys with an online softmax;
-//           key blocks lie at absolute cache positions and a masked key adds exactly 0, so a row's result
-//           does not depend on the other rows: decoding equals a prefill bit for bit.
+// in device memory, float32 or as exact as it.
+// Method    key blocks lie at absolute cache positions and a masked key adds exactly 0, so a row's result
+//           does not depend on the rows beside it in a call of either kernel. Few rows: a block of threads
+//           takes 32 query rows of a head through blocks of 32 keys on the CUDA cores. From 16 rows on, and
+//           head_dim a multiple of 16 up to 128: tensor cores, on values split into two bf16 halves.
+// Exact     to float32 rounding; 2^-17 of each product's size on the tensor cores.
 // Requires  head_dim <= 256, a multiple of 4.
 // Targets   sm_80.
 #pragma once
@@ -24,6 +26,9 @@ struct CudaParams {  // device addresses
   int64_t window = 0;  // 0: all
   float* o = nullptr;  // [m, num_heads, head_dim]
 };
+// On the tensor cores from so many rows on, where head_dim allows.
+inline constexpr int64_t kMmaRows = 16;
+absl::Status RunMma(const CudaParams& params, const cuda::Stream& stream);
 // Unimplemented: a head_dim without a kernel.
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 

@@ -125,6 +125,8 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
     return absl::UnimplementedError(absl::StrCat("backend \"cuda\": attention: head_dim=", p.head_dim,
                                                  " is not a multiple of 4 up to 256; use --backend cpu"));
   }
+  const bool aligned = p.head_dim % 16 == 0 && p.head_dim <= 128;
+  if (p.m >= kMmaRows && aligned) return RunMma(p, stream);
   const int64_t floats = (kRows + 2 * kKeys) * (p.head_dim + kPad) + kRows * kKeys;
   const cuda::Shape shape{
       .grid = dim3(static_cast<unsigned>(cuda::CeilDiv(p.m, kRows)), static_cast<unsigned>(p.num_heads)),

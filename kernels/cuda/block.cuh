@@ -8,7 +8,7 @@ namespace spikefold::kernels::cuda {
 inline constexpr int kWarp = 32;
 
 // combine(a, b) over all threads of the block, in a fixed order; every thread gets the result. blockDim.x is
-// a multiple of 32, at most 1024. `combine` must be commutative.
+// 32 times a power of two, at most 1024. `combine` must be commutative.
 template <typename T, typename Combine>
 __device__ inline T BlockReduce(T value, Combine combine) {
   __shared__ T partial[kWarp];
@@ -19,8 +19,11 @@ __device__ inline T BlockReduce(T value, Combine combine) {
   __syncthreads();  // an earlier reduction may still be read
   if (threadIdx.x % kWarp == 0) partial[warp] = value;
   __syncthreads();
-  T result = partial[0];
-  for (int w = 1; w < warps; ++w) result = combine(result, partial[w]);
+  // Each warp combines all parts: a chain of 5 steps instead of 32.
+  T result = partial[static_cast<int>(threadIdx.x) % warps];
+  for (int offset = warps / 2; offset > 0; offset /= 2) {
+    result = combine(result, __shfl_xor_sync(0xffffffffu, result, offset));
+  }
   return result;
 }
 

@@ -33,6 +33,14 @@ absl::Status NoDevice(cudaError_t error) {
 
 }  // namespace
 
+bool CanOverlap() {
+  static const bool can = [] {
+    int major = 0;
+    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess && major >= 9;
+  }();
+  return can;
+}
+
 absl::StatusOr<DeviceInfo> QueryDevice() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);

@@ -19,4 +19,7 @@ struct DeviceInfo {
 // Unimplemented: no driver, no GPU, or one older than sm_80.
 absl::StatusOr<DeviceInfo> QueryDevice();
 
+// Whether it can start a kernel before the one it depends on has ended (sm_90 and newer).
+bool CanOverlap();
+
 }  // namespace spikefold::kernels::cuda

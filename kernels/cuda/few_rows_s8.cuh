@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -29,7 +30,8 @@ template <int kTiles, int kBlocks>
 inline constexpr int kFewPartials = kFewWarps* kFewChannels* kBlocks * 8 * kTiles;
 
 // Sums of channels n0 ... n0 + 16 * kBlocks - 1 and rows m0 ... m0 + 8 * kTiles - 1: finish(m, n, sum) for
-// those that exist. `partial` is [kFewPartials] in shared memory. All kFewWarps warps take part.
+// those that exist. `partial` is [kFewPartials] in shared memory. All kFewWarps warps take part. For a kernel
+// launched with Shape::overlaps: waits for the inputs itself.
 template <int kTiles, int kBlocks, typename Finish>
 __device__ void FewRowsSums(const FewRowsOperands& p, int64_t m0, int64_t n0, int32_t* partial,
                             Finish finish) {
@@ -49,13 +51,20 @@ __device__ void FewRowsSums(const FewRowsOperands& p, int64_t m0, int64_t n0, in
   struct Operands {
     uint4 w[2 * kBlocks], x[kTiles];
   };
-  const auto load = [&](Operands& o, int64_t at) {
+  const uint4 zero = make_uint4(0, 0, 0, 0);
+  const auto load_w = [&](Operands& o, int64_t at) {
     const bool inside = at + t * 16 < p.row_bytes;
-    const uint4 zero = make_uint4(0, 0, 0, 0);
 #pragma unroll
     for (int r = 0; r < 2 * kBlocks; ++r) o.w[r] = inside ? LoadStreaming16(w_row(r) + at) : zero;
+  };
+  const auto load_x = [&](Operands& o, int64_t at) {
+    const bool inside = at + t * 16 < p.row_bytes;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) o.x[tile] = inside ? LoadCached16(x_row(tile) + at) : zero;
+  };
+  const auto load = [&](Operands& o, int64_t at) {
+    load_w(o, at);
+    load_x(o, at);
   };
   int32_t acc[kBlocks][kTiles][4] = {};
   const auto multiply = [&](const Operands& o) {
@@ -77,7 +86,10 @@ __device__ void FewRowsSums(const FewRowsOperands& p, int64_t m0, int64_t n0, in
   };
   int64_t at = warp * kFewStep;
   Operands even, odd;
-  load(even, at);
+  load_w(even, at);  // does not depend on the kernel before
+  LetNextStart();
+  WaitForInputs();
+  load_x(even, at);
   while (at < p.row_bytes) {
     load(odd, next(at));
     multiply(even);

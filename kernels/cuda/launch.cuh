@@ -5,6 +5,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/status.h"
 #include "kernels/cuda/stream.h"
 
@@ -24,14 +25,40 @@ absl::Status AllowShared(Kernel* kernel, int64_t bytes, const char* name) {
 struct Shape {
   dim3 grid, block;
   int64_t shared_bytes = 0;
+  // The kernel calls WaitForInputs() before it reads or writes what a kernel before it writes or reads: its
+  // launch may overlap that one's end.
+  bool overlaps = false;
 };
 template <typename... Params, typename... Args>
 absl::Status Launch(const char* name, void (*kernel)(Params...), const Shape& shape, const Stream& stream,
                     Args... args) {
   absl::Status status = AllowShared(kernel, shape.shared_bytes, name);
   if (!status.ok()) return status;
-  kernel<<<shape.grid, shape.block, static_cast<size_t>(shape.shared_bytes), Handle(stream)>>>(args...);
-  return CheckLaunch(name);
+  cudaLaunchAttribute overlap = {};
+  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
+  config.stream = Handle(stream);
+  config.attrs = &overlap;
+  config.numAttrs = shape.overlaps && CanOverlap() ? 1 : 0;
+  return ToStatus(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), name);
+}
+
+// By every thread of a kernel launched with Shape::overlaps, before it touches memory that others write:
+// waits for the kernels before it, whose writes are visible then.
+__device__ inline void WaitForInputs() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+// The next kernel may be set up from here on; its WaitForInputs() still waits for this one's end.
+__device__ inline void LetNextStart() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
 }
 
 }  // namespace spikefold::kernels::cuda

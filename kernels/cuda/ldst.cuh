@@ -35,13 +35,26 @@ __device__ inline void LoadMatrices(uint32_t shared, uint32_t (&r)[4]) {
                : "memory");
 }
 
+// The same, each matrix transposed: lane i receives rows 2(i % 4), 2(i % 4) + 1 of column i / 4.
+__device__ inline void LoadMatricesTransposed(uint32_t shared, uint32_t (&r)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(shared)
+               : "memory");
+}
+
+// The compiler does not move what is computed from `value` out of the loop around: a hundred addresses that
+// differ by constants would take a register each.
+__device__ inline void StaysInLoop(uint32_t& value) { asm volatile("" : "+r"(value)); }
+
 // The compiler moves no memory access across: keeps loads near their use where registers are short.
 __device__ inline void CompilerFence() { asm volatile("" ::: "memory"); }
 
-// Read-only data that other warps read too. Issued where it is written, as LoadStreaming16 is.
+// Data that other warps read too, which an overlapping kernel before may have written. Issued where it is
+// written, as LoadStreaming16 is.
 __device__ inline uint4 LoadCached16(const void* global) {
   uint4 v;
-  asm volatile("ld.global.nc.v4.u32 {%0, %1, %2, %3}, [%4];"
+  asm volatile("ld.global.v4.u32 {%0, %1, %2, %3}, [%4];"
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                : "l"(global));
   return v;

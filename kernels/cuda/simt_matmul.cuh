@@ -13,6 +13,7 @@
 #include "formats/base/status.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/simt_matmul.h"
 
 namespace spikefold::kernels::cuda {
@@ -114,8 +115,7 @@ inline constexpr int kFewRows = 8;   // rows that a warp carries through one row
 inline constexpr int kRowWarps = 4;  // of a block, a channel each
 
 // 16 codes against 16 values of a row, both aligned.
-__device__ inline float AddCodes(const float* x, const int8_t* codes, float sum) {
-  const uint4 words = *reinterpret_cast<const uint4*>(codes);
+__device__ inline float AddCodes(const float* x, const uint4& words, float sum) {
   const uint32_t parts[4] = {words.x, words.y, words.z, words.w};
 #pragma unroll
   for (int part = 0; part < 4; ++part) {
@@ -129,9 +129,23 @@ __device__ inline float AddCodes(const float* x, const int8_t* codes, float sum)
   return sum;
 }
 
+// 8 bf16 weights against 8 values of a row, both aligned.
+__device__ inline float AddBf16(const float* x, const uint4& words, float sum) {
+  const uint32_t parts[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int part = 0; part < 4; ++part) {
+    const float2 values = *reinterpret_cast<const float2*>(x + part * 2);
+    sum = fmaf(values.x, __uint_as_float(parts[part] << 16), sum);
+    sum = fmaf(values.y, __uint_as_float(parts[part] & 0xffff0000u), sum);
+  }
+  return sum;
+}
+
 // Few rows: bound by the bytes of W, which are read once.
 template <typename W>
-__global__ void __launch_bounds__(kRowWarps* kWarp) SimtRows(SimtParams p) {
+__global__ void __launch_bounds__(kRowWarps* kWarp) SimtRows(const __grid_constant__ SimtParams p) {
+  LetNextStart();
+  WaitForInputs();
   const int64_t num_rows = NumRows(p), m0 = static_cast<int64_t>(blockIdx.y) * kFewRows;
   if (m0 >= num_rows) return;
   int64_t index = blockIdx.x;
@@ -147,7 +161,40 @@ __global__ void __launch_bounds__(kRowWarps* kWarp) SimtRows(SimtParams p) {
   if constexpr (std::is_same_v<W, int8_t>) {
     if (count == 1 && p.k % 16 == 0) {  // one token's logits: 16 codes a load
       const float* x = p.x + RowAt(p, m0) * p.k;
-      for (int64_t k = lane * 16; k < p.k; k += kWarp * 16) sum[0] = AddCodes(x + k, weights + k, sum[0]);
+      constexpr int kStep = kWarp * 16, kLoads = 4;  // 64 bytes a lane on their way
+      for (int64_t k0 = lane * 16; k0 < p.k; k0 += kLoads * kStep) {
+        uint4 words[kLoads];
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          const int64_t k = k0 + i * kStep;
+          words[i] = k < p.k ? LoadStreaming16(weights + k) : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          const int64_t k = k0 + i * kStep;
+          if (k < p.k) sum[0] = AddCodes(x + k, words[i], sum[0]);
+        }
+      }
+      k_begin = p.k;
+    }
+  }
+  if constexpr (std::is_same_v<W, __nv_bfloat16>) {
+    constexpr int kStep = kWarp * 8, kLoads = 4;  // 64 bytes a lane on their way
+    if (count == 1 && p.k % 8 == 0) {
+      const float* x = p.x + RowAt(p, m0) * p.k;
+      for (int64_t k0 = lane * 8; k0 < p.k; k0 += kLoads * kStep) {
+        uint4 words[kLoads];
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          const int64_t k = k0 + i * kStep;
+          words[i] = k < p.k ? LoadStreaming16(weights + k) : make_uint4(0, 0, 0, 0);
+        }
+#pragma unroll
+        for (int i = 0; i < kLoads; ++i) {
+          const int64_t k = k0 + i * kStep;
+          if (k < p.k) sum[0] = AddBf16(x + k, words[i], sum[0]);
+        }
+      }
       k_begin = p.k;
     }
   }
@@ -182,7 +229,9 @@ absl::Status RunSimt(const char* name, const SimtParams& p, const Stream& stream
   };
   if (p.m <= simt::kFewRows || p.rows != nullptr) {
     return Launch(name, simt::SimtRows<W>,
-                  {.grid = grid(simt::kRowWarps, simt::kFewRows), .block = dim3(simt::kRowWarps * kWarp)},
+                  {.grid = grid(simt::kRowWarps, simt::kFewRows),
+                   .block = dim3(simt::kRowWarps * kWarp),
+                   .overlaps = true},
                   stream, p);
   }
   if (blocks(128) * CeilDiv(p.m, 128) >= 128) {

@@ -1,7 +1,6 @@
-// embed_f32: y[i, :] = scale * table[tokens[i], :] on a GPU, the table in float32 or in codes of 8 bits with
-// kept columns and super weights put back. (The CPU backend reads its packed tables itself.)
-// Exact     bit for bit the CPU's.
-// Targets   sm_80.
+// embed_f32: y[i, :] = scale * table[tokens[i], :] on a GPU, the table in float32, bf16 or codes of 8 bits
+// with kept columns and super weights put back. (The CPU backend reads its packed tables itself.) Exact bit
+// for bit the CPU's. Targets   sm_80.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +14,8 @@ struct CudaParams {  // device addresses
   int64_t m = 0, k = 0;
   const int32_t* tokens = nullptr;  // [m]
   float scale = 1;
-  const float* table = nullptr;   // [n, k]; null: codes
+  const float* table = nullptr;  // [n, k]; null: one of the two that follow
+  const uint16_t* bf16_table = nullptr;
   const int8_t* codes = nullptr;  // [n, code_stride]
   int64_t code_stride = 0;
   const float* code_scale = nullptr;  // [n]

@@ -8,12 +8,19 @@ namespace {
 constexpr int kThreads = 128;
 
 __global__ void __launch_bounds__(kThreads) embed_f32_sm80(CudaParams p) {
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
   const int64_t m = blockIdx.x, token = p.tokens[m];
   float* y = p.y + m * p.k;
   for (int64_t k = threadIdx.x; k < p.k; k += kThreads) {
-    const float value = p.table != nullptr
-                            ? p.table[token * p.k + k]
-                            : static_cast<float>(p.codes[token * p.code_stride + k]) * p.code_scale[token];
+    float value = 0;
+    if (p.table != nullptr) {
+      value = p.table[token * p.k + k];
+    } else if (p.bf16_table != nullptr) {
+      value = __uint_as_float(static_cast<uint32_t>(p.bf16_table[token * p.k + k]) << 16);
+    } else {
+      value = static_cast<float>(p.codes[token * p.code_stride + k]) * p.code_scale[token];
+    }
     y[k] = value * p.scale;
   }
   __syncthreads();
@@ -32,7 +39,8 @@ __global__ void __launch_bounds__(kThreads) embed_f32_sm80(CudaParams p) {
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
   return cuda::Launch("embed_f32", embed_f32_sm80,
-                      {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kThreads)}, stream, p);
+                      {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kThreads), .overlaps = true},
+                      stream, p);
 }
 
 }  // namespace spikefold::kernels::embed_f32

@@ -8,6 +8,8 @@ namespace {
 constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) gatedmul_f32_f32_sm80(Params p) {
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= p.count) return;
   p.y[i] = Gated(p.activation, p.gate[i], p.up[i]);
@@ -19,7 +21,7 @@ absl::Status RunCuda(const Params& p, const cuda::Stream& stream) {
   if (p.count == 0) return absl::OkStatus();
   const auto blocks = static_cast<unsigned>(cuda::CeilDiv(p.count, kThreads));
   return cuda::Launch("gatedmul_f32_f32", gatedmul_f32_f32_sm80,
-                      {.grid = dim3(blocks), .block = dim3(kThreads)}, stream, p);
+                      {.grid = dim3(blocks), .block = dim3(kThreads), .overlaps = true}, stream, p);
 }
 
 }  // namespace spikefold::kernels::gatedmul_f32_f32

@@ -8,13 +8,13 @@
 namespace spikefold::kernels::gatedmulquant_s8r_f32 {
 namespace {
 
-// Few rows leave multiprocessors idle: then a row gets more threads.
-constexpr int kThreads = 256, kManyThreads = 1024;
-
-__global__ void __launch_bounds__(kManyThreads)
+__global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
     gatedmulquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ float row[];  // [k], then a block of the rotation
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
   const int64_t k = p.quantize.k, at = blockIdx.x * k;
+#pragma unroll 4
   for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
     row[i] = gatedmul_f32_f32::Gated(p.gatedmul.activation, p.gatedmul.gate[at + i], p.gatedmul.up[at + i]);
   }
@@ -30,8 +30,9 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.quantize.m == 0) return absl::OkStatus();
   return cuda::Launch("gatedmulquant_s8r_f32", gatedmulquant_s8r_f32_sm80,
                       {.grid = dim3(static_cast<unsigned>(p.quantize.m)),
-                       .block = dim3(p.quantize.m <= quantize_s8r_f32::kFewRows ? kManyThreads : kThreads),
-                       .shared_bytes = quantize_s8r_f32::FusedBytes(p.quantize.k, p.rotation)},
+                       .block = dim3(quantize_s8r_f32::RowThreads(p.quantize.m, p.quantize.k)),
+                       .shared_bytes = quantize_s8r_f32::FusedBytes(p.quantize.k, p.rotation),
+                       .overlaps = true},
                       stream, p);
 }
 

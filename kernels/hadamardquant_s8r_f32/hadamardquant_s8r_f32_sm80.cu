@@ -7,12 +7,11 @@
 namespace spikefold::kernels::hadamardquant_s8r_f32 {
 namespace {
 
-// Few rows leave multiprocessors idle: then a row gets more threads.
-constexpr int kThreads = 256, kManyThreads = 1024;
-
-__global__ void __launch_bounds__(kManyThreads)
+__global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
     hadamardquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ float row[];  // [k], then a block of the rotation
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
   const int64_t k = p.quantize.k, at = blockIdx.x * k;
   for (int64_t i = threadIdx.x; i < k; i += blockDim.x) row[i] = p.x[at + i];
   __syncthreads();
@@ -27,8 +26,9 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.quantize.m == 0) return absl::OkStatus();
   return cuda::Launch("hadamardquant_s8r_f32", hadamardquant_s8r_f32_sm80,
                       {.grid = dim3(static_cast<unsigned>(p.quantize.m)),
-                       .block = dim3(p.quantize.m <= quantize_s8r_f32::kFewRows ? kManyThreads : kThreads),
-                       .shared_bytes = quantize_s8r_f32::FusedBytes(p.quantize.k, p.rotation)},
+                       .block = dim3(quantize_s8r_f32::RowThreads(p.quantize.m, p.quantize.k)),
+                       .shared_bytes = quantize_s8r_f32::FusedBytes(p.quantize.k, p.rotation),
+                       .overlaps = true},
                       stream, p);
 }
 

@@ -20,7 +20,8 @@ __device__ float AddKept(float y, const uint4& x, const uint4& w) {
 }
 
 template <int kTiles, int kBlocks>
-__global__ void __launch_bounds__(cuda::kFewWarps* cuda::kWarp) matmul_bf16_s8r_s8c_sm80(const Params p) {
+__global__ void __launch_bounds__(cuda::kFewWarps* cuda::kWarp)
+    matmul_bf16_s8r_s8c_sm80(const __grid_constant__ Params p) {
   extern __shared__ int32_t partial[];
   const cuda::FewRowsOperands operands = {.m = p.m, .n = p.n, .row_bytes = p.k, .x = p.x, .w = p.w};
   const int64_t m0 = static_cast<int64_t>(blockIdx.y) * 8 * kTiles,
@@ -43,7 +44,8 @@ absl::Status LaunchFew(const Params& p, const cuda::Stream& stream) {
   return cuda::Launch("matmul_bf16_s8r_s8c", matmul_bf16_s8r_s8c_sm80<kTiles, kBlocks>,
                       {.grid = grid,
                        .block = dim3(cuda::kFewWarps * cuda::kWarp),
-                       .shared_bytes = int64_t{sizeof(int32_t)} * cuda::kFewPartials<kTiles, kBlocks>},
+                       .shared_bytes = int64_t{sizeof(int32_t)} * cuda::kFewPartials<kTiles, kBlocks>,
+                       .overlaps = true},
                       stream, p);
 }
 

@@ -6,12 +6,14 @@
 //           three stages filled by cp.async; 16-byte chunks are swizzled so that ldmatrix meets no conflict.
 // Exact     the sums are integers, and what follows is done in the CPU's order with its roundings: y is the
 //           CPU's bit for bit (results below 2^-126 aside). Super weights are added by AddSuperWeights.
-// Targets   sm_80 (run on sm_90 too).
+// Targets   sm_80 (run on sm_90 too); sm_90a for more than 32 rows: wgmma fed by the copy engine, sums turned
+//           into outputs in registers, same roundings, same bits.
 #pragma once
 
 #include <cstdint>
 
 #include "absl/status/status.h"
+#include "kernels/cuda/device.h"
 #include "kernels/cuda/outlier_tail_cuda.h"
 #include "kernels/cuda/stream.h"
 
@@ -27,6 +29,15 @@ struct CudaParams {  // device addresses
   const float* kept_x = nullptr;  // [m, num_kept]
   cuda::LinearGroup linears;      // w [n, w_stride] codes, w_stride = RowBytes(k)
 };
-absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
+absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);  // sm_80
+// wgmma on any number of rows; on sm_90 only.
+absl::Status RunHopper(const CudaParams& params, const cuda::DeviceInfo& device, const cuda::Stream& stream);
+// Whichever is faster on this device.
+inline constexpr int64_t kHopperRows = 33;
+inline absl::Status RunCuda(const CudaParams& params, const cuda::DeviceInfo& device,
+                            const cuda::Stream& stream) {
+  const bool hopper = device.sm == 90 && params.m >= kHopperRows;
+  return hopper ? RunHopper(params, device, stream) : RunCuda(params, stream);
+}
 
 }  // namespace spikefold::kernels::matmul_f32_s8r_s8c

@@ -195,7 +195,8 @@ absl::Status LaunchFew(const CudaParams& p, const cuda::Stream& stream) {
       "matmul_f32_s8r_s8c", matmul_f32_s8r_s8c_few_sm80<kTiles, kBlocks>,
       {.grid = dim3(static_cast<unsigned>(tiles), static_cast<unsigned>(cuda::CeilDiv(p.m, 8 * kTiles))),
        .block = dim3(cuda::kFewWarps * cuda::kWarp),
-       .shared_bytes = int64_t{sizeof(int32_t)} * cuda::kFewPartials<kTiles, kBlocks>},
+       .shared_bytes = int64_t{sizeof(int32_t)} * cuda::kFewPartials<kTiles, kBlocks>,
+       .overlaps = true},
       stream, p);
 }
 

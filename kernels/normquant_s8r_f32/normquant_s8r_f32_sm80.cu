@@ -8,11 +8,11 @@
 namespace spikefold::kernels::normquant_s8r_f32 {
 namespace {
 
-// Few rows leave multiprocessors idle: then a row gets more threads.
-constexpr int kThreads = 256, kManyThreads = 1024;
-
-__global__ void __launch_bounds__(kManyThreads) normquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
+__global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
+    normquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ float row[];  // [k], then a block of the rotation
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
   const int64_t k = p.norm.k;
   norm_f32_f32::NormRow(p.norm, blockIdx.x, row);
   __syncthreads();
@@ -28,8 +28,9 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.quantize.m == 0) return absl::OkStatus();
   return cuda::Launch("normquant_s8r_f32", normquant_s8r_f32_sm80,
                       {.grid = dim3(static_cast<unsigned>(p.quantize.m)),
-                       .block = dim3(p.quantize.m <= quantize_s8r_f32::kFewRows ? kManyThreads : kThreads),
-                       .shared_bytes = quantize_s8r_f32::FusedBytes(p.quantize.k, p.rotation)},
+                       .block = dim3(quantize_s8r_f32::RowThreads(p.quantize.m, p.quantize.k)),
+                       .shared_bytes = quantize_s8r_f32::FusedBytes(p.quantize.k, p.rotation),
+                       .overlaps = true},
                       stream, p);
 }
 

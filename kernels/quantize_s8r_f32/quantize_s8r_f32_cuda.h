@@ -45,6 +45,9 @@ absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 // For the kernels that make the row and quantize it at once: shared memory they take, and whether a block may
 // have it.
 inline constexpr int64_t kFewRows = 64;  // a block each leaves half of a large GPU idle
+// Threads of a row's block: few wide rows leave multiprocessors idle, then a row gets more of them.
+inline constexpr int kMostThreads = 1024;
+constexpr unsigned RowThreads(int64_t m, int64_t k) { return m <= kFewRows && k > 512 ? kMostThreads : 256; }
 constexpr int64_t FusedBytes(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
   return 4 * (k + (rotation.num_factors > 0 ? rotation.block : 0));
 }

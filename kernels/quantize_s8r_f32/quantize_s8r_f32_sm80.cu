@@ -5,7 +5,7 @@
 namespace spikefold::kernels::quantize_s8r_f32 {
 namespace {
 
-constexpr int kThreads = 256, kManyThreads = 1024;
+constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) quantize_s8r_f32_amax_sm80(const __grid_constant__ CudaParams p) {
   const int64_t m = blockIdx.x;
@@ -34,7 +34,9 @@ __global__ void __launch_bounds__(cuda::kWarp) quantize_s8r_f32_spikes_sm80(Cuda
   atomicAdd(&p.counters->missed, static_cast<unsigned long long>(found - taken));
 }
 
-__global__ void __launch_bounds__(kManyThreads) quantize_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
+__global__ void __launch_bounds__(kMostThreads) quantize_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
   const int64_t m = blockIdx.x;
   const float* x = p.x + m * p.k;
   if (p.spike_threshold == 0) {
@@ -57,7 +59,8 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
                                     {.grid = dim3(1), .block = dim3(cuda::kWarp)}, stream, p));
   }
   cuda::Shape last = rows;
-  if (p.m <= kFewRows) last.block = dim3(kManyThreads);
+  last.overlaps = true;
+  last.block = dim3(RowThreads(p.m, p.k));
   return cuda::Launch("quantize_s8r_f32", quantize_s8r_f32_sm80, last, stream, p);
 }
 

@@ -23,6 +23,7 @@ struct CudaParams {  // device addresses
   float eps = 0;
   const float* cos = nullptr;  // [m, head_dim/2] of each row's position
   const float* sin = nullptr;
+  const int32_t* first = nullptr;       // device: rows of cos and sin to leave out; null: none
   hadamard_f32_f32::CudaPlan rotation;  // block == head_dim, or no factors
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);

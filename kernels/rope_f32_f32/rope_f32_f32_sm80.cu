@@ -10,6 +10,9 @@ constexpr int kThreads = 64;
 
 __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ float shared[];  // [2, head_dim]
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
+  const int64_t first = p.first == nullptr ? 0 : *p.first;
   const int d = static_cast<int>(p.head_dim), half = d / 2;
   const int64_t m = blockIdx.y;
   const bool is_query = blockIdx.x < p.q.num_heads;
@@ -31,7 +34,8 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
   }
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < half; i += kThreads) {
-    const float a = row[i], b = row[i + half], c = p.cos[m * half + i], s = p.sin[m * half + i];
+    const float a = row[i], b = row[i + half], c = p.cos[(first + m) * half + i],
+                s = p.sin[(first + m) * half + i];
     other[i] = fmaf(-b, s, a * c);
     other[i + half] = fmaf(b, c, a * s);
   }
@@ -50,10 +54,12 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
   const dim3 grid(static_cast<unsigned>(p.q.num_heads + p.k.num_heads), static_cast<unsigned>(p.m));
-  return cuda::Launch(
-      "rope_f32_f32", rope_f32_f32_sm80,
-      {.grid = grid, .block = dim3(kThreads), .shared_bytes = 2 * int64_t{sizeof(float)} * p.head_dim},
-      stream, p);
+  return cuda::Launch("rope_f32_f32", rope_f32_f32_sm80,
+                      {.grid = grid,
+                       .block = dim3(kThreads),
+                       .shared_bytes = 2 * int64_t{sizeof(float)} * p.head_dim,
+                       .overlaps = true},
+                      stream, p);
 }
 
 }  // namespace spikefold::kernels::rope_f32_f32

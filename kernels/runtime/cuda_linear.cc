@@ -5,8 +5,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "formats/base/dtype.h"
 #include "formats/base/status.h"
+#include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32_cuda.h"
+#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
 #include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
@@ -16,6 +19,7 @@
 namespace spikefold {
 namespace {
 
+namespace s4g = kernels::matmul_f32_f32_s4g;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
 using Kind = LinearWeights::Kind;
 
@@ -68,11 +72,23 @@ absl::StatusOr<std::vector<int8_t>> CodeRows(const CodeMatrix& w, int64_t group)
   return rows;
 }
 
+// The weights in bf16; empty if some value needs more.
+std::vector<uint16_t> Bf16Rows(const Tensor& w) {
+  const absl::Span<const float> values = w.as<float>();
+  std::vector<uint16_t> rows(values.size());
+  for (size_t i = 0; i < values.size(); ++i) {
+    rows[i] = FloatToBf16(values[i]);
+    if (Bf16ToFloat(rows[i]) != values[i]) return {};
+  }
+  return rows;
+}
+
 cuda::Linear LinearOf(const LinearWeights& w, const CudaWeights& device, float* y) {
   return {.n = w.n,
           .w = device.w.as<void>(),
           .w_stride = w.kind == Kind::kF32 ? w.k : s8c::RowBytes(w.k),
           .w_scale = device.scale.as<float>(),
+          .w_zero = device.zero.as<uint8_t>(),
           .group = w.kind == Kind::kGroups ? w.group : 0,
           .kept_w = device.kept.as<uint16_t>(),
           .kept_stride = w.n,
@@ -87,6 +103,12 @@ absl::Status CudaOps::PackF32(const Tensor& w, LinearWeights& out) {
   out.n = w.dim(0);
   out.k = w.dim(1);
   auto device = std::make_shared<CudaWeights>();
+  if (const std::vector<uint16_t> rows = Bf16Rows(w); !rows.empty()) {
+    SF_RETURN_IF_ERROR(Upload(rows, *stream_, *device, device->w));
+    device->bf16 = true;
+    out.device = std::move(device);
+    return stream_->Sync();
+  }
   const size_t bytes = static_cast<size_t>(out.n * out.k) * sizeof(float);
   SF_RETURN_IF_ERROR(device->w.Reserve(bytes));
   SF_RETURN_IF_ERROR(cuda::CopyIn(device->w.as<float>(), w.data(), bytes, *stream_));
@@ -107,12 +129,22 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
     return absl::UnimplementedError(
         absl::StrCat("backend \"cuda\": K=", w.k, " is not below ", kMaxK, "; use --backend cpu"));
   }
-  SF_ASSIGN_OR_RETURN(const std::vector<int8_t> rows, CodeRows(w, group));
   out.kind = channels ? Kind::kS8c : Kind::kGroups;
   out.n = w.n;
   out.k = w.k;
   out.group = group;
   auto device = std::make_shared<CudaWeights>();
+  if (act.is_float() && w.format.bits <= 4 && s4g::Supports(w.k, group)) {
+    const s4g::Packed packed = s4g::Pack(
+        {.n = w.n, .k = w.k, .group = group, .codes = w.codes, .scales = w.scales, .zeros = w.zeros}, pool_);
+    SF_RETURN_IF_ERROR(Upload(packed.codes, *stream_, *device, device->w));
+    SF_RETURN_IF_ERROR(Upload(packed.scales, *stream_, *device, device->scale));
+    SF_RETURN_IF_ERROR(Upload(packed.zeros, *stream_, *device, device->zero));
+    device->tiled = true;
+    out.device = std::move(device);
+    return stream_->Sync();
+  }
+  SF_ASSIGN_OR_RETURN(const std::vector<int8_t> rows, CodeRows(w, group));
   SF_RETURN_IF_ERROR(Upload(rows, *stream_, *device, device->w));
   std::vector<float> scales(w.scales.begin(), w.scales.end());
   SF_RETURN_IF_ERROR(Upload(scales, *stream_, *device, device->scale));
@@ -142,13 +174,19 @@ absl::StatusOr<const CudaWeights*> CudaOps::Complete(const LinearWeights& w) {
 absl::Status CudaOps::FloatLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                                    absl::Span<float* const> y) {
   cuda::SimtParams params = {.m = x.rows, .k = x.buffer.width(), .x = x.buffer.data()};
+  cuda::SimtParams bf16 = params;
   for (size_t i = 0; i < w.size(); ++i) {
     if (!w[i]->super_row.empty()) {
       return absl::InternalError("backend \"cuda\": super weights of a float linear");
     }
     SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
-    params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
+    cuda::LinearGroup& group = device->bf16 ? bf16.linears : params.linears;
+    group.linear[group.count++] = LinearOf(*w[i], *device, y[i]);
   }
+  if (bf16.linears.count > 0) {
+    SF_RETURN_IF_ERROR(kernels::matmul_f32_f32_bf16::RunCuda(bf16, *stream_));
+  }
+  if (params.linears.count == 0) return absl::OkStatus();
   return kernels::matmul_f32_f32_f32::RunCuda(params, *stream_);
 }
 
@@ -167,7 +205,7 @@ absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const Line
   if (w[0]->kind == Kind::kGroups) {
     SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_sxg::RunCuda(params, *stream_));
   } else {
-    SF_RETURN_IF_ERROR(s8c::RunCuda(params, *stream_));
+    SF_RETURN_IF_ERROR(s8c::RunCuda(params, device_, *stream_));
   }
   for (size_t i = 0; i < w.size(); ++i) SF_RETURN_IF_ERROR(AddSupers(x, *w[i], y[i]));
   return absl::OkStatus();
@@ -199,14 +237,20 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
                              .tail = {.num_kept = static_cast<int64_t>(x.form->kept.size()),
                                       .kept = columns->device_kept.as<int32_t>(),
                                       .super_column = columns->device_super.as<int32_t>()}};
+  cuda::SimtParams tiled = params;  // the linears whose codes lie in tiles
   for (size_t i = 0; i < w.size(); ++i) {
     SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
-    params.super[params.linears.count] = {.num = static_cast<int64_t>(w[i]->super_row.size()),
-                                          .slot = device->super_slot.as<int32_t>(),
-                                          .row = device->super_row.as<int32_t>(),
-                                          .value = device->super_value.as<float>()};
-    params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
+    cuda::SimtParams& p = device->tiled ? tiled : params;
+    p.super[p.linears.count] = {.num = static_cast<int64_t>(w[i]->super_row.size()),
+                                .slot = device->super_slot.as<int32_t>(),
+                                .row = device->super_row.as<int32_t>(),
+                                .value = device->super_value.as<float>()};
+    p.linears.linear[p.linears.count++] = LinearOf(*w[i], *device, y[i]);
   }
+  if (tiled.linears.count > 0) {
+    SF_RETURN_IF_ERROR(s4g::RunCuda(tiled, *stream_));
+  }
+  if (params.linears.count == 0) return absl::OkStatus();
   return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)
                                      : kernels::matmul_f32_f32_s8c::RunCuda(params, *stream_);
 }

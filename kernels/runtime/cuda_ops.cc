@@ -76,7 +76,7 @@ absl::Status CudaOps::ReadOut(const float* device, int64_t count, float* host) {
     }
   };
   for (int64_t at = 0; at < count; at += kPart) {
-    SF_RETURN_IF_ERROR(stream_->Sync());  // the part before
+    if (at > 0) SF_RETURN_IF_ERROR(stream_->Sync());  // the part before
     SF_RETURN_IF_ERROR(cuda::CopyOut(halves[at / kPart % 2], device + at,
                                      static_cast<size_t>(part(at)) * sizeof(float), *stream_));
     if (at > 0) take(at - kPart);
@@ -95,16 +95,19 @@ absl::Status CudaOps::Embed(const LinearWeights& table, const ActivationForm& fo
   }
   SF_ASSIGN_OR_RETURN(const CudaWeights* w, Complete(table));
   SF_ASSIGN_OR_RETURN(const CudaConstants::Form* columns, constants_.Columns(form, table.k));
-  SF_RETURN_IF_ERROR(tokens_.Reserve(tokens.size() * sizeof(int32_t)));
-  SF_RETURN_IF_ERROR(
-      cuda::CopyIn(tokens_.as<int32_t>(), tokens.data(), tokens.size() * sizeof(int32_t), *stream_));
+  if (!step_.active) {
+    SF_RETURN_IF_ERROR(tokens_.Reserve(tokens.size() * sizeof(int32_t)));
+    SF_RETURN_IF_ERROR(
+        cuda::CopyIn(tokens_.as<int32_t>(), tokens.data(), tokens.size() * sizeof(int32_t), *stream_));
+  }
   const bool codes = table.kind == LinearWeights::Kind::kS8c;
   return kernels::embed_f32::RunCuda(
       {.m = static_cast<int64_t>(tokens.size()),
        .k = table.k,
-       .tokens = tokens_.as<int32_t>(),
+       .tokens = step_.active ? &step_.state.as<StepState>()->token : tokens_.as<int32_t>(),
        .scale = scale,
-       .table = codes ? nullptr : w->w.as<float>(),
+       .table = codes || w->bf16 ? nullptr : w->w.as<float>(),
+       .bf16_table = w->bf16 ? w->w.as<uint16_t>() : nullptr,
        .codes = codes ? w->w.as<int8_t>() : nullptr,
        .code_stride = kernels::matmul_f32_s8r_s8c::RowBytes(table.k),
        .code_scale = w->scale.as<float>(),
@@ -157,14 +160,19 @@ absl::Status CudaOps::HeadNormRope(const HeadNormRopeArgs& a) {
     SF_ASSIGN_OR_RETURN(k_gain, constants_.Vector(*a.k_gain));
   }
   SF_ASSIGN_OR_RETURN(const CudaConstants::Rope* rope, constants_.Tables(*a.rope, a.head_dim));
+  if (step_.active && q_gain == nullptr && k_gain == nullptr && a.rotation == nullptr) {
+    step_.rope = rope;
+    return absl::OkStatus();
+  }
   kernels::rope_f32_f32::CudaParams params = {
       .m = a.rows,
       .head_dim = a.head_dim,
       .q = {.num_heads = a.num_heads, .x = Cuda(*a.q).data(), .gain = q_gain},
       .k = {.num_heads = a.num_kv_heads, .x = Cuda(*a.k).data(), .gain = k_gain},
       .eps = a.eps,
-      .cos = rope->cos.as<float>() + a.first * (a.head_dim / 2),
-      .sin = rope->sin.as<float>() + a.first * (a.head_dim / 2)};
+      .cos = rope->cos.as<float>() + (step_.active ? 0 : a.first * (a.head_dim / 2)),
+      .sin = rope->sin.as<float>() + (step_.active ? 0 : a.first * (a.head_dim / 2)),
+      .first = step_.active ? &step_.state.as<StepState>()->first : nullptr};
   if (a.rotation != nullptr) {
     SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*a.rotation));
     params.rotation = *plan;
@@ -204,6 +212,7 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
         "backend \"cuda\": no kernel for a quantized key/value cache; use a float one, or --backend cpu");
   }
   SF_ASSIGN_OR_RETURN(CudaRows * rows, RowsOf(*a.cache, a));
+  if (step_.active) return DecodeAttention(a, *rows);
   const int64_t width = a.num_kv_heads * a.head_dim;
   float* k = rows->k.as<float>() + a.layer * rows->layer_floats;
   float* v = rows->v.as<float>() + a.layer * rows->layer_floats;

@@ -42,6 +42,8 @@ class CudaOps : public Ops {
   absl::Status GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
                         const ActivationForm& form, Activation& out) override;
   absl::Status Reform(Activation& x) override;
+  int64_t block_rows() const override { return 2048; }
+  absl::Status Step(const StepArgs& args, absl::FunctionRef<absl::Status()> walk) override;
   absl::Status ReadCache(KvCache& cache) override;
 
   OpCounters counters() const override;
@@ -62,6 +64,7 @@ class CudaOps : public Ops {
   absl::Status Finish(const Target& target, CudaActivation& out);  // of float rows that are there
   absl::StatusOr<kernels::quantize_s8r_f32::CudaParams> QuantizeParams(CudaActivation& out, int64_t k);
   absl::StatusOr<CudaRows*> RowsOf(KvCache& cache, const AttentionArgs& args);
+  absl::Status DecodeAttention(const AttentionArgs& args, CudaRows& rows);
   // Device to pageable host memory, through two pinned buffers.
   absl::Status ReadOut(const float* device, int64_t count, float* host);
 
@@ -87,6 +90,18 @@ class CudaOps : public Ops {
   std::unique_ptr<CudaActivation> head_x_;
   cuda::DeviceMemory logits_, tokens_, counters_;
   cuda::PinnedMemory staging_;
+
+  // cuda_step.cc: one token at a time.
+  struct StepData {
+    bool active = false;
+    int64_t splits = 0;
+    int64_t allocations = -1;              // when a walk last ran without one: pointers are as then
+    cuda::PinnedMemory host;               // StepState
+    cuda::DeviceMemory state;              // StepState
+    cuda::DeviceMemory partial, finished;  // of the attention
+    // Rotary embedding that the attention takes over.
+    const CudaConstants::Rope* rope = nullptr;
+  } step_;
 };
 
 }  // namespace spikefold

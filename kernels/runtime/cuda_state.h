@@ -8,6 +8,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/outlier_tail_cuda.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
@@ -48,16 +49,26 @@ class CudaActivation : public Activation {
 
 // Weights of one linear. Bias, kept columns and super weights follow on first use, when loading is over.
 struct CudaWeights : DeviceWeights {
-  cuda::DeviceMemory w;  // f32 [n, k], or codes [n, RowBytes(k)]
+  cuda::DeviceMemory w;  // f32 or bf16 [n, k], codes [n, RowBytes(k)], or tiles of 4-bit codes
+  cuda::DeviceMemory zero;
+  bool bf16 = false;   // f32 that was bf16 before
+  bool tiled = false;  // as matmul_f32_f32_s4g wants them
   cuda::DeviceMemory scale, bias, kept;
   cuda::DeviceMemory super_slot, super_row, super_value;
   bool complete = false;
+};
+
+// What changes from token to token of a recorded step, in device memory.
+struct StepState {
+  int32_t token = 0, first = 0;
 };
 
 // Keys and values of all layers, [capacity, num_kv_heads * head_dim] each.
 struct CudaRows : KvCache::DeviceRows {
   cuda::DeviceMemory k, v;
   int64_t layer_floats = 0;
+  std::map<int64_t, cuda::Graph> steps;  // recorded, by number of splits of the attention
+  int64_t allocations = -1;              // cuda::NumAllocations() when they were recorded
 };
 
 // Copies of host objects by their address. The contents are compared, because a temporary object may come to

@@ -10,9 +10,6 @@
 namespace spikefold {
 namespace {
 
-// Rows a pass: bounds the scratch (512 rows of a 14,336-wide FFN are 28 MiB a buffer) at full matmul speed.
-constexpr int64_t kBlockRows = 512;
-
 const ActivationForm kFloatForm;
 
 // One pass over the nodes for one block of rows.
@@ -32,7 +29,14 @@ class Pass {
         edits_(options.interventions) {}
 
   absl::Status Run(absl::Span<const int32_t> tokens, float* hidden) {
-    SF_RETURN_IF_ERROR(Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}, tokens));
+    const auto steps = [&] {
+      return Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}, tokens);
+    };
+    rows_ = static_cast<int64_t>(tokens.size());
+    const bool repeats = rows_ == 1 && taps_ == nullptr && edits_ == nullptr;
+    SF_RETURN_IF_ERROR(
+        repeats ? ops_.Step({.config = &graph_.config, .token = tokens[0], .cache = caches_.front()}, steps)
+                : steps());
     SF_RETURN_IF_ERROR(ops_.Read(walk_.activation(ValueKind::kFinal)->floats(), rows_, hidden));
     for (KvCache* cache : caches_) cache->Advance(lockstep_ ? 1 : rows_);
     return absl::OkStatus();
@@ -397,7 +401,7 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   const int64_t total = static_cast<int64_t>(tokens.size());
   const bool watched = options.taps != nullptr || options.interventions != nullptr;
-  const int64_t block = watched ? std::max<int64_t>(total, 1) : kBlockRows;
+  const int64_t block = watched ? std::max<int64_t>(total, 1) : model.ops().block_rows();
   SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), std::min(block, total), RopePositions(cache, total)));
   const int64_t before = cache.length();
   const int64_t d = model.graph().config.hidden;

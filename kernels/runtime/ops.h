@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
@@ -59,6 +60,13 @@ struct HeadNormRopeArgs {
   float eps = 0;
   const RopeTable* rope = nullptr;        // covers first + rows positions
   const RowRotation* rotation = nullptr;  // [head_dim]
+};
+
+// One token of one sequence that nobody watches.
+struct StepArgs {
+  const ModelConfig* config = nullptr;
+  int32_t token = 0;
+  KvCache* cache = nullptr;
 };
 
 // Appends k and v to the cache at `first`, then attends; the context in `form`.
@@ -116,6 +124,12 @@ class Ops {
   // The head on rows in host memory: logits [rows, n] = hidden [rows, k] * w^T.
   virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                             const float* hidden, float* logits) = 0;
+
+  // Rows that one pass of the walk takes at once: bounds the scratch.
+  virtual int64_t block_rows() const { return 512; }  // 28 MiB a buffer of a 14,336-wide FFN
+  // Runs `walk`, which calls this Ops as for every other token of such a cache but for the token itself and
+  // the cache's length: a device backend may record the calls and repeat the recording instead.
+  virtual absl::Status Step(const StepArgs&, absl::FunctionRef<absl::Status()> walk) { return walk(); }
 
   // Makes the cache's host rows current; for a backend that keeps its own.
   virtual absl::Status ReadCache(KvCache&) { return absl::OkStatus(); }

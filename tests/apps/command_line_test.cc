@@ -10,8 +10,8 @@ namespace {
 
 using Args = std::vector<std::string>;
 
-const std::vector<std::string> kCommands = {"inspect", "scan",     "plan",  "quantize", "eval",
-                                            "report",  "generate", "bench", "verify",   "doctor"};
+const std::vector<std::string> kCommands = {"inspect",  "scan",  "plan",   "quantize", "eval",   "report",
+                                            "generate", "bench", "verify", "doctor",   "fixture"};
 
 TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
   std::vector<Args> calls = {{"--help"}};
@@ -38,7 +38,7 @@ TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]")
   CheckRefused(
       {"scna", "x"}, 2,
       "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, plan, quantize, "
-      "eval, report, generate, bench, verify, doctor");
+      "eval, report, generate, bench, verify, doctor, fixture");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
                "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
                "bench --help");
@@ -257,6 +257,25 @@ TEST_CASE("--json puts one versioned document on stdout", "[apps]") {
   const Json doctor = SucceedJson({"doctor", "--threads", "1"});
   CHECK(*doctor.GetInt("threads", "") == 1);
   CHECK(doctor.Find("kernels")->array().size() > 10);
+}
+
+TEST_CASE("A fixture is a model that other commands take, and equal seeds give equal files", "[apps]") {
+  const TempDirectory directory;
+  const std::string a = directory / "a", b = directory / "b", c = directory / "c";
+  const Json made = SucceedJson({"fixture", "-o", a, "--layers", "1", "--seed", "5"});
+  CHECK(*made.GetInt("layers", "") == 1);
+  Succeed({"fixture", "-o", b, "--layers", "1", "--seed", "5"});
+  Succeed({"fixture", "-o", c, "--layers", "1", "--seed", "6"});
+  const std::string weights = "/model.safetensors";
+  CHECK(ReadAll(a + weights) == ReadAll(b + weights));
+  CHECK(ReadAll(a + weights) != ReadAll(c + weights));
+  const Json inspect = SucceedJson({"inspect", a});
+  CHECK(*inspect.Find("all")->GetInt("weights", "") == *made.GetInt("weights", ""));
+  const Json generated = SucceedJson({"generate", a, "-p", "hello", "--max-tokens", "2"});
+  CHECK(generated.Find("tokens")->array().size() <= 2);
+  CheckRefused({"fixture", "-o", directory / "d", "--shape", "llama9"}, 2,
+               "spikefold fixture: no shape \"llama9\"; tiny, smollm2 and llama3-8b are known");
+  CHECK(!PathExists(directory / "d"));
 }
 
 #ifndef __SANITIZE_ADDRESS__  // which needs terabytes of address space

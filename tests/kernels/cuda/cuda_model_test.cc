@@ -85,6 +85,20 @@ TEST_CASE("Decoding allocates nothing once it is under way", "[gpu][memory]") {
   CHECK(kernels::cuda::NumAllocations() == before);
 }
 
+TEST_CASE("A recorded token's results are those of a prefill, over several recordings and a new start",
+          "[gpu][model][decode]") {
+  for (const TinyModelOptions& options : {Llama(), Gemma(), Qwen()}) {
+    const TinyModel tiny = MakeTinyModel(options);
+    const auto gpu = LoadCuda(*tiny.checkpoint);
+    const std::vector<int32_t> tokens = SomeTokens(300, options.vocab);
+    KvCache whole(gpu->graph().config, 300), steps(gpu->graph().config, 300);
+    const std::vector<float> expected = Hidden(*gpu, tokens, whole);
+    CHECK(RelativeError(Hidden(*gpu, tokens, steps, 1), expected) < 1e-4);
+    steps.Reset();  // the recordings stay
+    CHECK(RelativeError(Hidden(*gpu, tokens, steps, 1), expected) < 1e-4);
+  }
+}
+
 TEST_CASE("What has no kernel is refused", "[gpu][model]") {
   const TinyModel tiny = MakeTinyModel(Llama());
   const auto gpu = LoadCuda(*tiny.checkpoint);

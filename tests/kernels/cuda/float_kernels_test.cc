@@ -10,6 +10,7 @@
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
 #include "kernels/kernel_check.h"
+#include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32_cuda.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
 #include "kernels/norm_f32_f32/norm_f32_f32_cuda.h"
@@ -205,7 +206,10 @@ TEST_CASE("Attention holds its bound, and a row's result does not depend on the 
                                                            {33, 4, 1, 256, 5, 0},
                                                            {40, 4, 2, 64, 100, 32},
                                                            {3, 2, 2, 80, 300, 7},
-                                                           {65, 2, 1, 128, 0, 1}}) {
+                                                           {65, 2, 1, 128, 0, 1},
+                                                           {150, 4, 1, 96, 64, 0},
+                                                           {600, 32, 8, 128, 70, 0},
+                                                           {300, 48, 48, 64, 0, 100}}) {
     const int64_t positions = c.first + c.m;
     const std::vector<float> q = RandomFloats(c.m * c.heads * c.d, 1),
                              k = RandomFloats(positions * c.kv * c.d, 2),
@@ -238,7 +242,8 @@ TEST_CASE("Attention holds its bound, and a row's result does not depend on the 
     Ok(attention_f32_f32::RunCuda(p, TheStream()));
     const std::string name = absl::StrCat("M=", c.m, " d=", c.d, " first=", c.first, " window=", c.window);
     const std::vector<float> all = o.Read();
-    const double tolerance = kUnit * static_cast<double>(c.d + positions + 64) * 4;
+    // Values of 4 split into halves are exact to 2^-16; scores pass their error on.
+    const double tolerance = kUnit * static_cast<double>(c.d + positions + 64) * 4 + 0x1p-15;
     Compare(name, all, {expected.begin(), expected.end()}, std::vector<double>(all.size(), tolerance),
             report);
     const Array<float> one(c.heads * c.d);
@@ -248,7 +253,9 @@ TEST_CASE("Attention holds its bound, and a row's result does not depend on the 
       alone.first = c.first + row;
       alone.q = d_q.data() + row * c.heads * c.d;
       alone.o = one.data();
-      Ok(attention_f32_f32::RunCuda(alone, TheStream()));
+      const bool mma = c.m >= attention_f32_f32::kMmaRows && c.d % 16 == 0 && c.d <= 128;
+      Ok(mma ? attention_f32_f32::RunMma(alone, TheStream())
+             : attention_f32_f32::RunCuda(alone, TheStream()));
       const std::vector<float> beside(all.begin() + row * c.heads * c.d,
                                       all.begin() + (row + 1) * c.heads * c.d);
       report.CompareExact(absl::StrCat(name, " row ", row), one.Read(), beside);
@@ -258,30 +265,49 @@ TEST_CASE("Attention holds its bound, and a row's result does not depend on the 
   CHECK(report.ok());
 }
 
+// Weights in float32, or the same kernel's input in bf16.
+void RunFloatLinear(int64_t m, int64_t n, int64_t k, bool bf16, CheckReport& report) {
+  const std::vector<float> x = RandomFloats(m * k, 1), bias = RandomFloats(n, 3);
+  std::vector<float> w = RandomFloats(n * k, 2);
+  std::vector<uint16_t> rounded;
+  for (float& v : w) {
+    rounded.push_back(FloatToBf16(v));
+    if (bf16) v = Bf16ToFloat(rounded.back());
+  }
+  const Array<float> d_x(x), d_w(w), d_bias(bias), y(m * n);
+  const Array<uint16_t> d_rounded(rounded);
+  cuda::SimtParams p = {.m = m, .k = k, .x = d_x.data(), .linears = {.count = 1}};
+  p.linears.linear[0] = {.n = n, .w = d_w.data(), .w_stride = k, .bias = d_bias.data(), .y = y.data()};
+  if (bf16) {
+    p.linears.linear[0].w = d_rounded.data();
+    Ok(matmul_f32_f32_bf16::RunCuda(p, TheStream()));
+  } else {
+    Ok(matmul_f32_f32_f32::RunCuda(p, TheStream()));
+  }
+  std::vector<double> expected, tolerance;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = bias[static_cast<size_t>(j)], size = std::abs(sum);
+      for (int64_t c = 0; c < k; ++c) {
+        const double term = double{x[static_cast<size_t>(i * k + c)]} * w[static_cast<size_t>(j * k + c)];
+        sum += term;
+        size += std::abs(term);
+      }
+      expected.push_back(sum);
+      tolerance.push_back(kUnit * size * 12);
+    }
+  }
+  Compare(absl::StrCat("M=", m, " N=", n, " K=", k, bf16 ? " bf16" : ""), y.Read(), expected, tolerance,
+          report);
+}
+
 TEST_CASE("Float linears hold their bound on few rows and many", "[gpu][matmul]") {
   CheckReport report;
-  for (const int64_t m : {1, 3, 8, 9, 70, 300}) {
-    const int64_t n = m == 300 ? 9000 : 129, k = 77;
-    const std::vector<float> x = RandomFloats(m * k, 1), w = RandomFloats(n * k, 2),
-                             bias = RandomFloats(n, 3);
-    const Array<float> d_x(x), d_w(w), d_bias(bias), y(m * n);
-    cuda::SimtParams p = {.m = m, .k = k, .x = d_x.data(), .linears = {.count = 1}};
-    p.linears.linear[0] = {.n = n, .w = d_w.data(), .w_stride = k, .bias = d_bias.data(), .y = y.data()};
-    Ok(matmul_f32_f32_f32::RunCuda(p, TheStream()));
-    std::vector<double> expected, tolerance;
-    for (int64_t i = 0; i < m; ++i) {
-      for (int64_t j = 0; j < n; ++j) {
-        double sum = bias[static_cast<size_t>(j)], size = std::abs(sum);
-        for (int64_t c = 0; c < k; ++c) {
-          const double term = double{x[static_cast<size_t>(i * k + c)]} * w[static_cast<size_t>(j * k + c)];
-          sum += term;
-          size += std::abs(term);
-        }
-        expected.push_back(sum);
-        tolerance.push_back(kUnit * size * 12);
-      }
+  for (const bool bf16 : {false, true}) {
+    for (const int64_t m : {1, 3, 8, 9, 70, 300}) {
+      RunFloatLinear(m, m == 300 ? 9000 : 129, 77, bf16, report);
+      if (m < 300) RunFloatLinear(m, 50, 1352, bf16, report);
     }
-    Compare(absl::StrCat("M=", m, " N=", n), y.Read(), expected, tolerance, report);
   }
   INFO(report.detail);
   CHECK(report.ok());

@@ -42,8 +42,19 @@ std::vector<uint16_t> Transposed(const std::vector<uint16_t>& w, int64_t n, int6
   return out;
 }
 
+enum class Target { kSm80, kHopper };
+const cuda::DeviceInfo& TheDevice() {
+  static const absl::StatusOr<cuda::DeviceInfo> device = cuda::QueryDevice();
+  Ok(device.status());
+  return *device;
+}
+std::vector<Target> Targets() {
+  return TheDevice().sm == 90 ? std::vector<Target>{Target::kSm80, Target::kHopper}
+                              : std::vector<Target>{Target::kSm80};
+}
+
 // The same product on the CPU and the GPU; with `flip`, one code of the GPU's weight is wrong.
-void RunBoth(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& report) {
+void RunBoth(const QuantizedCase& c, uint64_t seed, bool flip, Target target, CheckReport& report) {
   static ThreadPool pool(4);
   const QuantizedOperands o(c, seed);
   std::vector<uint8_t> packed(s8c::PackedBytes(c.n, c.k));
@@ -85,8 +96,9 @@ void RunBoth(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& repo
                               .bias = o.bias.empty() ? nullptr : bias.data(),
                               .y = y.data(),
                               .sums = sums.data()};
-  Ok(s8c::RunCuda(params, TheStream()));
-  const std::string name = CaseName(c);
+  const bool hopper = target == Target::kHopper;
+  Ok(hopper ? s8c::RunHopper(params, TheDevice(), TheStream()) : s8c::RunCuda(params, TheStream()));
+  const std::string name = absl::StrCat(CaseName(c), hopper ? " on sm_90a" : "");
   report.CompareExact(absl::StrCat(name, " sums"), sums.Read(), expected_sums);
   report.CompareExact(name, y.Read(), expected);
 }
@@ -101,23 +113,28 @@ std::vector<QuantizedCase> MatmulCases() {
   cases.push_back({.m = 600, .n = 1536, .k = 576, .num_kept = 16, .bias = true});  // 64x64 and 128x128 tiles
   cases.push_back({.m = 1024, .n = 4096, .k = 1100, .num_kept = 64});
   cases.push_back({.m = 130, .n = 300, .k = 4096, .extremes = true});
+  cases.push_back({.m = 700, .n = 8192, .k = 640, .num_kept = 37, .bias = true});  // wide tiles, two rounds
   return cases;
 }
 
 TEST_CASE("Products of codes equal the CPU's bit for bit", "[gpu][matmul]") {
   CheckReport report;
   uint64_t seed = 1;
-  for (const QuantizedCase& c : MatmulCases()) RunBoth(c, seed += 7, false, report);
+  for (const QuantizedCase& c : MatmulCases()) {
+    for (const Target target : Targets()) RunBoth(c, seed += 7, false, target, report);
+  }
   INFO(report.detail);
   CHECK(report.ok());
 }
 
 TEST_CASE("One wrong code of a weight is found", "[gpu][matmul][canary]") {
   for (const QuantizedCase& c : {QuantizedCase{.m = 3, .n = 65, .k = 129}, {.m = 512, .n = 4096, .k = 576}}) {
-    CheckReport report;
-    RunBoth(c, 5, true, report);
-    CHECK(report.num_values > 0);
-    CHECK(report.worst > 1);
+    for (const Target target : Targets()) {
+      CheckReport report;
+      RunBoth(c, 5, true, target, report);
+      CHECK(report.num_values > 0);
+      CHECK(report.worst > 1);
+    }
   }
 }
 
@@ -252,11 +269,11 @@ TEST_CASE("The linears of a site share a launch, each with its own width, bias a
 
 TEST_CASE("A hundred repetitions give the same bits", "[gpu][matmul]") {
   const QuantizedCase c{.m = 200, .n = 500, .k = 700, .num_kept = 16, .bias = true};
-  CheckReport first;
-  RunBoth(c, 9, false, first);
-  CHECK(first.ok());
-  for (int i = 0; i < 100; ++i) RunBoth(c, 9, false, first);
-  CHECK(first.ok());
+  CheckReport report;
+  for (const Target target : Targets()) {
+    for (int i = 0; i < 100; ++i) RunBoth(c, 9, false, target, report);
+  }
+  CHECK(report.ok());
 }
 
 struct QuantizeCase {

@@ -1,0 +1,229 @@
+#include "formats/base/status.h"
+#include "kernels/attention_f32_f32/attention_f32_f32_decode_cuda.h"
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/launch.cuh"
+
+namespace spikefold::kernels::attention_f32_f32 {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kKeys = 4;  // that a team of lanes takes at a time: loads in flight
+
+// Teams of kLanes lanes share a key; each lane owns kVectors * 4 of its columns.
+template <int kMaxDim>
+struct Teams {
+  static constexpr int kLanes = kMaxDim <= 64 ? 16 : 32;
+  static constexpr int kVectors = (kMaxDim + 4 * kLanes - 1) / (4 * kLanes);
+  static constexpr int kCount = kThreads / kLanes;
+};
+
+__device__ float4 Load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
+__device__ float Dot(float4 a, float4 b, float sum) {
+  return fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, sum))));
+}
+__device__ float4 Axpy(float w, float4 b, float4 c) {
+  return make_float4(fmaf(w, b.x, c.x), fmaf(w, b.y, c.y), fmaf(w, b.z, c.z), fmaf(w, b.w, c.w));
+}
+__device__ float4 Times(float4 a, float by) { return make_float4(a.x * by, a.y * by, a.z * by, a.w * by); }
+
+// The head of q or k at a position, column i.
+__device__ float Rotated(const float* x, const DecodeParams& p, int64_t position, int i) {
+  const int half = static_cast<int>(p.head_dim) / 2;
+  if (p.cos == nullptr) return x[i];
+  const int j = i < half ? i : i - half;
+  const float c = p.cos[position * half + j], s = p.sin[position * half + j];
+  return i < half ? fmaf(-x[j + half], s, x[j] * c) : fmaf(x[j + half], c, x[j] * s);
+}
+
+// Maximum, total and weighted values of some keys; nothing seen: -infinity, 0, 0.
+template <int kVectors>
+struct Softmax {
+  float max = -INFINITY, total = 0;
+  float4 sum[kVectors] = {};
+};
+
+template <int kMaxDim, int kHeads>
+__global__ void __launch_bounds__(kThreads, 1)
+    attention_f32_f32_decode_sm80(const __grid_constant__ DecodeParams p) {
+  using T = Teams<kMaxDim>;
+  constexpr int kTeams = T::kCount, kStride = kMaxDim + 2;  // of what a team leaves: values, maximum, total
+  extern __shared__ __align__(16) float shared[];
+  float* const q = shared;                        // [kHeads][kMaxDim]
+  float* const left = shared + kHeads * kMaxDim;  // [kHeads][kTeams][kStride]
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
+  const int d = static_cast<int>(p.head_dim), thread = static_cast<int>(threadIdx.x);
+  const int heads = static_cast<int>(p.num_heads / p.num_kv_heads);  // at most kHeads
+  const int64_t kv_head = blockIdx.y, split = blockIdx.x, head0 = kv_head * heads;
+  const int64_t position = *p.first, width = p.num_kv_heads * d;
+  const int64_t oldest = p.window > 0 && position >= p.window ? position - p.window + 1 : 0;
+  const int64_t begin = max(oldest, split * kSplitKeys), end = min(position + 1, (split + 1) * kSplitKeys);
+
+  for (int i = thread; i < kHeads * kMaxDim; i += kThreads) {
+    const int h = i / kMaxDim, column = i % kMaxDim;
+    q[i] = h < heads && column < d ? Rotated(p.q + (head0 + h) * d, p, position, column) : 0.0f;
+  }
+  if (position / kSplitKeys == split) {  // here the new row is read again after the barrier
+    for (int i = thread; i < d; i += kThreads) {
+      p.k[position * width + kv_head * d + i] = Rotated(p.new_k + kv_head * d, p, position, i);
+      p.v[position * width + kv_head * d + i] = p.new_v[kv_head * d + i];
+    }
+  }
+  __syncthreads();
+
+  const int team = thread / T::kLanes, lane = thread % T::kLanes;
+  Softmax<T::kVectors> state[kHeads];
+  const auto load = [&](const float* rows, int64_t key, float4(&to)[T::kVectors]) {
+#pragma unroll
+    for (int c = 0; c < T::kVectors; ++c) {
+      const int column = 4 * (lane + c * T::kLanes);
+      to[c] = key < end && column < d ? Load4(rows + key * width + kv_head * d + column)
+                                      : make_float4(0, 0, 0, 0);
+    }
+  };
+  for (int64_t key0 = begin; key0 < end; key0 += kTeams * kKeys) {
+    float4 k[kKeys][T::kVectors], v[kKeys][T::kVectors];
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j) load(p.k, key0 + team + j * kTeams, k[j]);
+#pragma unroll
+    for (int j = 0; j < kKeys; ++j) load(p.v, key0 + team + j * kTeams, v[j]);
+#pragma unroll
+    for (int h = 0; h < kHeads; ++h) {
+      float score[kKeys] = {};
+#pragma unroll
+      for (int c = 0; c < T::kVectors; ++c) {
+        const float4 a = Load4(q + h * kMaxDim + 4 * (lane + c * T::kLanes));
+#pragma unroll
+        for (int j = 0; j < kKeys; ++j) score[j] = Dot(a, k[j][c], score[j]);
+      }
+      float max = state[h].max;
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) {
+#pragma unroll
+        for (int offset = T::kLanes / 2; offset > 0; offset /= 2) {
+          score[j] += __shfl_xor_sync(0xffffffffu, score[j], offset);
+        }
+        score[j] = key0 + team + j * kTeams < end ? score[j] * p.scale : -INFINITY;
+        max = fmaxf(max, score[j]);
+      }
+      const float base = max == -INFINITY ? 0.0f : max;
+      const float shrink = expf(state[h].max - base);
+      state[h].max = max;
+      state[h].total *= shrink;
+#pragma unroll
+      for (int c = 0; c < T::kVectors; ++c) state[h].sum[c] = Times(state[h].sum[c], shrink);
+#pragma unroll
+      for (int j = 0; j < kKeys; ++j) {
+        const float weight = expf(score[j] - base);
+        state[h].total += weight;
+#pragma unroll
+        for (int c = 0; c < T::kVectors; ++c) state[h].sum[c] = Axpy(weight, v[j][c], state[h].sum[c]);
+      }
+    }
+  }
+
+#pragma unroll
+  for (int h = 0; h < kHeads; ++h) {
+    float* const to = left + (h * kTeams + team) * kStride;
+#pragma unroll
+    for (int c = 0; c < T::kVectors; ++c) {
+      const int column = 4 * (lane + c * T::kLanes);
+      const float4 s = state[h].sum[c];
+      if (column < kMaxDim) {
+        to[column] = s.x;
+        to[column + 1] = s.y;
+        to[column + 2] = s.z;
+        to[column + 3] = s.w;
+      }
+    }
+    if (lane == 0) {
+      to[kMaxDim] = state[h].max;
+      to[kMaxDim + 1] = state[h].total;
+    }
+  }
+  __syncthreads();
+
+  // Parts [count] of one head, `stride` floats apart: column i of the merged values, with their maximum and
+  // total.
+  struct Merged {
+    float value = 0, max = -INFINITY, total = 0;
+  };
+  const auto merge = [&](const float* parts, int64_t count, int stride, int tail, int i) {
+    Merged m;
+    for (int64_t s = 0; s < count; ++s) m.max = fmaxf(m.max, parts[s * stride + tail]);
+    for (int64_t s = 0; s < count; ++s) {
+      const float weight = m.max == -INFINITY ? 0.0f : expf(parts[s * stride + tail] - m.max);
+      m.value = fmaf(parts[s * stride + i], weight, m.value);
+      m.total = fmaf(parts[s * stride + tail + 1], weight, m.total);
+    }
+    return m;
+  };
+  const int partial_stride = d + 2;
+  for (int i = thread; i < heads * d; i += kThreads) {
+    const int h = i / d, column = i % d;
+    const Merged m = merge(left + h * kTeams * kStride, kTeams, kStride, kMaxDim, column);
+    if (p.splits == 1) {
+      p.o[(head0 + h) * d + column] = m.value / m.total;
+      continue;
+    }
+    float* const to = p.partial + ((head0 + h) * p.splits + split) * partial_stride;
+    to[column] = m.value;
+    if (column == 0) {
+      to[d] = m.max;
+      to[d + 1] = m.total;
+    }
+  }
+  if (p.splits == 1) return;
+
+  __shared__ bool last;
+  __threadfence();
+  __syncthreads();
+  if (thread == 0) last = atomicAdd(p.finished + kv_head, 1u) + 1 == static_cast<unsigned>(p.splits);
+  __syncthreads();
+  if (!last) return;
+  __threadfence();
+  if (thread == 0) p.finished[kv_head] = 0;
+  for (int i = thread; i < heads * d; i += kThreads) {
+    const int h = i / d, column = i % d;
+    const float* const parts = p.partial + (head0 + h) * p.splits * partial_stride;
+    const Merged m = merge(parts, position / kSplitKeys + 1, partial_stride, d, column);
+    p.o[(head0 + h) * d + column] = m.value / m.total;
+  }
+}
+
+template <int kMaxDim, int kHeads>
+absl::Status LaunchDecode(const DecodeParams& p, const cuda::Stream& stream) {
+  const int64_t floats = kHeads * kMaxDim + int64_t{kHeads} * Teams<kMaxDim>::kCount * (kMaxDim + 2);
+  return cuda::Launch("attention_f32_f32 decode", attention_f32_f32_decode_sm80<kMaxDim, kHeads>,
+                      {.grid = dim3(static_cast<unsigned>(p.splits), static_cast<unsigned>(p.num_kv_heads)),
+                       .block = dim3(kThreads),
+                       .shared_bytes = floats * int64_t{sizeof(float)},
+                       .overlaps = true},
+                      stream, p);
+}
+
+template <int kMaxDim>
+absl::Status ForHeads(const DecodeParams& p, const cuda::Stream& stream) {
+  const int64_t heads = p.num_heads / p.num_kv_heads;
+  if (heads == 1) return LaunchDecode<kMaxDim, 1>(p, stream);
+  if (heads <= 4) return LaunchDecode<kMaxDim, 4>(p, stream);
+  return LaunchDecode<kMaxDim, 8>(p, stream);
+}
+
+}  // namespace
+
+bool CanDecode(int64_t num_heads, int64_t num_kv_heads, int64_t head_dim) {
+  const int64_t most_heads = head_dim <= 128 ? 8 : 4;  // shared memory and registers
+  return head_dim <= 256 && head_dim % 4 == 0 && num_heads <= num_kv_heads * most_heads;
+}
+
+absl::Status RunDecode(const DecodeParams& p, const cuda::Stream& stream) {
+  if (!CanDecode(p.num_heads, p.num_kv_heads, p.head_dim)) {
+    return absl::InternalError("attention_f32_f32: no decode kernel for this shape");
+  }
+  if (p.head_dim <= 64) return ForHeads<64>(p, stream);
+  if (p.head_dim <= 128) return ForHeads<128>(p, stream);
+  return p.num_heads == p.num_kv_heads ? LaunchDecode<256, 1>(p, stream) : LaunchDecode<256, 4>(p, stream);
+}
+
+}  // namespace spikefold::kernels::attention_f32_f32

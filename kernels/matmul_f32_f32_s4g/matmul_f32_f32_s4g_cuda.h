@@ -1,0 +1,50 @@
+// matmul_f32_f32_s4g on a GPU (W4A16): float rows times 4-bit codes with a scale and a zero point a group.
+//   Y[m,n] = sum_g w_scale[n,g] * (sum_{k in g} x[m,k] * (code[n,k] - zero[n,g])) + kept columns + bias + ...
+// Layout    tiles of 16 channels x 64 columns: 16 bytes a lane are four left operands of mma.m16n8k16; word j
+//           holds columns 16 j to 16 j + 15, element i of the lane's eight in nibble i / 2 + 4 (i % 2).
+//           Scales and zero points lie in the order in which a warp reads them: [row tile][column tile][16].
+// Method    codes become bf16 integers by two logical operations and a subtraction; x is split into two bf16
+//           values whose sum it is to 2^-17, in two columns of the right operand for up to 4 rows, in two
+//           multiplications otherwise. So products are exact and sums are float32. Warps of a block share out
+//           K; their sums are added in order.
+// Moves     0.58 bytes a weight with groups of 64 (0.64 with zero points); bound by them for few rows.
+// Requires  K a multiple of 64, groups of a multiple of 64.
+// Exact     to float32 rounding and 2^-17 of each |x * w|.
+// Targets   sm_80 (overlapping its predecessor's end on sm_90: the first weights are on their way by then).
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "formats/base/thread_pool.h"
+#include "kernels/cuda/simt_matmul.h"
+#include "kernels/cuda/stream.h"
+
+namespace spikefold::kernels::matmul_f32_f32_s4g {
+
+inline constexpr int64_t kTileRows = 16, kTileColumns = 64;
+
+constexpr bool Supports(int64_t k, int64_t group) {
+  return k % kTileColumns == 0 && group % kTileColumns == 0;
+}
+
+// What a linear's w, w_scale and w_zero point to; rows behind n have scale 0.
+struct Packed {
+  std::vector<uint32_t> codes;  // [row tiles][column tiles][32 lanes][4]
+  std::vector<float> scales;    // [row tiles][column tiles][16]
+  std::vector<uint8_t> zeros;   // as scales; empty: codes around 0
+};
+struct PackParams {
+  int64_t n = 0, k = 0, group = 0;
+  absl::Span<const int8_t> codes;  // [n, k], -8 to 7
+  absl::Span<const float> scales;  // [n, k / group]
+  absl::Span<const int8_t> zeros;  // as scales, in the codes' range; or empty
+};
+Packed Pack(const PackParams& params, ThreadPool* pool = nullptr);
+
+// `rows` of params is not used.
+absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream);
+
+}  // namespace spikefold::kernels::matmul_f32_f32_s4g

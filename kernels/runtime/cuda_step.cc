@@ -1,0 +1,98 @@
+// One token at a time: its 300 launches are recorded once, and the recording is started for every further
+// token. Token and position lie in device memory; the attention's number of splits, which fixes the grid,
+// grows in powers of two, with a recording for each.
+#include <algorithm>
+#include <bit>
+
+#include "formats/base/status.h"
+#include "kernels/attention_f32_f32/attention_f32_f32_decode_cuda.h"
+#include "kernels/runtime/cuda_ops.h"
+
+namespace spikefold {
+namespace {
+
+namespace attention = kernels::attention_f32_f32;
+
+int64_t SplitsFor(int64_t positions) {
+  const int64_t splits = (positions + attention::kSplitKeys - 1) / attention::kSplitKeys;
+  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(splits, 1))));
+}
+
+}  // namespace
+
+// A recording holds addresses. Every one is of memory that was allocated before the last walk that was not
+// recorded, and no allocation has followed: then they are valid still.
+absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> walk) {
+  const ModelConfig& c = *a.config;
+  if (a.cache->pages() != nullptr || !attention::CanDecode(c.num_heads, c.num_kv_heads, c.head_dim)) {
+    return walk();
+  }
+  const int64_t first = a.cache->length();
+  step_.splits = SplitsFor(first + 1);
+  SF_RETURN_IF_ERROR(step_.host.Reserve(sizeof(StepState)));
+  SF_RETURN_IF_ERROR(step_.state.Reserve(sizeof(StepState)));
+  // The copy of the token before has been waited for: a step's results are read before the next.
+  *step_.host.as<StepState>() = {.token = a.token, .first = static_cast<int32_t>(first)};
+  SF_RETURN_IF_ERROR(
+      cuda::CopyIn(step_.state.as<StepState>(), step_.host.as<StepState>(), sizeof(StepState), *stream_));
+  step_.active = true;
+  step_.rope = nullptr;
+  const auto leave = [&](absl::Status status) {
+    step_.active = false;
+    return status;
+  };
+  auto* const rows = static_cast<CudaRows*>(a.cache->device());
+  if (rows == nullptr || step_.allocations != kernels::cuda::NumAllocations()) {
+    if (rows != nullptr) rows->steps.clear();
+    const absl::Status status = walk();
+    step_.allocations = kernels::cuda::NumAllocations();
+    return leave(status);
+  }
+  if (rows->allocations != step_.allocations) rows->steps.clear();
+  rows->allocations = step_.allocations;
+  auto recorded = rows->steps.find(step_.splits);
+  if (recorded == rows->steps.end()) {
+    absl::StatusOr<cuda::Graph> graph = cuda::Graph::Record(*stream_, walk);
+    if (!graph.ok()) return leave(graph.status());
+    recorded = rows->steps.emplace(step_.splits, *std::move(graph)).first;
+  }
+  return leave(recorded->second.Run(*stream_));
+}
+
+absl::Status CudaOps::DecodeAttention(const AttentionArgs& a, CudaRows& rows) {
+  // Room for the longest sequence at once: a later recording finds the memory there.
+  const int64_t most_splits = SplitsFor(a.cache->capacity());
+  SF_RETURN_IF_ERROR(step_.partial.Reserve(static_cast<size_t>(a.num_heads * most_splits * (a.head_dim + 2)) *
+                                           sizeof(float)));
+  const size_t counters = static_cast<size_t>(a.num_kv_heads) * sizeof(unsigned);
+  if (step_.finished.bytes() < counters) {
+    SF_RETURN_IF_ERROR(step_.finished.Reserve(counters));
+    SF_RETURN_IF_ERROR(cuda::Fill(step_.finished.as<void>(), 0, counters, *stream_));
+  }
+  const auto data = [](const Buffer* b) { return static_cast<const CudaBuffer*>(b)->data(); };
+  auto& out = static_cast<CudaActivation&>(*a.out);
+  SF_RETURN_IF_ERROR(
+      attention::RunDecode({.num_heads = a.num_heads,
+                            .num_kv_heads = a.num_kv_heads,
+                            .head_dim = a.head_dim,
+                            .q = data(a.q),
+                            .new_k = data(a.k),
+                            .new_v = data(a.v),
+                            .cos = step_.rope == nullptr ? nullptr : step_.rope->cos.as<float>(),
+                            .sin = step_.rope == nullptr ? nullptr : step_.rope->sin.as<float>(),
+                            .first = &step_.state.as<StepState>()->first,
+                            .k = rows.k.as<float>() + a.layer * rows.layer_floats,
+                            .v = rows.v.as<float>() + a.layer * rows.layer_floats,
+                            .scale = a.scale,
+                            .window = a.window,
+                            .splits = step_.splits,
+                            .partial = step_.partial.as<float>(),
+                            .finished = step_.finished.as<unsigned>(),
+                            .o = out.buffer.data()},
+                           *stream_));
+  step_.rope = nullptr;
+  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, out, false));
+  return Finish(target, out);
+}
+
+}  // namespace spikefold

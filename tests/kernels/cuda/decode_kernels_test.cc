@@ -1,0 +1,196 @@
+// Kernels that decode: products with 4-bit codes in tiles, attention of one token.
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/thread_pool.h"
+#include "kernels/attention_f32_f32/attention_f32_f32.h"
+#include "kernels/attention_f32_f32/attention_f32_f32_decode_cuda.h"
+#include "kernels/kernel_check.h"
+#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
+#include "kernels/quantized_case.h"
+#include "tests/kernels/cuda/cuda_kit.h"
+
+namespace spikefold::kernels {
+namespace {
+
+using cuda::Array;
+using cuda::Ok;
+using cuda::TheStream;
+namespace s4g = matmul_f32_f32_s4g;
+
+// Y of a case in double, and what each value may be off by: x is split to 2^-17, products are exact.
+void ExpectProduct(const QuantizedOperands& o, std::vector<double>& expected,
+                   std::vector<double>& tolerance) {
+  const QuantizedCase& c = o.shape;
+  for (int64_t m = 0; m < c.m; ++m) {
+    for (int64_t n = 0; n < c.n; ++n) {
+      double sum = 0, size = 0;
+      for (int64_t k = 0; k < c.k; ++k) {
+        const double term = static_cast<double>(o.x[static_cast<size_t>(m * c.k + k)]) * o.Weight(n, k);
+        sum += term;
+        size += std::abs(term);
+      }
+      if (!o.bias.empty()) sum += static_cast<double>(o.bias[static_cast<size_t>(n)]);
+      expected.push_back(sum);
+      tolerance.push_back(size * (0x1p-17 + 4 * std::sqrt(static_cast<double>(c.k)) * 0x1p-24) +
+                          std::abs(sum) * 0x1p-22);
+    }
+  }
+}
+
+void RunTiles(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& report) {
+  const QuantizedOperands o(c, seed);
+  std::vector<double> expected, tolerance;
+  ExpectProduct(o, expected, tolerance);
+  s4g::Packed packed = s4g::Pack(
+      {.n = c.n, .k = c.k, .group = c.group, .codes = o.codes, .scales = o.w_scale, .zeros = o.w_zero});
+  if (flip) packed.codes[packed.codes.size() / 3] ^= 1;
+  const Array<uint32_t> w(packed.codes);
+  const Array<float> scales(packed.scales), x(o.x), bias(o.bias), y(c.m * c.n);
+  const Array<uint8_t> zeros(packed.zeros);
+  cuda::SimtParams p = {.m = c.m, .k = c.k, .x = x.data(), .linears = {.count = 1}};
+  p.linears.linear[0] = {.n = c.n,
+                         .w = w.data(),
+                         .w_scale = scales.data(),
+                         .w_zero = packed.zeros.empty() ? nullptr : zeros.data(),
+                         .group = c.group,
+                         .bias = o.bias.empty() ? nullptr : bias.data(),
+                         .y = y.data()};
+  Ok(s4g::RunCuda(p, TheStream()));
+  report.Compare(CaseName(c), y.Read(), expected, tolerance);
+}
+
+TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][decode]") {
+  CheckReport report;
+  uint64_t seed = 3;
+  for (const int64_t m : {1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33, 64, 70}) {
+    for (const bool zeros : {false, true}) {
+      RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4, .w_zeros = zeros, .bias = m % 2 == 0},
+               ++seed, false, report);
+    }
+  }
+  for (const int64_t m : {1, 6, 12, 20}) {
+    RunTiles({.m = m, .n = 100, .k = 4096, .group = 128, .bits = 4, .w_zeros = true}, ++seed, false, report);
+    RunTiles({.m = m, .n = 33, .k = 64, .group = 64, .bits = 4}, ++seed, false, report);
+  }
+  RunTiles({.m = 1, .n = 17000, .k = 256, .group = 64, .bits = 4}, ++seed, false, report);
+  RunTiles({.m = 2, .n = 8500, .k = 256, .group = 64, .bits = 4}, ++seed, false, report);
+  RunTiles({.m = 1, .n = 64, .k = 14336, .group = 64, .bits = 4, .extremes = true}, ++seed, false, report);
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("One wrong nibble of a tile is found", "[gpu][matmul][decode][canary]") {
+  for (const int64_t m : {1, 8, 40}) {
+    CheckReport report;
+    RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4}, 5, true, report);
+    CHECK(report.num_values > 0);
+    CHECK(report.worst > 2);
+  }
+}
+
+struct DecodeCase {
+  int64_t heads, kv, d, first, window = 0;
+  int64_t splits = 0;  // 0: as many as needed
+};
+
+std::vector<float> Turned(std::vector<float> x, int64_t heads, int64_t d, const std::vector<float>& cos,
+                          const std::vector<float>& sin) {
+  const size_t half = static_cast<size_t>(d / 2);
+  for (size_t h = 0; h < static_cast<size_t>(heads); ++h) {
+    for (size_t i = 0; i < half; ++i) {
+      float &a = x[h * 2 * half + i], &b = x[h * 2 * half + half + i];
+      const float c = cos[i], s = sin[i], first = a * c - b * s;
+      b = b * c + a * s;
+      a = first;
+    }
+  }
+  return x;
+}
+
+TEST_CASE("Attention of one token appends its row and equals the reference", "[gpu][attention][decode]") {
+  CheckReport report;
+  for (const DecodeCase& c : std::vector<DecodeCase>{{9, 3, 64, 0},
+                                                     {9, 3, 64, 100},
+                                                     {9, 3, 64, 127},
+                                                     {9, 3, 64, 128},
+                                                     {32, 8, 128, 1000},
+                                                     {32, 8, 128, 1000, 0, 16},
+                                                     {32, 8, 128, 1000, 130},
+                                                     {4, 1, 256, 300},
+                                                     {4, 4, 48, 77},
+                                                     {14, 2, 64, 500, 7},
+                                                     {3, 3, 256, 129}}) {
+    const int64_t positions = c.first + 1, width = c.kv * c.d;
+    const std::vector<float> q = RandomFloats(c.heads * c.d, 1), new_k = RandomFloats(width, 2),
+                             new_v = RandomFloats(width, 3);
+    std::vector<float> k = RandomFloats(positions * width, 4), v = RandomFloats(positions * width, 5);
+    std::vector<float> cos(static_cast<size_t>(positions * c.d / 2)), sin(cos.size());
+    for (size_t i = 0; i < cos.size(); ++i) {
+      cos[i] = static_cast<float>(std::cos(0.37 * static_cast<double>(i)));
+      sin[i] = static_cast<float>(std::sin(0.37 * static_cast<double>(i)));
+    }
+    const Array<float> d_q(q), d_new_k(new_k), d_new_v(new_v), d_k(k), d_v(v), d_cos(cos), d_sin(sin),
+        o(c.heads * c.d);
+    const Array<int32_t> first(std::vector<int32_t>{static_cast<int32_t>(c.first)});
+    const int64_t needed = (positions + attention_f32_f32::kSplitKeys - 1) / attention_f32_f32::kSplitKeys;
+    const int64_t splits = c.splits > 0 ? c.splits : needed;
+    const Array<float> partial(c.heads * splits * (c.d + 2));
+    const Array<uint32_t> finished(std::vector<uint32_t>(static_cast<size_t>(c.kv), 0));
+    const float scale = 1 / std::sqrt(static_cast<float>(c.d));
+    for (int repeat = 0; repeat < 3; ++repeat) {  // the counters are ready for the next token
+      Ok(attention_f32_f32::RunDecode({.num_heads = c.heads,
+                                       .num_kv_heads = c.kv,
+                                       .head_dim = c.d,
+                                       .q = d_q.data(),
+                                       .new_k = d_new_k.data(),
+                                       .new_v = d_new_v.data(),
+                                       .cos = d_cos.data(),
+                                       .sin = d_sin.data(),
+                                       .first = first.data(),
+                                       .k = d_k.data(),
+                                       .v = d_v.data(),
+                                       .scale = scale,
+                                       .window = c.window,
+                                       .splits = splits,
+                                       .partial = partial.data(),
+                                       .finished = finished.data(),
+                                       .o = o.data()},
+                                      TheStream()));
+    }
+    const auto row = [&](const std::vector<float>& table) {
+      return std::vector<float>(table.end() - c.d / 2, table.end());
+    };
+    const std::vector<float> turned_k = Turned(new_k, c.kv, c.d, row(cos), row(sin)),
+                             turned_q = Turned(q, c.heads, c.d, row(cos), row(sin));
+    std::copy(turned_k.begin(), turned_k.end(), k.end() - width);
+    std::copy(new_v.begin(), new_v.end(), v.end() - width);
+    std::vector<float> expected(q.size());
+    Ok(attention_f32_f32::Reference({.m = 1,
+                                     .num_heads = c.heads,
+                                     .num_kv_heads = c.kv,
+                                     .head_dim = c.d,
+                                     .q = turned_q.data(),
+                                     .k = k.data(),
+                                     .v = v.data(),
+                                     .first = c.first,
+                                     .scale = scale,
+                                     .window = c.window,
+                                     .o = expected.data()}));
+    const std::string name =
+        absl::StrCat("heads=", c.heads, "/", c.kv, " d=", c.d, " first=", c.first, " window=", c.window);
+    const double tolerance = 0x1p-24 * static_cast<double>(c.d + positions + 64) * 4;
+    report.Compare(name, o.Read(), std::vector<double>(expected.begin(), expected.end()),
+                   std::vector<double>(expected.size(), tolerance));
+    const std::vector<float> appended_v = d_v.Read();
+    report.CompareExact(absl::StrCat(name, " v"), appended_v, v);
+    report.Compare(absl::StrCat(name, " k"), d_k.Read(), std::vector<double>(k.begin(), k.end()),
+                   std::vector<double>(k.size(), 0x1p-20));
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+}  // namespace
+}  // namespace spikefold::kernels
