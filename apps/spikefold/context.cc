@@ -10,8 +10,13 @@
 namespace spikefold {
 namespace {
 
-bool IsQuantizedType(absl::string_view type) {
-  return ParseWeightFormat(type.substr(0, 3)).ok();  // "s8c", "s4g64"
+// Bytes of a tensor's values in memory.
+uint64_t ValueBytes(const StoredTensor& tensor, bool simulate) {
+  const auto format =
+      ParseWeightFormat(absl::string_view(tensor.stored_type).substr(0, 3));  // "s8c", "s4g64"
+  const uint64_t values = static_cast<uint64_t>(NumElements(tensor.shape));
+  if (simulate || !format.ok()) return sizeof(float) * values;
+  return format->trellis ? values : tensor.bytes;  // trellis codes run as INT8
 }
 
 absl::Status CheckMemory(const CheckpointReader& reader, bool simulate) {
@@ -31,10 +36,7 @@ ThreadPool& Context::pool() {
 
 uint64_t WeightMemory(const CheckpointReader& reader, bool simulate) {
   uint64_t bytes = 0;
-  for (const StoredTensor& tensor : reader.tensors()) {
-    const bool codes = !simulate && IsQuantizedType(tensor.stored_type);
-    bytes += codes ? tensor.bytes : sizeof(float) * static_cast<uint64_t>(NumElements(tensor.shape));
-  }
+  for (const StoredTensor& tensor : reader.tensors()) bytes += ValueBytes(tensor, simulate);
   return bytes;
 }
 

@@ -38,6 +38,12 @@ absl::Status CpuOps::Turn(float* x, int64_t rows, const ActivationForm& form) {
   return absl::OkStatus();
 }
 
+absl::Status CpuOps::TurnAndForm(float* x, int64_t rows, int64_t k, const ActivationForm& form,
+                                 CpuActivation& out) {
+  SF_RETURN_IF_ERROR(Turn(x, rows, form));
+  return Form(x, rows, k, form, out);
+}
+
 absl::Status CpuOps::Form(const float* x, int64_t rows, int64_t k, const ActivationForm& form,
                           CpuActivation& out) {
   out.form = &form;

@@ -141,8 +141,7 @@ absl::Status CpuOps::AddNorm(const AddNormArgs& a) {
   });
   SF_RETURN_IF_ERROR(error.Take());
   if (y == nullptr) return absl::OkStatus();
-  SF_RETURN_IF_ERROR(Turn(y, a.rows, *a.form));
-  return Form(y, a.rows, d, *a.form, Cpu(*a.out));
+  return TurnAndForm(y, a.rows, d, *a.form, Cpu(*a.out));
 }
 
 absl::Status CpuOps::HeadNormRope(const HeadNormRopeArgs& a) {
@@ -244,8 +243,7 @@ absl::Status CpuOps::Attention(const AttentionArgs& a) {
                                                      .column_mass = a.column_mass};
   SF_RETURN_IF_ERROR(a.hidden_position >= 0 ? AttendWithout(a.hidden_position, params, pool_)
                                             : kernels::attention_f32_f32::Run(params, pool_));
-  SF_RETURN_IF_ERROR(Turn(o, a.rows, *a.form));
-  return Form(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
+  return TurnAndForm(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
 }
 
 absl::Status CpuOps::PagedAttention(const AttentionArgs& a) {
@@ -271,7 +269,7 @@ absl::Status CpuOps::PagedAttention(const AttentionArgs& a) {
   counters_.saturated += pages.num_clamped() - clamped;
   SF_RETURN_IF_ERROR(kernels::attention_f32_f32_ukv::Run(params, pool_));
   pages.Settle(a.layer, a.first + a.rows);
-  return Form(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
+  return TurnAndForm(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
 }
 
 absl::Status CpuOps::GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
@@ -286,8 +284,7 @@ absl::Status CpuOps::GatedMul(GateActivation activation, int64_t rows, const Buf
                      .up = up.host(),
                      .y = y},
                     pool_));
-  SF_RETURN_IF_ERROR(Turn(y, rows, form));
-  return Form(y, rows, gate.width(), form, Cpu(out));
+  return TurnAndForm(y, rows, gate.width(), form, Cpu(out));
 }
 
 absl::Status CpuOps::Reform(Activation& x) {

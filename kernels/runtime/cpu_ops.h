@@ -98,6 +98,7 @@ class CpuOps : public Ops {
   absl::Status Turn(float* x, int64_t rows, const ActivationForm& form);
   // Float rows `x`, rotated and shifted -> the form's codes, kept columns, ...
   absl::Status Form(const float* x, int64_t rows, int64_t k, const ActivationForm& form, CpuActivation& out);
+  absl::Status TurnAndForm(float* x, int64_t rows, int64_t k, const ActivationForm& form, CpuActivation& out);
   absl::Status PagedAttention(const AttentionArgs& args);
   absl::Status Quantize(const float* x, CpuActivation& out, int64_t k);
   void Simulate(const float* x, CpuActivation& out, int64_t k);

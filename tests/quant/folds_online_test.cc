@@ -172,6 +172,11 @@ TEST_CASE("Rotated keys are coded as attention sees them; coding them before the
     return Hidden(m, tokens, cache);
   };
   CHECK(RelativeError(run(*model, kv), run(*Load(*tiny.checkpoint), {})) < 0.02);
+
+  // What is taken off the context is taken off whatever kernel made it.
+  const auto shifted =
+      Fold(*tiny.checkpoint, {.shifts = {{1, ValueKind::kCtx, std::vector<float>(48, 0.5f)}}});
+  CHECK(RelativeError(run(*Load(*shifted), kv), run(*Load(*tiny.checkpoint), {})) < 0.02);
 }
 
 TEST_CASE("An intervention on a rotated input edits what the linear reads, which is not rotated again") {
