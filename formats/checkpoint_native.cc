@@ -54,6 +54,13 @@ class NativeDirectory : public DirectoryCheckpoint {
       if (site.name != shift.site) continue;
       SF_RETURN_IF_ERROR(CheckShape({static_cast<int64_t>(shift.values.size())}, {site.k}, path_,
                                     absl::StrCat("shift of ", site.name)));
+      for (const int linear : site.linears) {
+        const Node& node = graph_.nodes[static_cast<size_t>(linear)];
+        const QuantizedLinearSpec* const stored = native_->FindLinear(node.module);
+        if (site.layer >= 0 && stored != nullptr && stored->has_bias) continue;
+        return absl::DataLossError(
+            absl::StrCat(path_, ": a shift of ", site.name, ", whose product has no bias to be in"));
+      }
       site.shift = shift.values;
       return absl::OkStatus();
     }

@@ -223,6 +223,12 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
   if (d.activation_static) SF_RETURN_IF_ERROR(m.Positive("activation_scale", &d.activation_scale));
   if (m.Has("kept")) SF_RETURN_IF_ERROR(m.Integers("kept", &d.kept));
   SF_RETURN_IF_ERROR(CheckKept(m, d));
+  if (d.trellis &&
+      (d.weight_bits > 6 || d.group_size > 0 || d.weight_zeros || !d.kept.empty() || m.Has("super"))) {
+    return absl::DataLossError(absl::StrCat(m.where(),
+                                            ": trellis codes have 2 to 6 bits and neither groups, zero "
+                                            "points, kept columns nor super weights"));
+  }
   if (m.Has("super")) SF_RETURN_IF_ERROR(ReadSupers(m, d));
   if (m.Has("spike_threshold")) SF_RETURN_IF_ERROR(m.Positive("spike_threshold", &d.spike_threshold));
   SF_RETURN_IF_ERROR(m.Integer("bytes", 0, int64_t{1} << 50, &d.bytes));

@@ -1,6 +1,7 @@
 #include "quant/planner.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -18,6 +19,8 @@ namespace {
 
 // A row is a spike row if it stands so far above the median row (2410.05265).
 constexpr double kSpikeRow = 64;
+constexpr double kMostBits = 16;  // of a budget: more is never spent
+constexpr int kProbedBits = 4;    // of storage_costs
 constexpr int kMaxKeptShare = 4;  // at most K / 4 kept columns: beyond, 16 bit is the better choice
 
 // `*` matches any run of characters.
@@ -189,6 +192,8 @@ class Planner {
       return absl::InvalidArgumentError(
           absl::StrCat(BudgetWords(recipe_), " needs a scan to price storage by"));
     }
+    TakeUnits();
+    if (units_.empty()) return absl::OkStatus();  // everything stays in 16 bit
     double bits = recipe_.bits;
     if (recipe_.max_bytes > 0) {
       SF_ASSIGN_OR_RETURN(bits, BitsOfBytes());
@@ -205,28 +210,48 @@ class Planner {
     return absl::OkStatus();
   }
 
+  // The units that were priced, without linears that stay in 16 bit.
+  void TakeUnits() {
+    for (const StorageUnit& priced : *input_.storage_costs) {
+      StorageUnit unit = priced;
+      unit.num_weights = 0;
+      for (const Node& node : graph_.nodes) {
+        const bool inside = node.op == Op::kLinear && node.role == unit.role &&
+                            node.layer >= unit.first_layer && node.layer <= unit.last_layer;
+        if (inside && !StaysFloat(node)) unit.num_weights += node.n * node.k;
+      }
+      if (unit.num_weights == 0) continue;
+      unit.loss *= static_cast<double>(unit.num_weights) / static_cast<double>(priced.num_weights);
+      units_.push_back(std::move(unit));
+    }
+  }
+  bool StaysFloat(const Node& node) const {
+    const int site = graph_.SiteOf(graph_.FindModule(node.module));
+    return PatternOf(node.module) != nullptr || std::any_of(kept_sites_.begin(), kept_sites_.end(),
+                                                            [&](const auto& s) { return s.first == site; });
+  }
+
   void Store(const StoragePlan& spent) {
     storage_.clear();
-    for (size_t u = 0; u < input_.storage_costs->size(); ++u) {
-      const StorageUnit& unit = (*input_.storage_costs)[u];
-      storage_.push_back({unit.role, unit.first_layer, unit.last_layer, spent.choices[u]});
+    for (size_t u = 0; u < units_.size(); ++u) {
+      storage_.push_back({units_[u].role, units_[u].first_layer, units_[u].last_layer, spent.choices[u]});
     }
   }
 
   // With no unit more than a bit below the budget's whole bits: far from where it was measured a unit's
-  // damage is only guessed.
+  // damage is only guessed. Any budget from the smallest storage on can be spent.
   absl::StatusOr<StoragePlan> SpendAbout(double bits) const {
-    std::vector<StorageUnit> units = *input_.storage_costs;
+    const int least = std::min(static_cast<int>(std::min(bits, kMostBits)) - 1, kProbedBits);
+    std::vector<StorageUnit> units = units_;
     for (StorageUnit& unit : units) {
-      std::erase_if(unit.options,
-                    [&](const StorageOption& o) { return o.bits < static_cast<int>(bits) - 1; });
+      std::erase_if(unit.options, [&](const StorageOption& o) { return o.bits < least; });
     }
-    return SpendBits(units, bits);
+    return SpendBits(units, std::min(bits, kMostBits));
   }
 
   // What is left for the linears' codes and scales, as bits a weight.
   absl::StatusOr<double> BitsOfBytes() {
-    std::vector<StorageUnit> units = *input_.storage_costs;
+    std::vector<StorageUnit> units = units_;
     double weights = 0;
     for (StorageUnit& unit : units) {
       weights += static_cast<double>(unit.num_weights);
@@ -234,7 +259,7 @@ class Planner {
           unit.options.begin(), unit.options.end(),
           [](const StorageOption& a, const StorageOption& b) { return a.bits_a_weight < b.bits_a_weight; })};
     }
-    SF_ASSIGN_OR_RETURN(const StoragePlan least, SpendBits(units, 16));
+    SF_ASSIGN_OR_RETURN(const StoragePlan least, SpendBits(units, kMostBits));
     Store(least);
     SF_RETURN_IF_ERROR(PlanTensors());
     const int64_t needed = plan_.totals.total_bytes;
@@ -248,7 +273,7 @@ class Planner {
 
   // The least that is expected to reach the wanted divergence, to a thousandth of a bit.
   absl::StatusOr<double> BitsOfDivergence() const {
-    double low = 0, high = 9;
+    double low = 0, high = kMostBits;
     SF_ASSIGN_OR_RETURN(const StoragePlan best, SpendAbout(high));
     if (best.loss > recipe_.max_kld) {
       return absl::InvalidArgumentError(absl::StrFormat(
@@ -494,6 +519,7 @@ class Planner {
     StorageChoice choice;
   };
   std::vector<Stored> storage_;
+  std::vector<StorageUnit> units_;  // of a budget
   Plan plan_;
 };
 
@@ -512,7 +538,8 @@ bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {
 }
 
 absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme) {
-  if (recipe.bits < 0 || recipe.max_bytes < 0 || recipe.max_kld < 0) {
+  const auto sane = [](double budget) { return std::isfinite(budget) && budget >= 0; };
+  if (!sane(recipe.bits) || !sane(recipe.max_kld) || recipe.max_bytes < 0) {
     return absl::InvalidArgumentError(absl::StrCat(BudgetWords(recipe), ": a budget is a positive number"));
   }
   if (!recipe.has_budget()) return absl::OkStatus();

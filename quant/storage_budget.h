@@ -22,7 +22,7 @@ struct StorageChoice {
 };
 
 struct StorageOption : StorageChoice {
-  double bits_a_weight = 0;  // scales and zero points included
+  double bits_a_weight = 0;  // everything stored but biases
   double error = 1;          // squared rounding error over the probe's
 };
 

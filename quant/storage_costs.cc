@@ -13,6 +13,7 @@
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/model.h"
 #include "kernels/runtime/ops.h"
+#include "quant/plan.h"
 #include "quant/rounding/round_weights.h"
 #include "quant/rounding/sequential.h"
 #include "quant/scheme.h"
@@ -238,7 +239,7 @@ class Measurement {
   // Errors of all grids on rows of the unit's first layer: weights of a role are alike in neighbouring ones.
   absl::Status CompareGrids(StorageUnit& unit) {
     std::vector<float> rows;
-    int64_t k = 0;
+    int64_t n = 0, k = 0;
     for (const Node& node : graph_.nodes) {
       if (!IsLinear(node) || node.role != unit.role || node.layer < unit.first_layer ||
           node.layer > unit.last_layer) {
@@ -247,6 +248,7 @@ class Measurement {
       unit.num_weights += node.n * node.k;
       if (!rows.empty()) continue;
       SF_ASSIGN_OR_RETURN(const Tensor w, in_.reader->ReadF32(node.module + ".weight"));
+      n = node.n;
       k = node.k;
       const int64_t count = std::min(node.n, kSampledRows);
       for (int64_t i = 0; i < count; ++i) {
@@ -257,31 +259,39 @@ class Measurement {
     if (rows.empty()) return absl::OkStatus();
     const double power = SumOfSquares(rows);
     const double probe = in_.trellis ? TrellisError(kProbeBits) * power : ErrorOf(rows, k, ProbeGrid(k));
-    const auto add = [&](int bits, int group) {
-      const double side = group == 0 ? 32.0 / static_cast<double>(k)
-                                     : (16.0 + (in_.zeros ? bits : 0)) / static_cast<double>(group);
+    const auto add = [&](StorageChoice choice, double error) {
       StorageOption option;
-      option.bits = bits;
-      option.group = group;
-      option.bits_a_weight = bits + side;
-      option.error = probe > 0 ? ErrorOf(rows, k, Grid(bits, group)) / probe : 0;
+      static_cast<StorageChoice&>(option) = choice;
+      option.bits_a_weight = StoredBits(choice, n, k);
+      option.error = probe > 0 ? error / probe : 0;
       unit.options.push_back(option);
+    };
+    const auto add_grid = [&](int bits, int group) {
+      add({.bits = bits, .group = group}, ErrorOf(rows, k, Grid(bits, group)));
     };
     for (const int bits : kBits) {
       for (const int group : kGroups) {
-        if (k % group == 0 && !in_.trellis) add(bits, group);
+        if (k % group == 0 && !in_.trellis) add_grid(bits, group);
       }
     }
     for (int bits = kTrellisMinBits; bits <= kTrellisMaxBits && in_.trellis; ++bits) {
-      StorageOption option;
-      option.bits = bits;
-      option.trellis = true;
-      option.bits_a_weight = bits + 32.0 / static_cast<double>(k);
-      option.error = probe > 0 ? TrellisError(bits) * power / probe : 0;
-      unit.options.push_back(option);
+      add({.bits = bits, .trellis = true}, TrellisError(bits) * power);
     }
-    add(8, 0);
+    add_grid(8, 0);
     return absl::OkStatus();
+  }
+
+  // All that a linear's tensors take but its bias.
+  double StoredBits(const StorageChoice& choice, int64_t n, int64_t k) const {
+    TensorDecision d;
+    d.module = "linear";
+    d.n = n;
+    d.k = k;
+    d.weight_bits = choice.bits;
+    d.group_size = choice.group;
+    d.trellis = choice.trellis;
+    d.weight_zeros = in_.zeros && choice.group > 0;
+    return 8.0 * static_cast<double>(StoredBytes(SpecOf(d))) / static_cast<double>(n * k);
   }
 
   static double SumOfSquares(const std::vector<float>& values) {

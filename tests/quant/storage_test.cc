@@ -165,7 +165,7 @@ TEST_CASE("A plan within a budget gives more to what costs more, and no unit far
     REQUIRE(units.ok());
     PlannerInput input = s.input();
     input.storage_costs = &*units;
-    for (const double bits : {5.0, 3.6, 3.0}) {
+    for (const double bits : {6.9, 5.0, 3.6, 3.0}) {
       CAPTURE(trellis, bits);
       const auto plan = MakePlan({.scheme = "w4a16", .bits = bits}, input);
       CAPTURE(plan.status().ToString());
@@ -179,7 +179,7 @@ TEST_CASE("A plan within a budget gives more to what costs more, and no unit far
         CHECK(d.weight_zeros == (d.group_size > 0));
         CHECK(d.trellis == (trellis && d.weight_bits < 8));
       }
-      CHECK(least >= static_cast<int>(bits) - 1);
+      CHECK(least >= std::min(4, static_cast<int>(bits) - 1));
       CHECK(most > least);
       CHECK(PlanToJson(*PlanFromJson(PlanToJson(*plan), "plan")) == PlanToJson(*plan));
     }
@@ -209,6 +209,15 @@ TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes th
     CHECK(bytes <= budget);
     CHECK(bytes > budget - (large - small) / 8);
   }
+  for (const Recipe& rich :
+       {Recipe{.scheme = "w4a16", .max_bytes = int64_t{1} << 62}, Recipe{.scheme = "w4a16", .bits = 1e300}}) {
+    for (const TensorDecision& d : plan(rich).linears) CHECK(d.weight_bits == 8);
+  }
+  // What stays in 16 bit is paid for, and takes no part of what is spent.
+  const int64_t kept = plan({.scheme = "w4a16", .bits = 4, .keep = {"*.down_proj"}}).totals.total_bytes;
+  const Plan beside = plan({.scheme = "w4a16", .max_bytes = kept + 2000, .keep = {"*.down_proj"}});
+  CHECK(beside.totals.total_bytes <= kept + 2000);
+  CHECK(beside.totals.total_bytes > kept);
   const Plan loose = plan({.scheme = "w4a16", .max_kld = 0.02}),
              tight = plan({.scheme = "w4a16", .max_kld = 0.002});
   CHECK(loose.totals.bits_linear() + 0.5 < tight.totals.bits_linear());
@@ -219,6 +228,7 @@ TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes th
   refused({.scheme = "w4a16", .max_kld = 1e-12}, "this scheme's best storage is expected to diverge by");
   refused({.scheme = "w4a16", .bits = 4, .max_kld = 0.1}, "bits=4, max_kld=0.1: one budget at a time");
   refused({.scheme = "w4a16", .max_kld = -1}, "a budget is a positive number");
+  refused({.scheme = "w4a16", .bits = std::nan("")}, "a budget is a positive number");
   refused({.scheme = "w8a8", .bits = 8.5}, "one way of storing weights");
   refused({.scheme = "w4a16", .group_size = 32, .max_kld = 0.1}, "goes without a group size");
   CHECK_THAT(MakePlan({.scheme = "w4a16", .bits = 5}, s.input()).status(),
