@@ -3,7 +3,6 @@
 #include <chrono>
 
 #include "absl/strings/str_cat.h"
-#include "apps/report/eval_document.h"
 #include "apps/spikefold/eval_text.h"
 #include "apps/spikefold/machine.h"
 #include "apps/spikefold/output_path.h"
@@ -16,10 +15,6 @@
 
 namespace spikefold {
 namespace {
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 struct EvalModels {
   OpenedModel model, reference;  // reference is empty if the model is its own
@@ -98,6 +93,30 @@ absl::StatusOr<EvalOptions> ParseEvalOptions(const EvalCommandOptions& options, 
   return out;
 }
 
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+absl::StatusOr<EvalDocument> EvaluateTask(const EvalTask& task, Context& context) {
+  const OpenedModel &model = *task.model, &reference = *task.reference;
+  EvalOptions how = task.how;
+  how.progress = context.console.progress();
+  SF_ASSIGN_OR_RETURN(const EvalResult result,
+                      Evaluate(*model.model, *reference.model, *reference.tokenizer, *task.text, how));
+  context.console.EndProgress();
+  return MakeEvalDocument({.result = &result,
+                           .model = model.reader.get(),
+                           .reference = reference.reader.get(),
+                           .text = task.text,
+                           .kv = model.model->kv(),
+                           .name = task.name,
+                           .backend = task.backend,
+                           .command = absl::StrCat("spikefold ", context.command),
+                           .machine = MachineText(*model.model),
+                           .threads = context.num_threads(),
+                           .seconds = Now() - task.start});
+}
+
 absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   if (options.parity) return RunParity(options, context);
   const double start = Now();
@@ -107,24 +126,16 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   if (!options.output.empty()) SF_RETURN_IF_ERROR(CheckOutputFile(options.output, inputs));
   SF_ASSIGN_OR_RETURN(const EvalModels models, OpenModels(options, context));
   const OpenedModel& reference = models.the_reference();
-  SF_ASSIGN_OR_RETURN(EvalOptions how, ParseEvalOptions(options, *reference.tokenizer));
-  how.progress = console.progress();
+  SF_ASSIGN_OR_RETURN(const EvalOptions how, ParseEvalOptions(options, *reference.tokenizer));
   SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*reference.tokenizer, options.texts));
-  SF_ASSIGN_OR_RETURN(const EvalResult result,
-                      Evaluate(*models.model.model, *reference.model, *reference.tokenizer, text, how));
-  console.EndProgress();
-  SF_ASSIGN_OR_RETURN(const EvalDocument document,
-                      MakeEvalDocument({.result = &result,
-                                        .model = models.model.reader.get(),
-                                        .reference = reference.reader.get(),
-                                        .text = &text,
-                                        .kv = models.model.model->kv(),
-                                        .name = options.name,
-                                        .backend = BackendName(options),
-                                        .command = absl::StrCat("spikefold ", context.command),
-                                        .machine = MachineText(*models.model.model),
-                                        .threads = context.num_threads(),
-                                        .seconds = Now() - start}));
+  SF_ASSIGN_OR_RETURN(const EvalDocument document, EvaluateTask({.model = &models.model,
+                                                                 .reference = &reference,
+                                                                 .text = &text,
+                                                                 .how = how,
+                                                                 .name = options.name,
+                                                                 .backend = BackendName(options),
+                                                                 .start = start},
+                                                                context));
   SF_RETURN_IF_ERROR(WarnOfDoubts(models, document, console));
   const std::string json = EvalDocumentToJson(document);
   if (!options.output.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(options.output, json));
