@@ -92,12 +92,13 @@ class Evaluation {
     // A model beside itself: its weights with its own cache against a float one.
     const bool same = &quantized_ == &reference_;
     const KvOptions kv = same ? KvOptions() : reference_.kv();
-    reference_arm_.emplace(reference_, before, max_tokens, ForwardOptions(), kv);
+    HiddenMemory* const memory = same ? nullptr : options_.reference_memory;
+    reference_arm_.emplace(reference_, before, max_tokens, ForwardOptions(), kv, memory);
     if (!same || !quantized_.kv().is_float()) {
       quantized_arm_.emplace(quantized_, prefix, max_tokens, ForwardOptions(), quantized_.kv());
     }
     if (prefix != nullptr && options_.prefix_control)
-      control_arm_.emplace(reference_, nullptr, max_tokens, ForwardOptions(), kv);
+      control_arm_.emplace(reference_, nullptr, max_tokens, ForwardOptions(), kv, memory);
     if (options_.noise_floor)
       noise_arm_.emplace(reference_, before, max_tokens, ForwardOptions{.interventions = &round_}, kv);
     return absl::OkStatus();

@@ -19,19 +19,26 @@ double SecondsSince(Clock::time_point start) {
 }  // namespace
 
 ScoringArm::ScoringArm(const RuntimeModel& model, const KvPrefix* prefix, int64_t max_tokens,
-                       const ForwardOptions& options, const KvOptions& kv)
+                       const ForwardOptions& options, const KvOptions& kv, HiddenMemory* memory)
     : model_(model),
       options_(options),
       cache_(model.graph().config, (prefix ? prefix->size() : 0) + max_tokens, prefix, kv),
+      prefix_tokens_(prefix ? prefix->tokens : std::vector<int32_t>()),
+      memory_(memory),
       hidden_(DType::kF32, {max_tokens, model.graph().config.hidden}) {}
 
 absl::Status ScoringArm::Run(const EvalWindow& window) {
   const auto start = Clock::now();
   window_ = &window;
-  cache_.Reset();
   const size_t d = static_cast<size_t>(model_.graph().config.hidden);
-  SF_RETURN_IF_ERROR(Forward(model_, window.tokens, cache_,
-                             hidden_.as<float>().subspan(0, window.tokens.size() * d), options_));
+  const absl::Span<float> rows = hidden_.as<float>().subspan(0, window.tokens.size() * d);
+  if (const float* known = memory_ ? memory_->Find(prefix_tokens_, window.tokens) : nullptr) {
+    std::copy(known, known + rows.size(), rows.begin());
+  } else {
+    cache_.Reset();
+    SF_RETURN_IF_ERROR(Forward(model_, window.tokens, cache_, rows, options_));
+    if (memory_ != nullptr) memory_->Remember(prefix_tokens_, window.tokens, rows);
+  }
   seconds_ += SecondsSince(start);
   return absl::OkStatus();
 }

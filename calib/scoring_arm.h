@@ -7,6 +7,7 @@
 #include "absl/status/statusor.h"
 #include "calib/eval_summary.h"
 #include "calib/eval_windows.h"
+#include "calib/hidden_memory.h"
 #include "kernels/runtime/forward.h"
 
 namespace spikefold {
@@ -14,9 +15,10 @@ namespace spikefold {
 class ScoringArm {
  public:
   // Windows of up to `max_tokens` tokens behind `prefix` (null: none), their keys and values kept as `kv`
-  // says. All references outlive the arm.
+  // says. All references outlive the arm. A window that `memory` (may be null; of this very model, cache and
+  // options) holds is not run again.
   ScoringArm(const RuntimeModel& model, const KvPrefix* prefix, int64_t max_tokens,
-             const ForwardOptions& options = {}, const KvOptions& kv = {});
+             const ForwardOptions& options = {}, const KvOptions& kv = {}, HiddenMemory* memory = nullptr);
 
   void set_taps(Taps* taps) { options_.taps = taps; }  // of the next runs; may be null
   absl::Status Run(const EvalWindow& window);          // which must live until the next Run
@@ -31,6 +33,8 @@ class ScoringArm {
   const RuntimeModel& model_;
   ForwardOptions options_;
   KvCache cache_;
+  std::vector<int32_t> prefix_tokens_;
+  HiddenMemory* const memory_;
   Tensor hidden_;  // [max_tokens, d]
   std::vector<float> logits_;
   const EvalWindow* window_ = nullptr;

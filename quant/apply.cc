@@ -33,6 +33,19 @@ Tensor ToHalf(const Tensor& values, DType dtype) {
   return out;
 }
 
+bool SameSupers(const std::vector<PlannedSuper>& a, const std::vector<PlannedSuper>& b) {
+  return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const PlannedSuper& x, const PlannedSuper& y) {
+    return x.row == y.row && x.column == y.column;
+  });
+}
+
+// Whether two decisions on one linear give GPTQ the same task.
+bool SameRounding(const TensorDecision& a, const TensorDecision& b) {
+  return a.n == b.n && a.k == b.k && a.weight_bits == b.weight_bits && a.group_size == b.group_size &&
+         a.trellis == b.trellis && a.weight_zeros == b.weight_zeros && a.weight_scales == b.weight_scales &&
+         a.kept == b.kept && SameSupers(a.supers, b.supers) && a.spike_threshold == b.spike_threshold;
+}
+
 class Applier {
  public:
   Applier(const Plan& plan, const CheckpointReader& reader, const ApplyOptions& options)
@@ -229,6 +242,8 @@ class Applier {
       return absl::InvalidArgumentError(
           "rounding \"gptq\" needs the text of a scan; give the scan the plan was made from");
     }
+    SF_ASSIGN_OR_RETURN(const bool shared, SharesCodes());
+    if (shared) return TakeCodes();
     SF_ASSIGN_OR_RETURN(const auto model,
                         LoadModel(reader_, {.pool = options_.pool, .progress = options_.progress}));
     const auto windows = WindowsBehind(options_.stats->windows, plan_.prefix, graph_.config.bos_id);
@@ -254,6 +269,48 @@ class Applier {
       return writer_->WriteLinear(q);
     };
     return RoundSequentially(reader_, *model, windows, sequential, choose, take);
+  }
+
+  // Whether the earlier checkpoint is what its plan says and was rounded as this plan asks, behind the same
+  // prefix keys and values.
+  absl::StatusOr<bool> SharesCodes() const {
+    const EarlierCheckpoint& from = options_.codes_from;
+    if (from.plan == nullptr || from.native == nullptr || !SharesRounding(*from.plan, plan_)) return false;
+    if (from.native->info().plan_sha256 != Sha256Hex(PlanToJson(*from.plan))) return false;
+    if (plan_.prefix.empty()) return true;
+    SF_ASSIGN_OR_RETURN(const NativePrefix prefix, from.native->ReadPrefix());
+    const auto same = [](const std::vector<Tensor>& stored, const std::vector<std::vector<uint16_t>>& rows) {
+      return std::equal(stored.begin(), stored.end(), rows.begin(), rows.end(),
+                        [](const Tensor& t, const std::vector<uint16_t>& r) {
+                          const auto values = t.as<uint16_t>();
+                          return std::equal(values.begin(), values.end(), r.begin(), r.end());
+                        });
+    };
+    return same(prefix.k, options_.stats->prefix.k) && same(prefix.v, options_.stats->prefix.v);
+  }
+
+  // What WriteGptq() would compute, from the earlier checkpoint.
+  absl::Status TakeCodes() {
+    const auto decisions = AllDecisions();
+    const int64_t total = static_cast<int64_t>(decisions.size());
+    for (int64_t i = 0; i < total; ++i) {
+      const TensorDecision& d = *decisions[static_cast<size_t>(i)];
+      if (d.rounding != Rounding::kGptq) continue;
+      if (!Report(options_.progress, "copying codes", i, total))
+        return absl::CancelledError("quantize: stopped");
+      SF_ASSIGN_OR_RETURN(const Tensor w, reader_.ReadF32(d.module + ".weight"));
+      SF_ASSIGN_OR_RETURN(QuantizedLinear stored, options_.codes_from.native->ReadLinear(d.module));
+      QuantizedLinear q(Spec(d));
+      SF_RETURN_IF_ERROR(ReadBias(d, q));
+      RoundedWeights codes;
+      codes.codes = std::move(stored.codes);
+      codes.scales = std::move(stored.scales);
+      codes.zeros = std::move(stored.zeros);
+      Complete(w, d, std::move(codes), q);
+      q.weight_error = stored.weight_error;
+      SF_RETURN_IF_ERROR(writer_->WriteLinear(q));
+    }
+    return absl::OkStatus();
   }
 
   absl::Status ReadBias(const TensorDecision& d, QuantizedLinear& q) const {
@@ -326,6 +383,25 @@ class Applier {
 };
 
 }  // namespace
+
+bool SharesRounding(const Plan& a, const Plan& b) {
+  if (a.model_fingerprint != b.model_fingerprint || a.prefix != b.prefix || a.scan_sha256 != b.scan_sha256 ||
+      a.linears.size() != b.linears.size()) {
+    return false;
+  }
+  bool any = false;
+  const auto same = [&any](const TensorDecision& x, const TensorDecision* y) {
+    const bool gptq = x.rounding == Rounding::kGptq;
+    if (y == nullptr || gptq != (y->rounding == Rounding::kGptq)) return false;
+    any = any || gptq;
+    return !gptq || SameRounding(x, *y);
+  };
+  for (const TensorDecision& d : a.linears) {
+    if (!same(d, b.Find(d.module))) return false;
+  }
+  if (!same(a.embedding, b.Find(a.embedding.module))) return false;
+  return any && a.has_head == b.has_head && (!a.has_head || same(a.head, b.Find(a.head.module)));
+}
 
 absl::Status ApplyPlan(const Plan& plan, const CheckpointReader& reader, const ApplyOptions& options) {
   return Applier(plan, reader, options).Run();

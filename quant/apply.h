@@ -8,9 +8,16 @@
 #include "formats/base/progress.h"
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
+#include "formats/quantized/native.h"
 #include "quant/plan.h"
 
 namespace spikefold {
+
+// A checkpoint that ApplyPlan wrote, whose codes another plan can take. Both outlive the call.
+struct EarlierCheckpoint {
+  const Plan* plan = nullptr;  // that it was written from
+  const NativeReader* native = nullptr;
+};
 
 struct ApplyOptions {
   ThreadPool* pool = nullptr;  // required
@@ -21,8 +28,16 @@ struct ApplyOptions {
   std::string command;           // recorded as provenance
   Json folds;                    // FoldedCheckpoint::provenance(), or null
   std::string base_fingerprint;  // of the model on disk, where `reader` folds it; empty: `reader`'s
+  // Weights that it rounded by GPTQ as this plan would (SharesRounding) are taken from there, to the same
+  // bytes; a checkpoint that does not agree, or of another plan, is not used. Null plan: none.
+  EarlierCheckpoint codes_from;
   Progress progress;
 };
+// Whether GPTQ gives the same codes for both plans, of one model and scan: the same folds and prefix, and the
+// same linears rounded to the same grids with the same kept columns, super weights and spike rows. Each
+// linear's codes depend on all that were rounded before it, so all must agree or none is shared; what is done
+// to activations does not matter. False if nothing is rounded by GPTQ.
+bool SharesRounding(const Plan& a, const Plan& b);
 // AlreadyExists: output exists. InvalidArgument: the plan is for another model, or lacks a tensor.
 // Nothing appears under `output` unless all was written.
 absl::Status ApplyPlan(const Plan& plan, const CheckpointReader& reader, const ApplyOptions& options);

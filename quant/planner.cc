@@ -238,15 +238,19 @@ class Planner {
     }
   }
 
-  // With no unit more than a bit below the budget's whole bits: far from where it was measured a unit's
-  // damage is only guessed. Any budget from the smallest storage on can be spent.
+  // With no unit below the budget's whole bits, if that can be: below where it was measured a unit's damage
+  // is only guessed, and taking bits from some to give them to others lost more than it won
+  // (docs/results.md).
   absl::StatusOr<StoragePlan> SpendAbout(double bits) const {
-    const int least = std::min(static_cast<int>(std::min(bits, kMostBits)) - 1, kProbedBits);
-    std::vector<StorageUnit> units = units_;
-    for (StorageUnit& unit : units) {
-      std::erase_if(unit.options, [&](const StorageOption& o) { return o.bits < least; });
+    const double budget = std::min(bits, kMostBits);
+    for (int least = std::min(static_cast<int>(budget), kProbedBits);; --least) {
+      std::vector<StorageUnit> units = units_;
+      for (StorageUnit& unit : units) {
+        std::erase_if(unit.options, [&](const StorageOption& o) { return o.bits < least; });
+      }
+      absl::StatusOr<StoragePlan> spent = SpendBits(units, budget);
+      if (spent.ok() || least <= 2) return spent;
     }
-    return SpendBits(units, std::min(bits, kMostBits));
   }
 
   // What is left for the linears' codes and scales, as bits a weight.

@@ -4,7 +4,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "apps/report/eval_document.h"
 #include "apps/spikefold/eval_text.h"
 #include "apps/spikefold/machine.h"
 #include "apps/spikefold/output_path.h"
@@ -18,10 +17,6 @@
 
 namespace spikefold {
 namespace {
-
-double Now() {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
 
 struct EvalModels {
   OpenedModel model, reference;  // reference is empty if the model is its own
@@ -132,6 +127,37 @@ absl::StatusOr<EvalOptions> ParseEvalOptions(const EvalCommandOptions& options, 
   return out;
 }
 
+double Now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+absl::StatusOr<EvalDocument> EvaluateTask(const EvalTask& task, Context& context) {
+  const OpenedModel &model = *task.model, &reference = *task.reference;
+  EvalOptions how = task.how;
+  how.progress = context.console.progress();
+  SF_ASSIGN_OR_RETURN(const Json calibration, CalibrationOf(*model.reader));
+  RangeObserver ranges(*model.model, calibration);
+  if (!ranges.empty() && task.backend != "cuda") how.watch = &ranges;
+  SF_ASSIGN_OR_RETURN(const EvalResult result,
+                      Evaluate(*model.model, *reference.model, *reference.tokenizer, *task.text, how));
+  context.console.EndProgress();
+  const ModelGraph& graph = model.model->graph();
+  const bool watched = how.watch != nullptr;
+  if (watched) WarnOfRanges(ranges.Ranges(), graph, context.console);
+  return MakeEvalDocument({.result = &result,
+                           .model = model.reader.get(),
+                           .reference = reference.reader.get(),
+                           .text = task.text,
+                           .static_ranges = watched ? RangesToJson(ranges.Ranges(), graph) : Json(),
+                           .kv = model.model->kv(),
+                           .name = task.name,
+                           .backend = task.backend,
+                           .command = absl::StrCat("spikefold ", context.command),
+                           .machine = MachineText(*model.model),
+                           .threads = context.num_threads(),
+                           .seconds = Now() - task.start});
+}
+
 absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   if (options.parity) return RunParity(options, context);
   const double start = Now();
@@ -141,32 +167,17 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   if (!options.output.empty()) SF_RETURN_IF_ERROR(CheckOutputFile(options.output, inputs));
   SF_ASSIGN_OR_RETURN(const EvalModels models, OpenModels(options, context));
   const OpenedModel& reference = models.the_reference();
-  SF_ASSIGN_OR_RETURN(EvalOptions how, ParseEvalOptions(options, *reference.tokenizer));
-  how.progress = console.progress();
+  SF_ASSIGN_OR_RETURN(const EvalOptions how, ParseEvalOptions(options, *reference.tokenizer));
   SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*reference.tokenizer, options.texts));
-  SF_ASSIGN_OR_RETURN(const Json calibration, CalibrationOf(*models.model.reader));
-  RangeObserver ranges(*models.model.model, calibration);
-  if (!ranges.empty() && options.backend == "cpu") how.watch = &ranges;
-  SF_ASSIGN_OR_RETURN(const EvalResult result,
-                      Evaluate(*models.model.model, *reference.model, *reference.tokenizer, text, how));
-  console.EndProgress();
-  const ModelGraph& graph = models.model.model->graph();
-  SF_ASSIGN_OR_RETURN(
-      const EvalDocument document,
-      MakeEvalDocument({.result = &result,
-                        .model = models.model.reader.get(),
-                        .reference = reference.reader.get(),
-                        .text = &text,
-                        .static_ranges = how.watch != nullptr ? RangesToJson(ranges.Ranges(), graph) : Json(),
-                        .kv = models.model.model->kv(),
-                        .name = options.name,
-                        .backend = BackendName(options),
-                        .command = absl::StrCat("spikefold ", context.command),
-                        .machine = MachineText(*models.model.model),
-                        .threads = context.num_threads(),
-                        .seconds = Now() - start}));
+  SF_ASSIGN_OR_RETURN(const EvalDocument document, EvaluateTask({.model = &models.model,
+                                                                 .reference = &reference,
+                                                                 .text = &text,
+                                                                 .how = how,
+                                                                 .name = options.name,
+                                                                 .backend = BackendName(options),
+                                                                 .start = start},
+                                                                context));
   SF_RETURN_IF_ERROR(WarnOfDoubts(models, document, console));
-  if (how.watch != nullptr) WarnOfRanges(ranges.Ranges(), graph, console);
   const std::string json = EvalDocumentToJson(document);
   if (!options.output.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(options.output, json));
   if (console.json()) {

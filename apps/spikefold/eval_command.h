@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "apps/report/eval_document.h"
 #include "apps/spikefold/context.h"
 #include "apps/spikefold/kv_flags.h"
 #include "calib/evaluate.h"
@@ -28,6 +29,18 @@ struct EvalCommandOptions {
 };
 // Protocol, BOS and counts as the library takes them.
 absl::StatusOr<EvalOptions> ParseEvalOptions(const EvalCommandOptions& options, const Tokenizer& tokenizer);
+
+// One model beside its reference on one text, measured and put down. All outlive the call.
+struct EvalTask {
+  const OpenedModel *model = nullptr, *reference = nullptr;
+  const TokenStream* text = nullptr;
+  EvalOptions how;  // its progress is the console's
+  std::string name, backend = "cpu";
+  double start = 0;  // of the command, as Now() gives it; the document counts seconds from here
+};
+double Now();  // seconds of a steady clock
+absl::StatusOr<EvalDocument> EvaluateTask(const EvalTask& task, Context& context);
+
 absl::Status RunEval(const EvalCommandOptions& options, Context& context);
 
 }  // namespace spikefold

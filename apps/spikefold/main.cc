@@ -27,6 +27,7 @@
 #include "apps/spikefold/scan_command.h"
 #include "apps/spikefold/simple_commands.h"
 #include "apps/spikefold/standard_streams.h"
+#include "apps/spikefold/sweep_command.h"
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
 #include "quant/scheme.h"
@@ -68,6 +69,7 @@ class CommandLine {
     AddPlan();
     AddQuantize();
     AddEval();
+    AddSweep();
     for (CommandSpec& spec : simple_) AddSimple(spec);
     AddGenerate();
     AddBench();
@@ -161,6 +163,7 @@ class CommandLine {
   void AddPlan();
   void AddQuantize();
   void AddEval();
+  void AddSweep();
   void AddGenerate();
   void AddBench();
   void AddSimple(CommandSpec& spec);
@@ -288,6 +291,35 @@ void CommandLine::AddEval() {
   c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
   AddKv(c, o->kv, kKvForm);
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
+}
+
+void CommandLine::AddSweep() {
+  SweepCommandOptions* o = nullptr;
+  CLI::App* c = Add("sweep", "Quantizes and evaluates many ways from one scan: accuracy against bits",
+                    "spikefold sweep MODEL --scan scan --text wiki.test.raw -o sweep\n"
+                    "spikefold sweep MODEL --scan scan --text wiki.test.raw -o sweep --recipes recipes.json",
+                    RunSweep, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("--scan", o->scan, "What scan wrote")->required()->type_name("DIR");
+  c->add_option("--text", o->texts, "UTF-8 text to measure on, not what was calibrated on")
+      ->required()
+      ->type_name("FILE...");
+  c->add_option("-o,--output", o->output, "Evaluations, sweep.json and report.* go into this directory")
+      ->required()
+      ->type_name("DIR");
+  c->add_option("--recipes", o->recipes, "A JSON array of recipes, or grid: the frontier and its controls")
+      ->type_name("FILE|grid")
+      ->capture_default_str();
+  c->add_option("--protocol", o->protocol,
+                "llamacpp: chunks of 512, their second half scored; chunks: all scored")
+      ->check(OneOf({"llamacpp", "chunks"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  AddCount(c, "--context", o->context, "Tokens of a window; 0: as the protocol says", 0);
+  AddCount(c, "--windows", o->windows, "Measure on so many windows; 0: on all", 0);
+  AddCount(c, "--max-points", o->max_points, "Only the first N recipes; 0: all", 0);
+  c->add_flag("--keep-models", o->keep_models, "Leave each quantized model in its directory");
+  c->add_flag("--force", o->force, "Run points again that are done, and replace models that are there");
 }
 
 void CommandLine::AddGenerate() {

@@ -11,7 +11,6 @@
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native.h"
-#include "quant/apply.h"
 
 namespace spikefold {
 namespace {
@@ -100,6 +99,23 @@ Json Document(const QuantizeCommandOptions& options, const Plan& plan, const Nat
 
 }  // namespace
 
+absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& reader, const LoadedScan* scan,
+                           const PreparedOutput& output, Context& context) {
+  SF_ASSIGN_OR_RETURN(const std::string base_fingerprint, reader.Fingerprint());
+  SF_RETURN_IF_ERROR(ApplyPlan(prepared.plan, prepared.model(reader),
+                               {.pool = &context.pool(),
+                                .stats = prepared.stats_or(scan == nullptr ? nullptr : &scan->stats),
+                                .output = output.path,
+                                .overwrite = output.overwrite,
+                                .command = absl::StrCat("spikefold ", context.command),
+                                .folds = prepared.folds(),
+                                .base_fingerprint = base_fingerprint,
+                                .codes_from = output.codes_from,
+                                .progress = context.console.progress()}));
+  context.console.EndProgress();
+  return absl::OkStatus();
+}
+
 absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context) {
   SF_RETURN_IF_ERROR(CheckOutputDirectory(options.output, options.force,
                                           {options.model, options.scan, options.plan, options.recipe.file}));
@@ -107,18 +123,9 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
   SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty() ? MakePlanHere(options, *reader, context)
                                                                   : ReadPlan(options, *reader, context));
   const Plan& plan = decided.prepared.plan;
-  SF_ASSIGN_OR_RETURN(const std::string base_fingerprint, reader->Fingerprint());
-  SF_RETURN_IF_ERROR(
-      ApplyPlan(plan, decided.prepared.model(*reader),
-                {.pool = &context.pool(),
-                 .stats = decided.prepared.stats_or(decided.scan ? &decided.scan->stats : nullptr),
-                 .output = options.output,
-                 .overwrite = options.force,
-                 .command = absl::StrCat("spikefold ", context.command),
-                 .folds = decided.prepared.folds(),
-                 .base_fingerprint = base_fingerprint,
-                 .progress = context.console.progress()}));
-  context.console.EndProgress();
+  SF_RETURN_IF_ERROR(WritePrepared(decided.prepared, *reader, decided.scan ? &*decided.scan : nullptr,
+                                   {.path = options.output, .overwrite = options.force, .codes_from = {}},
+                                   context));
   SF_ASSIGN_OR_RETURN(const auto written, NativeReader::Open(options.output));
   Console& console = context.console;
   if (console.json()) return console.PrintJson(Document(options, plan, written->info()));

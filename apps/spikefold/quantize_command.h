@@ -7,6 +7,7 @@
 #include "apps/spikefold/context.h"
 #include "apps/spikefold/recipe_options.h"
 #include "apps/spikefold/scan_command.h"
+#include "quant/apply.h"
 
 namespace spikefold {
 
@@ -17,6 +18,14 @@ struct QuantizeCommandOptions {
   ScanTextOptions text;  // of a scan made here
   bool force = false;
 };
+// Writes the checkpoint that a plan stands for. `scan` may be null if the plan needs none.
+struct PreparedOutput {
+  std::string path;
+  bool overwrite = false;
+  EarlierCheckpoint codes_from;
+};
+absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& reader, const LoadedScan* scan,
+                           const PreparedOutput& output, Context& context);
 absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context);
 
 }  // namespace spikefold

@@ -7,7 +7,6 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "apps/report/report.h"
 #include "apps/spikefold/output_path.h"
 #include "apps/spikefold/text.h"
 #include "apps/spikefold/text_table.h"
@@ -49,20 +48,22 @@ absl::StatusOr<ReportInput> Read(const ReportCommandOptions& options, const Cont
   return input;
 }
 
-std::string AccuracyTable(const ReportInput& input) {
-  TextTable table("llrrrrrr");
-  table.Row({"", "scheme", "bits: linears", "all", "activations", "perplexity", "KL divergence", "same top"});
-  for (const EvalDocument& d : input.evals) {
+}  // namespace
+
+std::string AccuracyText(const std::vector<EvalDocument>& evals, const TableMarks& marks) {
+  TextTable table("llrrrrrrl");
+  table.Row({"", "scheme", "bits: linears", "all", "activations", "perplexity", "KL divergence", "same top",
+             marks.head});
+  for (size_t i = 0; i < evals.size(); ++i) {
+    const EvalDocument& d = evals[i];
     const EvalResult& r = d.result;
     const std::string ratio = absl::StrCat("x ", PlusMinus(r.ppl_ratio, r.ppl_ratio_se, 4));
     table.Row({Printable(d.name, 40), Printable(d.scheme), BitsText(d.bits_linear), BitsText(d.bits_total),
                BitsText(d.activation_bits), ratio, absl::StrFormat("%.4f", r.kld_mean),
-               PercentText(r.same_top)});
+               PercentText(r.same_top), i < marks.cells.size() ? marks.cells[i] : ""});
   }
   return table.Text();
 }
-
-}  // namespace
 
 absl::Status RunReport(const ReportCommandOptions& options, Context& context) {
   const Style* style = nullptr;
@@ -79,7 +80,7 @@ absl::Status RunReport(const ReportCommandOptions& options, Context& context) {
     console.Print(RenderJson(input));
     return console.Flush();
   }
-  console.Print(AccuracyTable(input));
+  console.Print(AccuracyText(input.evals));
   if (style != nullptr) console.Print(absl::StrCat("\nWrote ", Printable(options.output, 1024), "\n"));
   return console.Flush();
 }

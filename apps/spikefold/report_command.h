@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "apps/report/report.h"
 #include "apps/spikefold/context.h"
 
 namespace spikefold {
@@ -15,6 +16,12 @@ struct ReportCommandOptions {
   std::string output;              // .html, .md, .json or .csv; empty: none
   std::string title;
 };
+// A row an evaluation. `marks`: empty, or one an evaluation, a last column.
+struct TableMarks {
+  std::string head;
+  std::vector<std::string> cells;
+};
+std::string AccuracyText(const std::vector<EvalDocument>& evals, const TableMarks& marks = {});
 absl::Status RunReport(const ReportCommandOptions& options, Context& context);
 
 }  // namespace spikefold

@@ -38,7 +38,8 @@ TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]")
   CheckRefused(
       {"scna", "x"}, 2,
       "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
-      "compare, plan, quantize, eval, export, gate, diff, report, verify, doctor, generate, bench, fixture");
+      "compare, plan, quantize, eval, sweep, export, gate, diff, report, verify, doctor, generate, bench, "
+      "fixture");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
                "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
                "bench --help");
