@@ -272,4 +272,46 @@ TEST_CASE("Different vocabularies, and contexts that the model cannot hold, are 
         "context: 17 positions with prefix and BOS; the model allows 16; use a shorter context");
 }
 
+TEST_CASE("A remembered reference gives the same numbers and is not run again, prefix and control as well") {
+  ThreadPool pool(2);
+  const testing::TinyModelOptions shape{.hidden = 64, .intermediate = 96, .num_layers = 2, .vocab = 64};
+  const TinyModel tiny = MakeTinyModel(shape), other = MakeTinyModel(shape);
+  other.checkpoint->tensor("model.layers.1.mlp.down_proj.weight").as<float>()[5] += 4.0f;
+  const auto reference = LoadModel(*tiny.checkpoint, {.pool = &pool});
+  const auto changed = LoadModel(*other.checkpoint, {.pool = &pool});
+  REQUIRE((reference.ok() && changed.ok()));
+  const auto prefix = ComputePrefix(**changed, std::vector<int32_t>{9, 3});
+  REQUIRE(prefix.ok());
+  (*changed)->set_prefix(*prefix);
+  const TokenStream text = RandomText(120, 64, 5);
+  const WordTokenizer tokenizer(64, 3);
+  const auto run = [&](const RuntimeModel& beside, HiddenMemory* memory) {
+    const auto r = Evaluate(**changed, beside, tokenizer, text, {.context = 20, .reference_memory = memory});
+    REQUIRE(r.ok());
+    return *r;
+  };
+  HiddenMemory memory(100);
+  const EvalResult without = run(**reference, nullptr), first = run(**reference, &memory);
+  CHECK(memory.num_windows() == 12);  // 6 behind the prefix, 6 alone
+  CHECK(memory.num_found() == 0);
+  const EvalResult second = run(**reference, &memory);
+  CHECK(memory.num_found() == 12);
+  for (const EvalResult& r : {first, second}) {
+    CHECK(r.kld_mean == without.kld_mean);
+    CHECK(r.ppl_reference == without.ppl_reference);
+    CHECK(r.ppl_reference_no_prefix == without.ppl_reference_no_prefix);
+  }
+  CHECK(run(**changed, &memory).kld_mean == 0);  // a model beside itself has no use for it
+  // Another model with the same head in the reference's place: had it run, the numbers would be others.
+  const auto stranger = LoadModel(*other.checkpoint, {.pool = &pool});
+  REQUIRE(stranger.ok());
+  CHECK(run(**stranger, nullptr).kld_mean < 0.1 * without.kld_mean);
+  CHECK(run(**stranger, &memory).kld_mean == without.kld_mean);
+
+  HiddenMemory small(5);
+  CHECK(run(**reference, &small).kld_mean == without.kld_mean);
+  CHECK(small.num_windows() == 5);
+  CHECK(run(**reference, &small).ppl_reference_no_prefix == without.ppl_reference_no_prefix);
+}
+
 }  // namespace spikefold

@@ -6,6 +6,7 @@
 
 #include "calib/evaluate.h"
 #include "formats/base/dtype.h"
+#include "formats/base/file.h"
 #include "formats/quantized/native.h"
 #include "quant/scheme.h"
 #include "tests/quant/quant_kit.h"
@@ -224,6 +225,81 @@ TEST_CASE("A plan of another model and a lost scan are refused") {
   plan = *made;
   plan.linears[0].k = 32;
   CHECK_THAT(apply(plan, options), Fails(absl::StatusCode::kInvalidArgument, "is no linear of this model"));
+}
+
+namespace {
+
+// Everything but the manifest, which holds the command.
+void CheckSameFiles(const std::string& a, const std::string& b) {
+  for (const char* name : {"/model.safetensors", "/spikefold.json"}) {
+    CAPTURE(name);
+    CHECK(*ReadFileToString(a + name, 1 << 28) == *ReadFileToString(b + name, 1 << 28));
+  }
+}
+
+// Plans and applies with the codes of `from`.
+Plan ApplyFrom(const Scanned& s, const Recipe& recipe, const EarlierCheckpoint& from, const std::string& path,
+               bool* copied) {
+  const auto plan = MakePlan(recipe, s.input());
+  REQUIRE(plan.ok());
+  *copied = false;
+  const absl::Status status = ApplyPlan(*plan, *s.tiny.checkpoint,
+                                        {.pool = &TestPool(),
+                                         .stats = &s.scan.stats,
+                                         .output = path,
+                                         .codes_from = from,
+                                         .progress = [&](absl::string_view what, int64_t, int64_t) {
+                                           *copied = *copied || what == "copying codes";
+                                           return true;
+                                         }});
+  CAPTURE(status.ToString());
+  REQUIRE(status.ok());
+  return *plan;
+}
+
+}  // namespace
+
+TEST_CASE(
+    "Codes taken from an earlier checkpoint give the bytes of rounding anew, and only where plans agree") {
+  Scanned s = ScanTiny(SpikedModel());
+  GivePrefix(s, {7});
+  const TempDirectory directory;
+  const auto recipe = [](const char* scheme, int columns, bool prefix = true) {
+    return Recipe{.scheme = scheme,
+                  .rounding = Rounding::kGptq,
+                  .outliers = prefix ? OutlierMode::kFoldKeep : OutlierMode::kKeep,
+                  .keep_columns = columns,
+                  .keep_super_weights = true};
+  };
+  Plan earlier;
+  Quantized(s, recipe("w4a16", 3), directory / "earlier", &earlier);
+  const auto native = NativeReader::Open(directory / "earlier");
+  REQUIRE(native.ok());
+  const EarlierCheckpoint from{.plan = &earlier, .native = native->get()};
+  Recipe zeros = recipe("w4a8", 3);  // of activations as well
+  zeros.zero_points = ZeroPoints::kBoth;
+  bool copied = false;
+  const auto check = [&](const char* name, const Recipe& wanted, bool expected) {
+    CAPTURE(name);
+    const std::string anew = directory / name, path = anew + "-from";
+    Quantized(s, wanted, anew);
+    const Plan plan = ApplyFrom(s, wanted, from, path, &copied);
+    CHECK(copied == expected);
+    CHECK(SharesRounding(earlier, plan) == expected);
+    CheckSameFiles(anew, path);
+  };
+  check("w4a8", recipe("w4a8", 3), true);
+  check("zeros", zeros, true);
+  check("columns", recipe("w4a8", 4), false);
+  check("plain", recipe("w4a8", 3, false), false);
+  check("w3a16", recipe("w3a16", 3), false);
+
+  // A checkpoint of another plan than the one that is said.
+  Plan other = earlier;
+  other.recipe.seed = 99;
+  ApplyFrom(s, recipe("w4a8", 3), {.plan = &other, .native = native->get()}, directory / "lie", &copied);
+  CHECK_FALSE(copied);
+  CheckSameFiles(directory / "w4a8", directory / "lie");
 }
 
 }  // namespace spikefold::testing

@@ -1,0 +1,112 @@
+// Many recipes over one scan, on a model whose outliers are known.
+#include <filesystem>
+
+#include "tests/apps/apps_kit.h"
+
+namespace spikefold::testing {
+namespace {
+
+struct SweepPlace {
+  SweepPlace() {
+    WritePlantedModel(model);
+    REQUIRE(WriteFileAtomically(train, RandomText(600, 3)).ok());
+    REQUIRE(WriteFileAtomically(text, RandomText(600, 4)).ok());
+    Succeed({"scan", model, "-o", scan, "--windows", "8", "--length", "64", "--text", train});
+  }
+  std::string operator/(const std::string& name) const { return directory / name; }
+  std::vector<std::string> Command(const std::string& recipes, std::vector<std::string> more = {}) const {
+    std::vector<std::string> all = {"sweep",     model, "--scan",    scan, "--text",    text,   "-o", out,
+                                    "--context", "64",  "--windows", "3",  "--recipes", recipes};
+    all.insert(all.end(), more.begin(), more.end());
+    return all;
+  }
+  std::string Recipes(const std::string& json) const {
+    REQUIRE(WriteFileAtomically(directory / "recipes.json", json).ok());
+    return directory / "recipes.json";
+  }
+  Json Eval(const std::string& name) const {
+    const auto json = ParseJson(ReadAll(absl::StrCat(out, "/", name, ".eval.json")), name);
+    REQUIRE(json.ok());
+    return *json;
+  }
+
+  TempDirectory directory;
+  const std::string model = directory / "model", scan = directory / "scan", train = directory / "train.txt",
+                    text = directory / "text.txt", out = directory / "out";
+};
+
+constexpr char kThree[] = R"([{"scheme": "w4a16", "outliers": "none", "rotate": "none"},
+    {"name": "eight", "scheme": "w4a8", "outliers": "none", "rotate": "none"},
+    {"name": "odd", "scheme": "w4a16", "codes": "grid", "group_size": 112}])";
+constexpr char kFirst[] = "w4a16-rotate-none-outliers-none";
+
+TEST_CASE("sweep measures what quantize and eval measure, shares codes and says what it skipped", "[apps]") {
+  const SweepPlace w;
+  const std::string table = Succeed(w.Command(w.Recipes(kThree)));
+  CHECK(table.find("Pareto") != std::string::npos);
+  CHECK(table.find("\nskipped odd: ") != std::string::npos);
+  CHECK(table.find("group_size=112") != std::string::npos);
+  for (const char* name : {"report.html", "report.md", "report.csv"}) {
+    CHECK(ReadAll(absl::StrCat(w.out, "/", name)).find("eight") != std::string::npos);
+  }
+  CHECK(!PathExists(w.out + "/eight"));
+  CHECK(!PathExists(absl::StrCat(w.out, "/", kFirst)));
+
+  const auto record = ParseJson(ReadAll(w.out + "/sweep.json"), "sweep.json");
+  REQUIRE(record.ok());
+  const Json::Array& points = record->Find("points")->array();
+  REQUIRE(points.size() == 3);
+  CHECK(*points[0].GetString("name", "") == kFirst);
+  CHECK(*points[1].GetString("codes_from", "") == kFirst);
+  CHECK(*points[2].GetString("status", "") == "refused");
+
+  Succeed({"quantize", w.model, "--scan", w.scan, "--scheme", "w4a8", "--outliers", "none", "--rotate",
+           "none", "-o", w / "q"});
+  Succeed({"eval", w / "q", "--reference", w.model, "--text", w.text, "--context", "64", "--windows", "3",
+           "--protocol", "llamacpp", "-o", w / "q.json"});
+  const auto alone = ParseJson(ReadAll(w / "q.json"), "q.json");
+  REQUIRE(alone.ok());
+  const Json swept = w.Eval("eight");
+  for (const char* key : {"kld_mean", "ppl", "ppl_reference", "bits_linear"}) {
+    CAPTURE(key);
+    CHECK(*swept.GetDouble(key, "") == *alone->GetDouble(key, ""));
+  }
+  CHECK(*swept.GetString("plan_sha256", "") == *alone->GetString("plan_sha256", ""));
+}
+
+TEST_CASE("sweep runs again only what is not done or has changed", "[apps]") {
+  const SweepPlace w;
+  const std::string recipes = w.Recipes(kThree);
+  Succeed(w.Command(recipes, {"--max-points", "1", "--keep-models"}));
+  CHECK(PathExists(absl::StrCat(w.out, "/", kFirst, "/spikefold.json")));
+  const auto seconds = [&](const char* name) { return *w.Eval(name).GetDouble("seconds", ""); };
+  const double first = seconds(kFirst);
+  const Json record = SucceedJson(w.Command(recipes));
+  CHECK(record.Find("points")->array().size() == 3);
+  CHECK(seconds(kFirst) == first);
+  const double second = seconds("eight");
+  Succeed(w.Command(recipes));
+  CHECK(seconds("eight") == second);
+  Succeed(w.Command(w.Recipes(R"([{"name": "eight", "scheme": "w8a8"}])")));
+  CHECK(*w.Eval("eight").GetString("scheme", "") == "w8a8");
+  Succeed(w.Command(w.Recipes(kThree), {"--force", "--max-points", "1"}));
+  CHECK(seconds(kFirst) != first);
+}
+
+TEST_CASE("sweep refuses bad lists, foreign directories and names that are no file names", "[apps]") {
+  const SweepPlace w;
+  CHECK(RunSpikefold(w.Command(w.Recipes("[]"))).exit == 2);
+  CHECK(RunSpikefold(w.Command(w.Recipes(R"([{"scheme": "w8a8", "name": "../x"}])"))).exit == 2);
+  CHECK(RunSpikefold(w.Command(w.Recipes(R"([{"scheme": "w8a8", "name": "sweep.json"}])"))).exit == 2);
+  CHECK(RunSpikefold(w.Command(w.Recipes(R"([{"scheme": "w8a8", "bitss": 4}])"))).exit == 3);
+  CHECK(!PathExists(w.out));
+  REQUIRE(std::filesystem::create_directory(w.out));
+  REQUIRE(WriteFileAtomically(w.out + "/mine.txt", "mine").ok());
+  const Finished run = RunSpikefold(w.Command(w.Recipes(kThree)));
+  CHECK(run.exit == 6);
+  CHECK(run.err.find("holds something else than a sweep") != std::string::npos);
+  CHECK(ListDirectory(w.out)->size() == 1);
+}
+
+}  // namespace
+}  // namespace spikefold::testing
