@@ -20,7 +20,6 @@ namespace {
 // A row is a spike row if it stands so far above the median row (2410.05265).
 constexpr double kSpikeRow = 64;
 constexpr double kMostBits = 16;  // of a budget: more is never spent
-constexpr int kProbedBits = 4;    // of storage_costs
 constexpr int kMaxKeptShare = 4;  // at most K / 4 kept columns: beyond, 16 bit is the better choice
 
 // `*` matches any run of characters.
@@ -243,7 +242,7 @@ class Planner {
   // (docs/results.md).
   absl::StatusOr<StoragePlan> SpendAbout(double bits) const {
     const double budget = std::min(bits, kMostBits);
-    for (int least = std::min(static_cast<int>(budget), kProbedBits);; --least) {
+    for (int least = std::min(static_cast<int>(budget), kStorageProbeBits);; --least) {
       std::vector<StorageUnit> units = units_;
       for (StorageUnit& unit : units) {
         std::erase_if(unit.options, [&](const StorageOption& o) { return o.bits < least; });

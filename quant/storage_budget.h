@@ -15,6 +15,10 @@
 
 namespace spikefold {
 
+// Of the probe that losses are measured with: enough damage to stand out of the noise, little enough to add
+// up.
+inline constexpr int kStorageProbeBits = 4;
+
 struct StorageChoice {
   int bits = 4;          // 2, 3, 4 or 8
   int group = 0;         // columns that share a scale; 0: one a channel, without zero points

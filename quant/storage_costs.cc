@@ -21,7 +21,6 @@
 namespace spikefold {
 namespace {
 
-constexpr int kProbeBits = 4;  // enough damage to stand out of the noise, little enough to add up
 constexpr int64_t kCacheVersion = 2;
 constexpr uint64_t kMaxCacheBytes = uint64_t{1} << 20;
 constexpr int64_t kMaxLayerGroups = 10;
@@ -169,8 +168,8 @@ class Measurement {
 
   // The grid of the probe.
   WeightGrid ProbeGrid(int64_t k) const {
-    if (in_.trellis) return {.bits = kProbeBits, .trellis = true, .scale_dtype = DType::kF32};
-    return Grid(kProbeBits, DefaultGroupSize({k}));
+    if (in_.trellis) return {.bits = kStorageProbeBits, .trellis = true, .scale_dtype = DType::kF32};
+    return Grid(kStorageProbeBits, DefaultGroupSize({k}));
   }
 
   // All linears, as a quantizer would. Afterwards the model computes with them.
@@ -258,7 +257,8 @@ class Measurement {
     }
     if (rows.empty()) return absl::OkStatus();
     const double power = SumOfSquares(rows);
-    const double probe = in_.trellis ? TrellisError(kProbeBits) * power : ErrorOf(rows, k, ProbeGrid(k));
+    const double probe =
+        in_.trellis ? TrellisError(kStorageProbeBits) * power : ErrorOf(rows, k, ProbeGrid(k));
     const auto add = [&](StorageChoice choice, double error) {
       StorageOption option;
       static_cast<StorageChoice&>(option) = choice;
