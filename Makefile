@@ -28,6 +28,9 @@ demo: deps       ## scan, quantize four ways, evaluate, report.html
 	@$(MAKE) --no-print-directory build models
 	@apps/demo.sh
 
+results: build models ## the tables of docs/results.md: make results PROSE=calibration.txt CODE=code.txt
+	@benchmarks/results.sh $(PROSE) $(CODE)
+
 asan: models     ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	cmake --preset asan-ubsan
 	cmake --build --preset asan-ubsan -j$(JOBS)
@@ -48,4 +51,4 @@ tidy: configure  ## clang-tidy on every source
 clean:           ## remove builds and demo results (models stay)
 	rm -rf build build-* demo
 
-.PHONY: help deps configure build models test demo asan format format-check structure-check tidy clean
+.PHONY: help deps configure build models test demo results asan format format-check structure-check tidy clean

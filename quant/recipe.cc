@@ -119,6 +119,7 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("bits", recipe.bits)
       .Set("max_bytes", recipe.max_bytes)
       .Set("max_kld", recipe.max_kld)
+      .Set("random_bits", recipe.random_bits)
       .Set("codes", CodesName(recipe.codes))
       .Set("zero_points", ZeroPointsName(recipe.zero_points))
       .Set("keep_columns", recipe.keep_columns)
@@ -156,7 +157,8 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
                                                  "kv_sinks",       "kv_recent",
                                                  "kv_window",      "codes",
                                                  "zero_points",    "max_bytes",
-                                                 "max_kld",        "bits"};
+                                                 "max_kld",        "bits",
+                                                 "random_bits"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -206,6 +208,8 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
       SF_RETURN_IF_ERROR(get_int(&recipe.head_bits));
     } else if (key == "random_columns") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.random_columns));
+    } else if (key == "random_bits") {
+      SF_RETURN_IF_ERROR(get_bool(&recipe.random_bits));
     } else if (key == "keep_rows") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.keep_rows));
     } else if (key == "keep_super_weights") {
