@@ -15,6 +15,7 @@
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
 #include "apps/spikefold/fixture_command.h"
+#include "apps/spikefold/folds_command.h"
 #include "apps/spikefold/generate_command.h"
 #include "apps/spikefold/guard.h"
 #include "apps/spikefold/help.h"
@@ -66,6 +67,7 @@ class CommandLine {
     AddScan();
     AddAblate();
     AddCompare();
+    AddFolds();
     AddPlan();
     AddQuantize();
     AddEval();
@@ -160,6 +162,7 @@ class CommandLine {
   void AddScan();
   void AddAblate();
   void AddCompare();
+  void AddFolds();
   void AddPlan();
   void AddQuantize();
   void AddEval();
@@ -227,6 +230,19 @@ void CommandLine::AddCompare() {
   CLI::App* c = Add("compare", "Puts the outliers of several models side by side, and what each allows",
                     "spikefold compare scan-a scan-b", RunCompare, &o);
   c->add_option("SCAN", o->scans, "What scan wrote")->required()->type_name("");
+}
+
+void CommandLine::AddFolds() {
+  FoldsCommandOptions* o = nullptr;
+  CLI::App* c = Add("folds", "Which exact rewrites a model allows, and the proof that each changes nothing",
+                    "spikefold folds MODEL\n"
+                    "spikefold folds MODEL --text wiki.test.raw --json",
+                    RunFolds, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("--text", o->texts, "UTF-8 text to compare on; without it the model writes its own")
+      ->type_name("FILE");
+  AddCount(c, "--windows", o->windows, "Windows of text", 1);
+  AddCount(c, "--length", o->length, "Tokens of a window", 2);
 }
 
 void CommandLine::AddPlan() {
