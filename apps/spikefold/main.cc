@@ -302,8 +302,13 @@ void CommandLine::AddEval() {
       ->check(OneOf({"auto", "none", "once", "window"}))
       ->type_name("WHERE")
       ->capture_default_str();
-  AddBackend(c, o->backend);
-  c->add_flag("--parity", o->parity, "Compare a GPU with the CPU instead, linear by linear and run by run");
+  c->add_option("--backend", o->backend,
+                "What runs the models: this machine's processor, its GPU, or, with --parity, LibTorch")
+      ->check(OneOf({"cpu", "cuda", "torch"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  c->add_flag("--parity", o->parity,
+              "Compare that backend with this program on the CPU instead, linear by linear and run by run");
   c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
   AddKv(c, o->kv, kKvForm);
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
