@@ -27,6 +27,8 @@ constexpr Words<Codes, 3> kCodes = {
     {{"auto", Codes::kAuto}, {"grid", Codes::kGrid}, {"trellis", Codes::kTrellis}}};
 constexpr Words<Shift, 3> kShifts = {
     {{"auto", Shift::kAuto}, {"none", Shift::kNone}, {"mean", Shift::kMean}}};
+constexpr Words<DynamicBy, 3> kDynamicBy = {
+    {{"damage", DynamicBy::kDamage}, {"score", DynamicBy::kScore}, {"random", DynamicBy::kRandom}}};
 constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
                                                   {"none", OutlierMode::kNone},
                                                   {"keep", OutlierMode::kKeep},
@@ -70,6 +72,10 @@ absl::StatusOr<Shift> ParseShift(absl::string_view name) { return Parse(kShifts,
 const char* ShiftName(Shift shift) { return NameOf(kShifts, shift); }
 absl::StatusOr<Codes> ParseCodes(absl::string_view name) { return Parse(kCodes, "codes", name); }
 const char* CodesName(Codes codes) { return NameOf(kCodes, codes); }
+absl::StatusOr<DynamicBy> ParseDynamicBy(absl::string_view name) {
+  return Parse(kDynamicBy, "choice of dynamic sites", name);
+}
+const char* DynamicByName(DynamicBy by) { return NameOf(kDynamicBy, by); }
 const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
 
 ScaleMethod ActivationScales(const Recipe& recipe) {
@@ -129,6 +135,10 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("keep_super_weights", recipe.keep_super_weights)
       .Set("head_bits", recipe.head_bits)
       .Set("seed", static_cast<int64_t>(recipe.seed));
+  if (recipe.smooth_search) json.Set("smooth_search", true);
+  if (recipe.dynamic_sites != 0) {
+    json.Set("dynamic_sites", recipe.dynamic_sites).Set("dynamic_by", DynamicByName(recipe.dynamic_by));
+  }
   if (recipe.kv != KvChoice()) {
     json.Set("kv", KvWord(recipe.kv))
         .Set("kv_sinks", recipe.kv.sinks)
@@ -158,7 +168,8 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
                                                  "kv_window",      "codes",
                                                  "zero_points",    "max_bytes",
                                                  "max_kld",        "bits",
-                                                 "random_bits"};
+                                                 "dynamic_sites",  "dynamic_by",
+                                                 "smooth_search",  "random_bits"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -204,12 +215,19 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
       SF_RETURN_IF_ERROR(get_int(&recipe.keep_columns));
     } else if (key == "keep_modules") {
       SF_RETURN_IF_ERROR(get_int(&recipe.keep_modules));
+    } else if (key == "dynamic_sites") {
+      SF_RETURN_IF_ERROR(get_int(&recipe.dynamic_sites));
+    } else if (key == "dynamic_by") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.dynamic_by, ParseDynamicBy(word));
     } else if (key == "head_bits") {
       SF_RETURN_IF_ERROR(get_int(&recipe.head_bits));
     } else if (key == "random_columns") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.random_columns));
     } else if (key == "random_bits") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.random_bits));
+    } else if (key == "smooth_search") {
+      SF_RETURN_IF_ERROR(get_bool(&recipe.smooth_search));
     } else if (key == "keep_rows") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.keep_rows));
     } else if (key == "keep_super_weights") {
