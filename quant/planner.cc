@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -206,11 +207,12 @@ class Planner {
     }
     SF_ASSIGN_OR_RETURN(const StoragePlan spent, SpendAbout(bits));
     Store(spent);
-    absl::StrAppend(
-        &plan_.outlier_reason,
-        absl::StrFormat("; %.4g bits a weight go where rounding measurably hurts most (expected KL "
-                        "divergence %.2g on text like the scan's)",
-                        spent.bits, spent.loss));
+    absl::StrAppend(&plan_.outlier_reason, absl::StrFormat("; %.4g bits a weight go ", spent.bits),
+                    recipe_.random_bits
+                        ? "to linears chosen at random: a control"
+                        : absl::StrFormat("where rounding measurably hurts most (expected KL divergence %.2g "
+                                          "on text like the scan's)",
+                                          spent.loss));
     return absl::OkStatus();
   }
 
@@ -227,6 +229,17 @@ class Planner {
       if (unit.num_weights == 0) continue;
       unit.loss *= static_cast<double>(unit.num_weights) / static_cast<double>(priced.num_weights);
       units_.push_back(std::move(unit));
+    }
+    if (recipe_.random_bits) MixLosses();
+  }
+  // The control: losses a weight change places.
+  void MixLosses() {
+    std::vector<double> losses;
+    for (const StorageUnit& u : units_) losses.push_back(u.loss / static_cast<double>(u.num_weights));
+    std::mt19937_64 random(recipe_.seed);
+    for (size_t i = losses.size(); i > 1; --i) std::swap(losses[i - 1], losses[random() % i]);
+    for (size_t u = 0; u < units_.size(); ++u) {
+      units_[u].loss = losses[u] * static_cast<double>(units_[u].num_weights);
     }
   }
   bool StaysFloat(const Node& node) const {

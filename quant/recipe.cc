@@ -125,6 +125,7 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("bits", recipe.bits)
       .Set("max_bytes", recipe.max_bytes)
       .Set("max_kld", recipe.max_kld)
+      .Set("random_bits", recipe.random_bits)
       .Set("codes", CodesName(recipe.codes))
       .Set("zero_points", ZeroPointsName(recipe.zero_points))
       .Set("keep_columns", recipe.keep_columns)
@@ -168,7 +169,7 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
                                                  "zero_points",    "max_bytes",
                                                  "max_kld",        "bits",
                                                  "dynamic_sites",  "dynamic_by",
-                                                 "smooth_search"};
+                                                 "smooth_search",  "random_bits"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -223,6 +224,8 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
       SF_RETURN_IF_ERROR(get_int(&recipe.head_bits));
     } else if (key == "random_columns") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.random_columns));
+    } else if (key == "random_bits") {
+      SF_RETURN_IF_ERROR(get_bool(&recipe.random_bits));
     } else if (key == "smooth_search") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.smooth_search));
     } else if (key == "keep_rows") {

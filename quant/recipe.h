@@ -107,6 +107,7 @@ struct Recipe {
   int64_t max_bytes = 0;  // of all that is stored
   double max_kld =
       0;  // expected KL divergence from the float model, nats a token; the least bits that reach it
+  bool random_bits = false;  // the control: spent without looking at what rounding costs
   bool has_budget() const { return bits > 0 || max_bytes > 0 || max_kld > 0; }
   Codes codes = Codes::kAuto;
   ZeroPoints zero_points = ZeroPoints::kAuto;
@@ -124,7 +125,7 @@ struct Recipe {
   bool weight_scales_set = false;  // false: absmax at 8 bits, mse (importance-weighted clip search) below
   int head_bits = 8;               // 8 or 16: embedding and head
   KvChoice kv;                     // how sequences keep keys and values
-  uint64_t seed = 1;               // of random columns and sites, and of the rotations' signs
+  uint64_t seed = 1;               // of random columns, bits and sites, and of the rotations' signs
 };
 Json RecipeToJson(const Recipe& recipe);
 // The method in force: what was set, else the default of the outlier mode.

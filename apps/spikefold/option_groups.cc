@@ -114,6 +114,7 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_option("--keep-columns", o.keep_columns, "Input columns of each linear that stay in bf16")
       ->check(Integer(0, 1 << 20))
       ->type_name("N");
+  c->add_flag("--random-bits", o.random_bits, "Spend the budget without looking at the costs: a control");
   c->add_flag("--random-columns", o.random_columns, "Choose them at random: a control");
   c->add_option("--keep-modules", o.keep_modules, "Linears of the N widest-ranging inputs stay in 16 bit")
       ->check(Integer(0, 1 << 20))

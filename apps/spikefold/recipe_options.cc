@@ -25,7 +25,7 @@ bool RecipeOptions::any() const {
   return !file.empty() || !scheme.empty() || outliers || rotate || rounding || codes || shift ||
          zero_points || smooth || activation_scales || weight_scales || group_size || bits || max_bytes ||
          max_kld || keep_columns || keep_modules || dynamic_sites || dynamic_by || head_bits ||
-         random_columns || keep_rows || keep_super_weights || !keep.empty() || kv.any();
+         random_columns || random_bits || keep_rows || keep_super_weights || !keep.empty() || kv.any();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
@@ -85,6 +85,7 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   recipe.keep_modules = options.keep_modules.value_or(recipe.keep_modules);
   recipe.head_bits = options.head_bits.value_or(recipe.head_bits);
   recipe.random_columns = recipe.random_columns || options.random_columns;
+  recipe.random_bits = recipe.random_bits || options.random_bits;
   recipe.keep_rows = recipe.keep_rows || options.keep_rows;
   recipe.keep_super_weights = recipe.keep_super_weights || options.keep_super_weights;
   recipe.keep.insert(recipe.keep.end(), options.keep.begin(), options.keep.end());

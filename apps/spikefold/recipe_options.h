@@ -26,7 +26,7 @@ struct RecipeOptions {
   std::optional<double> bits, max_kld;
   std::optional<std::string> max_bytes;  // "80MB"
   std::optional<int> group_size, keep_columns, keep_modules, dynamic_sites, head_bits;
-  bool random_columns = false, keep_rows = false, keep_super_weights = false;
+  bool random_columns = false, random_bits = false, keep_rows = false, keep_super_weights = false;
   std::vector<std::string> keep;
   KvFlags kv;
 
