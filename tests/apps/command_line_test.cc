@@ -10,8 +10,9 @@ namespace {
 
 using Args = std::vector<std::string>;
 
-const std::vector<std::string> kCommands = {"inspect",  "scan",  "plan",   "quantize", "eval",   "report",
-                                            "generate", "bench", "verify", "doctor",   "fixture"};
+const std::vector<std::string> kCommands = {"inspect",  "scan",   "ablate", "compare",  "folds", "plan",
+                                            "quantize", "eval",   "sweep",  "export",   "gate",  "diff",
+                                            "report",   "verify", "doctor", "generate", "bench", "fixture"};
 
 TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
   std::vector<Args> calls = {{"--help"}};
