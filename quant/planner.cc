@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -110,6 +111,11 @@ class Planner {
                                                      "\" has one scale an output channel; leave it out"));
     }
     SF_RETURN_IF_ERROR(CheckBudget(recipe_, *scheme_));
+    SF_RETURN_IF_ERROR(CheckDynamicSites(recipe_, *scheme_));
+    if (recipe_.dynamic_sites > 0 && input_.dynamic_sites == nullptr) {
+      return absl::InvalidArgumentError(absl::StrCat("dynamic_sites=", recipe_.dynamic_sites,
+                                                     " needs a scan and the model to choose them by"));
+    }
     if (recipe_.keep_rows && scheme_->activation_bits == 16) {
       return absl::InvalidArgumentError(absl::StrCat("keep_rows: scheme \"", scheme_->name,
                                                      "\" computes every row in float already; leave it out"));
@@ -201,11 +207,12 @@ class Planner {
     }
     SF_ASSIGN_OR_RETURN(const StoragePlan spent, SpendAbout(bits));
     Store(spent);
-    absl::StrAppend(
-        &plan_.outlier_reason,
-        absl::StrFormat("; %.4g bits a weight go where rounding measurably hurts most (expected KL "
-                        "divergence %.2g on text like the scan's)",
-                        spent.bits, spent.loss));
+    absl::StrAppend(&plan_.outlier_reason, absl::StrFormat("; %.4g bits a weight go ", spent.bits),
+                    recipe_.random_bits
+                        ? "to linears chosen at random: a control"
+                        : absl::StrFormat("where rounding measurably hurts most (expected KL divergence %.2g "
+                                          "on text like the scan's)",
+                                          spent.loss));
     return absl::OkStatus();
   }
 
@@ -222,6 +229,17 @@ class Planner {
       if (unit.num_weights == 0) continue;
       unit.loss *= static_cast<double>(unit.num_weights) / static_cast<double>(priced.num_weights);
       units_.push_back(std::move(unit));
+    }
+    if (recipe_.random_bits) MixLosses();
+  }
+  // The control: losses a weight change places.
+  void MixLosses() {
+    std::vector<double> losses;
+    for (const StorageUnit& u : units_) losses.push_back(u.loss / static_cast<double>(u.num_weights));
+    std::mt19937_64 random(recipe_.seed);
+    for (size_t i = losses.size(); i > 1; --i) std::swap(losses[i - 1], losses[random() % i]);
+    for (size_t u = 0; u < units_.size(); ++u) {
+      units_[u].loss = losses[u] * static_cast<double>(units_[u].num_weights);
     }
   }
   bool StaysFloat(const Node& node) const {
@@ -321,12 +339,16 @@ class Planner {
     std::vector<int32_t> kept;
     float activation_scale = 0, spike_threshold = 0;
     int activation_zero = 0;
+    bool is_static = false;
     std::string words;
   };
 
   absl::StatusOr<SiteChoice> ChooseForSite(const Site& site) const {
     SiteChoice choice;
-    const bool is_static = scheme_->activation_scales == Granularity::kPerTensor;
+    const DynamicSite* const dynamic = DynamicAt(site);
+    const bool is_static = scheme_->activation_scales == Granularity::kPerTensor && dynamic == nullptr;
+    choice.is_static = is_static;
+    if (dynamic != nullptr) choice.words = dynamic->words;
     if (arm_ == nullptr) return choice;
     const SiteStats& stats = arm_->sites[static_cast<size_t>(site.id)];
     if (stats.k != site.k) {
@@ -349,6 +371,14 @@ class Planner {
     choice.words = absl::StrFormat("static scale %.3g (%s) clips %.2g of the values", scale.scale,
                                    ScaleMethodName(method_), scale.clipped_share);
     return choice;
+  }
+
+  const DynamicSite* DynamicAt(const Site& site) const {
+    if (recipe_.dynamic_sites == 0 || input_.dynamic_sites == nullptr) return nullptr;
+    for (const DynamicSite& dynamic : *input_.dynamic_sites) {
+      if (dynamic.site == site.id) return &dynamic;
+    }
+    return nullptr;
   }
 
   // 0 where no row stands out.
@@ -408,7 +438,7 @@ class Planner {
     d.activation_bits = scheme_->activation_bits;
     d.activation_group = ActivationGroup(d.k);
     d.activation_zeros = ActivationZeros();
-    d.activation_static = scheme_->activation_scales == Granularity::kPerTensor;
+    d.activation_static = choice.is_static;
     d.activation_scale = choice.activation_scale;
     d.activation_zero = choice.activation_zero;
     d.kept = choice.kept;
@@ -554,6 +584,19 @@ absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme) {
   return absl::InvalidArgumentError(
       absl::StrCat(BudgetWords(recipe), per_group ? ": goes without a group size"
                                                   : ": the scheme has one way of storing weights"));
+}
+
+absl::Status CheckDynamicSites(const Recipe& recipe, const Scheme& scheme) {
+  if (recipe.dynamic_sites < 0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("dynamic_sites=", recipe.dynamic_sites, " must not be negative"));
+  }
+  if (recipe.dynamic_sites == 0 || scheme.activation_scales == Granularity::kPerTensor) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat("dynamic_sites=", recipe.dynamic_sites, ": scheme \"",
+                                                 scheme.name, "\" has no static scales; use w8a8-static, ",
+                                                 "w4a8-static or w4a4-static"));
 }
 
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input) {

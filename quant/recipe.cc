@@ -25,8 +25,14 @@ constexpr Words<ZeroPoints, 5> kZeroPoints = {{{"auto", ZeroPoints::kAuto},
                                                {"both", ZeroPoints::kBoth}}};
 constexpr Words<Codes, 3> kCodes = {
     {{"auto", Codes::kAuto}, {"grid", Codes::kGrid}, {"trellis", Codes::kTrellis}}};
+constexpr Words<Target, 4> kTargets = {{{"native", Target::kNative},
+                                        {"vllm", Target::kVllm},
+                                        {"llamacpp", Target::kLlamaCpp},
+                                        {"all", Target::kAll}}};
 constexpr Words<Shift, 3> kShifts = {
     {{"auto", Shift::kAuto}, {"none", Shift::kNone}, {"mean", Shift::kMean}}};
+constexpr Words<DynamicBy, 3> kDynamicBy = {
+    {{"damage", DynamicBy::kDamage}, {"score", DynamicBy::kScore}, {"random", DynamicBy::kRandom}}};
 constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
                                                   {"none", OutlierMode::kNone},
                                                   {"keep", OutlierMode::kKeep},
@@ -69,7 +75,13 @@ const char* ZeroPointsName(ZeroPoints zero_points) { return NameOf(kZeroPoints, 
 absl::StatusOr<Shift> ParseShift(absl::string_view name) { return Parse(kShifts, "shift", name); }
 const char* ShiftName(Shift shift) { return NameOf(kShifts, shift); }
 absl::StatusOr<Codes> ParseCodes(absl::string_view name) { return Parse(kCodes, "codes", name); }
+absl::StatusOr<Target> ParseTarget(absl::string_view name) { return Parse(kTargets, "target", name); }
+const char* TargetName(Target target) { return NameOf(kTargets, target); }
 const char* CodesName(Codes codes) { return NameOf(kCodes, codes); }
+absl::StatusOr<DynamicBy> ParseDynamicBy(absl::string_view name) {
+  return Parse(kDynamicBy, "choice of dynamic sites", name);
+}
+const char* DynamicByName(DynamicBy by) { return NameOf(kDynamicBy, by); }
 const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
 
 ScaleMethod ActivationScales(const Recipe& recipe) {
@@ -119,6 +131,7 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("bits", recipe.bits)
       .Set("max_bytes", recipe.max_bytes)
       .Set("max_kld", recipe.max_kld)
+      .Set("random_bits", recipe.random_bits)
       .Set("codes", CodesName(recipe.codes))
       .Set("zero_points", ZeroPointsName(recipe.zero_points))
       .Set("keep_columns", recipe.keep_columns)
@@ -128,12 +141,17 @@ Json RecipeToJson(const Recipe& recipe) {
       .Set("keep_super_weights", recipe.keep_super_weights)
       .Set("head_bits", recipe.head_bits)
       .Set("seed", static_cast<int64_t>(recipe.seed));
+  if (recipe.smooth_search) json.Set("smooth_search", true);
+  if (recipe.dynamic_sites != 0) {
+    json.Set("dynamic_sites", recipe.dynamic_sites).Set("dynamic_by", DynamicByName(recipe.dynamic_by));
+  }
   if (recipe.kv != KvChoice()) {
     json.Set("kv", KvWord(recipe.kv))
         .Set("kv_sinks", recipe.kv.sinks)
         .Set("kv_recent", recipe.kv.recent)
         .Set("kv_window", recipe.kv.window);
   }
+  if (recipe.target != Target::kNative) json.Set("target", TargetName(recipe.target));
   if (recipe.activation_scales_set) json.Set("activation_scales", ScaleMethodName(recipe.activation_scales));
   if (recipe.weight_scales_set) json.Set("weight_scales", ScaleMethodName(recipe.weight_scales));
   Json keep = Json::MakeArray();
@@ -144,19 +162,37 @@ Json RecipeToJson(const Recipe& recipe) {
 
 absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where) {
   if (!json.is_object()) return absl::DataLossError(absl::StrCat(where, ": a recipe must be a JSON object"));
-  static const std::vector<std::string> kKeys = {"scheme",         "outliers",
-                                                 "group_size",     "keep_columns",
-                                                 "random_columns", "keep_modules",
-                                                 "keep_rows",      "keep_super_weights",
-                                                 "keep",           "activation_scales",
-                                                 "head_bits",      "weight_scales",
-                                                 "seed",           "rotate",
-                                                 "smooth",         "shift",
-                                                 "rounding",       "kv",
-                                                 "kv_sinks",       "kv_recent",
-                                                 "kv_window",      "codes",
-                                                 "zero_points",    "max_bytes",
-                                                 "max_kld",        "bits"};
+  static const std::vector<std::string> kKeys = {"target",
+                                                 "scheme",
+                                                 "outliers",
+                                                 "group_size",
+                                                 "keep_columns",
+                                                 "random_columns",
+                                                 "keep_modules",
+                                                 "keep_rows",
+                                                 "keep_super_weights",
+                                                 "keep",
+                                                 "activation_scales",
+                                                 "head_bits",
+                                                 "weight_scales",
+                                                 "seed",
+                                                 "rotate",
+                                                 "smooth",
+                                                 "shift",
+                                                 "rounding",
+                                                 "kv",
+                                                 "kv_sinks",
+                                                 "kv_recent",
+                                                 "kv_window",
+                                                 "codes",
+                                                 "zero_points",
+                                                 "max_bytes",
+                                                 "max_kld",
+                                                 "bits",
+                                                 "dynamic_sites",
+                                                 "dynamic_by",
+                                                 "smooth_search",
+                                                 "random_bits"};
   Recipe recipe;
   SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
   for (const auto& [key, value] : json.object()) {
@@ -176,6 +212,9 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
     } else if (key == "rotate") {
       SF_ASSIGN_OR_RETURN(const std::string words, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.rotate, ParseRotations(words));
+    } else if (key == "target") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.target, ParseTarget(word));
     } else if (key == "rounding") {
       SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
       SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(word));
@@ -202,10 +241,19 @@ absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where)
       SF_RETURN_IF_ERROR(get_int(&recipe.keep_columns));
     } else if (key == "keep_modules") {
       SF_RETURN_IF_ERROR(get_int(&recipe.keep_modules));
+    } else if (key == "dynamic_sites") {
+      SF_RETURN_IF_ERROR(get_int(&recipe.dynamic_sites));
+    } else if (key == "dynamic_by") {
+      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
+      SF_ASSIGN_OR_RETURN(recipe.dynamic_by, ParseDynamicBy(word));
     } else if (key == "head_bits") {
       SF_RETURN_IF_ERROR(get_int(&recipe.head_bits));
     } else if (key == "random_columns") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.random_columns));
+    } else if (key == "random_bits") {
+      SF_RETURN_IF_ERROR(get_bool(&recipe.random_bits));
+    } else if (key == "smooth_search") {
+      SF_RETURN_IF_ERROR(get_bool(&recipe.smooth_search));
     } else if (key == "keep_rows") {
       SF_RETURN_IF_ERROR(get_bool(&recipe.keep_rows));
     } else if (key == "keep_super_weights") {

@@ -108,6 +108,25 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
   CHECK(!PathExists(w / "out"));
 }
 
+TEST_CASE("LibTorch that is not there, or no plugin, ends with 4 and what to do", "[apps]") {
+  const Workplace w;
+  const Args call = {"eval", w.model, "--text", w.text, "--backend", "torch", "--parity"};
+  const auto run = [&](const std::string& plugin) {
+    return RunSpikefold(call, {.environment = {"SPIKEFOLD_TORCH_PLUGIN=" + plugin}});
+  };
+  const Finished missing = run(w / "none.so"), foreign = run(w.text);
+  CHECK(missing.exit == 4);
+  CHECK(missing.err == absl::StrCat("spikefold eval: backend \"torch\": no libspikefold_torch.so (",
+                                    w / "none.so",
+                                    "); `make deps-torch torch` builds it, $SPIKEFOLD_TORCH_PLUGIN may name "
+                                    "one elsewhere\n"));
+  CHECK(foreign.exit == 4);
+  CHECK(foreign.err.find("cannot be loaded") != std::string::npos);
+  CheckRefused({"eval", w.model, "--text", w.text, "--backend", "torch"}, 2,
+               "spikefold eval: --backend torch: is an oracle for this program's own results; add --parity, "
+               "or use cpu or cuda");
+}
+
 TEST_CASE("A text too short says how short it is and what is needed", "[apps]") {
   const Workplace w;
   const std::string shorter = w / "short.txt";
