@@ -12,6 +12,7 @@
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
 #include "quant/keep/columns.h"
+#include "quant/recipe_checks.h"
 #include "quant/rounding/activation_scale.h"
 #include "quant/treatments.h"
 
@@ -50,14 +51,6 @@ bool Zeros(const Recipe& recipe, ZeroPoints side, bool by_default) {
   return recipe.zero_points == side || recipe.zero_points == ZeroPoints::kBoth;
 }
 
-std::string BudgetWords(const Recipe& recipe) {
-  std::vector<std::string> words;
-  if (recipe.bits != 0) words.push_back(absl::StrCat("bits=", recipe.bits));
-  if (recipe.max_bytes != 0) words.push_back(absl::StrCat("max_bytes=", recipe.max_bytes));
-  if (recipe.max_kld != 0) words.push_back(absl::StrCat("max_kld=", recipe.max_kld));
-  return absl::StrJoin(words, ", ");
-}
-
 class Planner {
  public:
   Planner(const Recipe& recipe, const PlannerInput& input)
@@ -65,7 +58,7 @@ class Planner {
 
   absl::StatusOr<Plan> Make() {
     SF_ASSIGN_OR_RETURN(scheme_, FindScheme(recipe_.scheme));
-    SF_RETURN_IF_ERROR(CheckRecipe());
+    SF_RETURN_IF_ERROR(CheckInput());
     SF_RETURN_IF_ERROR(CheckScan());
     if (input_.treatments != nullptr) {
       treatments_ = *input_.treatments;
@@ -97,30 +90,11 @@ class Planner {
     return absl::OkStatus();
   }
 
-  absl::Status CheckRecipe() const {
-    if (recipe_.head_bits != 8 && recipe_.head_bits != 16) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("head_bits=", recipe_.head_bits, "; use 8 or 16 for embedding and head"));
-    }
-    if (recipe_.keep_columns < -1 || recipe_.keep_modules < 0) {
-      return absl::InvalidArgumentError("keep_columns and keep_modules must not be negative");
-    }
-    if (recipe_.group_size != 0 && scheme_->weight_scales != Granularity::kPerGroup) {
-      return absl::InvalidArgumentError(absl::StrCat("group_size=", recipe_.group_size, ": scheme \"",
-                                                     scheme_->name,
-                                                     "\" has one scale an output channel; leave it out"));
-    }
-    SF_RETURN_IF_ERROR(CheckBudget(recipe_, *scheme_));
-    SF_RETURN_IF_ERROR(CheckDynamicSites(recipe_, *scheme_));
-    if (recipe_.dynamic_sites > 0 && input_.dynamic_sites == nullptr) {
-      return absl::InvalidArgumentError(absl::StrCat("dynamic_sites=", recipe_.dynamic_sites,
-                                                     " needs a scan and the model to choose them by"));
-    }
-    if (recipe_.keep_rows && scheme_->activation_bits == 16) {
-      return absl::InvalidArgumentError(absl::StrCat("keep_rows: scheme \"", scheme_->name,
-                                                     "\" computes every row in float already; leave it out"));
-    }
-    return absl::OkStatus();
+  absl::Status CheckInput() const {
+    SF_RETURN_IF_ERROR(CheckRecipe(recipe_, *scheme_));
+    if (recipe_.dynamic_sites == 0 || input_.dynamic_sites != nullptr) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("dynamic_sites=", recipe_.dynamic_sites,
+                                                   " needs a scan and the model to choose them by"));
   }
 
   absl::Status CheckScan() const {
@@ -568,35 +542,6 @@ bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& t
 
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {
   return Zeros(recipe, ZeroPoints::kWeights, !scheme.weights_symmetric);
-}
-
-absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme) {
-  const auto sane = [](double budget) { return std::isfinite(budget) && budget >= 0; };
-  if (!sane(recipe.bits) || !sane(recipe.max_kld) || recipe.max_bytes < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(BudgetWords(recipe), ": a budget is a positive number"));
-  }
-  if (!recipe.has_budget()) return absl::OkStatus();
-  if ((recipe.bits > 0) + (recipe.max_bytes > 0) + (recipe.max_kld > 0) > 1) {
-    return absl::InvalidArgumentError(absl::StrCat(BudgetWords(recipe), ": one budget at a time"));
-  }
-  const bool per_group = scheme.weight_scales == Granularity::kPerGroup;
-  if (per_group && recipe.group_size == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(BudgetWords(recipe), per_group ? ": goes without a group size"
-                                                  : ": the scheme has one way of storing weights"));
-}
-
-absl::Status CheckDynamicSites(const Recipe& recipe, const Scheme& scheme) {
-  if (recipe.dynamic_sites < 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("dynamic_sites=", recipe.dynamic_sites, " must not be negative"));
-  }
-  if (recipe.dynamic_sites == 0 || scheme.activation_scales == Granularity::kPerTensor) {
-    return absl::OkStatus();
-  }
-  return absl::InvalidArgumentError(absl::StrCat("dynamic_sites=", recipe.dynamic_sites, ": scheme \"",
-                                                 scheme.name, "\" has no static scales; use w8a8-static, ",
-                                                 "w4a8-static or w4a4-static"));
 }
 
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input) {

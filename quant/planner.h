@@ -44,12 +44,6 @@ struct PlannerInput {
 // well.
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input);
 
-// InvalidArgument: a budget that the scheme cannot spend, or two. Needs no scan.
-absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme);
-
-// InvalidArgument: sites with per-token scales are asked for in a scheme that has no static ones.
-absl::Status CheckDynamicSites(const Recipe& recipe, const Scheme& scheme);
-
 // Whether weights become trellis codes; `rotated`: by R1, so that they are nearly Gaussian.
 bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated);
 // Whether the weights have zero points.

@@ -6,6 +6,7 @@
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "quant/planner.h"
+#include "quant/recipe_checks.h"
 #include "quant/scheme.h"
 #include "quant/target.h"
 
@@ -99,8 +100,7 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
 
 absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
-  SF_RETURN_IF_ERROR(CheckBudget(recipe, *scheme));
-  SF_RETURN_IF_ERROR(CheckDynamicSites(recipe, *scheme));
+  SF_RETURN_IF_ERROR(CheckRecipe(recipe, *scheme));
   SF_RETURN_IF_ERROR(CheckKvChoice(recipe.kv, graph));
   Recipe plain = recipe;  // without the parts that ask a scan
   plain.outliers = OutlierMode::kNone;

@@ -10,8 +10,9 @@ namespace {
 
 using Args = std::vector<std::string>;
 
-const std::vector<std::string> kCommands = {"inspect",  "scan",  "plan",   "quantize", "eval",   "report",
-                                            "generate", "bench", "verify", "doctor",   "fixture"};
+const std::vector<std::string> kCommands = {"inspect",  "scan",   "ablate", "compare",  "folds", "plan",
+                                            "quantize", "eval",   "sweep",  "export",   "gate",  "diff",
+                                            "report",   "verify", "doctor", "generate", "bench", "fixture"};
 
 TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
   std::vector<Args> calls = {{"--help"}};
@@ -35,11 +36,11 @@ TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", 
 }
 
 TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]") {
-  CheckRefused(
-      {"scna", "x"}, 2,
-      "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
-      "compare, plan, quantize, eval, sweep, export, gate, diff, report, verify, doctor, generate, bench, "
-      "fixture");
+  CheckRefused({"scna", "x"}, 2,
+               "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
+               "compare, folds, plan, quantize, eval, sweep, export, gate, diff, report, verify, doctor, "
+               "generate, bench, "
+               "fixture");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
                "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
                "bench --help");
