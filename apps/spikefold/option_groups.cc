@@ -33,7 +33,7 @@ CLI::Validator OneOf(std::vector<std::string> words) {
     return absl::StrCat("'", Printable(text), "' is unknown", DidYouMean(text, words), "; use ",
                         absl::StrJoin(words, ", "));
   };
-  return CLI::Validator(check, "", "word");
+  return CLI::Validator(check, "", absl::StrCat(kWordsPrefix, absl::StrJoin(words, "|")));
 }
 
 void AddScanText(CLI::App* c, ScanTextOptions& o) {
