@@ -43,6 +43,9 @@ asan: models     ## unit tests under AddressSanitizer and UndefinedBehaviorSanit
 	cmake --build --preset asan-ubsan -j$(JOBS)
 	ctest --preset asan-ubsan -j$(JOBS)
 
+interop:         ## remake the fixtures of other tools with these tools, from PyPI, and compare
+	@tests/interop/run.sh
+
 format:          ## rewrite the sources with clang-format
 	clang-format -i $(SOURCES)
 
@@ -63,4 +66,4 @@ package: build   ## build/*.deb: the tool, and what building against it needs; w
 clean:           ## remove builds and demo results (models stay)
 	rm -rf build build-* demo
 
-.PHONY: help deps deps-torch configure build torch models test demo results asan format format-check structure-check tidy package clean
+.PHONY: help deps deps-torch configure build torch models test demo results asan interop format format-check structure-check tidy package clean
