@@ -55,7 +55,12 @@ structure-check: ## include directions, sizes, who may print
 tidy: configure  ## clang-tidy on every source
 	run-clang-tidy -quiet -p build -j$(JOBS) '^$(CURDIR)/($(subst $() ,|,$(SOURCE_DIRS)))/.*\.cc$$'
 
+package: build   ## build/*.deb: the tool, and what building against it needs; with an SBOM
+	cmake --build --preset release -j$(JOBS)
+	cmake/sbom.sh build/spikefold $$(build/spikefold --version | cut -d' ' -f2) > build/described/sbom.spdx.json
+	cd build && cpack -G DEB
+
 clean:           ## remove builds and demo results (models stay)
 	rm -rf build build-* demo
 
-.PHONY: help deps deps-torch configure build torch models test demo results asan format format-check structure-check tidy clean
+.PHONY: help deps deps-torch configure build torch models test demo results asan format format-check structure-check tidy package clean

@@ -11,8 +11,9 @@ namespace {
 using Args = std::vector<std::string>;
 
 const std::vector<std::string> kCommands = {
-    "inspect", "scan", "ablate", "compare", "folds",  "plan",   "quantize", "refine", "eval",   "sweep",
-    "export",  "gate", "diff",   "report",  "verify", "doctor", "generate", "bench",  "fixture"};
+    "inspect", "scan",   "ablate",   "compare", "folds",   "plan",       "quantize",
+    "refine",  "eval",   "sweep",    "export",  "gate",    "diff",       "report",
+    "verify",  "doctor", "generate", "bench",   "fixture", "completion", "man"};
 
 TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
   std::vector<Args> calls = {{"--help"}};
@@ -40,8 +41,7 @@ TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]")
       {"scna", "x"}, 2,
       "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
       "compare, folds, plan, quantize, refine, eval, sweep, export, gate, diff, report, verify, doctor, "
-      "generate, bench, "
-      "fixture");
+      "generate, bench, fixture, completion, man");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
                "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
                "bench --help");
