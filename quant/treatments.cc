@@ -48,6 +48,18 @@ Treatments Automatic(const Scheme& scheme, const OutlierMap* map, const CalibSta
   return t;
 }
 
+// Of an automatic choice: other engines know no prefix and nothing that turns or shifts values while a model
+// runs.
+void OnlyWhatSurvives(const Recipe& recipe, Treatments& t) {
+  if (recipe.outliers != OutlierMode::kAuto) return;
+  const bool narrowed = t.fold || t.shift || t.rotate.r3 || t.rotate.r4;
+  t.fold = t.shift = t.rotate.r3 = t.rotate.r4 = false;
+  if (!narrowed) return;
+  t.reason = absl::StrCat(
+      "for target \"", TargetName(recipe.target), "\" no prefix and nothing that runs online: ",
+      t.rotate.any() ? "offline rotations spread the wide channels over all" : "nothing is treated");
+}
+
 }  // namespace
 
 absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
@@ -63,8 +75,16 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
     t.reason = absl::StrCat("outliers \"", OutlierModeName(recipe.outliers), "\" was asked for");
   }
   t.rotate.automatic = false;
+  if (recipe.target != Target::kNative) OnlyWhatSurvives(recipe, t);
   if (!recipe.rotate.automatic) t.rotate = recipe.rotate;
   t.smooth = recipe.smooth;
+  t.smooth_search = recipe.smooth_search;
+  if (t.smooth_search && t.smooth > 0) {
+    return absl::InvalidArgumentError(absl::StrCat("smooth=", t.smooth, " and a search for it; choose one"));
+  }
+  if (t.smooth_search && stats == nullptr) {
+    return absl::InvalidArgumentError("smooth \"search\" needs a scan to take ranges from");
+  }
   if (!(t.smooth >= 0 && t.smooth <= 1)) {
     return absl::InvalidArgumentError(
         absl::StrCat("smooth=", t.smooth, "; alpha must be from 0 (none) to 1"));
@@ -94,7 +114,7 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
 void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, Treatments& t) {
   const bool automatic = recipe.outliers == OutlierMode::kAuto && recipe.rotate.automatic;
   const bool is_static = scheme.activation_scales == Granularity::kPerTensor;
-  if (!automatic || !is_static || recipe.keep_columns >= 0) return;
+  if (!automatic || !is_static || recipe.keep_columns >= 0 || recipe.target != Target::kNative) return;
   t.keep_columns = kDefaultKept;
   absl::StrAppend(&t.reason, "; where that is not legal one static scale cannot serve the widest channels: ",
                   t.keep_columns, " columns a site stay in bf16");

@@ -11,16 +11,20 @@
 #include "absl/strings/strip.h"
 #include "apps/spikefold/ablate_command.h"
 #include "apps/spikefold/bench_command.h"
+#include "apps/spikefold/cli_shape.h"
 #include "apps/spikefold/compare_command.h"
+#include "apps/spikefold/completion.h"
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
 #include "apps/spikefold/fixture_command.h"
+#include "apps/spikefold/folds_command.h"
 #include "apps/spikefold/generate_command.h"
 #include "apps/spikefold/guard.h"
 #include "apps/spikefold/help.h"
 #include "apps/spikefold/inspect_command.h"
 #include "apps/spikefold/interrupt.h"
 #include "apps/spikefold/machine.h"
+#include "apps/spikefold/man_page.h"
 #include "apps/spikefold/option_groups.h"
 #include "apps/spikefold/plan_command.h"
 #include "apps/spikefold/quantize_command.h"
@@ -66,6 +70,7 @@ class CommandLine {
     AddScan();
     AddAblate();
     AddCompare();
+    AddFolds();
     AddPlan();
     AddQuantize();
     AddEval();
@@ -74,6 +79,7 @@ class CommandLine {
     AddGenerate();
     AddBench();
     AddFixture();
+    AddShellCommands();
   }
 
   // Fills the options; Ok, or what to say and the exit code.
@@ -86,11 +92,11 @@ class CommandLine {
     try {
       app_.parse(argc, argv);
     } catch (const CLI::CallForHelp&) {
-      return {.out = HelpText(PageOf(chosen()))};
+      return {.out = HelpText(PageOf(app_, *chosen()))};
     } catch (const CLI::CallForVersion& version) {
       return {.out = absl::StrCat(version.what(), "\n")};
     } catch (const CLI::ParseError& error) {
-      if (argc < 2) return {.exit = kExitUsage, .err = HelpText(PageOf(&app_))};
+      if (argc < 2) return {.exit = kExitUsage, .err = HelpText(PageOf(app_, app_))};
       return {.exit = kExitUsage, .err = UsageError(error, argc, argv)};
     }
     return {.run = true};
@@ -160,6 +166,7 @@ class CommandLine {
   void AddScan();
   void AddAblate();
   void AddCompare();
+  void AddFolds();
   void AddPlan();
   void AddQuantize();
   void AddEval();
@@ -168,8 +175,8 @@ class CommandLine {
   void AddBench();
   void AddSimple(CommandSpec& spec);
   void AddFixture();
+  void AddShellCommands();
 
-  HelpPage PageOf(const CLI::App* app) const;
   std::string UsageError(const CLI::ParseError& error, int argc, char** argv) const;
 
   CLI::App app_;
@@ -229,6 +236,19 @@ void CommandLine::AddCompare() {
   c->add_option("SCAN", o->scans, "What scan wrote")->required()->type_name("");
 }
 
+void CommandLine::AddFolds() {
+  FoldsCommandOptions* o = nullptr;
+  CLI::App* c = Add("folds", "Which exact rewrites a model allows, and the proof that each changes nothing",
+                    "spikefold folds MODEL\n"
+                    "spikefold folds MODEL --text wiki.test.raw --json",
+                    RunFolds, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("--text", o->texts, "UTF-8 text to compare on; without it the model writes its own")
+      ->type_name("FILE");
+  AddCount(c, "--windows", o->windows, "Windows of text", 1);
+  AddCount(c, "--length", o->length, "Tokens of a window", 2);
+}
+
 void CommandLine::AddPlan() {
   PlanCommandOptions* o = nullptr;
   CLI::App* c = Add("plan", "Decides for each tensor how it will be stored, with the reason and the bytes",
@@ -286,8 +306,13 @@ void CommandLine::AddEval() {
       ->check(OneOf({"auto", "none", "once", "window"}))
       ->type_name("WHERE")
       ->capture_default_str();
-  AddBackend(c, o->backend);
-  c->add_flag("--parity", o->parity, "Compare a GPU with the CPU instead, linear by linear and run by run");
+  c->add_option("--backend", o->backend,
+                "What runs the models: this machine's processor, its GPU, or, with --parity, LibTorch")
+      ->check(OneOf({"cpu", "cuda", "torch"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  c->add_flag("--parity", o->parity,
+              "Compare that backend with this program on the CPU instead, linear by linear and run by run");
   c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
   AddKv(c, o->kv, kKvForm);
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");
@@ -383,62 +408,31 @@ void CommandLine::AddFixture() {
   c->add_flag("--force", o->force, "Replace a model that is there");
 }
 
-// "-o DIR"
-std::string UsageOf(const CLI::Option* option) {
-  if (option->get_positional()) {
-    const bool many = option->get_items_expected_max() > 1;
-    return absl::StrCat(option->get_name(true, false), many ? "..." : "");
-  }
-  const auto& short_names = option->get_snames();
-  const std::string name =
-      short_names.empty() ? "--" + option->get_lnames().front() : "-" + short_names.front();
-  return absl::StrCat(name, " ", option->get_type_name());
-}
-// "-o, --output DIR"; positionals by their name.
-std::string LeftOf(const CLI::Option* option) {
-  if (option->get_positional()) return option->get_name(true, false);
-  std::string names = absl::StrReplaceAll(option->get_name(false, true), {{",", ", "}});
-  if (option->get_type_size() != 0 && !option->get_type_name().empty()) {
-    absl::StrAppend(&names, " ", option->get_type_name());
-  }
-  return names;
-}
-std::string RightOf(const CLI::Option* option) {
-  std::string text = option->get_description();
-  const std::string value = option->get_default_str();
-  if (!value.empty()) absl::StrAppend(&text, " [", value, "]");
-  return text;
-}
-
-HelpPage CommandLine::PageOf(const CLI::App* app) const {
-  HelpPage page{.summary = app->get_description(), .examples = app->get_footer()};
-  HelpPage::Group arguments{.title = "Arguments"}, own{.title = "Options"};
-  page.usage = app == &app_ ? "spikefold COMMAND" : "spikefold " + app->get_name();
-  for (const CLI::Option* option : app->get_options()) {
-    if (option->get_positional() || option->get_required())
-      absl::StrAppend(&page.usage, " ", UsageOf(option));
-    (option->get_positional() ? arguments : own).rows.emplace_back(LeftOf(option), RightOf(option));
-  }
-  page.usage += " [options]";
-  if (app == &app_) {
-    HelpPage::Group commands{.title = "Commands"};
-    for (const Command& command : commands_) {
-      commands.rows.emplace_back(command.app->get_name(), command.app->get_description());
-    }
-    page.groups = {commands, own};
-    page.ending = "Options stand before or after the command. `spikefold COMMAND --help` says more.";
-    return page;
-  }
-  HelpPage::Group global{.title = "Options of every command"};
-  for (const CLI::Option* option : app_.get_options()) {
-    if (option->get_name() != "--help" && option->get_name() != "--version") {
-      global.rows.emplace_back(LeftOf(option), RightOf(option));
-    }
-  }
-  for (HelpPage::Group* group : {&arguments, &own, &global}) {
-    if (!group->rows.empty()) page.groups.push_back(std::move(*group));
-  }
-  return page;
+// What describes the command line itself: shells, the manual.
+void CommandLine::AddShellCommands() {
+  auto shell = std::make_shared<std::string>();
+  CLI::App* completion =
+      app_.add_subcommand("completion", "Writes a script that lets a shell complete commands")
+          ->footer(
+              "source <(spikefold completion bash)\n"
+              "spikefold completion fish > ~/.config/fish/completions/spikefold.fish");
+  completion->add_option("SHELL", *shell, "bash, zsh or fish")
+      ->required()
+      ->type_name("")
+      ->check(OneOf({"bash", "zsh", "fish"}));
+  commands_.push_back({completion, [this, shell](Context& context) {
+                         const ToolShape tool = ShapeOf(app_);
+                         context.console.Print(*shell == "bash"  ? BashCompletion(tool)
+                                               : *shell == "zsh" ? ZshCompletion(tool)
+                                                                 : FishCompletion(tool));
+                         return context.console.Flush();
+                       }});
+  CLI::App* man = app_.add_subcommand("man", "Writes the manual page")
+                      ->footer("spikefold man > spikefold.1; man ./spikefold.1");
+  commands_.push_back({man, [this](Context& context) {
+                         context.console.Print(ManPage(ShapeOf(app_)));
+                         return context.console.Flush();
+                       }});
 }
 
 // What was wrong with the command line, in one line. The parser stops at the first thing it minds, which is
