@@ -119,7 +119,7 @@ absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& rea
 absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context) {
   SF_RETURN_IF_ERROR(CheckOutputDirectory(options.output, options.force,
                                           {options.model, options.scan, options.plan, options.recipe.file}));
-  SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(options.model));
+  SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty() ? MakePlanHere(options, *reader, context)
                                                                   : ReadPlan(options, *reader, context));
   const Plan& plan = decided.prepared.plan;
