@@ -46,12 +46,21 @@ class Pass {
     const int64_t rows = static_cast<int64_t>(tokens.size());
     Buffer& buffer = *walk_.buffer(ValueKind::kResidual);
     if (range.begin > 0) SF_RETURN_IF_ERROR(ops_.Write(residual, rows, buffer));
+    if (!range.input.empty()) SF_RETURN_IF_ERROR(SetInput(range, rows));
     SF_RETURN_IF_ERROR(Steps(range, tokens));
     if (branch_ != nullptr) SF_RETURN_IF_ERROR(AddNorm(nullptr, nullptr, nullptr));
     return ops_.Read(buffer, rows, residual);
   }
 
  private:
+  absl::Status SetInput(const NodeRange& range, int64_t rows) {
+    Activation& x = *walk_.activation(graph_.nodes[static_cast<size_t>(range.begin)].in0);
+    SF_RETURN_IF_ERROR(ops_.Write(range.input.data(), rows, x.floats()));
+    x.form = &model_.form(walk_.site_of[static_cast<size_t>(range.begin)]);
+    x.rows = rows;
+    return ops_.Reform(x);
+  }
+
   absl::Status Steps(NodeRange range, absl::Span<const int32_t> tokens) {
     tokens_ = tokens;
     rows_ = static_cast<int64_t>(tokens.size());
@@ -421,16 +430,35 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
 
 bool IsResidualNorm(const Node& node) { return node.op == Op::kNorm && node.in0 == ValueKind::kResidual; }
 
+namespace {
+
+absl::Status CheckRange(const ModelGraph& graph, const NodeRange& range, size_t num_tokens) {
+  const int count = static_cast<int>(graph.nodes.size());
+  const auto fail = [&](absl::string_view must) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("nodes ", range.begin, " to ", range.end, " of ", count, ": a part ", must));
+  };
+  if (range.begin < 0 || range.begin >= range.end || range.end > count) return fail("holds a node at least");
+  const Node& first = graph.nodes[static_cast<size_t>(range.begin)];
+  if (range.input.empty()) {
+    if (range.begin == 0 || IsResidualNorm(first)) return absl::OkStatus();
+    return fail("without an input begins with the embedding or a norm of the residual");
+  }
+  for (const Site& site : graph.sites) {
+    if (site.linears.front() != range.begin) continue;
+    const size_t want = num_tokens * static_cast<size_t>(site.k);
+    if (range.input.size() == want) return absl::OkStatus();
+    return fail(absl::StrCat("of ", num_tokens, " tokens needs an input of ", want, " values; ",
+                             range.input.size(), " given"));
+  }
+  return fail("with an input begins with the first linear of a site");
+}
+
+}  // namespace
+
 absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span<const int32_t> tokens,
                           KvCache& cache, absl::Span<float> residual, const ForwardOptions& options) {
-  const auto& nodes = model.graph().nodes;
-  const int count = static_cast<int>(nodes.size());
-  const bool inside = range.begin >= 0 && range.begin < range.end && range.end <= count;
-  if (!inside || (range.begin > 0 && !IsResidualNorm(nodes[static_cast<size_t>(range.begin)]))) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "nodes ", range.begin, " to ", range.end, " of ", count,
-        ": a part begins with the embedding or a norm of the residual and holds a node at least"));
-  }
+  SF_RETURN_IF_ERROR(CheckRange(model.graph(), range, tokens.size()));
   SF_RETURN_IF_ERROR(CheckCall(model, tokens, cache, residual.size()));
   if (tokens.empty()) return absl::OkStatus();
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));

@@ -29,17 +29,20 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
 // Some nodes of the graph, [begin, end).
 struct NodeRange {
   int begin = 0, end = 0;
+  // [tokens, k] what the linears at `begin` read, as a tap of that value was shown it. Then `begin` is the
+  // first linear of a site, else the embedding (the one to read token ids; `residual` is only written) or a
+  // norm of the residual.
+  absl::Span<const float> input = {};
 };
 // A norm that reads the residual: where a layer's two halves, and the head, begin.
 bool IsResidualNorm(const Node& node);
 // A part of the walk on rows that the caller keeps, so that a quantizer can take all of its text through one
 // layer before the next. `residual` [tokens, d] is what the first node reads and becomes what the residual is
-// after the last; a part that ends inside a branch leaves it as it was. The range begins with the embedding
-// (the one to read token ids; `residual` is only written) or with a norm of the residual. Layers of the range
-// attend to the cache's rows and to their own, and write theirs behind them; the cache does not grow: call it
-// for window after window with the same cache. Whole layers one after the other give bit for bit what
-// Forward gives with taps. InvalidArgument as Forward, and another beginning. After an error `residual` is
-// undefined.
+// after the last; a part that ends inside a branch leaves it as it was, and the next may begin there from a
+// tap's rows. Layers of the range attend to the cache's rows and to their own, and write theirs behind them;
+// the cache does not grow: call it for window after window with the same cache. Parts one after the other
+// give bit for bit what Forward gives with taps. InvalidArgument as Forward, another beginning, and an input
+// of another size. After an error `residual` is undefined.
 absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span<const int32_t> tokens,
                           KvCache& cache, absl::Span<float> residual, const ForwardOptions& options);
 

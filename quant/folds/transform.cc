@@ -23,6 +23,29 @@ void Butterflies(double* x, int64_t count, int64_t distance) {
   }
 }
 
+constexpr int64_t kSlice = 8;  // sums of so many columns stay in registers
+
+// Columns [0, width) of all points: y[c * distance + i] = sum_a x[a * kColumns + i] * table[a][c].
+void SignedSums(const std::vector<int8_t>& table, int64_t order, const double* x, int64_t width,
+                int64_t distance, double* y) {
+  for (int64_t c = 0; c < order; ++c) {
+    double sum[kSlice] = {};
+    if (width == kSlice) {
+      for (int64_t a = 0; a < order; ++a) {
+        const double sign = table[static_cast<size_t>(a * order + c)];
+#pragma GCC unroll 8
+        for (int64_t i = 0; i < kSlice; ++i) sum[i] += sign * x[a * kColumns + i];
+      }
+    } else {
+      for (int64_t a = 0; a < order; ++a) {
+        const double sign = table[static_cast<size_t>(a * order + c)];
+        for (int64_t i = 0; i < width; ++i) sum[i] += sign * x[a * kColumns + i];
+      }
+    }
+    std::copy_n(sum, width, y + c * distance);
+  }
+}
+
 // y[c] = sum_a x[a] * H[a][c] over points that lie `distance` apart, in slices of kColumns.
 void TableProducts(double* x, int64_t count, int64_t order, int64_t distance, std::vector<double>& scratch) {
   const std::vector<int8_t>& table = HadamardTable(order);
@@ -34,14 +57,8 @@ void TableProducts(double* x, int64_t count, int64_t order, int64_t distance, st
       for (int64_t a = 0; a < order; ++a) {
         std::copy_n(points + a * distance, width, scratch.data() + a * kColumns);
       }
-      for (int64_t c = 0; c < order; ++c) {
-        double* y = points + c * distance;
-        std::fill_n(y, width, 0.0);
-        for (int64_t a = 0; a < order; ++a) {
-          const double sign = table[static_cast<size_t>(a * order + c)];
-          const double* in = scratch.data() + a * kColumns;
-          for (int64_t i = 0; i < width; ++i) y[i] += sign * in[i];
-        }
+      for (int64_t i = 0; i < width; i += kSlice) {
+        SignedSums(table, order, scratch.data() + i, std::min(kSlice, width - i), distance, points + i);
       }
     }
   }

@@ -16,38 +16,42 @@ using Windows = std::vector<std::vector<int32_t>>;
 using Choose = absl::FunctionRef<absl::StatusOr<LinearRounding>(int node)>;
 using Take = absl::FunctionRef<absl::Status(int node, RoundedWeights rounded)>;
 
-// Hands the rows of one site to a function.
+// Keeps the rows of one site.
 class SiteTap : public Taps {
  public:
-  SiteTap(const Site& site, absl::FunctionRef<absl::Status(const TapRows&)> see) : site_(site), see_(see) {}
+  SiteTap(const Site& site, std::vector<float>& rows) : site_(site), rows_(rows) {}
   bool Wants(int layer, ValueKind value) const override {
     return layer == site_.layer && value == site_.value;
   }
   bool WantsAttention(int) const override { return false; }
-  void OnRows(const TapRows& rows) override { status.Update(see_(rows)); }
-  absl::Status status;
+  void OnRows(const TapRows& seen) override {
+    rows_.assign(seen.data, seen.data + seen.num_rows * seen.width);
+  }
 
  private:
   const Site& site_;
-  absl::FunctionRef<absl::Status(const TapRows&)> see_;
+  std::vector<float>& rows_;
 };
 
-// One model's rows on their way through the layers.
+// One model's rows on their way through the layers: each linear is computed once, from the rows that its site
+// was calibrated on.
 class Stream {
  public:
   Stream(const RuntimeModel& model, const Windows& windows, const KvPrefix* prefix)
       : model_(model), windows_(windows), cache_(model.graph().config, Capacity(windows, prefix), prefix) {
     const size_t width = static_cast<size_t>(model.graph().config.hidden);
     for (const auto& window : windows) residual_.emplace_back(window.size() * width);
+    input_.resize(windows.size());
   }
 
-  // Runs a window up to the linears of a site, whose input `see` gets.
-  absl::Status Run(size_t window, int first_node, const Site& site,
-                   absl::FunctionRef<absl::Status(const TapRows&)> see) {
-    SiteTap tap(site, see);
-    SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front()}, windows_[window], cache_,
-                                    absl::MakeSpan(residual_[window]), {.taps = &tap}));
-    return tap.status;
+  // Takes a window from the site of the last call, or from the beginning, to the linears of this one.
+  // Returns what they read, [tokens, k], valid until the next call for this window.
+  absl::StatusOr<absl::Span<const float>> Run(size_t window, int first_node, const Site& site) {
+    std::vector<float>& input = input_[window];
+    SiteTap tap(site, input);  // at the end, when the walk has long taken the rows from there
+    SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front(), input}, windows_[window],
+                                    cache_, absl::MakeSpan(residual_[window]), {.taps = &tap}));
+    return absl::MakeConstSpan(input);
   }
 
  private:
@@ -60,7 +64,8 @@ class Stream {
   const RuntimeModel& model_;
   const Windows& windows_;
   KvCache cache_;
-  std::vector<std::vector<float>> residual_;  // [windows][tokens, d] at node at_ of the driver
+  std::vector<std::vector<float>> residual_;  // [windows][tokens, d] before the branch that is under way
+  std::vector<std::vector<float>> input_;     // [windows][tokens, k] of the site where the stream stands
 };
 
 class Driver {
@@ -110,35 +115,24 @@ class Driver {
     return absl::OkStatus();
   }
 
-  // hessian_ (and cross_) of the site, over all windows. Afterwards the streams stand at the last norm of the
-  // residual before it.
+  // hessian_ (and cross_) of the site, over all windows. Afterwards the streams stand at its linears.
   absl::Status Calibrate(const Site& site, float spike_threshold) {
     const RowWeighting weighting{.cap = options_.row_cap, .spike_threshold = spike_threshold};
     ThreadPool& pool = *options_.pool;
     Hessian hessian(site.k);
     OuterProductSum cross(reference_ ? site.k : 0, false);
-    std::vector<float> difference;  // [rows, k] x of the float model, then x - x^
-    const auto keep = [&](const TapRows& x) {
-      difference.assign(x.data, x.data + x.num_rows * x.width);
-      return absl::OkStatus();
-    };
-    const auto add = [&](const TapRows& x) -> absl::Status {
-      const std::vector<float> weight = RowWeights(x.data, x.num_rows, x.width, weighting, pool);
-      if (reference_) {
-        for (size_t i = 0; i < difference.size(); ++i) difference[i] -= x.data[i];
-        SF_RETURN_IF_ERROR(cross.Add(difference.data(), x.data, x.num_rows, weight, pool));
-      }
-      return hessian.Add(x.data, x.data, x.num_rows, weight, pool);
-    };
     for (size_t w = 0; w < windows_.size(); ++w) {
-      if (reference_) SF_RETURN_IF_ERROR(reference_->Run(w, at_, site, keep));
-      SF_RETURN_IF_ERROR(stream_.Run(w, at_, site, add));
+      SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
+      const int64_t rows = static_cast<int64_t>(windows_[w].size());
+      const std::vector<float> weight = RowWeights(x.data(), rows, site.k, weighting, pool);
+      SF_RETURN_IF_ERROR(hessian.Add(x.data(), x.data(), rows, weight, pool));
+      if (!reference_) continue;
+      SF_ASSIGN_OR_RETURN(const absl::Span<const float> exact, reference_->Run(w, at_, site));
+      std::vector<float> difference(exact.begin(), exact.end());
+      for (size_t i = 0; i < difference.size(); ++i) difference[i] -= x[i];
+      SF_RETURN_IF_ERROR(cross.Add(difference.data(), x.data(), rows, weight, pool));
     }
-    for (int i = site.linears.front(); i >= 0; --i) {
-      if (!IsResidualNorm(graph_.nodes[static_cast<size_t>(i)])) continue;
-      at_ = i;
-      break;
-    }
+    at_ = site.linears.front();
     hessian_ = hessian.Full();
     cross_ = cross.Full();
     return absl::OkStatus();
@@ -240,7 +234,7 @@ class Driver {
   const Take take_;
   Stream stream_;
   std::optional<Stream> reference_;
-  int at_ = 0;                   // the node whose input the streams' rows are
+  int at_ = 0;                   // the node before which the streams stand
   std::vector<double> hessian_;  // [k, k] of the site
   std::vector<double> cross_;    // [k, k] E[(x - x^) x^T]
   std::optional<HessianFactor> factor_;

@@ -1,4 +1,5 @@
 // A walk in parts: layer by layer, window by window, as a quantizer goes.
+#include "absl/strings/match.h"
 #include "kernels/runtime/ops.h"
 #include "tests/kernels/runtime/runtime_kit.h"
 
@@ -75,6 +76,41 @@ TEST_CASE("A walk in parts gives bit for bit what the whole walk gives, behind a
   }
 }
 
+TEST_CASE("A walk from site to site computes every linear once and gives what the whole walk gives") {
+  for (const bool gemma : {false, true}) {
+    const testing::TinyModel tiny = testing::MakeTinyModel({.hidden = 64,
+                                                            .intermediate = 96,
+                                                            .num_layers = 2,
+                                                            .vocab = 64,
+                                                            .qk_norm = gemma,
+                                                            .sandwich = gemma});
+    const auto model = Load(*tiny.checkpoint);
+    const ModelGraph& graph = model->graph();
+    const std::vector<int32_t> tokens = testing::SomeTokens(10, 64, 1);
+    KvCache cache(graph.config, 12);
+    std::vector<float> residual(tokens.size() * 64), input;
+    int at = 0;
+    for (const Site& site : graph.sites) {
+      cache.Reset();
+      Recorder whole(site.value);
+      Hidden(*model, tokens, cache, 0, {.taps = &whole});
+      cache.Reset();
+      Recorder part(site.value);
+      REQUIRE(ForwardNodes(*model, {at, site.linears.front(), input}, tokens, cache, absl::MakeSpan(residual),
+                           {.taps = &part})
+                  .ok());
+      const size_t size = tokens.size() * static_cast<size_t>(site.k);
+      const size_t layer = site.layer < 0 ? 0 : static_cast<size_t>(site.layer);
+      REQUIRE(part.rows.size() == size);
+      REQUIRE(whole.rows.size() >= (layer + 1) * size);
+      CHECK(std::equal(part.rows.begin(), part.rows.end(),
+                       whole.rows.begin() + static_cast<std::ptrdiff_t>(layer * size)));
+      input = part.rows;
+      at = site.linears.front();
+    }
+  }
+}
+
 TEST_CASE("A part that ends inside a branch leaves the residual alone") {
   const testing::TinyModel tiny =
       testing::MakeTinyModel({.hidden = 64, .intermediate = 96, .num_layers = 2, .vocab = 64});
@@ -102,6 +138,14 @@ TEST_CASE("Parts that begin elsewhere and caches without room are refused") {
   for (const auto& [begin, end] : {std::pair{2, 5}, {-1, 3}, {0, 0}, {0, 1000}}) {
     CHECK(absl::IsInvalidArgument(run(begin, end)));
   }
+  const std::vector<float> input(3 * 64);
+  const auto with_input = [&](int begin) {
+    return ForwardNodes(*model, {begin, begin + 1, input}, {{1, 2, 3}}, cache, absl::MakeSpan(residual), {})
+        .message();
+  };
+  const int down = model->graph().FindModule("model.layers.0.mlp.down_proj");
+  CHECK(absl::StrContains(with_input(down), "needs an input of 288 values; 192 given"));
+  CHECK(absl::StrContains(with_input(1), "with an input begins with the first linear of a site"));
   CHECK(run(0, 3).message() == "cache: 3 positions needed; 2 allowed; make it larger or feed fewer tokens");
 }
 
