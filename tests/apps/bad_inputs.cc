@@ -33,10 +33,6 @@ std::string SafetensorsBytes(const std::string& header, size_t data_bytes) {
   return SafetensorsBytes(header.size(), header, data_bytes);
 }
 
-void WriteBytes(const std::string& path, const std::string& bytes) {
-  REQUIRE(WriteFileAtomically(path, bytes).ok());
-}
-
 void ReplaceInFile(const std::string& path, const std::string& from, const std::string& to) {
   std::string text = ReadAll(path);
   const size_t at = text.find(from);

@@ -24,7 +24,6 @@ void CheckBadInputs(const std::vector<BadInput>& inputs);
 // u64 length, header, `data_bytes` bytes of 1.
 std::string SafetensorsBytes(const std::string& header, size_t data_bytes);
 std::string SafetensorsBytes(uint64_t claimed_length, const std::string& header, size_t data_bytes);
-void WriteBytes(const std::string& path, const std::string& bytes);
 // Replaces `from`, which stands there once, in a file.
 void ReplaceInFile(const std::string& path, const std::string& from, const std::string& to);
 // One value of the model's config.json, as JSON text.
