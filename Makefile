@@ -10,11 +10,18 @@ help:            ## this list
 deps:            ## Debian packages (installing needs root; checking does not)
 	@cmake/deps.sh
 
+deps-torch:      ## LibTorch from PyPI into deps/, for the plugin (1.3 GB)
+	@cmake/deps_torch.sh
+
 configure:
 	cmake --preset release
 
 build: configure ## build/spikefold, optimised
 	cmake --build --preset release -j$(JOBS) --target spikefold
+
+torch: deps-torch ## the LibTorch plugin beside build/spikefold
+	cmake --preset release -DSPIKEFOLD_TORCH=ON
+	cmake --build --preset release -j1 --target spikefold_torch
 
 models:          ## models/*.gguf, each checked by its SHA-256
 	@cmake/models.sh
@@ -27,6 +34,9 @@ test: deps        ## build and run every test but the slow ones
 demo: deps       ## scan, quantize four ways, evaluate, report.html
 	@$(MAKE) --no-print-directory build models
 	@apps/demo.sh
+
+results: build models ## the tables of docs/results.md: make results PROSE=calibration.txt CODE=code.txt
+	@benchmarks/results.sh $(PROSE) $(CODE)
 
 asan: models     ## unit tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	cmake --preset asan-ubsan
@@ -67,4 +77,5 @@ tidy: configure  ## clang-tidy on every source
 clean:           ## remove builds and demo results (models stay)
 	rm -rf build build-* demo
 
-.PHONY: help deps configure build models test demo asan tsan fuzz coverage format format-check structure-check tidy clean
+.PHONY: help deps deps-torch configure build torch models test demo results asan tsan fuzz coverage format format-check \
+  structure-check tidy clean

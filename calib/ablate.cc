@@ -1,5 +1,6 @@
 #include "calib/ablate.h"
 
+#include <algorithm>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -33,7 +34,7 @@ struct Arm {
   std::vector<WindowScores> scores;
 };
 
-std::vector<AblationArm> ListArms(const OutlierMap& map) {
+std::vector<AblationArm> ListArms(const OutlierMap& map, const ModelConfig& config) {
   using enum AblationEdit;
   std::vector<AblationArm> arms;
   const auto add = [&](AblationArm arm) {
@@ -50,6 +51,11 @@ std::vector<AblationArm> ListArms(const OutlierMap& map) {
   for (const AblationEdit edit : {kZero, kMean, kHide, kHideLate}) {
     if (edit != kHideLate || !map.stages.empty()) add({.edit = edit});
   }
+  const int64_t num_heads = config.num_layers * config.num_heads;
+  for (const int64_t share : {32, 8}) {
+    const int64_t heads = std::max<int64_t>(1, num_heads / share);
+    for (const AblationEdit edit : {kZero, kMean}) add({.edit = edit, .heads = heads});
+  }
   return arms;
 }
 
@@ -57,9 +63,11 @@ std::vector<Arm> MakeArms(const OutlierMap& map, const ModelConfig& config, cons
                           uint64_t seed) {
   std::vector<Arm> arms;
   const int late = map.stages.empty() ? 0 : map.stages.back().step_up + 1;
-  for (const AblationArm& what : ListArms(map)) {
+  for (const AblationArm& what : ListArms(map, config)) {
     Arm arm{.what = what, .change = nullptr, .scores = {}};
-    if (what.stage >= 0) {
+    if (what.heads > 0) {
+      arm.change = std::make_unique<HeadEdit>(config, what, seen, seed);
+    } else if (what.stage >= 0) {
       arm.change = std::make_unique<SpikeEdit>(map.stages[static_cast<size_t>(what.stage)], what, seen, seed);
     } else {
       arm.change = std::make_unique<SinkEdit>(config, what, late, seen, seed);

@@ -28,8 +28,9 @@ const char* AblationEditName(AblationEdit edit);  // "zero", ...
 struct AblationArm {
   int stage = -1;  // index into OutlierMap::stages; -1: the attention sink, the first token of a window
   AblationEdit edit = AblationEdit::kZero;
+  int64_t heads = 0;        // > 0: the contexts of so many attention heads instead, those that vary least
   bool first_only = false;  // stages: of spike rows only the first of a window
-  bool control = false;     // at as many random places
+  bool control = false;     // at as many random places (heads: random ones)
   double per_window = 0;    // entries of the residual (stage) or tokens in all layers (sink) changed
   EvalResult result;        // against the untouched model
 };
@@ -48,8 +49,11 @@ struct AblationResult {
 // A stage is changed in the residual after the layer that writes it (SpikeStage::step_up): in rows whose
 // leading channel exceeds a quarter of the plateau, the stage's channels; zero and mean also in the first of
 // those rows alone, where later ones spike too. The sink is changed for all later
-// rows, in all layers; what its own row computes stays as it is. InvalidArgument: a quantized model or one
-// with rotations, a text too short for one window, a scan without windows.
+// rows, in all layers; what its own row computes stays as it is. A head whose context is a constant is a bias
+// of o_proj: heads are taken by the share of their context's power that its mean leaves, and get zero or that
+// mean (of all rows but a window's first) in every row: an eighth of all heads, and a thirty-second.
+// InvalidArgument: a quantized model or one with rotations, a text too short for one window, a scan without
+// windows.
 absl::StatusOr<AblationResult> Ablate(const RuntimeModel& model, const Tokenizer& tokenizer,
                                       const OutlierMap& map, const CalibStats& stats, const TokenStream& text,
                                       const AblationOptions& options);

@@ -53,10 +53,12 @@ AblationObserver::AblationObserver(const OutlierMap& map, const ModelConfig& con
   ordinary_ = spikes_;
   sink_values_.assign(static_cast<size_t>(config.num_layers), value);
   other_values_ = sink_values_;
+  contexts_.assign(static_cast<size_t>(config.num_layers),
+                   std::vector<ChannelMoments>(static_cast<size_t>(config.num_heads * config.head_dim)));
 }
 
 bool AblationObserver::Wants(int layer, ValueKind value) const {
-  if (layer >= 0 && value == ValueKind::kV) return true;
+  if (layer >= 0 && (value == ValueKind::kV || value == ValueKind::kCtx)) return true;
   return value == ValueKind::kResidual &&
          std::any_of(tests_.begin(), tests_.end(), [&](const SpikeTest& t) { return t.layer == layer; });
 }
@@ -68,6 +70,10 @@ void AblationObserver::OnRows(const TapRows& rows) {
   for (int64_t t = 0; t < rows.num_rows; ++t) {
     if (rows.value == ValueKind::kV) {
       add(t, (t == 0 ? sink_values_ : other_values_)[static_cast<size_t>(rows.layer)]);
+      continue;
+    }
+    if (rows.value == ValueKind::kCtx) {
+      if (t > 0) add(t, contexts_[static_cast<size_t>(rows.layer)]);
       continue;
     }
     for (size_t s = 0; s < tests_.size(); ++s) {
@@ -181,6 +187,57 @@ void SinkEdit::Edit(int layer, ValueKind value, float* data, int64_t, int64_t wi
       (position_ == 0 ? seen_.sink_values() : seen_.other_values())[static_cast<size_t>(layer)];
   for (int64_t c = 0; c < width; ++c) {
     row[c] = edit_ == AblationEdit::kZero ? 0 : static_cast<float>(means[static_cast<size_t>(c)].mean());
+  }
+}
+
+std::vector<HeadVariation> VariationOfHeads(const ModelConfig& config, const AblationObserver& seen) {
+  std::vector<HeadVariation> heads;
+  for (int64_t layer = 0; layer < config.num_layers; ++layer) {
+    const std::vector<ChannelMoments>& moments = seen.contexts()[static_cast<size_t>(layer)];
+    for (int64_t head = 0; head < config.num_heads; ++head) {
+      double power = 0, constant = 0;
+      for (int64_t i = 0; i < config.head_dim; ++i) {
+        const ChannelMoments& m = moments[static_cast<size_t>(head * config.head_dim + i)];
+        power += m.rms() * m.rms();
+        constant += m.mean() * m.mean();
+      }
+      heads.push_back({static_cast<int>(layer), head, power > 0 ? 1 - constant / power : 0});
+    }
+  }
+  return heads;
+}
+
+HeadEdit::HeadEdit(const ModelConfig& config, const AblationArm& arm, const AblationObserver& seen,
+                   uint64_t seed)
+    : config_(config), edit_(arm.edit), seen_(seen), heads_(VariationOfHeads(config, seen)) {
+  const size_t count = std::min(static_cast<size_t>(arm.heads), heads_.size());
+  if (arm.control) {
+    std::mt19937_64 random(seed);
+    for (size_t i = 0; i < count; ++i) {
+      std::swap(heads_[i],
+                heads_[i + static_cast<size_t>(Below(random, static_cast<int64_t>(heads_.size() - i)))]);
+    }
+  } else {
+    std::stable_sort(heads_.begin(), heads_.end(),
+                     [](const HeadVariation& a, const HeadVariation& b) { return a.share < b.share; });
+  }
+  heads_.resize(count);
+}
+
+bool HeadEdit::Wants(int layer, ValueKind value) const {
+  return value == ValueKind::kCtx &&
+         std::any_of(heads_.begin(), heads_.end(), [&](const HeadVariation& h) { return h.layer == layer; });
+}
+
+void HeadEdit::Edit(int layer, ValueKind, float* data, int64_t num_rows, int64_t width, int64_t) {
+  const std::vector<ChannelMoments>& means = seen_.contexts()[static_cast<size_t>(layer)];
+  for (const HeadVariation& h : heads_) {
+    if (h.layer != layer) continue;
+    for (int64_t i = h.head * config_.head_dim; i < (h.head + 1) * config_.head_dim; ++i) {
+      const float value =
+          edit_ == AblationEdit::kZero ? 0 : static_cast<float>(means[static_cast<size_t>(i)].mean());
+      for (int64_t t = 0; t < num_rows; ++t) data[t * width + i] = value;
+    }
   }
 }
 

@@ -41,10 +41,12 @@ class AblationObserver : public Taps {
   // [num_layers][num_kv_heads * head_dim]: of the first position, of all others.
   const std::vector<std::vector<ChannelMoments>>& sink_values() const { return sink_values_; }
   const std::vector<std::vector<ChannelMoments>>& other_values() const { return other_values_; }
+  // [num_layers][num_heads * head_dim]: of all positions but the first.
+  const std::vector<std::vector<ChannelMoments>>& contexts() const { return contexts_; }
 
  private:
   std::vector<SpikeTest> tests_;
-  std::vector<std::vector<ChannelMoments>> spikes_, ordinary_, sink_values_, other_values_;
+  std::vector<std::vector<ChannelMoments>> spikes_, ordinary_, sink_values_, other_values_, contexts_;
 };
 
 // One arm. Begin() before each window.
@@ -97,6 +99,31 @@ class SinkEdit : public AblationIntervention {
   std::mt19937_64 random_;
   int64_t position_ = 0;
   std::vector<float> own_;  // [num_kv_heads * head_dim] the first position's value, as it was
+};
+
+// An attention head of a layer, and the share of its context's power that is not that of its mean: 0 is a
+// constant.
+struct HeadVariation {
+  int layer = 0;
+  int64_t head = 0;
+  double share = 0;
+};
+std::vector<HeadVariation> VariationOfHeads(const ModelConfig& config, const AblationObserver& seen);
+
+// Heads whose context becomes zero or its mean.
+class HeadEdit : public AblationIntervention {
+ public:
+  HeadEdit(const ModelConfig& config, const AblationArm& arm, const AblationObserver& seen, uint64_t seed);
+  bool Wants(int layer, ValueKind value) const override;
+  void Edit(int layer, ValueKind value, float* data, int64_t num_rows, int64_t width,
+            int64_t first_position) override;
+  void Begin(int64_t) override { num_changed_ += static_cast<int64_t>(heads_.size()); }
+
+ private:
+  const ModelConfig& config_;
+  const AblationEdit edit_;
+  const AblationObserver& seen_;
+  std::vector<HeadVariation> heads_;
 };
 
 }  // namespace spikefold

@@ -74,7 +74,8 @@ class Scanner {
     } else {
       SF_ASSIGN_OR_RETURN(text_, TokenizeFiles(tokenizer_, options_.texts));
     }
-    SF_ASSIGN_OR_RETURN(Windows windows, CutWindows(text_, options_.num_windows, text_length));
+    const uint64_t draw = options_.texts.empty() ? 1 : options_.seed;  // written text has drawn already
+    SF_ASSIGN_OR_RETURN(Windows windows, CutWindows(text_, options_.num_windows, text_length, draw));
     if (wants_bos_) {
       for (auto& window : windows) window.insert(window.begin(), tokenizer_.bos_id());
     }

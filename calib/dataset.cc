@@ -1,5 +1,7 @@
 #include "calib/dataset.h"
 
+#include <random>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "calib/format_count.h"
@@ -40,7 +42,7 @@ absl::StatusOr<TokenStream> TokenizeFiles(const Tokenizer& tokenizer, const std:
 }
 
 absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(const TokenStream& stream, int64_t count,
-                                                             int64_t length) {
+                                                             int64_t length, uint64_t seed) {
   if (count < 1 || length < 2) {
     return absl::InvalidArgumentError(absl::StrCat("windows: ", count, " of ", length,
                                                    " tokens; at least one of at least 2 tokens is needed"));
@@ -53,9 +55,18 @@ absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(const TokenStream& 
   }
   std::vector<std::vector<int32_t>> windows;
   windows.reserve(static_cast<size_t>(count));
+  std::mt19937_64 random(seed);
+  const auto draw = [&](int64_t end) {  // 0 .. end - 1
+    return seed == 1 ? 0 : static_cast<int64_t>(random() % static_cast<uint64_t>(end));
+  };
+  const int64_t shift = draw(size / count);
   for (int64_t i = 0; i < count; ++i) {
-    const auto begin = stream.ids.begin() + i * size / count;  // segments of at least `length` tokens
-    windows.emplace_back(begin, begin + length);
+    const int64_t segment = i * size / count, room = (i + 1) * size / count - segment - length;
+    const int64_t first = shift + segment + draw(room + 1);
+    std::vector<int32_t>& window = windows.emplace_back();
+    for (int64_t t = first; t < first + length; ++t) {
+      window.push_back(stream.ids[static_cast<size_t>(t % size)]);
+    }
   }
   return windows;
 }

@@ -31,9 +31,10 @@ absl::StatusOr<TokenStream> GenerateText(const RuntimeModel& model, const Tokeni
                                          const Progress& progress);
 
 // `count` windows of `length` tokens: evenly spread over the stream (not its first tokens only), never
-// overlapping. InvalidArgument "text: 300 tokens; 64 windows of 512 need 32,768; ..." if the stream is too
-// short.
+// overlapping. Seed 1 takes the beginning of each of `count` segments; any other moves the segments and the
+// windows within them, and the last window may go on at the stream's beginning. InvalidArgument "text: 300
+// tokens; 64 windows of 512 need 32,768; ..." if the stream is too short.
 absl::StatusOr<std::vector<std::vector<int32_t>>> CutWindows(const TokenStream& stream, int64_t count,
-                                                             int64_t length);
+                                                             int64_t length, uint64_t seed = 1);
 
 }  // namespace spikefold

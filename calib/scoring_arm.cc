@@ -43,6 +43,11 @@ absl::Status ScoringArm::Run(const EvalWindow& window) {
   return absl::OkStatus();
 }
 
+void ScoringArm::Take(const EvalWindow& window, absl::Span<const float> hidden) {
+  window_ = &window;
+  std::copy(hidden.begin(), hidden.end(), hidden_.as<float>().begin());
+}
+
 absl::StatusOr<const float*> ScoringArm::Block(int64_t first, int64_t rows) {
   const auto start = Clock::now();
   const size_t d = static_cast<size_t>(model_.graph().config.hidden);

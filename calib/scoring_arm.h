@@ -21,7 +21,10 @@ class ScoringArm {
              const ForwardOptions& options = {}, const KvOptions& kv = {}, HiddenMemory* memory = nullptr);
 
   void set_taps(Taps* taps) { options_.taps = taps; }  // of the next runs; may be null
-  absl::Status Run(const EvalWindow& window);          // which must live until the next Run
+  void set_interventions(Interventions* edits) { options_.interventions = edits; }  // the same
+  // Instead of a run: what feeds the head [tokens, d], computed elsewhere.
+  void Take(const EvalWindow& window, absl::Span<const float> hidden);
+  absl::Status Run(const EvalWindow& window);  // which must live until the next Run
   // Logits [rows, vocab] that predict the scored tokens first ... first + rows - 1 of the window.
   absl::StatusOr<const float*> Block(int64_t first, int64_t rows);
   const EvalWindow& window() const { return *window_; }

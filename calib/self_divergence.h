@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/runtime/kv_cache.h"
 #include "kernels/runtime/model.h"
+#include "kernels/runtime/tap.h"
 
 namespace spikefold {
 
@@ -21,7 +22,10 @@ class SelfDivergence {
   virtual ~SelfDivergence() = default;
   // Mean KL divergence in nats a token, with the weights that the model has now. Its head must be what it
   // was.
-  virtual absl::StatusOr<double> Measure() = 0;
+  // Values of the model are changed by `edits` (may be null) while it runs. The layers before `first_layer`
+  // are not run: they have what they had when this was first asked of them.
+  virtual absl::StatusOr<double> Measure(Interventions* edits, int first_layer) = 0;
+  absl::StatusOr<double> Measure() { return Measure(nullptr, 0); }
 };
 
 }  // namespace spikefold

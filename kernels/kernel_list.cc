@@ -63,6 +63,10 @@ namespace rope_f32_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
 }  // namespace rope_f32_f32
+namespace sinkmerge_f32_f32 {
+CheckReport Check(ThreadPool& pool, Fault fault);
+void Benchmark(Bench& bench);
+}  // namespace sinkmerge_f32_f32
 namespace trellis_s8_f32 {
 CheckReport Check(ThreadPool& pool, Fault fault);
 void Benchmark(Bench& bench);
@@ -85,6 +89,7 @@ absl::Span<const KernelEntry> KernelList() {
       {"norm_f32_f32", norm_f32_f32::Check, norm_f32_f32::Benchmark},
       {"quantize_s8r_f32", quantize_s8r_f32::Check, quantize_s8r_f32::Benchmark},
       {"rope_f32_f32", rope_f32_f32::Check, rope_f32_f32::Benchmark},
+      {"sinkmerge_f32_f32", sinkmerge_f32_f32::Check, sinkmerge_f32_f32::Benchmark},
       {"trellis_s8_f32", trellis_s8_f32::Check, trellis_s8_f32::Benchmark},
   };
   return kKernels;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <random>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
@@ -11,6 +12,7 @@
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
 #include "quant/keep/columns.h"
+#include "quant/recipe_checks.h"
 #include "quant/rounding/activation_scale.h"
 #include "quant/treatments.h"
 
@@ -49,14 +51,6 @@ bool Zeros(const Recipe& recipe, ZeroPoints side, bool by_default) {
   return recipe.zero_points == side || recipe.zero_points == ZeroPoints::kBoth;
 }
 
-std::string BudgetWords(const Recipe& recipe) {
-  std::vector<std::string> words;
-  if (recipe.bits != 0) words.push_back(absl::StrCat("bits=", recipe.bits));
-  if (recipe.max_bytes != 0) words.push_back(absl::StrCat("max_bytes=", recipe.max_bytes));
-  if (recipe.max_kld != 0) words.push_back(absl::StrCat("max_kld=", recipe.max_kld));
-  return absl::StrJoin(words, ", ");
-}
-
 class Planner {
  public:
   Planner(const Recipe& recipe, const PlannerInput& input)
@@ -64,7 +58,7 @@ class Planner {
 
   absl::StatusOr<Plan> Make() {
     SF_ASSIGN_OR_RETURN(scheme_, FindScheme(recipe_.scheme));
-    SF_RETURN_IF_ERROR(CheckRecipe());
+    SF_RETURN_IF_ERROR(CheckInput());
     SF_RETURN_IF_ERROR(CheckScan());
     if (input_.treatments != nullptr) {
       treatments_ = *input_.treatments;
@@ -96,25 +90,11 @@ class Planner {
     return absl::OkStatus();
   }
 
-  absl::Status CheckRecipe() const {
-    if (recipe_.head_bits != 8 && recipe_.head_bits != 16) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("head_bits=", recipe_.head_bits, "; use 8 or 16 for embedding and head"));
-    }
-    if (recipe_.keep_columns < -1 || recipe_.keep_modules < 0) {
-      return absl::InvalidArgumentError("keep_columns and keep_modules must not be negative");
-    }
-    if (recipe_.group_size != 0 && scheme_->weight_scales != Granularity::kPerGroup) {
-      return absl::InvalidArgumentError(absl::StrCat("group_size=", recipe_.group_size, ": scheme \"",
-                                                     scheme_->name,
-                                                     "\" has one scale an output channel; leave it out"));
-    }
-    SF_RETURN_IF_ERROR(CheckBudget(recipe_, *scheme_));
-    if (recipe_.keep_rows && scheme_->activation_bits == 16) {
-      return absl::InvalidArgumentError(absl::StrCat("keep_rows: scheme \"", scheme_->name,
-                                                     "\" computes every row in float already; leave it out"));
-    }
-    return absl::OkStatus();
+  absl::Status CheckInput() const {
+    SF_RETURN_IF_ERROR(CheckRecipe(recipe_, *scheme_));
+    if (recipe_.dynamic_sites == 0 || input_.dynamic_sites != nullptr) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("dynamic_sites=", recipe_.dynamic_sites,
+                                                   " needs a scan and the model to choose them by"));
   }
 
   absl::Status CheckScan() const {
@@ -201,11 +181,12 @@ class Planner {
     }
     SF_ASSIGN_OR_RETURN(const StoragePlan spent, SpendAbout(bits));
     Store(spent);
-    absl::StrAppend(
-        &plan_.outlier_reason,
-        absl::StrFormat("; %.4g bits a weight go where rounding measurably hurts most (expected KL "
-                        "divergence %.2g on text like the scan's)",
-                        spent.bits, spent.loss));
+    absl::StrAppend(&plan_.outlier_reason, absl::StrFormat("; %.4g bits a weight go ", spent.bits),
+                    recipe_.random_bits
+                        ? "to linears chosen at random: a control"
+                        : absl::StrFormat("where rounding measurably hurts most (expected KL divergence %.2g "
+                                          "on text like the scan's)",
+                                          spent.loss));
     return absl::OkStatus();
   }
 
@@ -222,6 +203,17 @@ class Planner {
       if (unit.num_weights == 0) continue;
       unit.loss *= static_cast<double>(unit.num_weights) / static_cast<double>(priced.num_weights);
       units_.push_back(std::move(unit));
+    }
+    if (recipe_.random_bits) MixLosses();
+  }
+  // The control: losses a weight change places.
+  void MixLosses() {
+    std::vector<double> losses;
+    for (const StorageUnit& u : units_) losses.push_back(u.loss / static_cast<double>(u.num_weights));
+    std::mt19937_64 random(recipe_.seed);
+    for (size_t i = losses.size(); i > 1; --i) std::swap(losses[i - 1], losses[random() % i]);
+    for (size_t u = 0; u < units_.size(); ++u) {
+      units_[u].loss = losses[u] * static_cast<double>(units_[u].num_weights);
     }
   }
   bool StaysFloat(const Node& node) const {
@@ -321,12 +313,16 @@ class Planner {
     std::vector<int32_t> kept;
     float activation_scale = 0, spike_threshold = 0;
     int activation_zero = 0;
+    bool is_static = false;
     std::string words;
   };
 
   absl::StatusOr<SiteChoice> ChooseForSite(const Site& site) const {
     SiteChoice choice;
-    const bool is_static = scheme_->activation_scales == Granularity::kPerTensor;
+    const DynamicSite* const dynamic = DynamicAt(site);
+    const bool is_static = scheme_->activation_scales == Granularity::kPerTensor && dynamic == nullptr;
+    choice.is_static = is_static;
+    if (dynamic != nullptr) choice.words = dynamic->words;
     if (arm_ == nullptr) return choice;
     const SiteStats& stats = arm_->sites[static_cast<size_t>(site.id)];
     if (stats.k != site.k) {
@@ -349,6 +345,14 @@ class Planner {
     choice.words = absl::StrFormat("static scale %.3g (%s) clips %.2g of the values", scale.scale,
                                    ScaleMethodName(method_), scale.clipped_share);
     return choice;
+  }
+
+  const DynamicSite* DynamicAt(const Site& site) const {
+    if (recipe_.dynamic_sites == 0 || input_.dynamic_sites == nullptr) return nullptr;
+    for (const DynamicSite& dynamic : *input_.dynamic_sites) {
+      if (dynamic.site == site.id) return &dynamic;
+    }
+    return nullptr;
   }
 
   // 0 where no row stands out.
@@ -408,7 +412,7 @@ class Planner {
     d.activation_bits = scheme_->activation_bits;
     d.activation_group = ActivationGroup(d.k);
     d.activation_zeros = ActivationZeros();
-    d.activation_static = scheme_->activation_scales == Granularity::kPerTensor;
+    d.activation_static = choice.is_static;
     d.activation_scale = choice.activation_scale;
     d.activation_zero = choice.activation_zero;
     d.kept = choice.kept;
@@ -538,22 +542,6 @@ bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& t
 
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {
   return Zeros(recipe, ZeroPoints::kWeights, !scheme.weights_symmetric);
-}
-
-absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme) {
-  const auto sane = [](double budget) { return std::isfinite(budget) && budget >= 0; };
-  if (!sane(recipe.bits) || !sane(recipe.max_kld) || recipe.max_bytes < 0) {
-    return absl::InvalidArgumentError(absl::StrCat(BudgetWords(recipe), ": a budget is a positive number"));
-  }
-  if (!recipe.has_budget()) return absl::OkStatus();
-  if ((recipe.bits > 0) + (recipe.max_bytes > 0) + (recipe.max_kld > 0) > 1) {
-    return absl::InvalidArgumentError(absl::StrCat(BudgetWords(recipe), ": one budget at a time"));
-  }
-  const bool per_group = scheme.weight_scales == Granularity::kPerGroup;
-  if (per_group && recipe.group_size == 0) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat(BudgetWords(recipe), per_group ? ": goes without a group size"
-                                                  : ": the scheme has one way of storing weights"));
 }
 
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input) {

@@ -22,6 +22,11 @@ struct FoldWords {                   // what quant/prepare did before planning
   std::vector<std::string> refused;  // "R1: why it is not legal here"
 };
 
+struct DynamicSite {
+  int site = 0;
+  std::string words;  // why
+};
+
 struct PlannerInput {
   const ModelGraph* graph = nullptr;
   const OutlierMap* map = nullptr;    // null: no scan was made
@@ -29,6 +34,7 @@ struct PlannerInput {
   std::string model_fingerprint, scan_sha256;
   FoldWords folds;
   const Treatments* treatments = nullptr;                   // chosen already; null: chosen here
+  const std::vector<DynamicSite>* dynamic_sites = nullptr;  // null: none were chosen
   const std::vector<StorageUnit>* storage_costs = nullptr;  // null: all linears are stored alike
 };
 // InvalidArgument: unknown scheme, impossible group size, a pattern of recipe.keep that matches nothing, a
@@ -37,9 +43,6 @@ struct PlannerInput {
 // A budget that the scheme's smallest storage exceeds, or its best does not reach, is InvalidArgument as
 // well.
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input);
-
-// InvalidArgument: a budget that the scheme cannot spend, or two. Needs no scan.
-absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme);
 
 // Whether weights become trellis codes; `rotated`: by R1, so that they are nearly Gaussian.
 bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated);

@@ -8,7 +8,9 @@
 #include "formats/base/file.h"
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
+#include "quant/dynamic_sites.h"
 #include "quant/folds/smooth.h"
+#include "quant/folds/smooth_search.h"
 #include "quant/planner.h"
 #include "quant/storage_costs.h"
 #include "quant/treatments.h"
@@ -39,8 +41,8 @@ class Preparer {
     SF_RETURN_IF_ERROR(CheckScan());
     SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme, in_.map, in_.stats));
     FoldOptions options = Options(treatments_, recipe_.seed);
-    if (treatments_.smooth > 0) {
-      SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options));
+    if (treatments_.smooth > 0 || treatments_.smooth_search) {
+      SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options, *scheme));
     }
     if (treatments_.shift) {
       SF_ASSIGN_OR_RETURN(options.shifts, ShiftsOf(options));
@@ -70,6 +72,7 @@ class Preparer {
                        .treatments = &treatments_};
     SF_ASSIGN_OR_RETURN(input.model_fingerprint, model.Fingerprint());
     SF_RETURN_IF_ERROR(PriceStorage(model, input));
+    SF_RETURN_IF_ERROR(ChooseDynamicSites(model, input));
     SF_ASSIGN_OR_RETURN(out_.plan, MakePlan(recipe_, input));
     return absl::OkStatus();
   }
@@ -111,7 +114,7 @@ class Preparer {
 
   // Scales are chosen on the model with the offline rotations that it will have; a site that is rotated
   // online takes none.
-  absl::StatusOr<std::vector<SiteScales>> SmoothScalesOf(const FoldOptions& all) {
+  absl::StatusOr<std::vector<SiteScales>> SmoothScalesOf(const FoldOptions& all, const Scheme& scheme) {
     FoldOptions offline = all;
     offline.rotate_down = offline.rotate_qk = false;
     std::unique_ptr<FoldedCheckpoint> folded;
@@ -135,10 +138,23 @@ class Preparer {
       const Site& place = model.graph().sites[static_cast<size_t>(site.site)];
       const bool online = all.rotate_down && place.value == ValueKind::kDownIn;
       if (place.layer < 0 || online) continue;
-      SF_ASSIGN_OR_RETURN(SiteScales s, SmoothSite(model, site, treatments_.smooth));
-      scales.push_back(std::move(s));
+      if (!treatments_.smooth_search) {
+        SF_ASSIGN_OR_RETURN(SiteScales s, SmoothSite(model, site, treatments_.smooth));
+        scales.push_back(std::move(s));
+        continue;
+      }
+      SF_ASSIGN_OR_RETURN(SearchedScales s, SearchSiteScales(model, site, SearchFor(scheme)));
+      if (s.after < s.before) scales.push_back(std::move(s.scales));
     }
     return scales;
+  }
+
+  SmoothSearch SearchFor(const Scheme& scheme) const {
+    return {.scheme = &scheme,
+            .group_size = recipe_.group_size,
+            .weight_zeros = WeightZeros(recipe_, scheme),
+            .activation_scales = ActivationScales(recipe_),
+            .pool = in_.pool};
   }
 
   // Means of the inputs of the model with all other folds.
@@ -204,6 +220,23 @@ class Preparer {
     return absl::OkStatus();
   }
 
+  // Against the plan in which all sites are static.
+  absl::Status ChooseDynamicSites(const CheckpointReader& model, PlannerInput& input) {
+    if (recipe_.dynamic_sites <= 0 || input.stats == nullptr) return absl::OkStatus();
+    Recipe recipe = recipe_;
+    recipe.dynamic_sites = 0;
+    SF_ASSIGN_OR_RETURN(const spikefold::Plan plan, MakePlan(recipe, input));
+    DynamicSitesInput how{.reader = &model, .map = in_.map, .stats = input.stats, .plan = &plan};
+    how.behind_prefix = treatments_.fold;
+    how.pool = in_.pool;
+    how.progress = in_.progress;
+    how.cache_directory = in_.cache_directory;
+    how.scan_sha256 = in_.scan_sha256;
+    SF_ASSIGN_OR_RETURN(dynamic_sites_, spikefold::ChooseDynamicSites(recipe_, how));
+    input.dynamic_sites = &dynamic_sites_;
+    return absl::OkStatus();
+  }
+
   bool Rotated() const {
     if (out_.folded == nullptr) return false;
     const auto& folds = out_.folded->folds();
@@ -221,6 +254,7 @@ class Preparer {
   Treatments treatments_;
   std::vector<std::string> refused_;
   std::vector<StorageUnit> storage_costs_;
+  std::vector<DynamicSite> dynamic_sites_;
   Prepared out_;
 };
 

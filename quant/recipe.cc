@@ -27,6 +27,8 @@ constexpr Words<Codes, 3> kCodes = {
     {{"auto", Codes::kAuto}, {"grid", Codes::kGrid}, {"trellis", Codes::kTrellis}}};
 constexpr Words<Shift, 3> kShifts = {
     {{"auto", Shift::kAuto}, {"none", Shift::kNone}, {"mean", Shift::kMean}}};
+constexpr Words<DynamicBy, 3> kDynamicBy = {
+    {{"damage", DynamicBy::kDamage}, {"score", DynamicBy::kScore}, {"random", DynamicBy::kRandom}}};
 constexpr Words<OutlierMode, 5> kOutlierModes = {{{"auto", OutlierMode::kAuto},
                                                   {"none", OutlierMode::kNone},
                                                   {"keep", OutlierMode::kKeep},
@@ -70,6 +72,10 @@ absl::StatusOr<Shift> ParseShift(absl::string_view name) { return Parse(kShifts,
 const char* ShiftName(Shift shift) { return NameOf(kShifts, shift); }
 absl::StatusOr<Codes> ParseCodes(absl::string_view name) { return Parse(kCodes, "codes", name); }
 const char* CodesName(Codes codes) { return NameOf(kCodes, codes); }
+absl::StatusOr<DynamicBy> ParseDynamicBy(absl::string_view name) {
+  return Parse(kDynamicBy, "choice of dynamic sites", name);
+}
+const char* DynamicByName(DynamicBy by) { return NameOf(kDynamicBy, by); }
 const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
 
 ScaleMethod ActivationScales(const Recipe& recipe) {
@@ -105,142 +111,6 @@ std::string RotationWords(const RotationChoice& choice) {
   if (choice.r3) names.emplace_back("R3");
   if (choice.r4) names.emplace_back("R4");
   return names.empty() ? "none" : absl::StrJoin(names, "+");
-}
-
-Json RecipeToJson(const Recipe& recipe) {
-  Json json = Json::MakeObject();
-  json.Set("scheme", recipe.scheme)
-      .Set("rotate", RotationWords(recipe.rotate))
-      .Set("smooth", recipe.smooth)
-      .Set("shift", ShiftName(recipe.shift))
-      .Set("rounding", RoundingName(recipe.rounding))
-      .Set("outliers", OutlierModeName(recipe.outliers))
-      .Set("group_size", recipe.group_size)
-      .Set("bits", recipe.bits)
-      .Set("max_bytes", recipe.max_bytes)
-      .Set("max_kld", recipe.max_kld)
-      .Set("codes", CodesName(recipe.codes))
-      .Set("zero_points", ZeroPointsName(recipe.zero_points))
-      .Set("keep_columns", recipe.keep_columns)
-      .Set("random_columns", recipe.random_columns)
-      .Set("keep_modules", recipe.keep_modules)
-      .Set("keep_rows", recipe.keep_rows)
-      .Set("keep_super_weights", recipe.keep_super_weights)
-      .Set("head_bits", recipe.head_bits)
-      .Set("seed", static_cast<int64_t>(recipe.seed));
-  if (recipe.kv != KvChoice()) {
-    json.Set("kv", KvWord(recipe.kv))
-        .Set("kv_sinks", recipe.kv.sinks)
-        .Set("kv_recent", recipe.kv.recent)
-        .Set("kv_window", recipe.kv.window);
-  }
-  if (recipe.activation_scales_set) json.Set("activation_scales", ScaleMethodName(recipe.activation_scales));
-  if (recipe.weight_scales_set) json.Set("weight_scales", ScaleMethodName(recipe.weight_scales));
-  Json keep = Json::MakeArray();
-  for (const std::string& pattern : recipe.keep) keep.Append(pattern);
-  json.Set("keep", std::move(keep));
-  return json;
-}
-
-absl::StatusOr<Recipe> RecipeFromJson(const Json& json, absl::string_view where) {
-  if (!json.is_object()) return absl::DataLossError(absl::StrCat(where, ": a recipe must be a JSON object"));
-  static const std::vector<std::string> kKeys = {"scheme",         "outliers",
-                                                 "group_size",     "keep_columns",
-                                                 "random_columns", "keep_modules",
-                                                 "keep_rows",      "keep_super_weights",
-                                                 "keep",           "activation_scales",
-                                                 "head_bits",      "weight_scales",
-                                                 "seed",           "rotate",
-                                                 "smooth",         "shift",
-                                                 "rounding",       "kv",
-                                                 "kv_sinks",       "kv_recent",
-                                                 "kv_window",      "codes",
-                                                 "zero_points",    "max_bytes",
-                                                 "max_kld",        "bits"};
-  Recipe recipe;
-  SF_ASSIGN_OR_RETURN(recipe.scheme, json.GetString("scheme", where));
-  for (const auto& [key, value] : json.object()) {
-    const auto get_int = [&](int* out) -> absl::Status {
-      SF_ASSIGN_OR_RETURN(const int64_t number, json.GetInt(key, where));
-      *out = static_cast<int>(number);
-      return absl::OkStatus();
-    };
-    const auto get_bool = [&](bool* out) -> absl::Status {
-      SF_ASSIGN_OR_RETURN(*out, json.GetBool(key, where));
-      return absl::OkStatus();
-    };
-    if (key == "scheme") continue;
-    if (key == "outliers") {
-      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
-      SF_ASSIGN_OR_RETURN(recipe.outliers, ParseOutlierMode(word));
-    } else if (key == "rotate") {
-      SF_ASSIGN_OR_RETURN(const std::string words, json.GetString(key, where));
-      SF_ASSIGN_OR_RETURN(recipe.rotate, ParseRotations(words));
-    } else if (key == "rounding") {
-      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
-      SF_ASSIGN_OR_RETURN(recipe.rounding, ParseRounding(word));
-    } else if (key == "shift") {
-      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
-      SF_ASSIGN_OR_RETURN(recipe.shift, ParseShift(word));
-    } else if (key == "codes") {
-      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
-      SF_ASSIGN_OR_RETURN(recipe.codes, ParseCodes(word));
-    } else if (key == "zero_points") {
-      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
-      SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(word));
-    } else if (key == "smooth") {
-      SF_ASSIGN_OR_RETURN(recipe.smooth, json.GetDouble(key, where));
-    } else if (key == "bits") {
-      SF_ASSIGN_OR_RETURN(recipe.bits, json.GetDouble(key, where));
-    } else if (key == "max_bytes") {
-      SF_ASSIGN_OR_RETURN(recipe.max_bytes, json.GetInt("max_bytes", where));
-    } else if (key == "max_kld") {
-      SF_ASSIGN_OR_RETURN(recipe.max_kld, json.GetDouble("max_kld", where));
-    } else if (key == "group_size") {
-      SF_RETURN_IF_ERROR(get_int(&recipe.group_size));
-    } else if (key == "keep_columns") {
-      SF_RETURN_IF_ERROR(get_int(&recipe.keep_columns));
-    } else if (key == "keep_modules") {
-      SF_RETURN_IF_ERROR(get_int(&recipe.keep_modules));
-    } else if (key == "head_bits") {
-      SF_RETURN_IF_ERROR(get_int(&recipe.head_bits));
-    } else if (key == "random_columns") {
-      SF_RETURN_IF_ERROR(get_bool(&recipe.random_columns));
-    } else if (key == "keep_rows") {
-      SF_RETURN_IF_ERROR(get_bool(&recipe.keep_rows));
-    } else if (key == "keep_super_weights") {
-      SF_RETURN_IF_ERROR(get_bool(&recipe.keep_super_weights));
-    } else if (key == "kv") {
-      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
-      SF_RETURN_IF_ERROR(ParseKvWord(word, recipe.kv));
-    } else if (key == "kv_sinks") {
-      SF_ASSIGN_OR_RETURN(recipe.kv.sinks, json.GetInt(key, where));
-    } else if (key == "kv_recent") {
-      SF_ASSIGN_OR_RETURN(recipe.kv.recent, json.GetInt(key, where));
-    } else if (key == "kv_window") {
-      SF_ASSIGN_OR_RETURN(recipe.kv.window, json.GetInt(key, where));
-    } else if (key == "seed") {
-      SF_ASSIGN_OR_RETURN(const int64_t seed, json.GetInt(key, where));
-      recipe.seed = static_cast<uint64_t>(seed);
-    } else if (key == "activation_scales" || key == "weight_scales") {
-      SF_ASSIGN_OR_RETURN(const std::string word, json.GetString(key, where));
-      SF_ASSIGN_OR_RETURN(const ScaleMethod method, ParseScaleMethod(word));
-      (key == "activation_scales" ? recipe.activation_scales : recipe.weight_scales) = method;
-      (key == "activation_scales" ? recipe.activation_scales_set : recipe.weight_scales_set) = true;
-    } else if (key == "keep") {
-      if (!value.is_array())
-        return absl::DataLossError(absl::StrCat(where, ": \"keep\" must be an array of strings"));
-      for (const Json& pattern : value.array()) {
-        if (!pattern.is_string())
-          return absl::DataLossError(absl::StrCat(where, ": \"keep\" must be an array of strings"));
-        recipe.keep.push_back(pattern.string_value());
-      }
-    } else {
-      return absl::DataLossError(
-          absl::StrCat(where, ": \"", Printable(key), "\" is not a recipe key", DidYouMean(key, kKeys)));
-    }
-  }
-  return recipe;
 }
 
 }  // namespace spikefold

@@ -83,11 +83,21 @@ enum class Shift {
 absl::StatusOr<Shift> ParseShift(absl::string_view name);  // "auto", "none", "mean"
 const char* ShiftName(Shift shift);
 
+// How the sites are found that get per-token scales in a static scheme (quant/dynamic_sites.h).
+enum class DynamicBy {
+  kDamage,  // what a static scale there does to the model, measured
+  kScore,   // the scan's site score: a control
+  kRandom,  // a control
+};
+absl::StatusOr<DynamicBy> ParseDynamicBy(absl::string_view name);  // "damage", "score", "random"
+const char* DynamicByName(DynamicBy by);
+
 struct Recipe {
   std::string scheme;  // a row of Schemes()
   RotationChoice rotate;
   Rounding rounding = Rounding::kAuto;
-  double smooth = 0;  // > 0: channel scales with this alpha on all four sites (2211.10438); 0: none
+  double smooth = 0;           // > 0: channel scales with this alpha on all four sites (2211.10438); 0: none
+  bool smooth_search = false;  // channel scales chosen site by site instead (quant/folds/smooth_search.h)
   Shift shift = Shift::kAuto;
   OutlierMode outliers = OutlierMode::kAuto;
   int group_size = 0;  // 0: the scheme's default for this model
@@ -97,12 +107,15 @@ struct Recipe {
   int64_t max_bytes = 0;  // of all that is stored
   double max_kld =
       0;  // expected KL divergence from the float model, nats a token; the least bits that reach it
+  bool random_bits = false;  // the control: spent without looking at what rounding costs
   bool has_budget() const { return bits > 0 || max_bytes > 0 || max_kld > 0; }
   Codes codes = Codes::kAuto;
   ZeroPoints zero_points = ZeroPoints::kAuto;
-  int keep_columns = -1;            // kept columns a site; -1: what the mode says
-  bool random_columns = false;      // the control: as many columns, chosen at random
-  int keep_modules = 0;             // linears of that many sites of highest score stay in 16 bit
+  int keep_columns = -1;        // kept columns a site; -1: what the mode says
+  bool random_columns = false;  // the control: as many columns, chosen at random
+  int keep_modules = 0;         // linears of that many sites of highest score stay in 16 bit
+  int dynamic_sites = 0;        // so many sites of a static scheme get per-token scales
+  DynamicBy dynamic_by = DynamicBy::kDamage;
   bool keep_rows = false;           // spike rows found at run time are computed in float
   bool keep_super_weights = false;  // exact scalars beside the codes
   std::vector<std::string> keep;    // module paths to leave in 16 bit; '*' matches any run of characters
@@ -112,7 +125,7 @@ struct Recipe {
   bool weight_scales_set = false;  // false: absmax at 8 bits, mse (importance-weighted clip search) below
   int head_bits = 8;               // 8 or 16: embedding and head
   KvChoice kv;                     // how sequences keep keys and values
-  uint64_t seed = 1;               // of random_columns and of the rotations' signs
+  uint64_t seed = 1;               // of random columns, bits and sites, and of the rotations' signs
 };
 Json RecipeToJson(const Recipe& recipe);
 // The method in force: what was set, else the default of the outlier mode.

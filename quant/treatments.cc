@@ -65,6 +65,13 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
   t.rotate.automatic = false;
   if (!recipe.rotate.automatic) t.rotate = recipe.rotate;
   t.smooth = recipe.smooth;
+  t.smooth_search = recipe.smooth_search;
+  if (t.smooth_search && t.smooth > 0) {
+    return absl::InvalidArgumentError(absl::StrCat("smooth=", t.smooth, " and a search for it; choose one"));
+  }
+  if (t.smooth_search && stats == nullptr) {
+    return absl::InvalidArgumentError("smooth \"search\" needs a scan to take ranges from");
+  }
   if (!(t.smooth >= 0 && t.smooth <= 1)) {
     return absl::InvalidArgumentError(
         absl::StrCat("smooth=", t.smooth, "; alpha must be from 0 (none) to 1"));

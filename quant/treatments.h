@@ -16,6 +16,7 @@ struct Treatments {
   int keep_columns = 0;   // kept columns a site
   RotationChoice rotate;  // never automatic
   double smooth = 0;
+  bool smooth_search = false;
   bool shift = false;  // means are taken off the linears' inputs
   std::string reason;  // in words, for people
 };

@@ -52,6 +52,7 @@ absl::StatusOr<Anatomy> FindAnatomy(const AblateCommandOptions& options, const O
 }
 
 std::string Heading(const AblationArm& arm, const OutlierMap& map) {
+  if (arm.heads > 0) return "Attention heads whose context varies least, in all rows";
   if (arm.stage < 0) return "Attention sink: the first token of a window, for all later rows";
   const SpikeStage& stage = map.stages[static_cast<size_t>(arm.stage)];
   std::vector<std::string> channels;
@@ -64,7 +65,11 @@ std::string Heading(const AblationArm& arm, const OutlierMap& map) {
   return absl::StrCat("Spikes after layer ", stage.step_up, ", channels ", absl::StrJoin(channels, ", "));
 }
 
-const char* EditText(const AblationArm& arm) {
+std::string EditText(const AblationArm& arm) {
+  if (arm.heads > 0) {
+    return absl::StrCat(arm.heads,
+                        arm.edit == AblationEdit::kZero ? " dropped" : " become a bias: their mean");
+  }
   const bool sink = arm.stage < 0;
   switch (arm.edit) {
     case AblationEdit::kZero:
@@ -91,14 +96,18 @@ std::string Text(const AblationResult& r, const OutlierMap& map, const std::stri
       " tokens scored; untouched perplexity ", PlusMinus(r.ppl, r.ppl_se, 3), "\n");
   for (size_t i = 0; i < r.arms.size();) {
     const int stage = r.arms[i].stage;
+    const bool heads = r.arms[i].heads > 0;
     absl::StrAppend(&out, "\n", console.Bold(Heading(r.arms[i], map)), "\n");
     TextTable table("lrrrr");
-    table.Row({"", stage < 0 ? "tokens a window" : "entries a window", "perplexity", "KL divergence",
-               "same top token"});
-    for (; i < r.arms.size() && r.arms[i].stage == stage; ++i) {
+    table.Row({"",
+               heads       ? "heads"
+               : stage < 0 ? "tokens a window"
+                           : "entries a window",
+               "perplexity", "KL divergence", "same top token"});
+    for (; i < r.arms.size() && r.arms[i].stage == stage && (r.arms[i].heads > 0) == heads; ++i) {
       const AblationArm& arm = r.arms[i];
       const EvalResult& e = arm.result;
-      table.Row({arm.control ? absl::StrCat("  ", "at random places") : EditText(arm),
+      table.Row({arm.control ? absl::StrCat("  ", heads ? "random ones" : "at random places") : EditText(arm),
                  absl::StrFormat("%.4g", arm.per_window),
                  absl::StrCat("x ", PlusMinus(e.ppl_ratio, e.ppl_ratio_se, 4)),
                  PlusMinus(e.kld_mean, e.kld_se, 5),
@@ -117,7 +126,7 @@ Json Finite(double v) {
 
 Json ArmJson(const AblationArm& arm, const OutlierMap& map) {
   const EvalResult& e = arm.result;
-  Json out = Json::MakeObject().Set("target", arm.stage < 0 ? "sink" : "spikes");
+  Json out = Json::MakeObject().Set("target", arm.heads > 0 ? "heads" : arm.stage < 0 ? "sink" : "spikes");
   if (arm.stage >= 0) {
     const SpikeStage& stage = map.stages[static_cast<size_t>(arm.stage)];
     Json channels = Json::MakeArray();

@@ -16,6 +16,7 @@
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/kernel_list.h"
 #include "kernels/runtime/ops.h"
+#include "kernels/runtime/torch/torch_plugin.h"
 
 namespace spikefold {
 namespace {
@@ -25,6 +26,7 @@ struct Diagnosis {
   kernels::Ceilings ceilings;
   std::vector<std::pair<std::string, kernels::CheckReport>> kernels;
   absl::Status cuda;
+  absl::StatusOr<TorchPlugin> torch;
 
   int num_wrong() const {
     int wrong = 0;
@@ -34,7 +36,7 @@ struct Diagnosis {
 };
 
 absl::StatusOr<Diagnosis> Examine(Context& context) {
-  Diagnosis diagnosis{.machine = ReadMachine()};
+  Diagnosis diagnosis{.machine = ReadMachine(), .torch = LoadTorchPlugin()};
   const Progress progress = context.console.progress();
   const auto list = kernels::KernelList();
   const int64_t total = static_cast<int64_t>(list.size()) + 1;
@@ -71,6 +73,13 @@ std::string CudaText(const absl::Status& cuda) {
                    : std::string(absl::StripPrefix(cuda.message(), "backend \"cuda\": "));
 }
 
+std::string TorchText(const absl::StatusOr<TorchPlugin>& torch) {
+  if (!torch.ok()) return std::string(absl::StripPrefix(torch.status().message(), "backend \"torch\": "));
+  return absl::StrCat("LibTorch ", torch->api->torch_version, ", ",
+                      torch->api->cuda_devices() > 0 ? "with a GPU" : "without a GPU", ": ",
+                      Printable(torch->path, 1024));
+}
+
 void PrintText(const Diagnosis& d, const Context& context, Console& console) {
   const Machine& m = d.machine;
   TextTable table("ll");
@@ -88,6 +97,7 @@ void PrintText(const Diagnosis& d, const Context& context, Console& console) {
   table.Row({"arithmetic", absl::StrFormat("float32 %.0f, int8 %.0f billion operations a second",
                                            d.ceilings.float_ops * 1e-9, d.ceilings.int8_ops * 1e-9)});
   table.Row({"CUDA", CudaText(d.cuda)});
+  table.Row({"LibTorch plugin", TorchText(d.torch)});
   console.Print(table.Text(0));
 
   console.Print(absl::StrCat("\n", console.Bold("Kernels"), " at ", kernels::IsaName(kernels::ActiveIsa()),
@@ -124,6 +134,7 @@ Json Document(const Diagnosis& d, const Context& context) {
       .Set("float32_operations_per_second", d.ceilings.float_ops)
       .Set("int8_operations_per_second", d.ceilings.int8_ops)
       .Set("cuda", d.cuda.ok())
+      .Set("torch", d.torch.ok() ? Json(d.torch->api->torch_version) : Json())
       .Set("kernels", std::move(checks));
 }
 

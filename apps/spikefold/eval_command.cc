@@ -6,6 +6,7 @@
 #include "absl/strings/str_format.h"
 #include "apps/spikefold/eval_text.h"
 #include "apps/spikefold/machine.h"
+#include "apps/spikefold/oracle_command.h"
 #include "apps/spikefold/output_path.h"
 #include "apps/spikefold/parity_command.h"
 #include "calib/static_ranges.h"
@@ -159,6 +160,7 @@ absl::StatusOr<EvalDocument> EvaluateTask(const EvalTask& task, Context& context
 }
 
 absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
+  if (options.backend == "torch") return RunOracle(options, context);
   if (options.parity) return RunParity(options, context);
   const double start = Now();
   Console& console = context.console;

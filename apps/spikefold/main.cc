@@ -15,6 +15,7 @@
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
 #include "apps/spikefold/fixture_command.h"
+#include "apps/spikefold/folds_command.h"
 #include "apps/spikefold/generate_command.h"
 #include "apps/spikefold/guard.h"
 #include "apps/spikefold/help.h"
@@ -66,6 +67,7 @@ class CommandLine {
     AddScan();
     AddAblate();
     AddCompare();
+    AddFolds();
     AddPlan();
     AddQuantize();
     AddEval();
@@ -160,6 +162,7 @@ class CommandLine {
   void AddScan();
   void AddAblate();
   void AddCompare();
+  void AddFolds();
   void AddPlan();
   void AddQuantize();
   void AddEval();
@@ -229,6 +232,19 @@ void CommandLine::AddCompare() {
   c->add_option("SCAN", o->scans, "What scan wrote")->required()->type_name("");
 }
 
+void CommandLine::AddFolds() {
+  FoldsCommandOptions* o = nullptr;
+  CLI::App* c = Add("folds", "Which exact rewrites a model allows, and the proof that each changes nothing",
+                    "spikefold folds MODEL\n"
+                    "spikefold folds MODEL --text wiki.test.raw --json",
+                    RunFolds, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("--text", o->texts, "UTF-8 text to compare on; without it the model writes its own")
+      ->type_name("FILE");
+  AddCount(c, "--windows", o->windows, "Windows of text", 1);
+  AddCount(c, "--length", o->length, "Tokens of a window", 2);
+}
+
 void CommandLine::AddPlan() {
   PlanCommandOptions* o = nullptr;
   CLI::App* c = Add("plan", "Decides for each tensor how it will be stored, with the reason and the bytes",
@@ -288,8 +304,13 @@ void CommandLine::AddEval() {
       ->check(OneOf({"auto", "none", "once", "window"}))
       ->type_name("WHERE")
       ->capture_default_str();
-  AddBackend(c, o->backend);
-  c->add_flag("--parity", o->parity, "Compare a GPU with the CPU instead, linear by linear and run by run");
+  c->add_option("--backend", o->backend,
+                "What runs the models: this machine's processor, its GPU, or, with --parity, LibTorch")
+      ->check(OneOf({"cpu", "cuda", "torch"}))
+      ->type_name("NAME")
+      ->capture_default_str();
+  c->add_flag("--parity", o->parity,
+              "Compare that backend with this program on the CPU instead, linear by linear and run by run");
   c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
   AddKv(c, o->kv, kKvForm);
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");

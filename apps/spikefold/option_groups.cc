@@ -78,8 +78,10 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_option("--rounding", o.rounding,
                 "Weights to codes: auto (gptq where there is a scan), nearest, gptq")
       ->type_name("HOW");
-  c->add_option("--smooth", o.smooth,
-                "Channel scales with this alpha on all four sites, 0.5 to 0.95; 0: none")
+  c->add_option(
+       "--smooth", o.smooth,
+       "Channel scales with this alpha on all four sites, 0.5 to 0.95; search: site by site the best "
+       "of many, by the expected error; 0: none")
       ->type_name("ALPHA");
   c->add_option("--group-size", o.group_size,
                 "Weights a scale below 8 bits [64 where it fits, else 128, 32 ...]")
@@ -112,10 +114,18 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_option("--keep-columns", o.keep_columns, "Input columns of each linear that stay in bf16")
       ->check(Integer(0, 1 << 20))
       ->type_name("N");
+  c->add_flag("--random-bits", o.random_bits, "Spend the budget without looking at the costs: a control");
   c->add_flag("--random-columns", o.random_columns, "Choose them at random: a control");
   c->add_option("--keep-modules", o.keep_modules, "Linears of the N widest-ranging inputs stay in 16 bit")
       ->check(Integer(0, 1 << 20))
       ->type_name("N");
+  c->add_option("--dynamic-sites", o.dynamic_sites,
+                "Linears of the N inputs that a static scale hurts most get per-token scales")
+      ->check(Integer(0, 1 << 20))
+      ->type_name("N");
+  c->add_option("--dynamic-by", o.dynamic_by,
+                "damage: measured on the scan's text; controls: score, random [damage]")
+      ->type_name("HOW");
   c->add_flag("--keep-rows", o.keep_rows, "Compute spike rows in float when the model runs");
   c->add_flag("--keep-super-weights", o.keep_super_weights, "Keep super weights exact");
   c->add_option("--keep", o.keep, "Leave linears in 16 bit, e.g. '*.layers.3.mlp.down_proj'")

@@ -1,9 +1,12 @@
 #include "apps/spikefold/recipe_options.h"
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "apps/spikefold/text.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "quant/planner.h"
+#include "quant/recipe_checks.h"
 #include "quant/scheme.h"
 
 namespace spikefold {
@@ -22,8 +25,8 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 bool RecipeOptions::any() const {
   return !file.empty() || !scheme.empty() || outliers || rotate || rounding || codes || shift ||
          zero_points || smooth || activation_scales || weight_scales || group_size || bits || max_bytes ||
-         max_kld || keep_columns || keep_modules || head_bits || random_columns || keep_rows ||
-         keep_super_weights || !keep.empty() || kv.any();
+         max_kld || keep_columns || keep_modules || dynamic_sites || dynamic_by || head_bits ||
+         random_columns || random_bits || keep_rows || keep_super_weights || !keep.empty() || kv.any();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
@@ -52,7 +55,18 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   if (options.zero_points) {
     SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(*options.zero_points));
   }
-  recipe.smooth = options.smooth.value_or(recipe.smooth);
+  if (options.dynamic_by) {
+    SF_ASSIGN_OR_RETURN(recipe.dynamic_by, ParseDynamicBy(*options.dynamic_by));
+  }
+  recipe.dynamic_sites = options.dynamic_sites.value_or(recipe.dynamic_sites);
+  if (options.smooth) {
+    recipe.smooth_search = *options.smooth == "search";
+    recipe.smooth = 0;
+    if (!recipe.smooth_search && !absl::SimpleAtod(*options.smooth, &recipe.smooth)) {
+      return absl::InvalidArgumentError(absl::StrCat("--smooth \"", Printable(*options.smooth),
+                                                     "\": give a number from 0 to 1, or \"search\""));
+    }
+  }
   if (options.activation_scales) {
     SF_ASSIGN_OR_RETURN(recipe.activation_scales, ParseScaleMethod(*options.activation_scales));
     recipe.activation_scales_set = true;
@@ -72,6 +86,7 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   recipe.keep_modules = options.keep_modules.value_or(recipe.keep_modules);
   recipe.head_bits = options.head_bits.value_or(recipe.head_bits);
   recipe.random_columns = recipe.random_columns || options.random_columns;
+  recipe.random_bits = recipe.random_bits || options.random_bits;
   recipe.keep_rows = recipe.keep_rows || options.keep_rows;
   recipe.keep_super_weights = recipe.keep_super_weights || options.keep_super_weights;
   recipe.keep.insert(recipe.keep.end(), options.keep.begin(), options.keep.end());
@@ -81,13 +96,15 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
 
 absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
-  SF_RETURN_IF_ERROR(CheckBudget(recipe, *scheme));
+  SF_RETURN_IF_ERROR(CheckRecipe(recipe, *scheme));
   SF_RETURN_IF_ERROR(CheckKvChoice(recipe.kv, graph));
   Recipe plain = recipe;  // without the parts that ask a scan
   plain.outliers = OutlierMode::kNone;
   plain.keep_columns = -1;
   plain.keep_modules = 0;
+  plain.dynamic_sites = 0;
   plain.smooth = 0;
+  plain.smooth_search = false;
   plain.shift = Shift::kNone;
   plain.bits = plain.max_kld = 0;
   plain.max_bytes = 0;
@@ -103,8 +120,9 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
 absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
   const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||
-                     recipe.keep_super_weights || recipe.smooth > 0 || recipe.shift == Shift::kMean ||
-                     recipe.has_budget() || recipe.rounding == Rounding::kGptq;
+                     recipe.keep_super_weights || recipe.smooth > 0 || recipe.smooth_search ||
+                     recipe.shift == Shift::kMean || recipe.has_budget() ||
+                     recipe.rounding == Rounding::kGptq;
   // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
   const bool clips =
       scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);

@@ -21,11 +21,12 @@ struct RecipeOptions {
   std::string file;  // recipe.json
   std::string scheme;
   std::optional<std::string> outliers, rotate, rounding, codes, shift, zero_points, activation_scales,
-      weight_scales;
-  std::optional<double> smooth, bits, max_kld;
+      weight_scales, dynamic_by;
+  std::optional<std::string> smooth;  // a number, or "search"
+  std::optional<double> bits, max_kld;
   std::optional<std::string> max_bytes;  // "80MB"
-  std::optional<int> group_size, keep_columns, keep_modules, head_bits;
-  bool random_columns = false, keep_rows = false, keep_super_weights = false;
+  std::optional<int> group_size, keep_columns, keep_modules, dynamic_sites, head_bits;
+  bool random_columns = false, random_bits = false, keep_rows = false, keep_super_weights = false;
   std::vector<std::string> keep;
   KvFlags kv;
 

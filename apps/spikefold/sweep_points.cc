@@ -112,7 +112,8 @@ Json WeightSide(const Recipe& recipe) {
   const Json json = RecipeToJson(recipe);
   Json out = Json::MakeObject();
   for (const auto& [key, value] : json.object()) {
-    const bool activations = key == "scheme" || key == "activation_scales" || absl::StartsWith(key, "kv");
+    const bool activations = key == "scheme" || key == "activation_scales" || absl::StartsWith(key, "kv") ||
+                             absl::StartsWith(key, "dynamic_");
     if (!activations) out.Set(key, value);
   }
   const auto scheme = FindScheme(recipe.scheme);

@@ -40,6 +40,9 @@ struct Params {
   // For the census: if not null, column_mass[h, j] += sum over query rows m with first + m >= j of softmax_j,
   // j < first + m. Costs a second pass over the scores; added to in row order, in float64.
   double* column_mass = nullptr;  // [num_heads, first + m]
+  // If not null: ln sum_j exp(scale * q.k_j) of each row, by which rows that were not seen can be put beside
+  // these (sinkmerge_f32_f32).
+  float* lse = nullptr;  // [m, num_heads]
 };
 // InvalidArgument: an empty shape, heads that do not divide, a missing buffer.
 absl::Status Supports(const Params& params);

@@ -35,6 +35,7 @@ void RowsPlain(const Params& p, int64_t head, int64_t m_begin, int64_t m_end) {
     }
     float* o = p.o + (m * p.num_heads + head) * d;
     for (int64_t i = 0; i < d; ++i) o[i] = static_cast<float>(sum[static_cast<size_t>(i)] / total);
+    if (p.lse != nullptr) p.lse[m * p.num_heads + head] = static_cast<float>(max + std::log(total));
     if (p.column_mass == nullptr) continue;
     double* mass = p.column_mass + head * (p.first + p.m);
     for (int64_t j = 0; j < end; ++j) {

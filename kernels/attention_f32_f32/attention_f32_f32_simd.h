@@ -152,7 +152,9 @@ void RunSpan(const Geometry& g, int64_t span, const SoftmaxState& state) {
 
 void WriteOutput(const Geometry& g, const SoftmaxState& total) {
   for (int64_t r = 0; r < g.rows; ++r) {
-    WriteRow(total, r, g.dim, g.p.head_dim, g.p.o + (g.Query(r) * g.p.num_heads + g.Head(r)) * g.p.head_dim);
+    const int64_t row = g.Query(r) * g.p.num_heads + g.Head(r);
+    WriteRow(total, r, g.dim, g.p.head_dim, g.p.o + row * g.p.head_dim);
+    if (g.p.lse != nullptr) g.p.lse[row] = total.max[r] + __builtin_logf(total.sum[r]);
   }
 }
 

@@ -10,8 +10,9 @@ namespace {
 
 using Args = std::vector<std::string>;
 
-const std::vector<std::string> kCommands = {"inspect",  "scan",  "plan",   "quantize", "eval",   "report",
-                                            "generate", "bench", "verify", "doctor",   "fixture"};
+const std::vector<std::string> kCommands = {"inspect",  "scan",   "ablate", "compare",  "folds", "plan",
+                                            "quantize", "eval",   "sweep",  "export",   "gate",  "diff",
+                                            "report",   "verify", "doctor", "generate", "bench", "fixture"};
 
 TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
   std::vector<Args> calls = {{"--help"}};
@@ -35,11 +36,11 @@ TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", 
 }
 
 TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]") {
-  CheckRefused(
-      {"scna", "x"}, 2,
-      "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
-      "compare, plan, quantize, eval, sweep, export, gate, diff, report, verify, doctor, generate, bench, "
-      "fixture");
+  CheckRefused({"scna", "x"}, 2,
+               "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
+               "compare, folds, plan, quantize, eval, sweep, export, gate, diff, report, verify, doctor, "
+               "generate, bench, "
+               "fixture");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
                "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
                "bench --help");
@@ -106,6 +107,25 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
       {"eval", w.model, "--text", w.text, "-o", w.directory.path()}, 2,
       absl::StrCat("spikefold eval: ", w.directory.path(), ": is a directory; --output names one file"));
   CHECK(!PathExists(w / "out"));
+}
+
+TEST_CASE("LibTorch that is not there, or no plugin, ends with 4 and what to do", "[apps]") {
+  const Workplace w;
+  const Args call = {"eval", w.model, "--text", w.text, "--backend", "torch", "--parity"};
+  const auto run = [&](const std::string& plugin) {
+    return RunSpikefold(call, {.environment = {"SPIKEFOLD_TORCH_PLUGIN=" + plugin}});
+  };
+  const Finished missing = run(w / "none.so"), foreign = run(w.text);
+  CHECK(missing.exit == 4);
+  CHECK(missing.err == absl::StrCat("spikefold eval: backend \"torch\": no libspikefold_torch.so (",
+                                    w / "none.so",
+                                    "); `make deps-torch torch` builds it, $SPIKEFOLD_TORCH_PLUGIN may name "
+                                    "one elsewhere\n"));
+  CHECK(foreign.exit == 4);
+  CHECK(foreign.err.find("cannot be loaded") != std::string::npos);
+  CheckRefused({"eval", w.model, "--text", w.text, "--backend", "torch"}, 2,
+               "spikefold eval: --backend torch: is an oracle for this program's own results; add --parity, "
+               "or use cpu or cuda");
 }
 
 TEST_CASE("A text too short says how short it is and what is needed", "[apps]") {

@@ -50,6 +50,31 @@ TEST_CASE("A model becomes a compressed-tensors directory whose config names eac
   }
 }
 
+TEST_CASE("Sites that are coded a token stand in a group of their own, beside the static ones", "[apps]") {
+  const Workplace w;
+  Succeed({"quantize", w.model, "-o", w / "q", "--scheme", "w8a8-static", "--outliers", "none",
+           "--dynamic-sites", "2", "--head-bits", "16", "--text", w.text, "--windows", "4", "--length",
+           "64"});
+  Succeed({"export", w / "q", "--to", "compressed-tensors", "-o", w / "ct"});
+  const auto config = ParseJson(ReadAll(w / "ct" + "/config.json"), "config.json");
+  REQUIRE(config.ok());
+  const auto model = SafetensorsModel::Open(w / "ct");
+  REQUIRE(model.ok());
+  size_t dynamic = 0, fixed = 0;
+  for (const auto& [name, group] : config->Find("quantization_config")->Find("config_groups")->object()) {
+    const Json& inputs = *group.Find("input_activations");
+    const bool is_dynamic = *inputs.GetBool("dynamic", "");
+    CHECK(*inputs.GetString("strategy", "") == (is_dynamic ? "token" : "tensor"));
+    for (const Json& target : group.Find("targets")->array()) {
+      const bool has_scale = (*model)->Find(target.string_value() + ".input_scale") != nullptr;
+      CHECK(has_scale == !is_dynamic);
+      (is_dynamic ? dynamic : fixed) += 1;
+    }
+  }
+  CHECK(dynamic >= 2);
+  CHECK(fixed > dynamic);
+}
+
 TEST_CASE("As safetensors a quantized model is a float model again", "[apps]") {
   const Workplace w;
   Succeed({"quantize", w.model, "-o", w / "q", "--scheme", "w8a8", "--rounding", "nearest"});

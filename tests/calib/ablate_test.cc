@@ -71,7 +71,7 @@ TEST_CASE("A planted spike that is set to zero changes the model, its mean and r
   REQUIRE(map.stages.size() == 1);
   CHECK(r.num_windows == 4);
   CHECK(r.num_scored == 4 * 63);
-  CHECK(r.arms.size() == 8 + 8);
+  CHECK(r.arms.size() == 8 + 8 + 8);
   const double zero = Find(r, 0, AblationEdit::kZero, false).result.kld_mean;
   const double mean = Find(r, 0, AblationEdit::kMean, false).result.kld_mean;
   CHECK(zero > 100 * mean);
@@ -100,7 +100,7 @@ TEST_CASE("A sink that is hidden or whose values are zero changes the model, unl
 
 TEST_CASE("A model without spikes is only asked about its sink") {
   const AblationResult r = AblateTiny({});
-  CHECK(r.arms.size() == 6);
+  CHECK(r.arms.size() == 6 + 8);
   for (const AblationArm& arm : r.arms) CHECK(arm.stage == -1);
 }
 
@@ -125,6 +125,42 @@ TEST_CASE("The sink's own row is what it was when its values are changed for oth
   for (size_t i = 0; i < d; ++i) REQUIRE(after[i] == Approx(before[i]).margin(1e-5));
   CHECK_FALSE(std::equal(before.begin() + static_cast<int64_t>(d), before.end(),
                          after.begin() + static_cast<int64_t>(d)));
+}
+
+TEST_CASE("The head whose context is a constant is found and becomes its mean, the others stay") {
+  ModelConfig config;
+  config.num_layers = 2;
+  config.num_heads = 3;
+  config.num_kv_heads = 3;
+  config.head_dim = 2;
+  config.hidden = 6;
+  AblationObserver seen({}, config);
+  // Rows of two windows; head 2 of layer 1 is (4, -5) but in a window's first row.
+  const std::vector<float> varied = {9, 9, 9, 9, 9, 9, 1, 2, 3, 4, 5, 6, -1, 3, 2, -4, 5, -6};
+  std::vector<float> constant = varied;
+  for (size_t t = 1; t < 3; ++t) {
+    constant[t * 6 + 4] = 4;
+    constant[t * 6 + 5] = -5;
+  }
+  for (int window = 0; window < 2; ++window) {
+    seen.OnRows({.layer = 0, .value = ValueKind::kCtx, .data = varied.data(), .num_rows = 3, .width = 6});
+    seen.OnRows({.layer = 1, .value = ValueKind::kCtx, .data = constant.data(), .num_rows = 3, .width = 6});
+  }
+  for (const HeadVariation& h : VariationOfHeads(config, seen)) {
+    CHECK((h.share < 1e-12) == (h.layer == 1 && h.head == 2));
+  }
+  HeadEdit mean(config, {.edit = AblationEdit::kMean, .heads = 1}, seen, 1);
+  CHECK(mean.Wants(1, ValueKind::kCtx));
+  CHECK_FALSE(mean.Wants(0, ValueKind::kCtx));
+  std::vector<float> rows = varied;
+  mean.Edit(1, ValueKind::kCtx, rows.data(), 3, 6, 0);
+  for (size_t t = 0; t < 3; ++t) {
+    CHECK(std::equal(rows.begin() + static_cast<int64_t>(t * 6),
+                     rows.begin() + static_cast<int64_t>(t * 6 + 4),
+                     varied.begin() + static_cast<int64_t>(t * 6)));
+    CHECK(rows[t * 6 + 4] == 4);
+    CHECK(rows[t * 6 + 5] == -5);
+  }
 }
 
 }  // namespace

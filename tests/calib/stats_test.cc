@@ -211,6 +211,27 @@ TEST_CASE("Windows are spread evenly over the text and never overlap") {
       "text: 103 tokens; 64 windows of 512 need 32,768; give more text or ask for fewer or shorter windows");
 }
 
+TEST_CASE("Another seed draws other windows of the same text, still apart from each other") {
+  TokenStream stream;
+  for (int32_t i = 0; i < 107; ++i) stream.ids.push_back(i);
+  const auto first = *CutWindows(stream, 5, 20);
+  CHECK(*CutWindows(stream, 5, 20, 1) == first);
+  for (uint64_t seed = 2; seed < 40; ++seed) {
+    CAPTURE(seed);
+    const auto windows = *CutWindows(stream, 5, 20, seed);
+    CHECK(*CutWindows(stream, 5, 20, seed) == windows);
+    std::vector<int> seen(stream.ids.size(), 0);
+    for (const auto& window : windows) {
+      REQUIRE(window.size() == 20);
+      for (size_t t = 0; t < window.size(); ++t) {
+        CHECK(window[t] == (window[0] + static_cast<int32_t>(t)) % 107);  // goes on at the beginning
+        CHECK(++seen[static_cast<size_t>(window[t])] == 1);
+      }
+    }
+  }
+  CHECK(*CutWindows(stream, 5, 20, 2) != *CutWindows(stream, 5, 20, 3));
+}
+
 TEST_CASE("Files are joined with a newline, hashed, and refused when they are not text") {
   const TempFile a("a"), b("b");
   const testing::WordTokenizer tokenizer(64);

@@ -188,6 +188,28 @@ TEST_CASE("A plan within a budget gives more to what costs more, and no unit far
   }
 }
 
+TEST_CASE("The control of a budget spends as much, elsewhere, and elsewhere again with another seed") {
+  const Scanned s = ScanTiny(PlainModel());
+  StorageCostInput in = InputOf(s);
+  in.trellis = true;
+  const auto units = MeasureStorageCosts(in);
+  REQUIRE(units.ok());
+  PlannerInput input = s.input();
+  input.storage_costs = &*units;
+  const auto bits_of = [&](bool random, uint64_t seed) {
+    const auto plan = MakePlan({.scheme = "w4a16", .bits = 3.6, .random_bits = random, .seed = seed}, input);
+    REQUIRE(plan.ok());
+    CHECK(plan->totals.bits_linear() < 3.6 + 0.35);
+    CHECK(plan->totals.bits_linear() > 3.6 - 0.4);
+    std::vector<int> bits;
+    for (const TensorDecision& d : plan->linears) bits.push_back(d.weight_bits);
+    return bits;
+  };
+  CHECK(bits_of(true, 1) != bits_of(false, 1));
+  CHECK(bits_of(true, 1) != bits_of(true, 2));
+  CHECK(bits_of(false, 1) == bits_of(false, 2));
+}
+
 TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes the least bits that reach it") {
   const Scanned s = ScanTiny(PlainModel());
   StorageCostInput in = InputOf(s);

@@ -1,0 +1,268 @@
+#include "quant/folds/exactness.h"
+
+#include <algorithm>
+#include <cmath>
+#include <random>
+
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+#include "kernels/runtime/forward.h"
+#include "quant/folds/folds.h"
+#include "quant/folds/smooth.h"
+
+namespace spikefold {
+namespace {
+
+constexpr double kSmoothAlpha = 0.85;
+constexpr size_t kLogitRows = 32;  // of a 262,144-word head: 32 MiB
+
+// Ranges and sums of what every linear of the blocks reads.
+class SiteTap : public Taps {
+ public:
+  explicit SiteTap(const ModelGraph& graph) {
+    for (const Site& site : graph.sites) {
+      const size_t k = static_cast<size_t>(site.k);
+      places_.push_back({site.layer, site.value});
+      arm.sites.push_back({.site = site.id,
+                           .k = site.k,
+                           .rows = 0,
+                           .min = std::vector<float>(k),
+                           .max = std::vector<float>(k),
+                           .sum = std::vector<double>(k)});
+    }
+  }
+  bool Wants(int layer, ValueKind value) const override { return Find(layer, value) < places_.size(); }
+  bool WantsAttention(int) const override { return false; }
+  void OnRows(const TapRows& x) override {
+    SiteStats& s = arm.sites[Find(x.layer, x.value)];
+    s.rows += x.num_rows;
+    for (int64_t t = 0; t < x.num_rows; ++t) {
+      const float* row = x.data + t * x.width;
+      for (size_t c = 0; c < s.sum.size(); ++c) {
+        s.min[c] = std::min(s.min[c], row[c]);
+        s.max[c] = std::max(s.max[c], row[c]);
+        s.sum[c] += static_cast<double>(row[c]);
+      }
+    }
+  }
+  StatsArm arm;
+
+ private:
+  size_t Find(int layer, ValueKind value) const {
+    const auto at = std::find(places_.begin(), places_.end(), std::make_pair(layer, value));
+    return static_cast<size_t>(at - places_.begin());
+  }
+  std::vector<std::pair<int, ValueKind>> places_;
+};
+
+std::vector<SiteShift> Means(const ModelGraph& graph, const StatsArm& arm) {
+  std::vector<SiteShift> shifts;
+  for (const SiteStats& site : arm.sites) {
+    const Site& place = graph.sites[static_cast<size_t>(site.site)];
+    if (place.layer < 0 || site.rows == 0) continue;
+    SiteShift& shift = shifts.emplace_back();
+    shift.layer = place.layer;
+    shift.value = place.value;
+    for (const double sum : site.sum) {
+      shift.values.push_back(static_cast<float>(sum / static_cast<double>(site.rows)));
+    }
+  }
+  return shifts;
+}
+
+// ln softmax(x) = x - this
+double LogSum(absl::Span<const float> x) {
+  const double top = static_cast<double>(*std::max_element(x.begin(), x.end()));
+  double sum = 0;
+  for (const float v : x) sum += std::exp(static_cast<double>(v) - top);
+  return top + std::log(sum);
+}
+
+double Divergence(absl::Span<const float> p, absl::Span<const float> q) {
+  const double zp = LogSum(p), zq = LogSum(q);
+  double kld = 0;
+  for (size_t i = 0; i < p.size(); ++i) {
+    const double ln_p = static_cast<double>(p[i]) - zp;
+    kld += std::exp(ln_p) * (ln_p - (static_cast<double>(q[i]) - zq));
+  }
+  return kld;
+}
+
+// Each value goes to the next float32 above or below, or stays.
+void RoundOtherwise(absl::Span<float> values, std::mt19937_64& random) {
+  for (float& v : values) {
+    const uint64_t way = random() % 4;
+    if (way < 2) v = std::nextafter(v, way == 0 ? -HUGE_VALF : HUGE_VALF);
+  }
+}
+
+// The model with weights that are rounded otherwise.
+class Jittered : public CheckpointReader {
+ public:
+  Jittered(const CheckpointReader& base, uint64_t seed) : base_(base), seed_(seed) {}
+  CheckpointKind kind() const override { return base_.kind(); }
+  const std::string& path() const override { return base_.path(); }
+  const ModelGraph& graph() const override { return base_.graph(); }
+  const std::vector<StoredTensor>& tensors() const override { return base_.tensors(); }
+  const StoredTensor* Find(absl::string_view name) const override { return base_.Find(name); }
+  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override {
+    SF_ASSIGN_OR_RETURN(Tensor moved, base_.ReadF32(name));
+    std::mt19937_64 random(seed_);
+    RoundOtherwise(moved.as<float>(), random);
+    return moved;
+  }
+  absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override { return ReadF32(name); }
+  absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override { return base_.LoadTokenizer(); }
+  const Json& config_json() const override { return base_.config_json(); }
+  absl::StatusOr<std::vector<SideFile>> SideFiles() const override { return base_.SideFiles(); }
+  absl::StatusOr<std::string> Fingerprint() const override { return base_.Fingerprint(); }
+  uint64_t file_bytes() const override { return base_.file_bytes(); }
+
+ private:
+  const CheckpointReader& base_;
+  const uint64_t seed_;
+};
+
+// What flows through it likewise.
+class JitteredValues : public Interventions {
+ public:
+  explicit JitteredValues(uint64_t seed) : random_(seed) {}
+  bool Wants(int, ValueKind v) const override {
+    return v == ValueKind::kResidual || v == ValueKind::kAttnIn || v == ValueKind::kCtx ||
+           v == ValueKind::kFfnIn || v == ValueKind::kDownIn || v == ValueKind::kFinal;
+  }
+  void Edit(int, ValueKind, float* data, int64_t rows, int64_t width, int64_t) override {
+    RoundOtherwise(absl::MakeSpan(data, static_cast<size_t>(rows * width)), random_);
+  }
+
+ private:
+  std::mt19937_64 random_;
+};
+
+class Prover {
+ public:
+  Prover(const CheckpointReader& reader, const std::vector<std::vector<int32_t>>& windows,
+         const FoldProofOptions& options)
+      : reader_(reader), graph_(reader.graph()), windows_(windows), options_(options) {}
+
+  absl::StatusOr<std::vector<FoldProof>> Run() {
+    if (windows_.empty()) return absl::InvalidArgumentError("folds: no windows of text to compare on");
+    SF_ASSIGN_OR_RETURN(model_, LoadModel(reader_, {.pool = options_.pool}));
+    SiteTap plain(graph_);
+    SF_ASSIGN_OR_RETURN(hidden_, Hidden(*model_, {.taps = &plain}));
+    SF_ASSIGN_OR_RETURN(const auto scales, SmoothScales(reader_, plain.arm, kSmoothAlpha));
+    proofs_.push_back({.control = true, .fold = "float32 rounding"});
+    JitteredValues values(options_.seed);
+    SF_RETURN_IF_ERROR(Compare(Jittered(reader_, options_.seed), {.interventions = &values}, proofs_.back()));
+    SF_RETURN_IF_ERROR(Prove("norm_gain", {.norm_gain = true}));
+    SF_RETURN_IF_ERROR(Prove("R1", {.rotate_residual = true}));
+    SF_RETURN_IF_ERROR(Prove("R2", {.rotate_values = true}));
+    SF_RETURN_IF_ERROR(Prove("R3", {.rotate_qk = true}));
+    SF_RETURN_IF_ERROR(Prove("R4", {.rotate_down = true}));
+    SF_RETURN_IF_ERROR(Prove("smooth", {.smooth = scales}));
+    SF_RETURN_IF_ERROR(Prove("shift", {.shifts = Means(graph_, plain.arm)}));
+    // Stacked: scales belong to the model behind the offline rotations, shifts to all before them.
+    FoldOptions all = {.rotate_residual = true, .rotate_values = true};
+    SiteTap offline(graph_), before_shift(graph_);
+    SF_RETURN_IF_ERROR(Prove("R1+R2", all, &offline, &all));
+    SF_RETURN_IF_ERROR(Prove("R1+R2+smooth+R3+R4", all, &before_shift));
+    all.shifts = Means(graph_, before_shift.arm);
+    SF_RETURN_IF_ERROR(Prove("R1+R2+smooth+R3+R4+shift", all));
+    Report(options_.progress, "proving folds", kArms, kArms);
+    return std::move(proofs_);
+  }
+
+ private:
+  static constexpr int64_t kArms = 11;
+
+  // `next`: gets the scales and the online rotations that stack on this arm.
+  absl::Status Prove(const char* name, FoldOptions fold, SiteTap* tap = nullptr,
+                     FoldOptions* next = nullptr) {
+    if (!Report(options_.progress, "proving folds", static_cast<int64_t>(proofs_.size()), kArms)) {
+      return absl::CancelledError("folds: stopped");
+    }
+    fold.seed = options_.seed;
+    SF_ASSIGN_OR_RETURN(const auto folded, FoldCheckpoint(reader_, fold, options_.pool));
+    FoldProof proof{.fold = name};
+    std::string& why = folded->folds().empty() ? proof.refused : proof.excepted;
+    if (!folded->refused().empty()) {
+      why = absl::StrCat(folded->refused().front().fold, ": ", folded->refused().front().reason);
+    }
+    if (proof.refused.empty()) SF_RETURN_IF_ERROR(Compare(*folded, {.taps = tap}, proof));
+    proofs_.push_back(std::move(proof));
+    if (next == nullptr) return absl::OkStatus();
+    // Nothing of the arm was legal: the scales are the model's own.
+    if (tap->arm.sites.front().rows == 0) SF_RETURN_IF_ERROR(Hidden(*model_, {.taps = tap}).status());
+    SF_ASSIGN_OR_RETURN(next->smooth, SmoothScales(*folded, tap->arm, kSmoothAlpha));
+    next->rotate_qk = next->rotate_down = true;
+    return absl::OkStatus();
+  }
+
+  absl::Status Compare(const CheckpointReader& folded, const ForwardOptions& watched, FoldProof& proof) {
+    SF_ASSIGN_OR_RETURN(const auto model, LoadModel(folded, {.pool = options_.pool}));
+    SF_ASSIGN_OR_RETURN(const std::vector<float> hidden, Hidden(*model, watched));
+    const size_t d = static_cast<size_t>(graph_.config.hidden),
+                 vocab = static_cast<size_t>(graph_.config.vocab);
+    const size_t rows = hidden.size() / d;
+    double change = 0, largest = 0, divergence = 0;
+    std::vector<float> want(kLogitRows * vocab), got(want.size());
+    for (size_t at = 0; at < rows; at += kLogitRows) {
+      const size_t count = std::min(kLogitRows, rows - at);
+      const auto part = [&](const std::vector<float>& h) {
+        return absl::MakeSpan(h).subspan(at * d, count * d);
+      };
+      const auto logits = [&](std::vector<float>& out) {
+        return absl::MakeSpan(out).subspan(0, count * vocab);
+      };
+      SF_RETURN_IF_ERROR(Logits(*model_, part(hidden_), logits(want)));
+      SF_RETURN_IF_ERROR(Logits(*model, part(hidden), logits(got)));
+      for (size_t i = 0; i < count * vocab; ++i) {
+        change = std::max(change, std::fabs(static_cast<double>(got[i]) - static_cast<double>(want[i])));
+        largest = std::max(largest, std::fabs(static_cast<double>(want[i])));
+      }
+      for (size_t row = 0; row < count; ++row) {
+        divergence += Divergence(absl::MakeSpan(want).subspan(row * vocab, vocab),
+                                 absl::MakeSpan(got).subspan(row * vocab, vocab));
+      }
+    }
+    proof.logit = largest > 0 ? change / largest : change;
+    proof.divergence = divergence / static_cast<double>(rows);
+    return absl::OkStatus();
+  }
+
+  // [tokens of all windows, d] rows for the head.
+  absl::StatusOr<std::vector<float>> Hidden(const RuntimeModel& model, const ForwardOptions& watched) const {
+    const size_t d = static_cast<size_t>(graph_.config.hidden);
+    std::vector<float> out;
+    for (const auto& window : windows_) {
+      KvCache cache(graph_.config, static_cast<int64_t>(window.size()));
+      out.resize(out.size() + window.size() * d);
+      SF_RETURN_IF_ERROR(Forward(model, window, cache,
+                                 absl::MakeSpan(out).subspan(out.size() - window.size() * d), watched));
+    }
+    return out;
+  }
+
+  const CheckpointReader& reader_;
+  const ModelGraph& graph_;
+  const std::vector<std::vector<int32_t>>& windows_;
+  const FoldProofOptions& options_;
+  std::unique_ptr<RuntimeModel> model_;
+  std::vector<float> hidden_;
+  std::vector<FoldProof> proofs_;
+};
+
+}  // namespace
+
+bool IsExact(const FoldProof& proof, const FoldProof& control) {
+  const double logit = std::max(kExactLogit, kTimesControl * control.logit);
+  return proof.refused.empty() && proof.logit <= logit && proof.divergence <= kExactDivergence;
+}
+
+absl::StatusOr<std::vector<FoldProof>> ProveFolds(const CheckpointReader& reader,
+                                                  const std::vector<std::vector<int32_t>>& windows,
+                                                  const FoldProofOptions& options) {
+  return Prover(reader, windows, options).Run();
+}
+
+}  // namespace spikefold

@@ -1,0 +1,46 @@
+// The proof that folds are exact: each alone, and all stacked, run beside the model that they rewrite.
+//
+// Equal functions are not equal numbers: a rewrite rounds the weights once more, and every value in between.
+// What that alone does to the logits is the control: the model itself with each weight, each value of the
+// residual and each input of a linear moved to one of its float32 neighbours, or not, at random. Spikes and
+// norms amplify it differently from model to model.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "formats/base/progress.h"
+#include "formats/base/thread_pool.h"
+#include "formats/checkpoint.h"
+
+namespace spikefold {
+
+// What an exact fold may move: a logit, over the largest of all, and more only within a few times the
+// control; KL divergence, nats a token.
+inline constexpr double kExactLogit = 1e-5, kExactDivergence = 1e-6, kTimesControl = 4;
+
+struct FoldProof {
+  bool control = false;
+  std::string fold;       // "R1", "R1+R2+smooth+R3+R4"
+  std::string refused;    // why it is not legal; empty: it was applied, with the exceptions below
+  std::string excepted;   // what of it is not legal, with the reason
+  double logit = 0;       // largest change of a logit over the largest logit
+  double divergence = 0;  // mean KL divergence from the model as it is
+};
+bool IsExact(const FoldProof& proof, const FoldProof& control);
+
+struct FoldProofOptions {
+  ThreadPool* pool = nullptr;  // required
+  uint64_t seed = 1;           // of the rotations' signs
+  Progress progress;
+};
+// The control first. Runs every window through the model and through each of its rewrites. Scales and shifts
+// are taken from the same windows: what they are does not matter, only that they are not trivial. Held in
+// memory: two models. InvalidArgument: a quantized model, no windows, a token outside the vocabulary.
+absl::StatusOr<std::vector<FoldProof>> ProveFolds(const CheckpointReader& reader,
+                                                  const std::vector<std::vector<int32_t>>& windows,
+                                                  const FoldProofOptions& options);
+
+}  // namespace spikefold
