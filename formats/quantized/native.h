@@ -168,9 +168,9 @@ class NativeWriter {
     uint64_t max_shard_bytes = 0;  // 0: one model.safetensors
     // For the manifest; not part of any other file.
     std::vector<std::string> arguments;
-    // Not empty: identifies what is written. The work is then done in OUT.partial, with a journal of the linears
-    // that are there in OUT.partial.journal (native_journal.h); both stay when the writer is destroyed before
-    // Commit() without Discard(), or the process is killed.
+    // Not empty: identifies what is written. The work is then done in OUT.partial, with a journal of the
+    // linears that are there in OUT.partial.journal (native_journal.h); both stay when the writer is
+    // destroyed before Commit() without Discard(), or the process is killed.
     std::string journal_fingerprint;
     bool resume = false;  // goes on where the journal ends, if there is one
   };

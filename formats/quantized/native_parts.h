@@ -49,8 +49,8 @@ struct NativeBits {
 };
 NativeBits CountBits(const NativeInfo& info, const std::vector<SafetensorsWriter::Spec>& plain);
 
-// The manifest lists the hashes of all other files and ends with its own: the SHA-256 of the bytes before that
-// member. `text` is a JSON object on several lines.
+// The manifest lists the hashes of all other files and ends with its own: the SHA-256 of the bytes before
+// that member. `text` is a JSON object on several lines.
 std::string SealManifest(absl::string_view text);
 // DataLoss unless `text` is what SealManifest() made.
 absl::Status CheckManifestSeal(absl::string_view text, absl::string_view where);

@@ -211,8 +211,8 @@ SF_INLINE double SumF64(F64 a) {
   return lane[0];
 }
 
-// Sums in one order whatever the vectors' width, so that AVX2 and AVX-512 give the same bytes: 16 sums side by
-// side, value i into sum i % 16, then halves against each other.
+// Sums in one order whatever the vectors' width: AVX2 and AVX-512 give the same bytes. 16 sums side by side,
+// value i into sum i % 16, then halves against each other.
 constexpr int64_t kSums = 16;
 constexpr int kSumVecs = kSums / kLanes;
 SF_INLINE float SumOfSums(const F32 (&sum)[kSumVecs]) {

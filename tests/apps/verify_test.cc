@@ -57,7 +57,8 @@ TEST_CASE("verify finds a file too many, one too few, and a manifest of another 
   const Workplace w;
   const std::string out = w / "q", other = w / "other";
   Succeed({"quantize", w.model, "--scheme", "w8a16", "-o", out});
-  Succeed({"quantize", w.model, "--scheme", "w4a16", "--rounding", "nearest", "--group-size", "32", "-o", other});
+  Succeed(
+      {"quantize", w.model, "--scheme", "w4a16", "--rounding", "nearest", "--group-size", "16", "-o", other});
   const std::string manifest = ReadAll(out + "/manifest.json");
   WriteBytes(out + "/notes.txt", "mine");
   CheckRefused(

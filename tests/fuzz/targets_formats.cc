@@ -7,6 +7,7 @@
 #include "formats/base/file.h"
 #include "formats/families/family.h"
 #include "formats/gguf.h"
+#include "formats/model_graph.h"
 #include "formats/quantized/code_stream.h"
 #include "formats/quantized/native_journal.h"
 #include "formats/quantized/native_parts.h"
@@ -88,10 +89,12 @@ void Gguf(absl::string_view bytes) {
     if (NumElements(t.shape) <= 1 << 20) FUZZ_CHECK((*file)->ReadF32(t).ok());
   }
   for (const std::string& key : (*file)->keys()) FUZZ_CHECK((*file)->Find(key) != nullptr);
-  const auto copy = (*file)->MetadataOnly([](absl::string_view) { return true; });
+  // A copy has no data that another alignment could be of.
+  const auto copy = (*file)->MetadataOnly([](absl::string_view key) { return key != "general.alignment"; });
   FUZZ_CHECK(copy.ok());
   const auto again = GgufFile::FromSource(Source(*copy));
-  FUZZ_CHECK(again.ok() && (*again)->keys() == (*file)->keys());
+  FUZZ_CHECK(again.ok());
+  for (const std::string& key : (*again)->keys()) FUZZ_CHECK((*file)->Find(key) != nullptr);
   if (const auto config = ConfigFromGguf(**file); config.ok()) (void)BuildGraph(*config);
   if (const auto tokenizer = Tokenizer::FromGguf(**file); tokenizer.ok()) {
     TryTokenizer(**tokenizer, "Hello  world 123\n\xE2\x96\x81\xFF <s>");
