@@ -76,7 +76,7 @@ std::string RotationWords(const RotationChoice& choice);
 
 // Constants taken off the linears' inputs (quant/folds/shift.cc).
 enum class Shift {
-  kAuto,  // means where activations have 4 bits and rows are rotated
+  kAuto,  // means where activations have 4 bits, or one static scale beside weights of few
   kNone,
   kMean,
 };

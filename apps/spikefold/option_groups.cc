@@ -104,7 +104,7 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_option(
        "--shift", o.shift,
        "mean: the mean of each linear's input is taken off it and goes into the bias; none, auto (mean "
-       "for INT4 activations)")
+       "for INT4 activations, and for static INT8 ones beside weights of few bits)")
       ->type_name("HOW");
   c->add_option(
        "--codes", o.codes,
