@@ -43,6 +43,9 @@ asan: models     ## unit tests under AddressSanitizer and UndefinedBehaviorSanit
 	cmake --build --preset asan-ubsan -j$(JOBS)
 	ctest --preset asan-ubsan -j$(JOBS)
 
+interop:         ## remake the fixtures of other tools with these tools, from PyPI, and compare
+	@tests/interop/run.sh
+
 tsan: models     ## unit tests under ThreadSanitizer
 	cmake --preset tsan
 	cmake --build --preset tsan -j$(JOBS)
@@ -74,8 +77,13 @@ structure-check: ## include directions, sizes, who may print
 tidy: configure  ## clang-tidy on every source
 	run-clang-tidy -quiet -p build -j$(JOBS) '^$(CURDIR)/($(subst $() ,|,$(SOURCE_DIRS)))/.*\.cc$$'
 
+package: build   ## build/*.deb: the tool, and what building against it needs; with an SBOM
+	cmake --build --preset release -j$(JOBS)
+	cmake/sbom.sh build/spikefold $$(build/spikefold --version | cut -d' ' -f2) > build/described/sbom.spdx.json
+	cd build && cpack -G DEB
+
 clean:           ## remove builds and demo results (models stay)
 	rm -rf build build-* demo
 
-.PHONY: help deps deps-torch configure build torch models test demo results asan tsan fuzz coverage format format-check \
-  structure-check tidy clean
+.PHONY: help deps deps-torch configure build torch models test demo results asan tsan fuzz coverage interop format \
+  format-check structure-check tidy package clean

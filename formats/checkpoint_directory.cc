@@ -178,9 +178,7 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenDirectoryCheckpoint(const 
   if (const Json* q = config_json.Find("quantization_config"); q != nullptr && !q->is_null()) {
     const absl::StatusOr<std::string> method = q->GetString("quant_method", "config.json");
     if (method.ok() && *method == "spikefold") return OpenNativeCheckpoint(path);
-    return absl::UnimplementedError(absl::StrCat(path, ": is quantized by \"",
-                                                 method.ok() ? Printable(*method) : "an unnamed method",
-                                                 "\"; supported are spikefold and unquantized models"));
+    return OpenForeignCheckpoint(path, std::move(config_json));
   }
   return FloatDirectory::Open(path, std::move(config_json));
 }

@@ -27,5 +27,8 @@ class DirectoryCheckpoint : public CheckpointBase {
 };
 
 absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenNativeCheckpoint(const std::string& path);
+// `config_json` has a quantization_config.
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenForeignCheckpoint(const std::string& path,
+                                                                        Json config_json);
 
 }  // namespace spikefold

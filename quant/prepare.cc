@@ -13,6 +13,7 @@
 #include "quant/folds/smooth_search.h"
 #include "quant/planner.h"
 #include "quant/storage_costs.h"
+#include "quant/target.h"
 #include "quant/treatments.h"
 
 namespace spikefold {
@@ -74,7 +75,7 @@ class Preparer {
     SF_RETURN_IF_ERROR(PriceStorage(model, input));
     SF_RETURN_IF_ERROR(ChooseDynamicSites(model, input));
     SF_ASSIGN_OR_RETURN(out_.plan, MakePlan(recipe_, input));
-    return absl::OkStatus();
+    return CheckPlanForTarget(out_.plan);
   }
 
   Prepared& out() { return out_; }
@@ -153,7 +154,6 @@ class Preparer {
     return {.scheme = &scheme,
             .group_size = recipe_.group_size,
             .weight_zeros = WeightZeros(recipe_, scheme),
-            .activation_scales = ActivationScales(recipe_),
             .pool = in_.pool};
   }
 

@@ -25,6 +25,10 @@ constexpr Words<ZeroPoints, 5> kZeroPoints = {{{"auto", ZeroPoints::kAuto},
                                                {"both", ZeroPoints::kBoth}}};
 constexpr Words<Codes, 3> kCodes = {
     {{"auto", Codes::kAuto}, {"grid", Codes::kGrid}, {"trellis", Codes::kTrellis}}};
+constexpr Words<Target, 4> kTargets = {{{"native", Target::kNative},
+                                        {"vllm", Target::kVllm},
+                                        {"llamacpp", Target::kLlamaCpp},
+                                        {"all", Target::kAll}}};
 constexpr Words<Shift, 3> kShifts = {
     {{"auto", Shift::kAuto}, {"none", Shift::kNone}, {"mean", Shift::kMean}}};
 constexpr Words<DynamicBy, 3> kDynamicBy = {
@@ -71,6 +75,8 @@ const char* ZeroPointsName(ZeroPoints zero_points) { return NameOf(kZeroPoints, 
 absl::StatusOr<Shift> ParseShift(absl::string_view name) { return Parse(kShifts, "shift", name); }
 const char* ShiftName(Shift shift) { return NameOf(kShifts, shift); }
 absl::StatusOr<Codes> ParseCodes(absl::string_view name) { return Parse(kCodes, "codes", name); }
+absl::StatusOr<Target> ParseTarget(absl::string_view name) { return Parse(kTargets, "target", name); }
+const char* TargetName(Target target) { return NameOf(kTargets, target); }
 const char* CodesName(Codes codes) { return NameOf(kCodes, codes); }
 absl::StatusOr<DynamicBy> ParseDynamicBy(absl::string_view name) {
   return Parse(kDynamicBy, "choice of dynamic sites", name);

@@ -92,6 +92,11 @@ enum class DynamicBy {
 absl::StatusOr<DynamicBy> ParseDynamicBy(absl::string_view name);  // "damage", "score", "random"
 const char* DynamicByName(DynamicBy by);
 
+// The engine that a model is for (target.h).
+enum class Target { kNative, kVllm, kLlamaCpp, kAll };
+absl::StatusOr<Target> ParseTarget(absl::string_view name);  // "native", "vllm", "llamacpp", "all"
+const char* TargetName(Target target);
+
 struct Recipe {
   std::string scheme;  // a row of Schemes()
   RotationChoice rotate;
@@ -100,7 +105,8 @@ struct Recipe {
   bool smooth_search = false;  // channel scales chosen site by site instead (quant/folds/smooth_search.h)
   Shift shift = Shift::kAuto;
   OutlierMode outliers = OutlierMode::kAuto;
-  int group_size = 0;  // 0: the scheme's default for this model
+  Target target = Target::kNative;  // another: only what survives there
+  int group_size = 0;               // 0: the scheme's default for this model
   // At most one of the three is > 0: a budget that is spent where rounding hurts most. All 0: all linears
   // alike.
   double bits = 0;        // mean bits a weight of the linears

@@ -111,6 +111,7 @@ Field If(bool (*is_written)(const Recipe&), Field field) {
 
 const std::vector<Field>& Fields() {
   using R = Recipe;
+  const auto elsewhere = [](const R& r) { return r.target != Target::kNative; };
   const auto searched = [](const R& r) { return r.smooth_search; };
   const auto dynamic = [](const R& r) { return r.dynamic_sites != 0; };
   static const auto* const fields = new std::vector<Field>{
@@ -123,6 +124,7 @@ const std::vector<Field>& Fields() {
       Word("shift", &R::shift, ParseShift, ShiftName),
       Word("rounding", &R::rounding, ParseRounding, RoundingName),
       Word("outliers", &R::outliers, ParseOutlierMode, OutlierModeName),
+      If(elsewhere, Word("target", &R::target, ParseTarget, TargetName)),
       Count("group_size", &R::group_size),
       Number("bits", &R::bits),
       Count("max_bytes", &R::max_bytes),

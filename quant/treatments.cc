@@ -48,6 +48,18 @@ Treatments Automatic(const Scheme& scheme, const OutlierMap* map, const CalibSta
   return t;
 }
 
+// Of an automatic choice: other engines know no prefix and nothing that turns or shifts values while a model
+// runs.
+void OnlyWhatSurvives(const Recipe& recipe, Treatments& t) {
+  if (recipe.outliers != OutlierMode::kAuto) return;
+  const bool narrowed = t.fold || t.shift || t.rotate.r3 || t.rotate.r4;
+  t.fold = t.shift = t.rotate.r3 = t.rotate.r4 = false;
+  if (!narrowed) return;
+  t.reason = absl::StrCat(
+      "for target \"", TargetName(recipe.target), "\" no prefix and nothing that runs online: ",
+      t.rotate.any() ? "offline rotations spread the wide channels over all" : "nothing is treated");
+}
+
 }  // namespace
 
 absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
@@ -63,6 +75,7 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
     t.reason = absl::StrCat("outliers \"", OutlierModeName(recipe.outliers), "\" was asked for");
   }
   t.rotate.automatic = false;
+  if (recipe.target != Target::kNative) OnlyWhatSurvives(recipe, t);
   if (!recipe.rotate.automatic) t.rotate = recipe.rotate;
   t.smooth = recipe.smooth;
   t.smooth_search = recipe.smooth_search;
@@ -101,7 +114,7 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
 void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, Treatments& t) {
   const bool automatic = recipe.outliers == OutlierMode::kAuto && recipe.rotate.automatic;
   const bool is_static = scheme.activation_scales == Granularity::kPerTensor;
-  if (!automatic || !is_static || recipe.keep_columns >= 0) return;
+  if (!automatic || !is_static || recipe.keep_columns >= 0 || recipe.target != Target::kNative) return;
   t.keep_columns = kDefaultKept;
   absl::StrAppend(&t.reason, "; where that is not legal one static scale cannot serve the widest channels: ",
                   t.keep_columns, " columns a site stay in bf16");

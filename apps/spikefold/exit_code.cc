@@ -26,7 +26,22 @@ constexpr std::array<Row, 12> kTable = {{
     {Code::kCancelled, kExitInterrupted},
 }};
 
+constexpr ExitMeaning kMeanings[] = {
+    {kExitOk, "done"},
+    {kExitInternal, "a bug of Spikefold; please report it"},
+    {kExitUsage, "the command line asks for something impossible or unknown"},
+    {kExitBadInput, "a file is corrupt, truncated or contradicts itself"},
+    {kExitUnsupported, "a well-formed model or file that is not supported"},
+    {kExitGate, "a comparison did not hold"},
+    {kExitIo, "the file system said no, or the reader of stdout has gone"},
+    {kExitMemory, "out of memory"},
+    {kExitNoDevice, "no usable GPU"},
+    {kExitInterrupted, "interrupted"},
+};
+
 }  // namespace
+
+absl::Span<const ExitMeaning> ExitCodes() { return kMeanings; }
 
 ExitCode ExitCodeOf(const absl::Status& status) {
   for (const Row& row : kTable) {

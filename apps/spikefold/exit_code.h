@@ -2,6 +2,7 @@
 #pragma once
 
 #include "absl/status/status.h"
+#include "absl/types/span.h"
 
 namespace spikefold {
 
@@ -17,6 +18,11 @@ enum ExitCode : int {
   kExitNoDevice = 8,  // no usable GPU
   kExitInterrupted = 130
 };
+struct ExitMeaning {
+  ExitCode code;
+  const char* text;
+};
+absl::Span<const ExitMeaning> ExitCodes();  // all, by number
 ExitCode ExitCodeOf(const absl::Status& status);
 
 }  // namespace spikefold

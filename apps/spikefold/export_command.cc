@@ -7,6 +7,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "apps/spikefold/gguf_rounding.h"
 #include "apps/spikefold/output_path.h"
 #include "apps/spikefold/text.h"
 #include "apps/spikefold/text_table.h"
@@ -19,7 +20,8 @@ namespace spikefold {
 namespace {
 
 constexpr GgmlType kTypes[] = {GgmlType::kF32,  GgmlType::kF16,  GgmlType::kBF16, GgmlType::kQ8_0,
-                               GgmlType::kQ5_1, GgmlType::kQ5_0, GgmlType::kQ4_1, GgmlType::kQ4_0};
+                               GgmlType::kQ5_1, GgmlType::kQ5_0, GgmlType::kQ4_1, GgmlType::kQ4_0,
+                               GgmlType::kQ6_K, GgmlType::kQ5_K, GgmlType::kQ4_K};
 
 std::string TypeWord(GgmlType type) {
   return absl::AsciiStrToLower(std::string(GgmlTypeName(static_cast<uint32_t>(type))));
@@ -95,21 +97,32 @@ std::vector<std::string> ExportTypes() {
 
 absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
   const bool gguf = options.format == "gguf";
-  if (!gguf && !options.type.empty()) {
+  for (const auto& [name, value] :
+       {std::pair("--type", &options.type), std::pair("--scan", &options.scan),
+        std::pair("--rotate", &options.rotate), std::pair("--like", &options.like)}) {
+    if (gguf || value->empty()) continue;
     return absl::InvalidArgumentError(
-        absl::StrCat("--type: is for --to gguf; ", options.format, " has no such choice"));
+        absl::StrCat(name, ": is for --to gguf; ", options.format, " has no such choice"));
   }
   SF_RETURN_IF_ERROR(gguf ? CheckOutputFile(options.output, {options.model})
                           : CheckOutputDirectory(options.output, options.force, {options.model}));
-  SF_ASSIGN_OR_RETURN(const auto source, ExportSource::Open(options.model));
   const Progress progress = context.console.progress();
-  const GgufExportOptions to_file{.type = TypeOf(options.type), .name = "", .progress = progress};
+  if (gguf) {
+    SF_ASSIGN_OR_RETURN(const GgufRounding rounding, RoundForGguf(options, TypeOf(options.type), context));
+    SF_ASSIGN_OR_RETURN(const ExportReport report, ExportGguf(*rounding.source, options.output,
+                                                              {.type = TypeOf(options.type),
+                                                               .types = rounding.types,
+                                                               .blocks = &rounding.blocks,
+                                                               .name = "",
+                                                               .progress = progress}));
+    context.console.EndProgress();
+    return PrintReport(options, report, context);
+  }
+  SF_ASSIGN_OR_RETURN(const auto source, ExportSource::Open(options.model));
   const DirectoryExportOptions to_directory{.compressed_tensors = options.format == "compressed-tensors",
                                             .overwrite = options.force,
                                             .progress = progress};
-  SF_ASSIGN_OR_RETURN(const ExportReport report,
-                      gguf ? ExportGguf(*source, options.output, to_file)
-                           : ExportDirectory(*source, options.output, to_directory));
+  SF_ASSIGN_OR_RETURN(const ExportReport report, ExportDirectory(*source, options.output, to_directory));
   context.console.EndProgress();
   return PrintReport(options, report, context);
 }

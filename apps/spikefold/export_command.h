@@ -11,6 +11,8 @@ namespace spikefold {
 
 struct ExportCommandOptions {
   std::string model, format, output, type;
+  std::string scan, rotate,
+      like;  // GGUF of float models: rounding on a scan, rotations, types of another file
   bool force = false;
 };
 std::vector<std::string> ExportFormats();  // "gguf", ...

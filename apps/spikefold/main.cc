@@ -11,7 +11,9 @@
 #include "absl/strings/strip.h"
 #include "apps/spikefold/ablate_command.h"
 #include "apps/spikefold/bench_command.h"
+#include "apps/spikefold/cli_shape.h"
 #include "apps/spikefold/compare_command.h"
+#include "apps/spikefold/completion.h"
 #include "apps/spikefold/eval_command.h"
 #include "apps/spikefold/exit_code.h"
 #include "apps/spikefold/fixture_command.h"
@@ -22,9 +24,11 @@
 #include "apps/spikefold/inspect_command.h"
 #include "apps/spikefold/interrupt.h"
 #include "apps/spikefold/machine.h"
+#include "apps/spikefold/man_page.h"
 #include "apps/spikefold/option_groups.h"
 #include "apps/spikefold/plan_command.h"
 #include "apps/spikefold/quantize_command.h"
+#include "apps/spikefold/refine_command.h"
 #include "apps/spikefold/scan_command.h"
 #include "apps/spikefold/simple_commands.h"
 #include "apps/spikefold/standard_streams.h"
@@ -70,12 +74,14 @@ class CommandLine {
     AddFolds();
     AddPlan();
     AddQuantize();
+    AddRefine();
     AddEval();
     AddSweep();
     for (CommandSpec& spec : simple_) AddSimple(spec);
     AddGenerate();
     AddBench();
     AddFixture();
+    AddShellCommands();
   }
 
   // Fills the options; Ok, or what to say and the exit code.
@@ -88,11 +94,11 @@ class CommandLine {
     try {
       app_.parse(argc, argv);
     } catch (const CLI::CallForHelp&) {
-      return {.out = HelpText(PageOf(chosen()))};
+      return {.out = HelpText(PageOf(app_, *chosen()))};
     } catch (const CLI::CallForVersion& version) {
       return {.out = absl::StrCat(version.what(), "\n")};
     } catch (const CLI::ParseError& error) {
-      if (argc < 2) return {.exit = kExitUsage, .err = HelpText(PageOf(&app_))};
+      if (argc < 2) return {.exit = kExitUsage, .err = HelpText(PageOf(app_, app_))};
       return {.exit = kExitUsage, .err = UsageError(error, argc, argv)};
     }
     return {.run = true};
@@ -165,14 +171,15 @@ class CommandLine {
   void AddFolds();
   void AddPlan();
   void AddQuantize();
+  void AddRefine();
   void AddEval();
   void AddSweep();
   void AddGenerate();
   void AddBench();
   void AddSimple(CommandSpec& spec);
   void AddFixture();
+  void AddShellCommands();
 
-  HelpPage PageOf(const CLI::App* app) const;
   std::string UsageError(const CLI::ParseError& error, int argc, char** argv) const;
 
   CLI::App app_;
@@ -273,6 +280,25 @@ void CommandLine::AddQuantize() {
   c->add_flag("--resume", o->resume, "Go on with what an interrupted run left, to the same bytes");
   AddRecipe(c, o->recipe);
   AddScanText(c, o->text);
+}
+
+void CommandLine::AddRefine() {
+  RefineCommandOptions* o = nullptr;
+  CLI::App* c =
+      Add("refine", "Learns scales, biases and gains of a quantized model from its float model",
+          "spikefold refine model-w3 --reference MODEL --text train.txt -o model-w3-refined", RunRefine, &o);
+  AddModel(c, o->model, "A directory that quantize wrote");
+  c->add_option("--reference", o->reference, "The float model it came from")->required()->type_name("MODEL");
+  c->add_option("--text", o->texts, "UTF-8 text to learn from")->required()->type_name("FILE...");
+  c->add_option("-o,--output", o->output, "The refined model's directory")->required()->type_name("DIR");
+  AddCount(c, "--windows", o->windows, "Steps, each on a window of its own", 1, 1 << 20);
+  AddCount(c, "--length", o->length, "Tokens of a window", 8, 1 << 14);
+  c->add_option("--rate", o->rate, "Largest relative change of a step, nearly")
+      ->check(Number(1e-9, 1))
+      ->type_name("X")
+      ->capture_default_str();
+  AddBackend(c, o->backend);
+  c->add_flag("--force", o->force, "Replace a model that is there");
 }
 
 void CommandLine::AddEval() {
@@ -406,62 +432,31 @@ void CommandLine::AddFixture() {
   c->add_flag("--force", o->force, "Replace a model that is there");
 }
 
-// "-o DIR"
-std::string UsageOf(const CLI::Option* option) {
-  if (option->get_positional()) {
-    const bool many = option->get_items_expected_max() > 1;
-    return absl::StrCat(option->get_name(true, false), many ? "..." : "");
-  }
-  const auto& short_names = option->get_snames();
-  const std::string name =
-      short_names.empty() ? "--" + option->get_lnames().front() : "-" + short_names.front();
-  return absl::StrCat(name, " ", option->get_type_name());
-}
-// "-o, --output DIR"; positionals by their name.
-std::string LeftOf(const CLI::Option* option) {
-  if (option->get_positional()) return option->get_name(true, false);
-  std::string names = absl::StrReplaceAll(option->get_name(false, true), {{",", ", "}});
-  if (option->get_type_size() != 0 && !option->get_type_name().empty()) {
-    absl::StrAppend(&names, " ", option->get_type_name());
-  }
-  return names;
-}
-std::string RightOf(const CLI::Option* option) {
-  std::string text = option->get_description();
-  const std::string value = option->get_default_str();
-  if (!value.empty()) absl::StrAppend(&text, " [", value, "]");
-  return text;
-}
-
-HelpPage CommandLine::PageOf(const CLI::App* app) const {
-  HelpPage page{.summary = app->get_description(), .examples = app->get_footer()};
-  HelpPage::Group arguments{.title = "Arguments"}, own{.title = "Options"};
-  page.usage = app == &app_ ? "spikefold COMMAND" : "spikefold " + app->get_name();
-  for (const CLI::Option* option : app->get_options()) {
-    if (option->get_positional() || option->get_required())
-      absl::StrAppend(&page.usage, " ", UsageOf(option));
-    (option->get_positional() ? arguments : own).rows.emplace_back(LeftOf(option), RightOf(option));
-  }
-  page.usage += " [options]";
-  if (app == &app_) {
-    HelpPage::Group commands{.title = "Commands"};
-    for (const Command& command : commands_) {
-      commands.rows.emplace_back(command.app->get_name(), command.app->get_description());
-    }
-    page.groups = {commands, own};
-    page.ending = "Options stand before or after the command. `spikefold COMMAND --help` says more.";
-    return page;
-  }
-  HelpPage::Group global{.title = "Options of every command"};
-  for (const CLI::Option* option : app_.get_options()) {
-    if (option->get_name() != "--help" && option->get_name() != "--version") {
-      global.rows.emplace_back(LeftOf(option), RightOf(option));
-    }
-  }
-  for (HelpPage::Group* group : {&arguments, &own, &global}) {
-    if (!group->rows.empty()) page.groups.push_back(std::move(*group));
-  }
-  return page;
+// What describes the command line itself: shells, the manual.
+void CommandLine::AddShellCommands() {
+  auto shell = std::make_shared<std::string>();
+  CLI::App* completion =
+      app_.add_subcommand("completion", "Writes a script that lets a shell complete commands")
+          ->footer(
+              "source <(spikefold completion bash)\n"
+              "spikefold completion fish > ~/.config/fish/completions/spikefold.fish");
+  completion->add_option("SHELL", *shell, "bash, zsh or fish")
+      ->required()
+      ->type_name("")
+      ->check(OneOf({"bash", "zsh", "fish"}));
+  commands_.push_back({completion, [this, shell](Context& context) {
+                         const ToolShape tool = ShapeOf(app_);
+                         context.console.Print(*shell == "bash"  ? BashCompletion(tool)
+                                               : *shell == "zsh" ? ZshCompletion(tool)
+                                                                 : FishCompletion(tool));
+                         return context.console.Flush();
+                       }});
+  CLI::App* man = app_.add_subcommand("man", "Writes the manual page")
+                      ->footer("spikefold man > spikefold.1; man ./spikefold.1");
+  commands_.push_back({man, [this](Context& context) {
+                         context.console.Print(ManPage(ShapeOf(app_)));
+                         return context.console.Flush();
+                       }});
 }
 
 // What was wrong with the command line, in one line. The parser stops at the first thing it minds, which is

@@ -33,7 +33,7 @@ CLI::Validator OneOf(std::vector<std::string> words) {
     return absl::StrCat("'", Printable(text), "' is unknown", DidYouMean(text, words), "; use ",
                         absl::StrJoin(words, ", "));
   };
-  return CLI::Validator(check, "", "word");
+  return CLI::Validator(check, "", absl::StrCat(kWordsPrefix, absl::StrJoin(words, "|")));
 }
 
 void AddScanText(CLI::App* c, ScanTextOptions& o) {
@@ -66,6 +66,10 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_option("--scheme", o.scheme, absl::StrJoin(schemes, "\n"))->type_name("NAME");
   c->add_option("--recipe", o.file, "A JSON file with these wishes; options here override it")
       ->type_name("FILE");
+  c->add_option("--target", o.target,
+                "The engine this is for: only what survives its export is used: native, vllm, llamacpp, all "
+                "[native]")
+      ->type_name("ENGINE");
   c->add_option("--outliers", o.outliers,
                 "auto: what pays, with the reason; none; keep: columns in bf16; fold: spikes become a KV "
                 "prefix; fold+keep")
@@ -80,7 +84,7 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
       ->type_name("HOW");
   c->add_option(
        "--smooth", o.smooth,
-       "Channel scales with this alpha on all four sites, 0.5 to 0.95; search: site by site the best "
+       "Channel scales with this alpha on all four sites, 0.5 to 0.95; search (weights alone): the best "
        "of many, by the expected error; 0: none")
       ->type_name("ALPHA");
   c->add_option("--group-size", o.group_size,

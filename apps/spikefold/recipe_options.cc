@@ -8,6 +8,7 @@
 #include "quant/planner.h"
 #include "quant/recipe_checks.h"
 #include "quant/scheme.h"
+#include "quant/target.h"
 
 namespace spikefold {
 namespace {
@@ -23,7 +24,7 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 }  // namespace
 
 bool RecipeOptions::any() const {
-  return !file.empty() || !scheme.empty() || outliers || rotate || rounding || codes || shift ||
+  return !file.empty() || !scheme.empty() || target || outliers || rotate || rounding || codes || shift ||
          zero_points || smooth || activation_scales || weight_scales || group_size || bits || max_bytes ||
          max_kld || keep_columns || keep_modules || dynamic_sites || dynamic_by || head_bits ||
          random_columns || random_bits || keep_rows || keep_super_weights || !keep.empty() || kv.any();
@@ -37,6 +38,9 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   }
   if (!options.scheme.empty()) recipe.scheme = options.scheme;
   SF_RETURN_IF_ERROR(FindScheme(recipe.scheme).status());
+  if (options.target) {
+    SF_ASSIGN_OR_RETURN(recipe.target, ParseTarget(*options.target));
+  }
   if (options.outliers) {
     SF_ASSIGN_OR_RETURN(recipe.outliers, ParseOutlierMode(*options.outliers));
   }
@@ -91,7 +95,7 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   recipe.keep_super_weights = recipe.keep_super_weights || options.keep_super_weights;
   recipe.keep.insert(recipe.keep.end(), options.keep.begin(), options.keep.end());
   SF_RETURN_IF_ERROR(SetKv(options.kv, recipe.kv));
-  return recipe;
+  return RecipeForTarget(std::move(recipe));
 }
 
 absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {

@@ -20,7 +20,7 @@ namespace spikefold {
 struct RecipeOptions {
   std::string file;  // recipe.json
   std::string scheme;
-  std::optional<std::string> outliers, rotate, rounding, codes, shift, zero_points, activation_scales,
+  std::optional<std::string> target, outliers, rotate, rounding, codes, shift, zero_points, activation_scales,
       weight_scales, dynamic_by;
   std::optional<std::string> smooth;  // a number, or "search"
   std::optional<double> bits, max_kld;

@@ -27,7 +27,7 @@ CommandSpec ExportSpec() {
                     "spikefold export model-w4 --to gguf -o model.gguf                # llama.cpp\n"
                     "spikefold export model-w8a8 --to compressed-tensors -o model-ct  # vLLM, transformers\n"
                     "spikefold export model-w4 --to safetensors -o model-bf16         # any engine\n"
-                    "spikefold export MODEL --to gguf --type q8_0 -o model.gguf"};
+                    "spikefold export MODEL --to gguf --type q4_k --scan scan -o model.gguf"};
   const auto o = Bind<ExportCommandOptions>(c, RunExport);
   c.options = {
       {"MODEL", &o->model, "A directory that quantize wrote, or any float model", "", true},
@@ -37,9 +37,16 @@ CommandSpec ExportSpec() {
        "FORMAT", true, ExportFormats()},
       {"-o,--output", &o->output, "Write here", "PATH", true},
       {"--type", &o->type,
-       "GGUF only: what weights that are still float become: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0 "
+       "GGUF only: what weights that are still float become: f32, f16, bf16, q8_0, q6_k, q5_k, q5_1, q5_0, "
+       "q4_k, q4_1, q4_0 "
        "[what they are; of a GGUF file f16]",
        "TYPE", false, ExportTypes()},
+      {"--scan", &o->scan,
+       "GGUF of a float model: round by GPTQ on the text of this scan instead of to the nearest", "DIR"},
+      {"--like", &o->like, "GGUF of a float model: each tensor gets the type that it has in this file",
+       "FILE"},
+      {"--rotate", &o->rotate,
+       "GGUF of a float model: R2 (values), offline (R1+R2, a head of its own) [nothing]", "WORDS"},
       {"--force", &o->force, "Replace a directory that is there"}};
   return c;
 }

@@ -9,10 +9,18 @@ namespace spikefold {
 
 absl::StatusOr<std::unique_ptr<ExportSource>> ExportSource::Open(const std::string& path) {
   std::unique_ptr<ExportSource> source(new ExportSource);
-  SF_ASSIGN_OR_RETURN(source->reader_, CheckpointReader::Open(path));
+  SF_ASSIGN_OR_RETURN(source->owned_, CheckpointReader::Open(path));
+  source->reader_ = source->owned_.get();
   if (source->reader_->kind() == CheckpointKind::kNative) {
     SF_ASSIGN_OR_RETURN(source->native_, NativeReader::Open(path));
   }
+  source->ListWeights();
+  return source;
+}
+
+std::unique_ptr<ExportSource> ExportSource::Of(const CheckpointReader& reader) {
+  std::unique_ptr<ExportSource> source(new ExportSource);
+  source->reader_ = &reader;
   source->ListWeights();
   return source;
 }

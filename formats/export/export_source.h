@@ -34,6 +34,9 @@ class ExportSource {
   // As CheckpointReader::Open().
   static absl::StatusOr<std::unique_ptr<ExportSource>> Open(const std::string& path);
 
+  // Of a float model that outlives it.
+  static std::unique_ptr<ExportSource> Of(const CheckpointReader& reader);
+
   const std::string& path() const { return reader_->path(); }
   const CheckpointReader& reader() const { return *reader_; }
   const ModelConfig& config() const { return reader_->graph().config; }
@@ -58,7 +61,8 @@ class ExportSource {
   // Taken off the inputs of a linear; nullptr: nothing.
   const NativeShift* ShiftOf(const ExportWeight& weight) const;
 
-  std::unique_ptr<CheckpointReader> reader_;
+  std::unique_ptr<CheckpointReader> owned_;
+  const CheckpointReader* reader_ = nullptr;
   std::unique_ptr<NativeReader> native_;  // null: a float model
   std::vector<ExportWeight> weights_;
   std::vector<std::unique_ptr<QuantizedLinearSpec>> levels_;  // of trellis codes

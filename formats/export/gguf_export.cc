@@ -50,6 +50,18 @@ GgufDecision DecideCodes(const QuantizedLinearSpec& s) {
   return {.type = minimum ? GgmlType::kQ4_1 : GgmlType::kQ4_0, .codes = true};
 }
 
+// Where rows are no whole super-blocks: the block of 32 with the next more bits.
+GgmlType SmallerBlocks(GgmlType type) {
+  switch (type) {
+    case GgmlType::kQ4_K:
+      return GgmlType::kQ5_0;
+    case GgmlType::kQ5_K:
+      return GgmlType::kQ5_1;
+    default:
+      return GgmlType::kQ8_0;
+  }
+}
+
 GgmlType OwnType(const std::string& stored) {
   if (stored == "BF16") return GgmlType::kBF16;
   if (stored == "F32" || stored == "F64") return GgmlType::kF32;
@@ -61,6 +73,9 @@ GgmlType OwnType(const std::string& stored) {
 GgufDecision DecideGguf(const ExportWeight& w, const GgufExportOptions& options) {
   if (w.shape.size() == 1) return {.type = GgmlType::kF32};
   if (w.quantized()) return DecideCodes(*w.spec);
+  if (const auto type = options.types.find(w.node.module); type != options.types.end()) {
+    return {.type = type->second};
+  }
   if (!options.type) return {.type = OwnType(w.stored_type)};
   GgmlType type = *options.type;
   std::string reason;
@@ -68,6 +83,10 @@ GgufDecision DecideGguf(const ExportWeight& w, const GgufExportOptions& options)
   if (table && IsBlockType(type) && type != GgmlType::kQ8_0) {
     type = GgmlType::kQ8_0;
     reason = "embedding and head keep 8 bits";
+  }
+  if (InfoOf(type).block_elements == 256 && w.node.k % 256 != 0) {
+    type = SmallerBlocks(type);
+    reason = absl::StrCat("rows of ", w.node.k, " are no whole blocks of 256");
   }
   if (IsBlockType(type) && w.node.k % kBlock != 0) {
     return {.type = GgmlType::kF16,
@@ -255,10 +274,12 @@ class Exporter {
       blocks = EncodeCodes(linear, decision.type);
     } else {
       SF_ASSIGN_OR_RETURN(Tensor values, source_.ReadWeight(w));
-      if (w.shape.size() == 1 && arch_ == "gemma3") {  // GGUF holds the whole gain
+      if (options_.blocks != nullptr && options_.blocks->count(w.node.module) > 0) {
+        blocks = options_.blocks->at(w.node.module);
+      } else if (w.shape.size() == 1 && arch_ == "gemma3") {  // GGUF holds the whole gain
         for (float& gain : values.as<float>()) gain += source_.config().norm_gain_offset;
       }
-      blocks = EncodeFloats(values, decision.type);
+      if (blocks.empty()) blocks = EncodeFloats(values, decision.type);
     }
     const std::string module = GgufModule(w.node);
     SF_RETURN_IF_ERROR(Write(module + ".weight", w, std::move(blocks)));

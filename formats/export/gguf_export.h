@@ -3,6 +3,7 @@
 // which and why.
 #pragma once
 
+#include <map>
 #include <optional>
 #include <string>
 
@@ -17,6 +18,9 @@ struct GgufExportOptions {
   // What float linears become; by default what they are (block types of a GGUF source: F16). Embedding and
   // head take Q8_0 where this has fewer bits.
   std::optional<GgmlType> type;
+  std::map<std::string, GgmlType> types;  // by module, before `type`
+  // Weights that were rounded before, by module: the bytes of the decided type, rows in HF order.
+  const std::map<std::string, std::string>* blocks = nullptr;
   std::string name;  // general.name; the source's file name if empty
   Progress progress;
 };

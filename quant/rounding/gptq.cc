@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "quant/rounding/block_panel.h"
 #include "quant/rounding/row_panel.h"
 #include "quant/rounding/trellis_panel.h"
 
@@ -17,9 +18,9 @@ absl::Status CheckInput(const RoundingInput& in, const HessianFactor& factor, co
                                                    " K=", in.k, " and a Hessian of ", factor.k,
                                                    " columns; they must agree"));
   }
-  if (grid.trellis && !(in.kept.empty() && in.supers.empty())) {
-    return absl::InvalidArgumentError(absl::StrCat("gptq: trellis codes with ", in.kept.size(),
-                                                   " kept columns and ", in.supers.size(),
+  if ((grid.trellis || grid.blocks != nullptr) && !(in.kept.empty() && in.supers.empty())) {
+    return absl::InvalidArgumentError(absl::StrCat("gptq: trellis codes or blocks of ggml with ",
+                                                   in.kept.size(), " kept columns and ", in.supers.size(),
                                                    " super weights; they take none"));
   }
   if (factor.order.size() + in.kept.size() == static_cast<size_t>(in.k)) return absl::OkStatus();
@@ -78,6 +79,13 @@ absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFac
                                     const WeightGrid& grid, const GptqOptions& options, ThreadPool& pool) {
   SF_RETURN_IF_ERROR(CheckInput(input, factor, grid));
   RoundedWeights out;
+  if (grid.blocks != nullptr) {
+    out.block_type = grid.blocks->type;
+    const GgmlTypeInfo& info = *FindGgmlType(static_cast<uint32_t>(out.block_type));
+    out.blocks.resize(static_cast<size_t>(input.n * input.k / info.block_elements * info.block_bytes));
+    SF_RETURN_IF_ERROR(RoundPanels<BlockPanel>(input, factor, grid, options, pool, out));
+    return out;
+  }
   out.codes.resize(static_cast<size_t>(input.n * input.k));
   out.scales.resize(static_cast<size_t>(input.n * grid.num_groups(input.k)));
   if (!grid.symmetric) out.zeros.resize(out.scales.size());

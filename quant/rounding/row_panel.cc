@@ -59,12 +59,16 @@ void RowPanel::Load(int64_t first_row) {
       if (fixed_lane == lane) row[Size(column)] = 0;
     }
     for (int64_t c = 0; c < k_; ++c) At(w_, c)[lane] = row[Size(c)];
-    for (int64_t g = 0; g < groups_; ++g) {
-      const GroupScale s =
-          ChooseScale(row.data() + g * width_, factor_.diagonal.data() + g * width_, width_, grid_);
-      At(scale_, g)[lane] = s.scale;
-      At(zero_, g)[lane] = s.zero;
-    }
+    ChooseScales(lane, row);
+  }
+}
+
+void RowPanel::ChooseScales(int64_t lane, const std::vector<float>& row) {
+  for (int64_t g = 0; g < groups_; ++g) {
+    const GroupScale s =
+        ChooseScale(row.data() + g * width_, factor_.diagonal.data() + g * width_, width_, grid_);
+    At(scale_, g)[lane] = s.scale;
+    At(zero_, g)[lane] = s.zero;
   }
 }
 

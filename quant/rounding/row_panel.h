@@ -12,17 +12,19 @@
 
 namespace spikefold {
 
+// BlockPanel chooses and fits other scales.
 class RowPanel {
  public:
   static constexpr int64_t kRows = 32;
 
   // References outlive the panel.
   RowPanel(const RoundingInput& input, const HessianFactor& factor, const WeightGrid& grid, ThreadPool& pool);
+  virtual ~RowPanel() = default;
 
   void Load(int64_t first_row);  // and chooses scales
   absl::Status RoundAll();       // GPTQ
   absl::Status Descend(int max_passes);
-  absl::Status RefitScales();
+  virtual absl::Status RefitScales();
   absl::Status Measure();  // errors and powers below
   void Store(RoundedWeights& out) const;
 
@@ -30,7 +32,9 @@ class RowPanel {
   double error(int64_t row) const { return error_[row]; }  // dw H dw^T
   double power(int64_t row) const { return power_[row]; }  // w H w^T, kept columns and super weights included
 
- private:
+ protected:
+  // Scales and zeros of one lane, for its weights without kept columns and super weights.
+  virtual void ChooseScales(int64_t lane, const std::vector<float>& row /* [k] */);
   float* At(std::vector<float>& panel, int64_t column) const { return panel.data() + column * kRows; }
   const float* At(const std::vector<float>& panel, int64_t column) const {
     return panel.data() + column * kRows;

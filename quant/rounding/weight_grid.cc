@@ -78,6 +78,12 @@ float WeightGrid::Stored(double scale) const {
 }
 
 absl::Status CheckGrid(absl::string_view module, int64_t k, const WeightGrid& grid) {
+  if (grid.blocks != nullptr) {
+    if (k > 0 && k % grid.blocks->block == 0) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(module, ": rows of ", k, " are no whole blocks of ", grid.blocks->block, " (",
+                     GgmlTypeName(static_cast<uint32_t>(grid.blocks->type)), ")"));
+  }
   if (grid.bits < 2 || grid.bits > 8) {
     return absl::InvalidArgumentError(absl::StrCat(module, ": ", grid.bits, "-bit weights; use 2 to 8 bits"));
   }
@@ -123,8 +129,14 @@ GroupScale ChooseScale(const float* w, const float* importance, int64_t count, c
 }
 
 std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool) {
-  const int64_t groups = static_cast<int64_t>(weights.scales.size()) / n, width = k / groups;
   std::vector<float> out(static_cast<size_t>(n * k));
+  if (!weights.blocks.empty()) {
+    const GgmlTypeInfo& info = *FindGgmlType(static_cast<uint32_t>(weights.block_type));
+    info.decode(reinterpret_cast<const uint8_t*>(weights.blocks.data()), n * k / info.block_elements,
+                out.data());
+    return out;
+  }
+  const int64_t groups = static_cast<int64_t>(weights.scales.size()) / n, width = k / groups;
   std::vector<int8_t> levels;
   if (weights.trellis_bits > 0) {
     levels.resize(weights.codes.size());

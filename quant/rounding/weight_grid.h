@@ -10,6 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -17,6 +18,7 @@
 #include "absl/types/span.h"
 #include "formats/base/dtype.h"
 #include "formats/base/thread_pool.h"
+#include "formats/ggml_scales.h"
 #include "quant/recipe.h"
 
 namespace spikefold {
@@ -28,9 +30,14 @@ struct WeightGrid {
   int64_t group = 0;                       // columns that share a scale; 0: all of a row
   DType scale_dtype = DType::kBF16;        // F32, BF16 or F16: codes are chosen for the stored scale
   ScaleMethod scales = ScaleMethod::kMse;  // kMse: clip search; anything else: nothing clips
+  // Blocks of ggml (block_scales.h), which decide all of the above but `bits`; null: our own grids.
+  const GgmlScaleLayout* blocks = nullptr;
 
-  int lo() const { return -(1 << (bits - 1)) + (symmetric && bits == 8 ? 1 : 0); }
-  int hi() const { return (1 << (bits - 1)) - 1; }
+  int lo() const {
+    if (blocks != nullptr) return blocks->lo;
+    return -(1 << (bits - 1)) + (symmetric && bits == 8 ? 1 : 0);
+  }
+  int hi() const { return blocks != nullptr ? blocks->hi : (1 << (bits - 1)) - 1; }
   int64_t group_width(int64_t k) const { return group == 0 ? k : group; }
   int64_t num_groups(int64_t k) const { return k / group_width(k); }
   float Stored(double scale) const;  // the nearest positive scale that scale_dtype holds
@@ -66,6 +73,9 @@ struct GridWeights {
   std::vector<float> scales;  // [n, groups], the values that are stored
   std::vector<int8_t> zeros;  // [n, groups]; empty: symmetric
   int trellis_bits = 0;       // > 0: the codes are those of a trellis
+  // Blocks of a ggml type as a file holds them, row by row; then there is nothing else. Empty: none.
+  std::string blocks;
+  GgmlType block_type = GgmlType::kF32;
 };
 // The float matrix that they stand for.
 std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool);

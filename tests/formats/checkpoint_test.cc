@@ -263,10 +263,11 @@ TEST_CASE("Configurations that contradict themselves or the file are refused", "
 TEST_CASE("Another tool's quantization is refused by name", "[checkpoint]") {
   const TempDirectory dir;
   MakeVariant(dir.path(),
-              {{"\"hidden_act\"", "\"quantization_config\": {\"quant_method\": \"gptq\"}, \"hidden_act\""}},
+              {{"\"hidden_act\"", "\"quantization_config\": {\"quant_method\": \"hqq\"}, \"hidden_act\""}},
               nullptr);
   CheckRefused(dir.path(), StatusCode::kUnimplemented,
-               ": is quantized by \"gptq\"; supported are spikefold and unquantized models");
+               "/config.json: is quantized by \"hqq\"; spikefold, gptq, awq, compressed-tensors and "
+               "unquantized models can be read");
 }
 
 TEST_CASE("A GGUF file without a needed tensor or with a foreign one is refused", "[checkpoint][malformed]") {

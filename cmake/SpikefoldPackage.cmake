@@ -1,0 +1,21 @@
+# `make package`: spikefold_VERSION_ARCH.deb with the tool, and spikefold-dev_... with libraries, headers and the CMake package.
+set(CPACK_GENERATOR DEB)
+set(CPACK_PACKAGE_NAME spikefold)
+set(CPACK_PACKAGE_VENDOR Spikefold)
+set(CPACK_PACKAGE_CONTACT "Spikefold <spikefold@localhost>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "Outlier-aware post-training quantization of language models")
+set(CPACK_PACKAGE_DESCRIPTION
+  "Finds the tokens and channels whose activations stand out, treats them, rounds weights to 2 to 8 bits and measures on real integer kernels what that costs.")
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_DEB_COMPONENT_INSTALL ON)
+set(CPACK_COMPONENTS_ALL tool development)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_TOOL_PACKAGE_NAME spikefold)
+set(CPACK_DEBIAN_TOOL_PACKAGE_SECTION science)
+set(CPACK_DEBIAN_TOOL_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_NAME spikefold-dev)
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_SECTION libdevel)
+set(CPACK_DEBIAN_DEVELOPMENT_PACKAGE_DEPENDS
+  "libabsl-dev, nlohmann-json3-dev, libpcre2-dev, libutf8proc-dev, libssl-dev, libxxhash-dev, libzstd-dev")
+include(CPack)

@@ -1,0 +1,310 @@
+#include "formats/quantized/foreign.h"
+
+#include <algorithm>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
+
+// Layouts as published: GPTQ's and AWQ's linear layers (AutoGPTQ, GPTQModel, AutoAWQ), compressed_tensors'
+// pack-quantized and int-quantized compressors.
+
+namespace spikefold {
+namespace {
+
+absl::Status NotRead(absl::string_view where, absl::string_view what, absl::string_view allowed) {
+  return absl::UnimplementedError(absl::StrCat(where, ": ", what, "; ", allowed, " can be read"));
+}
+
+// One code of `bits` bits, number `i` of a sequence of words.
+uint32_t CodeAt(const int32_t* words, int64_t stride, int64_t i, int bits) {
+  const int64_t per_word = 32 / bits;
+  const uint32_t word = static_cast<uint32_t>(words[i / per_word * stride]);
+  return word >> (i % per_word * bits) & ((1u << bits) - 1);
+}
+
+// What all layouts come down to: codes and zeros by functions of (row n, column k or group).
+struct Grid {
+  int64_t n = 0, k = 0, groups = 0;
+  std::vector<int32_t> group_of;           // [k]
+  Tensor scales;                           // F32
+  int64_t scale_row = 0, scale_group = 0;  // strides
+};
+
+template <typename Code, typename Zero>
+Tensor Values(const Grid& grid, const Code& code, const Zero& zero) {
+  Tensor out(DType::kF32, {grid.n, grid.k});
+  float* to = out.as<float>().data();
+  const float* scales = grid.scales.as<float>().data();
+  std::vector<int32_t> zeros(static_cast<size_t>(grid.groups));
+  for (int64_t row = 0; row < grid.n; ++row) {
+    for (int64_t g = 0; g < grid.groups; ++g) zeros[static_cast<size_t>(g)] = zero(row, g);
+    for (int64_t c = 0; c < grid.k; ++c, ++to) {
+      const int32_t g = grid.group_of[static_cast<size_t>(c)];
+      *to = scales[row * grid.scale_row + g * grid.scale_group] *
+            static_cast<float>(code(row, c) - zeros[static_cast<size_t>(g)]);
+    }
+  }
+  return out;
+}
+
+class Reader {
+ public:
+  Reader(const ForeignParts& parts, absl::string_view module, int64_t n, int64_t k)
+      : parts_(parts), module_(module) {
+    grid_.n = n;
+    grid_.k = k;
+  }
+
+  absl::StatusOr<Tensor> Gptq(bool v2) {
+    SF_ASSIGN_OR_RETURN(const Tensor codes, Words("qweight"));
+    SF_ASSIGN_OR_RETURN(const int bits, Bits("qweight", codes.dim(0), grid_.k));
+    SF_RETURN_IF_ERROR(Expect("qweight", codes.shape(), {grid_.k * bits / 32, grid_.n}));
+    SF_RETURN_IF_ERROR(GroupsInRows("g_idx"));
+    SF_ASSIGN_OR_RETURN(const Tensor zeros, Words("qzeros"));
+    SF_RETURN_IF_ERROR(Expect("qzeros", zeros.shape(), {grid_.groups, grid_.n * bits / 32}));
+    const int32_t *w = zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
+    const int64_t n = grid_.n, row_words = zeros.dim(1);
+    const int32_t top = (1 << bits) - 1;
+    return Values(
+        grid_, [&](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row, n, c, bits)); },
+        [&](int64_t row, int64_t g) {
+          const int32_t stored = static_cast<int32_t>(CodeAt(w + g * row_words, 1, row, bits));
+          return v2 ? stored : (stored + 1) & top;
+        });
+  }
+
+  absl::StatusOr<Tensor> Awq() {
+    SF_ASSIGN_OR_RETURN(const Tensor codes, Words("qweight"));
+    SF_RETURN_IF_ERROR(Expect("qweight", codes.shape(), {grid_.k, grid_.n / 8}));
+    if (grid_.n % 8 != 0) return Bad("qweight", absl::StrCat(grid_.n, " rows are no whole words of 8"));
+    SF_RETURN_IF_ERROR(GroupsInRows(""));
+    SF_ASSIGN_OR_RETURN(const Tensor zeros, Words("qzeros"));
+    SF_RETURN_IF_ERROR(Expect("qzeros", zeros.shape(), {grid_.groups, grid_.n / 8}));
+    const int32_t *z = zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
+    const int64_t words = grid_.n / 8;
+    static constexpr int kNibbleOf[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // of the eight columns of a word
+    const auto nibble = [&](const int32_t* from, int64_t row) {
+      const uint32_t word = static_cast<uint32_t>(from[row / 8]);
+      return static_cast<int32_t>(word >> (4 * kNibbleOf[row % 8]) & 15u);
+    };
+    return Values(
+        grid_, [&](int64_t row, int64_t c) { return nibble(q + c * words, row); },
+        [&](int64_t row, int64_t g) { return nibble(z + g * words, row); });
+  }
+
+  absl::StatusOr<Tensor> Compressed() {
+    const bool packed = parts_.has("weight_packed");
+    SF_RETURN_IF_ERROR(RowScales());
+    if (!packed) return CompressedBytes();
+    SF_ASSIGN_OR_RETURN(const Tensor shape, parts_.read("weight_shape"));
+    if (shape.dtype() != DType::kI64 || shape.num_elements() != 2 || shape.as<int64_t>()[0] != grid_.n ||
+        shape.as<int64_t>()[1] != grid_.k) {
+      return Bad("weight_shape", absl::StrCat("is not [", grid_.n, ", ", grid_.k, "]"));
+    }
+    SF_ASSIGN_OR_RETURN(const Tensor codes, Words("weight_packed"));
+    int bits = 0;
+    for (const int b : {2, 4, 8}) {
+      if (codes.dim(1) == (grid_.k + 32 / b - 1) / (32 / b)) bits = b;
+    }
+    if (bits == 0) return BadBits("weight_packed", codes.shape());
+    SF_RETURN_IF_ERROR(Expect("weight_packed", codes.shape(), {grid_.n, codes.dim(1)}));
+    Tensor zeros;
+    if (parts_.has("weight_zero_point")) {
+      SF_ASSIGN_OR_RETURN(zeros, Words("weight_zero_point"));
+      const int64_t per_word = 32 / bits;
+      SF_RETURN_IF_ERROR(
+          Expect("weight_zero_point", zeros.shape(), {(grid_.n + per_word - 1) / per_word, grid_.groups}));
+    }
+    const int32_t* q = codes.as<int32_t>().data();
+    const int32_t* z = zeros.empty() ? nullptr : zeros.as<int32_t>().data();
+    const int64_t words = codes.dim(1), groups = grid_.groups;
+    const int32_t middle = 1 << (bits - 1);
+    return Values(
+        grid_,
+        [&](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row * words, 1, c, bits)); },
+        [&](int64_t row, int64_t g) {
+          return z == nullptr ? middle : static_cast<int32_t>(CodeAt(z + g, groups, row, bits));
+        });
+  }
+
+ private:
+  absl::StatusOr<Tensor> CompressedBytes() {
+    SF_ASSIGN_OR_RETURN(const Tensor codes, parts_.read("weight"));
+    if (codes.dtype() != DType::kI8) return Bad("weight", "is not I8");
+    SF_RETURN_IF_ERROR(Expect("weight", codes.shape(), {grid_.n, grid_.k}));
+    Tensor zeros;
+    if (parts_.has("weight_zero_point")) {
+      SF_ASSIGN_OR_RETURN(zeros, parts_.read("weight_zero_point"));
+      if (zeros.dtype() != DType::kI8 || zeros.num_elements() != grid_.scales.num_elements()) {
+        return Bad("weight_zero_point", absl::StrCat(ShapeString(zeros.shape()), " is not I8 as the scale"));
+      }
+    }
+    const int8_t* q = codes.as<int8_t>().data();
+    const int8_t* z = zeros.empty() ? nullptr : zeros.as<int8_t>().data();
+    const Grid& grid = grid_;
+    return Values(
+        grid, [&](int64_t row, int64_t c) { return static_cast<int32_t>(q[row * grid.k + c]); },
+        [&](int64_t row, int64_t g) {
+          return z == nullptr ? 0 : static_cast<int32_t>(z[row * grid.scale_row + g * grid.scale_group]);
+        });
+  }
+
+  absl::Status Bad(absl::string_view suffix, absl::string_view what) const {
+    return absl::DataLossError(absl::StrCat(module_, ".", suffix, ": ", what));
+  }
+  absl::Status BadBits(absl::string_view suffix, const Shape& shape) const {
+    return absl::UnimplementedError(absl::StrCat(module_, ".", suffix, ": ", ShapeString(shape), " for [",
+                                                 grid_.n, ", ", grid_.k,
+                                                 "] weights; codes of 2, 4 and 8 bits can be read"));
+  }
+  absl::Status Expect(absl::string_view suffix, const Shape& is, const Shape& needed) const {
+    if (is == needed) return absl::OkStatus();
+    return Bad(suffix, absl::StrCat("is ", ShapeString(is), "; weights [", grid_.n, ", ", grid_.k,
+                                    "] with these scales need ", ShapeString(needed)));
+  }
+
+  absl::StatusOr<Tensor> Words(const std::string& suffix) const {
+    SF_ASSIGN_OR_RETURN(Tensor t, parts_.read(suffix));
+    if (t.dtype() == DType::kI32 && t.shape().size() == 2) return t;
+    return Bad(suffix, absl::StrCat("is ", DTypeName(t.dtype()), " ", ShapeString(t.shape()),
+                                    "; a matrix of I32 is needed"));
+  }
+  absl::StatusOr<int> Bits(absl::string_view suffix, int64_t words, int64_t count) const {
+    for (const int bits : {2, 4, 8}) {
+      if (words * 32 == count * bits) return bits;
+    }
+    return BadBits(suffix, {words});
+  }
+
+  absl::StatusOr<Tensor> Scales(const std::string& suffix) const {
+    SF_ASSIGN_OR_RETURN(const Tensor raw, parts_.read(suffix));
+    if (!IsFloat(raw.dtype())) return Bad(suffix, absl::StrCat("is ", DTypeName(raw.dtype()), ", not float"));
+    return ToF32(raw.view());
+  }
+
+  // scales [groups, n], and the groups of the columns.
+  absl::Status GroupsInRows(const std::string& index) {
+    SF_ASSIGN_OR_RETURN(grid_.scales, Scales("scales"));
+    const Shape& shape = grid_.scales.shape();
+    if (shape.size() != 2 || shape[1] != grid_.n) {
+      return Bad("scales", absl::StrCat("is ", ShapeString(shape), "; rows of ", grid_.n, " are needed"));
+    }
+    grid_.scale_row = 1;
+    grid_.scale_group = grid_.n;
+    return AssignGroups("scales", shape[0], index);
+  }
+
+  // weight_scale [n, groups], [n, 1], [n], [1] or [].
+  absl::Status RowScales() {
+    SF_ASSIGN_OR_RETURN(grid_.scales, Scales("weight_scale"));
+    const Shape& shape = grid_.scales.shape();
+    const int64_t count = grid_.scales.num_elements();
+    if (count == 1 && grid_.n != 1) {
+      return AssignGroups("weight_scale", 1, "");  // strides stay 0
+    }
+    if (shape.empty() || shape.size() > 2 || shape[0] != grid_.n) {
+      return Bad("weight_scale",
+                 absl::StrCat("is ", ShapeString(shape), "; one row for each of ", grid_.n, " is needed"));
+    }
+    const int64_t groups = shape.size() == 2 ? shape[1] : 1;
+    grid_.scale_row = groups;
+    grid_.scale_group = 1;
+    return AssignGroups("weight_scale", groups, "weight_g_idx");
+  }
+
+  // The last group may be shorter where K is no multiple.
+  absl::Status AssignGroups(absl::string_view suffix, int64_t groups, const std::string& index) {
+    const int64_t k = grid_.k;
+    if (groups < 1 || groups > k) return Bad(suffix, absl::StrCat(groups, " groups of ", k, " columns"));
+    grid_.groups = groups;
+    grid_.group_of.resize(static_cast<size_t>(k));
+    if (!index.empty() && parts_.has(index)) {
+      SF_ASSIGN_OR_RETURN(const Tensor ids, parts_.read(index));
+      if (ids.dtype() != DType::kI32 || ids.num_elements() != k) {
+        return Bad(index, absl::StrCat("is ", DTypeName(ids.dtype()), " ", ShapeString(ids.shape()),
+                                       "; I32 [", k, "] is needed"));
+      }
+      const auto values = ids.as<int32_t>();
+      if (std::any_of(values.begin(), values.end(), [](int32_t v) { return v != -1; })) {  // -1: unused
+        for (int64_t c = 0; c < k; ++c) {
+          const int32_t g = values[static_cast<size_t>(c)];
+          if (g < 0 || g >= groups)
+            return Bad(index, absl::StrCat("column ", c, " is of group ", g, " of ", groups));
+          grid_.group_of[static_cast<size_t>(c)] = g;
+        }
+        return absl::OkStatus();
+      }
+    }
+    if (k % groups != 0) return Bad(suffix, absl::StrCat(groups, " groups do not divide ", k, " columns"));
+    for (int64_t c = 0; c < k; ++c)
+      grid_.group_of[static_cast<size_t>(c)] = static_cast<int32_t>(c / (k / groups));
+    return absl::OkStatus();
+  }
+
+  const ForeignParts& parts_;
+  const std::string module_;
+  Grid grid_;
+};
+
+absl::StatusOr<std::string> Word(const Json& config, absl::string_view key, std::string absent,
+                                 absl::string_view where) {
+  const Json* value = config.Find(key);
+  if (value == nullptr || value->is_null()) return absent;
+  SF_ASSIGN_OR_RETURN(const std::string word, config.GetString(key, where));
+  return absl::AsciiStrToLower(word);
+}
+
+}  // namespace
+
+absl::StatusOr<ForeignConfig> ParseForeignConfig(const Json& config, absl::string_view where) {
+  SF_ASSIGN_OR_RETURN(const std::string method, Word(config, "quant_method", "", where));
+  if (method == "gptq") {
+    SF_ASSIGN_OR_RETURN(const std::string format, Word(config, "checkpoint_format", "gptq", where));
+    if (format == "gptq") return ForeignConfig{ForeignLayout::kGptq, "GPTQ"};
+    if (format == "gptq_v2") return ForeignConfig{ForeignLayout::kGptqV2, "GPTQ v2"};
+    return NotRead(where, absl::StrCat("checkpoint_format \"", Printable(format), "\""), "gptq and gptq_v2");
+  }
+  if (method == "awq") {
+    SF_ASSIGN_OR_RETURN(const std::string version, Word(config, "version", "gemm", where));
+    if (version == "gemm") return ForeignConfig{ForeignLayout::kAwq, "AWQ"};
+    return NotRead(where, absl::StrCat("AWQ version \"", Printable(version), "\""), "gemm");
+  }
+  if (method == "compressed-tensors") {
+    SF_ASSIGN_OR_RETURN(const std::string format, Word(config, "format", "", where));
+    for (const char* known : {"pack-quantized", "int-quantized", "mixed-precision", "dense"}) {
+      if (format == known) return ForeignConfig{ForeignLayout::kCompressedTensors, "compressed-tensors"};
+    }
+    return NotRead(where, absl::StrCat("compressed-tensors format \"", Printable(format), "\""),
+                   "pack-quantized, int-quantized and mixed-precision");
+  }
+  return NotRead(
+      where,
+      absl::StrCat("is quantized by ",
+                   method.empty() ? "an unnamed method" : absl::StrCat("\"", Printable(method), "\"")),
+      "spikefold, gptq, awq, compressed-tensors and unquantized models");
+}
+
+const std::vector<std::string>& ForeignSuffixes(ForeignLayout layout) {
+  static const auto* const kWords = new std::vector<std::string>{"qweight"};
+  static const auto* const kCompressed = new std::vector<std::string>{"weight_packed", "weight"};
+  return layout == ForeignLayout::kCompressedTensors ? *kCompressed : *kWords;
+}
+
+absl::StatusOr<Tensor> DequantizeForeign(ForeignLayout layout, const ForeignParts& parts,
+                                         absl::string_view module, int64_t n, int64_t k) {
+  Reader reader(parts, module, n, k);
+  switch (layout) {
+    case ForeignLayout::kGptq:
+    case ForeignLayout::kGptqV2:
+      return reader.Gptq(layout == ForeignLayout::kGptqV2);
+    case ForeignLayout::kAwq:
+      return reader.Awq();
+    case ForeignLayout::kCompressedTensors:
+      return reader.Compressed();
+  }
+  return absl::InternalError("an unknown layout");
+}
+
+}  // namespace spikefold

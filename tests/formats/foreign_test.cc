@@ -1,0 +1,160 @@
+#include "formats/quantized/foreign.h"
+
+#include <catch2/catch.hpp>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "formats/base/file.h"
+#include "formats/checkpoint.h"
+#include "formats/safetensors_model.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_directory.h"
+
+namespace spikefold {
+namespace {
+
+using absl::StatusCode;
+using testing::Fails;
+using testing::TempDirectory;
+
+constexpr const char* kFixtures[] = {"gptq", "gptq_v2", "awq", "ct_w4", "ct_mixed"};
+
+std::string Fixture(const std::string& name) { return SPIKEFOLD_TEST_DATA "/foreign/" + name; }
+
+// A copy of a fixture whose configuration and tensors are edited.
+using Edit = std::function<void(std::string& config, std::vector<std::pair<std::string, Tensor>>& tensors)>;
+void MakeVariant(const std::string& name, const std::string& to, const Edit& edit) {
+  auto config = ReadFileToString(Fixture(name) + "/config.json", 1 << 20);
+  const auto model = SafetensorsModel::Open(Fixture(name));
+  REQUIRE(model.ok());
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  std::vector<SafetensorsWriter::Spec> specs;
+  for (const SafetensorsEntry* e : (*model)->entries()) {
+    if ((*model)->Find(e->name) == nullptr) continue;
+    tensors.emplace_back(e->name, *(*model)->Read(e->name));
+  }
+  edit(*config, tensors);
+  for (const auto& [tensor, value] : tensors) specs.push_back({tensor, value.dtype(), value.shape()});
+  REQUIRE(WriteFileAtomically(to + "/config.json", *config).ok());
+  auto writer = SafetensorsModelWriter::Create(to, specs, 0);
+  REQUIRE(writer.ok());
+  for (const auto& [tensor, value] : tensors) REQUIRE((*writer)->Write(tensor, value.view()).ok());
+  REQUIRE((*writer)->Finish().ok());
+}
+
+TEST_CASE("GPTQ, AWQ and compressed-tensors checkpoints are read to the bit", "[foreign]") {
+  for (const char* name : kFixtures) {
+    INFO(name);
+    const auto reader = CheckpointReader::Open(Fixture(name));
+    REQUIRE(reader.status() == absl::OkStatus());
+    CHECK((*reader)->kind() == CheckpointKind::kSafetensors);
+    CHECK((*reader)->config_json().Find("quantization_config") == nullptr);
+    const auto expected = SafetensorsFile::Open(Fixture(name) + "/expected.safetensors");
+    REQUIRE(expected.ok());
+    CHECK((*expected)->entries().size() == 7);
+    for (const SafetensorsEntry& entry : (*expected)->entries()) {
+      INFO(entry.name);
+      const auto ours = (*reader)->ReadF32(entry.name);
+      REQUIRE(ours.status() == absl::OkStatus());
+      const auto theirs = (*expected)->Read(entry);
+      CHECK(ours->shape() == theirs->shape());
+      CHECK(std::memcmp(ours->data(), theirs->data(), static_cast<size_t>(ours->num_bytes())) == 0);
+    }
+  }
+}
+
+TEST_CASE("A quantized checkpoint says what it is made of", "[foreign]") {
+  const auto reader = CheckpointReader::Open(Fixture("ct_mixed"));
+  REQUIRE(reader.ok());
+  const StoredTensor* q = (*reader)->Find("model.layers.0.self_attn.q_proj.weight");
+  REQUIRE(q != nullptr);
+  CHECK(q->stored_type == "compressed-tensors");
+  CHECK(q->bytes == 32 * 32 + 32 * 2 + 2);  // codes, scales, the input's scale
+  CHECK((*reader)->Find("model.layers.0.mlp.down_proj.weight")->stored_type == "F16");
+}
+
+TEST_CASE("Layouts that are not known are refused by name", "[foreign]") {
+  const struct {
+    const char *fixture, *from, *to, *message;
+  } kCases[] = {{"gptq", "\"checkpoint_format\": \"gptq\"", "\"checkpoint_format\": \"marlin\"",
+                 "checkpoint_format \"marlin\"; gptq and gptq_v2 can be read"},
+                {"awq", "\"gemm\"", "\"gemv\"", "AWQ version \"gemv\"; gemm can be read"},
+                {"ct_w4", "\"pack-quantized\"", "\"nvfp4-pack-quantized\"",
+                 "compressed-tensors format \"nvfp4-pack-quantized\"; pack-quantized, int-quantized and "
+                 "mixed-precision "
+                 "can be read"},
+                {"awq", "\"quant_method\": \"awq\"", "\"quant_method\": \"hqq\"",
+                 "is quantized by \"hqq\"; spikefold, gptq, awq, compressed-tensors and unquantized models "
+                 "can be read"}};
+  for (const auto& c : kCases) {
+    const TempDirectory directory;
+    MakeVariant(c.fixture, directory.path(), [&](std::string& config, auto&) {
+      config = absl::StrReplaceAll(config, {{c.from, c.to}});
+    });
+    CHECK_THAT(CheckpointReader::Open(directory.path()).status(),
+               Fails(StatusCode::kUnimplemented, c.message));
+  }
+}
+
+TEST_CASE("Parts that contradict each other end in an error, not in wrong weights", "[foreign]") {
+  const std::string q = "model.layers.0.self_attn.q_proj";
+  const auto edit = [&](const std::string& fixture, const std::string& suffix,
+                        const std::function<void(Tensor&)>& change) {
+    const TempDirectory directory;
+    MakeVariant(fixture, directory.path(), [&](std::string&, auto& tensors) {
+      for (auto& [name, tensor] : tensors) {
+        if (name == absl::StrCat(q, ".", suffix)) change(tensor);
+      }
+    });
+    const auto reader = CheckpointReader::Open(directory.path());
+    return reader.ok() ? (*reader)->ReadF32(q + ".weight").status() : reader.status();
+  };
+  CHECK_THAT(edit("gptq", "g_idx", [](Tensor& t) { t.as<int32_t>()[5] = 2; }),
+             Fails(StatusCode::kDataLoss, "g_idx: column 5 is of group 2 of 2"));
+  CHECK_THAT(edit("gptq", "g_idx", [](Tensor& t) { t.as<int32_t>()[5] = -7; }),
+             Fails(StatusCode::kDataLoss, "g_idx: column 5 is of group -7 of 2"));
+  CHECK_THAT(
+      edit("gptq", "qzeros",
+           [](Tensor& t) {
+             t = Tensor(DType::kI32, {2, 3});
+           }),
+      Fails(StatusCode::kDataLoss, "qzeros: is [2, 3]; weights [32, 32] with these scales need [2, 4]"));
+  CHECK_THAT(edit("awq", "scales",
+                  [](Tensor& t) {
+                    t = Tensor(DType::kF16, {3, 32});
+                  }),
+             Fails(StatusCode::kDataLoss, "scales: 3 groups do not divide 32 columns"));
+  CHECK_THAT(
+      edit("awq", "qweight",
+           [](Tensor& t) {
+             t = Tensor(DType::kI32, {31, 4});
+           }),
+      Fails(StatusCode::kDataLoss, "qweight: is [31, 4]; weights [32, 32] with these scales need [32, 4]"));
+  CHECK_THAT(edit("gptq", "qweight",
+                  [](Tensor& t) {
+                    t = Tensor(DType::kI32, {3, 32});
+                  }),
+             Fails(StatusCode::kUnimplemented, "codes of 2, 4 and 8 bits can be read"));
+  CHECK_THAT(edit("ct_w4", "weight_shape", [](Tensor& t) { t.as<int64_t>()[1] = 31; }),
+             Fails(StatusCode::kDataLoss, "weight_shape: is not [32, 32]"));
+  CHECK_THAT(edit("ct_mixed", "weight_scale",
+                  [](Tensor& t) {
+                    t = Tensor(DType::kF16, {31, 1});
+                  }),
+             Fails(StatusCode::kDataLoss, "weight_scale: is [31, 1]; one row for each of 32 is needed"));
+}
+
+TEST_CASE("A bias that the architecture has no place for counts only if it is not zero", "[foreign]") {
+  const TempDirectory directory;
+  MakeVariant("gptq", directory.path(), [&](std::string&, auto& tensors) {
+    for (auto& [name, tensor] : tensors) {
+      if (name == "model.layers.0.mlp.up_proj.bias") tensor.template as<uint16_t>()[3] = 0x3c00;
+    }
+  });
+  CHECK_THAT(CheckpointReader::Open(directory.path()).status(),
+             Fails(StatusCode::kUnimplemented, "\"model.layers.0.mlp.up_proj.bias\" has no place"));
+}
+
+}  // namespace
+}  // namespace spikefold
