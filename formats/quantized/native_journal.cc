@@ -112,6 +112,7 @@ absl::StatusOr<std::unique_ptr<NativeJournal>> NativeJournal::Open(const std::st
                      ": another process is writing this output; wait for it or choose another output"));
   }
   if (existed) SF_RETURN_IF_ERROR(journal->Load());
+  journal->keep_ = !journal->records_.empty();
   if (!resume || journal->end_ == 0) SF_RETURN_IF_ERROR(journal->Restart());
   journal->keep_ = !journal->records_.empty();
   return journal;

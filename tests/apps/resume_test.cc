@@ -58,7 +58,7 @@ TEST_CASE("A quantization killed at 20 random moments is gone on with to the sam
     double share = std::uniform_real_distribution<>(0.05, 1.0)(random);
     for (int attempt = 0;; ++attempt) {
       ProcessOptions options;
-      if (attempt < 3) options.kill_after = share * whole.count();
+      if (attempt < 2) options.kill_after = share * whole.count();
       const Finished run = RunSpikefold(w.Quantize(out, {"--resume"}), options);
       INFO(run.err);
       REQUIRE((run.exit == 0 || run.signal == SIGKILL));
