@@ -14,6 +14,7 @@
 #include "formats/base/status.h"
 #include "formats/export/directory_export.h"
 #include "formats/export/gguf_export.h"
+#include "formats/export/gptq_export.h"
 #include "formats/gguf_encode.h"
 
 namespace spikefold {
@@ -87,7 +88,9 @@ absl::Status PrintReport(const ExportCommandOptions& options, const ExportReport
 
 }  // namespace
 
-std::vector<std::string> ExportFormats() { return {"gguf", "compressed-tensors", "safetensors"}; }
+std::vector<std::string> ExportFormats() {
+  return {"gguf", "compressed-tensors", "gptq", "gptq_v2", "safetensors"};
+}
 
 std::vector<std::string> ExportTypes() {
   std::vector<std::string> words;
@@ -119,6 +122,14 @@ absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
     return PrintReport(options, report, context);
   }
   SF_ASSIGN_OR_RETURN(const auto source, ExportSource::Open(options.model));
+  if (options.format == "gptq" || options.format == "gptq_v2") {
+    SF_ASSIGN_OR_RETURN(
+        const ExportReport report,
+        ExportGptq(*source, options.output,
+                   {.v2 = options.format == "gptq_v2", .overwrite = options.force, .progress = progress}));
+    context.console.EndProgress();
+    return PrintReport(options, report, context);
+  }
   const DirectoryExportOptions to_directory{.compressed_tensors = options.format == "compressed-tensors",
                                             .overwrite = options.force,
                                             .progress = progress};

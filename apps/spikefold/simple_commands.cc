@@ -32,7 +32,8 @@ CommandSpec ExportSpec() {
   c.options = {
       {"MODEL", &o->model, "A directory that quantize wrote, or any float model", "", true},
       {"--to", &o->format,
-       "gguf: a file for llama.cpp; compressed-tensors: a directory for vLLM and transformers; safetensors: "
+       "gguf: a file for llama.cpp; compressed-tensors: a directory for vLLM and transformers; gptq, "
+       "gptq_v2: one in GPTQ's layout; safetensors: "
        "bf16 values of the quantized weights",
        "FORMAT", true, ExportFormats()},
       {"-o,--output", &o->output, "Write here", "PATH", true},

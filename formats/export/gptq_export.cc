@@ -1,0 +1,271 @@
+#include "formats/export/gptq_export.h"
+
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "formats/base/file.h"
+#include "formats/base/status.h"
+#include "formats/safetensors_model.h"
+
+namespace spikefold {
+namespace {
+
+// A linear that keeps its codes; float16 otherwise, with the reason.
+struct Decision {
+  bool codes = false;
+  std::string reason;
+};
+
+Decision Decide(const ExportWeight& w) {
+  if (!w.quantized()) return {};
+  if (!w.is_linear() || w.node.role == Role::kHead) return {.reason = "embedding and head are 16 bit there"};
+  const QuantizedLinearSpec& s = *w.spec;
+  if (s.num_kept + s.num_super > 0) {
+    return {.reason = absl::StrCat(s.num_kept, " kept columns and ", s.num_super,
+                                   " super weights have no place beside codes: the linear is 16 bit")};
+  }
+  if (s.k % 32 != 0 || s.n % 32 != 0) return {.reason = "sizes that 32 does not divide are not packed"};
+  return {.codes = true};
+}
+
+int BitsOf(const QuantizedLinearSpec& s) { return s.format.bits == 8 ? 8 : 4; }
+
+// `count` values of `bits` bits, `stride` apart, into one word.
+int32_t Word(const int32_t* values, int64_t stride, int bits) {
+  uint32_t word = 0;
+  for (int i = 0; i < 32 / bits; ++i) word |= static_cast<uint32_t>(values[i * stride]) << (bits * i);
+  return static_cast<int32_t>(word);
+}
+
+Tensor ToF16(absl::Span<const float> values, Shape shape) {
+  Tensor out(DType::kF16, std::move(shape));
+  for (size_t i = 0; i < values.size(); ++i) out.as<uint16_t>()[i] = FloatToF16(values[i]);
+  return out;
+}
+
+class Exporter {
+ public:
+  Exporter(const ExportSource& source, const GptqExportOptions& options)
+      : source_(source), options_(options) {}
+
+  absl::StatusOr<ExportReport> Run(const std::string& output) {
+    report_.format = options_.v2 ? "gptq_v2" : "gptq";
+    SF_RETURN_IF_ERROR(CheckExportable(source_, "GPTQ"));
+    SF_ASSIGN_OR_RETURN(report_.losses, CommonLosses(source_, false));
+    for (const ExportWeight& w : source_.weights()) decisions_.push_back(Decide(w));
+    SF_RETURN_IF_ERROR(Check());
+    SF_ASSIGN_OR_RETURN(const auto directory, AtomicDirectory::Create(output, options_.overwrite));
+    const std::string& path = directory->partial_path();
+    SF_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(path, "config.json"), Config().Dump(2) + "\n"));
+    SF_ASSIGN_OR_RETURN(const auto files, source_.reader().SideFiles());
+    for (const auto& file : files)
+      SF_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(path, file.name), file.bytes));
+    SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModelWriter::Create(path, Specs(), uint64_t{5} << 30));
+    SF_RETURN_IF_ERROR(WriteAll());
+    SF_RETURN_IF_ERROR(tensors_->Finish());
+    report_.file_bytes = tensors_->file_bytes();
+    SF_RETURN_IF_ERROR(ReadBack(path));
+    SF_RETURN_IF_ERROR(directory->Commit());
+    return std::move(report_);
+  }
+
+ private:
+  absl::Status Check() {
+    bool any = false;
+    int64_t activations = 0;
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      const ExportWeight& w = source_.weights()[i];
+      any = any || decisions_[i].codes;
+      if (decisions_[i].codes && !w.spec->act.is_float()) ++activations;
+      const bool fits =
+          w.node.role == Role::kQProj || w.node.role == Role::kKProj || w.node.role == Role::kVProj;
+      if (w.has_bias && !(fits && source_.config().family == "qwen2")) {
+        return absl::UnimplementedError(absl::StrCat(source_.path(), ": ", w.node.module,
+                                                     " has a bias; export it to compressed-tensors"));
+      }
+    }
+    if (activations > 0) {
+      report_.losses.push_back(
+          {.what = "activations",
+           .detail = absl::StrCat("codes of ", activations,
+                                  " linears' inputs: GPTQ's kernels read float activations")});
+    }
+    if (any) return absl::OkStatus();
+    return absl::UnimplementedError(absl::StrCat(source_.path(),
+                                                 ": has no linear whose codes GPTQ's layout holds; "
+                                                 "quantize with --scheme w4a16 or w8a16 first"));
+  }
+
+  // What most linears are; the others are rules of "dynamic".
+  std::pair<int, int64_t> Main() const {
+    std::map<std::pair<int, int64_t>, int> count;
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      if (decisions_[i].codes) ++count[FormatOf(source_.weights()[i])];
+    }
+    return std::max_element(count.begin(), count.end(),
+                            [](const auto& a, const auto& b) { return a.second < b.second; })
+        ->first;
+  }
+  static std::pair<int, int64_t> FormatOf(const ExportWeight& w) {
+    return {BitsOf(*w.spec), w.spec->format.grouped ? w.spec->group : -1};
+  }
+
+  Json Config() const {
+    const std::pair<int, int64_t> main = Main();
+    bool symmetric = true;
+    Json dynamic = Json::MakeObject();
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      const ExportWeight& w = source_.weights()[i];
+      if (!w.is_linear() || w.node.role == Role::kHead) continue;
+      const std::string pattern = absl::StrCat("^", absl::StrReplaceAll(w.node.module, {{".", "\\."}}), "$");
+      if (!decisions_[i].codes) {
+        dynamic.Set(absl::StrCat("-:", pattern), Json::MakeObject());
+        continue;
+      }
+      symmetric = symmetric && w.spec->format.symmetric;
+      const auto format = FormatOf(w);
+      if (format == main) continue;
+      dynamic.Set(absl::StrCat("+:", pattern),
+                  Json::MakeObject().Set("bits", format.first).Set("group_size", format.second));
+    }
+    Json quantization = Json::MakeObject();
+    quantization.Set("quant_method", "gptq").Set("bits", main.first).Set("group_size", main.second);
+    quantization.Set("desc_act", false).Set("sym", symmetric).Set("lm_head", false);
+    quantization.Set("checkpoint_format", options_.v2 ? "gptq_v2" : "gptq");
+    if (!dynamic.object().empty()) quantization.Set("dynamic", std::move(dynamic));
+    Json config = source_.reader().config_json();
+    Json::Object& members = config.object();
+    members.erase(std::remove_if(members.begin(), members.end(),
+                                 [](const Json::Member& m) { return m.first == "quantization_config"; }),
+                  members.end());
+    config.Set("torch_dtype", "float16");
+    if (config.Find("dtype") != nullptr) config.Set("dtype", "float16");
+    config.Set("quantization_config", std::move(quantization));
+    return config;
+  }
+
+  std::vector<SafetensorsWriter::Spec> Specs() const {
+    std::vector<SafetensorsWriter::Spec> specs;
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      const ExportWeight& w = source_.weights()[i];
+      if (!decisions_[i].codes) {
+        specs.push_back({w.weight_name(), w.shape.size() == 1 ? DType::kF32 : DType::kF16, w.shape});
+      } else {
+        const QuantizedLinearSpec& s = *w.spec;
+        const int64_t per_word = 32 / BitsOf(s), groups = s.num_groups();
+        const std::string& m = w.node.module;
+        specs.push_back({m + ".qweight", DType::kI32, {s.k / per_word, s.n}});
+        specs.push_back({m + ".qzeros", DType::kI32, {groups, s.n / per_word}});
+        specs.push_back({m + ".scales", DType::kF16, {groups, s.n}});
+        specs.push_back({m + ".g_idx", DType::kI32, {s.k}});
+      }
+      if (w.has_bias) specs.push_back({w.bias_name(), DType::kF16, {w.node.n}});
+    }
+    return specs;
+  }
+
+  absl::Status WriteAll() {
+    const int64_t total = static_cast<int64_t>(decisions_.size());
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      if (!Report(options_.progress, "writing tensors", static_cast<int64_t>(i), total)) {
+        return absl::CancelledError("export: interrupted");
+      }
+      const ExportWeight& w = source_.weights()[i];
+      if (decisions_[i].codes) {
+        SF_RETURN_IF_ERROR(WriteCodes(w));
+      } else {
+        SF_ASSIGN_OR_RETURN(const Tensor values, source_.ReadWeight(w));
+        const Tensor half = ToF16(values.as<float>(), values.shape());
+        SF_RETURN_IF_ERROR(
+            tensors_->Write(w.weight_name(), w.shape.size() == 1 ? values.view() : half.view()));
+      }
+      if (w.has_bias) {
+        SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w));
+        SF_RETURN_IF_ERROR(tensors_->Write(w.bias_name(), ToF16(bias.as<float>(), bias.shape()).view()));
+      }
+      report_.tensors.push_back(
+          {.name = w.weight_name(),
+           .from = w.stored_type,
+           .to = decisions_[i].codes ? absl::StrCat("GPTQ ", BitsOf(*w.spec), " bits") : "F16",
+           .same_codes = decisions_[i].codes,
+           .reason = decisions_[i].reason});
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status WriteCodes(const ExportWeight& w) {
+    SF_ASSIGN_OR_RETURN(const QuantizedLinear q, source_.ReadLinear(w));
+    const int bits = BitsOf(q);
+    const int32_t middle = 1 << (bits - 1), top = (1 << bits) - 1;
+    const int64_t n = q.n, k = q.k, groups = q.num_groups(), per_word = 32 / bits;
+    std::vector<int32_t> codes(static_cast<size_t>(k * n)), zeros(static_cast<size_t>(groups * n));
+    std::vector<float> scales(zeros.size());
+    Tensor index(DType::kI32, {k});
+    for (int64_t c = 0; c < k; ++c) {
+      index.as<int32_t>()[static_cast<size_t>(c)] = static_cast<int32_t>(c / (k / groups));
+      for (int64_t r = 0; r < n; ++r) {
+        codes[static_cast<size_t>(c * n + r)] = q.codes[static_cast<size_t>(r * k + c)] + middle;
+      }
+    }
+    for (int64_t r = 0; r < n; ++r) {
+      for (int64_t g = 0; g < groups; ++g) {
+        const size_t from = static_cast<size_t>(r * groups + g), to = static_cast<size_t>(g * n + r);
+        const int32_t zero = (q.zeros.empty() ? 0 : q.zeros[from]) + middle;
+        if (zero == 0 && !options_.v2) {
+          return absl::UnimplementedError(absl::StrCat(w.node.module,
+                                                       ": a zero point is the lowest code, which "
+                                                       "\"gptq\" stores as -1; use gptq_v2"));
+        }
+        zeros[to] = options_.v2 ? zero : (zero - 1) & top;
+        scales[to] = q.scales[from];
+      }
+    }
+    Tensor qweight(DType::kI32, {k / per_word, n}), qzeros(DType::kI32, {groups, n / per_word});
+    for (int64_t i = 0; i < k / per_word * n; ++i) {
+      qweight.as<int32_t>()[static_cast<size_t>(i)] =
+          Word(codes.data() + i / n * per_word * n + i % n, n, bits);
+    }
+    for (int64_t i = 0; i < groups * n / per_word; ++i) {
+      qzeros.as<int32_t>()[static_cast<size_t>(i)] = Word(zeros.data() + i * per_word, 1, bits);
+    }
+    const std::string& m = w.node.module;
+    SF_RETURN_IF_ERROR(tensors_->Write(m + ".qweight", qweight.view()));
+    SF_RETURN_IF_ERROR(tensors_->Write(m + ".qzeros", qzeros.view()));
+    SF_RETURN_IF_ERROR(tensors_->Write(m + ".scales", ToF16(scales, {groups, n}).view()));
+    return tensors_->Write(m + ".g_idx", index.view());
+  }
+
+  absl::Status ReadBack(const std::string& path) {
+    SF_ASSIGN_OR_RETURN(const auto written, CheckpointReader::Open(path));
+    for (size_t i = 0; i < decisions_.size(); ++i) {
+      const ExportWeight& w = source_.weights()[i];
+      SF_ASSIGN_OR_RETURN(const Tensor ours, source_.ReadWeight(w));
+      SF_ASSIGN_OR_RETURN(const Tensor theirs, written->ReadF32(w.weight_name()));
+      ExportedTensor& t = report_.tensors[i];
+      t.bytes = written->Find(w.weight_name())->bytes;
+      t.error = RelativeError(ours.as<float>(), theirs.as<float>());
+      if (t.error <= 0.02) continue;
+      return absl::UnimplementedError(absl::StrCat(w.weight_name(), " as ", t.to, " differs by ", t.error,
+                                                   " of its size; its values do not fit float16"));
+    }
+    return absl::OkStatus();
+  }
+
+  const ExportSource& source_;
+  const GptqExportOptions& options_;
+  std::vector<Decision> decisions_;  // one for each of source_.weights()
+  std::unique_ptr<SafetensorsModelWriter> tensors_;
+  ExportReport report_;
+};
+
+}  // namespace
+
+absl::StatusOr<ExportReport> ExportGptq(const ExportSource& source, const std::string& output,
+                                        const GptqExportOptions& options) {
+  return Exporter(source, options).Run(output);
+}
+
+}  // namespace spikefold
