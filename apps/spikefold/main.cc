@@ -28,6 +28,7 @@
 #include "apps/spikefold/option_groups.h"
 #include "apps/spikefold/plan_command.h"
 #include "apps/spikefold/quantize_command.h"
+#include "apps/spikefold/refine_command.h"
 #include "apps/spikefold/scan_command.h"
 #include "apps/spikefold/simple_commands.h"
 #include "apps/spikefold/standard_streams.h"
@@ -73,6 +74,7 @@ class CommandLine {
     AddFolds();
     AddPlan();
     AddQuantize();
+    AddRefine();
     AddEval();
     AddSweep();
     for (CommandSpec& spec : simple_) AddSimple(spec);
@@ -169,6 +171,7 @@ class CommandLine {
   void AddFolds();
   void AddPlan();
   void AddQuantize();
+  void AddRefine();
   void AddEval();
   void AddSweep();
   void AddGenerate();
@@ -266,15 +269,36 @@ void CommandLine::AddQuantize() {
   CLI::App* c = Add("quantize", "Quantizes a model; scans and plans it first where that is not given",
                     "spikefold quantize MODEL --scheme w8a8-static -o model-q\n"
                     "spikefold quantize MODEL --scan scan --scheme w4a16 -o model-w4\n"
-                    "spikefold quantize MODEL --scan scan --plan plan.json -o model-q --force",
+                    "spikefold quantize MODEL --scan scan --plan plan.json -o model-q --force\n"
+                    "spikefold quantize MODEL --scan scan --scheme w4a16 -o model-w4 --resume",
                     RunQuantize, &o);
   AddModel(c, o->model, kFloatModel);
   c->add_option("-o,--output", o->output, "The quantized model's directory")->required()->type_name("DIR");
   c->add_option("--scan", o->scan, "What scan wrote; made here if not given")->type_name("DIR");
   c->add_option("--plan", o->plan, "What plan wrote; made here if not given")->type_name("FILE");
   c->add_flag("--force", o->force, "Replace a model that is there");
+  c->add_flag("--resume", o->resume, "Go on with what an interrupted run left, to the same bytes");
   AddRecipe(c, o->recipe);
   AddScanText(c, o->text);
+}
+
+void CommandLine::AddRefine() {
+  RefineCommandOptions* o = nullptr;
+  CLI::App* c =
+      Add("refine", "Learns scales, biases and gains of a quantized model from its float model",
+          "spikefold refine model-w3 --reference MODEL --text train.txt -o model-w3-refined", RunRefine, &o);
+  AddModel(c, o->model, "A directory that quantize wrote");
+  c->add_option("--reference", o->reference, "The float model it came from")->required()->type_name("MODEL");
+  c->add_option("--text", o->texts, "UTF-8 text to learn from")->required()->type_name("FILE...");
+  c->add_option("-o,--output", o->output, "The refined model's directory")->required()->type_name("DIR");
+  AddCount(c, "--windows", o->windows, "Steps, each on a window of its own", 1, 1 << 20);
+  AddCount(c, "--length", o->length, "Tokens of a window", 8, 1 << 14);
+  c->add_option("--rate", o->rate, "Largest relative change of a step, nearly")
+      ->check(Number(1e-9, 1))
+      ->type_name("X")
+      ->capture_default_str();
+  AddBackend(c, o->backend);
+  c->add_flag("--force", o->force, "Replace a model that is there");
 }
 
 void CommandLine::AddEval() {

@@ -10,10 +10,10 @@ namespace {
 
 using Args = std::vector<std::string>;
 
-const std::vector<std::string> kCommands = {"inspect",  "scan",     "ablate",  "compare",    "folds",
-                                            "plan",     "quantize", "eval",    "sweep",      "export",
-                                            "gate",     "diff",     "report",  "verify",     "doctor",
-                                            "generate", "bench",    "fixture", "completion", "man"};
+const std::vector<std::string> kCommands = {
+    "inspect", "scan",   "ablate",   "compare", "folds",   "plan",       "quantize",
+    "refine",  "eval",   "sweep",    "export",  "gate",    "diff",       "report",
+    "verify",  "doctor", "generate", "bench",   "fixture", "completion", "man"};
 
 TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
   std::vector<Args> calls = {{"--help"}};
@@ -37,10 +37,11 @@ TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", 
 }
 
 TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]") {
-  CheckRefused({"scna", "x"}, 2,
-               "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
-               "compare, folds, plan, quantize, eval, sweep, export, gate, diff, report, verify, doctor, "
-               "generate, bench, fixture, completion, man");
+  CheckRefused(
+      {"scna", "x"}, 2,
+      "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
+      "compare, folds, plan, quantize, refine, eval, sweep, export, gate, diff, report, verify, doctor, "
+      "generate, bench, fixture, completion, man");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
                "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
                "bench --help");
@@ -123,6 +124,11 @@ TEST_CASE("LibTorch that is not there, or no plugin, ends with 4 and what to do"
                                     "one elsewhere\n"));
   CHECK(foreign.exit == 4);
   CHECK(foreign.err.find("cannot be loaded") != std::string::npos);
+  const Finished learn =
+      RunSpikefold({"refine", w.model, "--reference", w.model, "--text", w.text, "-o", w / "refined"},
+                   {.environment = {"SPIKEFOLD_TORCH_PLUGIN=" + (w / "none.so")}});
+  CHECK(learn.exit == 4);
+  CHECK(!PathExists(w / "refined"));
   CheckRefused({"eval", w.model, "--text", w.text, "--backend", "torch"}, 2,
                "spikefold eval: --backend torch: is an oracle for this program's own results; add --parity, "
                "or use cpu or cuda");

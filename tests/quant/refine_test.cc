@@ -1,0 +1,122 @@
+// Learning on a checkpoint whose scales are known to be wrong. Needs the LibTorch plugin; skipped without.
+#include "quant/refine/refine.h"
+
+#include "formats/quantized/native.h"
+#include "kernels/runtime/torch/torch_plugin.h"
+#include "quant/apply.h"
+#include "tests/quant/quant_kit.h"
+
+namespace spikefold::testing {
+namespace {
+
+std::vector<std::vector<int32_t>> SomeWindows(int count, uint32_t seed) {
+  std::vector<std::vector<int32_t>> windows(static_cast<size_t>(count));
+  for (auto& window : windows) {
+    for (int i = 0; i < 24; ++i) {
+      seed = seed * 1664525u + 1013904223u;
+      window.push_back(static_cast<int32_t>(seed >> 8) % 131);
+    }
+  }
+  return windows;
+}
+
+std::vector<int8_t> Codes(const std::string& path, const std::string& module) {
+  return NativeReader::Open(path).value()->ReadLinear(module)->codes;
+}
+std::vector<float> Scales(const std::string& path, const std::string& module) {
+  return NativeReader::Open(path).value()->ReadLinear(module)->scales;
+}
+
+// PlainModel() in 4 bits, with the scales of one linear too large by three fifths.
+struct Spoiled {
+  TempDirectory directory;
+  Scanned s = ScanTiny(PlainModel());
+  std::string good = directory / "good", path = directory / "spoiled";
+  std::string module = "model.layers.1.mlp.down_proj";
+
+  explicit Spoiled(const std::string& scheme) {
+    Recipe recipe;
+    recipe.scheme = scheme;
+    recipe.outliers = OutlierMode::kNone;
+    recipe.group_size = 32;
+    const auto plan = MakePlan(recipe, s.input());
+    INFO(plan.status());
+    REQUIRE(plan.ok());
+    REQUIRE(
+        ApplyPlan(*plan, *s.tiny.checkpoint, {.pool = &TestPool(), .stats = &s.scan.stats, .output = good})
+            .ok());
+    const auto reader = *CheckpointReader::Open(good);
+    const int node = reader->graph().FindModule(module);
+    Refined change;
+    std::vector<float>& scales = change.scales[node];
+    for (const float scale : Scales(good, module)) scales.push_back(1.6f * scale);
+    REQUIRE(WriteRefined(*reader, change, {}, {.path = path}).ok());
+  }
+};
+
+TEST_CASE("Other scales are written beside the same codes, in the same bytes", "[refine]") {
+  const Spoiled spoiled("w4a16");
+  CHECK(Codes(spoiled.path, spoiled.module) == Codes(spoiled.good, spoiled.module));
+  const std::vector<float> was = Scales(spoiled.good, spoiled.module),
+                           is = Scales(spoiled.path, spoiled.module);
+  REQUIRE(is.size() == was.size());
+  for (size_t i = 0; i < is.size(); ++i) CHECK(is[i] == Approx(1.6f * was[i]).epsilon(0.005));  // bf16
+  const auto other = "model.layers.0.mlp.down_proj";
+  CHECK(Scales(spoiled.path, other) == Scales(spoiled.good, other));
+  const auto a = *NativeReader::Open(spoiled.good), b = *NativeReader::Open(spoiled.path);
+  CHECK(a->info().file_bytes == b->info().file_bytes);
+  // Codes of another plan's twin may not be taken from here.
+  CHECK_FALSE(a->info().plan_sha256.empty());
+  CHECK(b->info().plan_sha256.empty());
+  CHECK(NativeVerify(spoiled.path).ok());
+}
+
+TEST_CASE("Gradients find scales that were spoiled, on text that no gradient saw", "[refine]") {
+  if (const auto plugin = LoadTorchPlugin(); !plugin.ok()) {
+    WARN("skipped: " << plugin.status().message());
+    return;
+  }
+  for (const char* scheme : {"w4a16", "w4a4"}) {
+    CAPTURE(scheme);
+    const Spoiled spoiled(scheme);
+    const auto reader = *CheckpointReader::Open(spoiled.path);
+    const RefineOptions options = {
+        .windows = SomeWindows(60, 1), .held_out = SomeWindows(6, 2), .rate = 0.01};
+    const auto refined = Refine(*reader, *spoiled.s.model, options);
+    INFO(refined.status());
+    REQUIRE(refined.ok());
+    CHECK(refined->after < 0.9 * refined->before);
+    CHECK(refined->best_step > 0);
+    const std::string path = spoiled.directory / "refined";
+    REQUIRE(WriteRefined(*reader, *refined, {}, {.path = path}).ok());
+    const auto mean_ratio = [&](const std::string& where) {
+      const std::vector<float> good = Scales(spoiled.good, spoiled.module),
+                               now = Scales(where, spoiled.module);
+      double sum = 0;
+      for (size_t i = 0; i < now.size(); ++i) sum += now[i] / good[i] / static_cast<double>(now.size());
+      return sum;
+    };
+    CHECK(mean_ratio(spoiled.path) == Approx(1.6).epsilon(0.01));
+    CHECK(mean_ratio(path) < 1.5);
+    CHECK(mean_ratio(path) > 1);
+    // What was written is what was measured.
+    const auto again = Refine(**CheckpointReader::Open(path), *spoiled.s.model,
+                              {.windows = SomeWindows(1, 3), .held_out = options.held_out, .rate = 1e-9});
+    REQUIRE(again.ok());
+    CHECK(again->before == Approx(refined->after).epsilon(0.05));
+  }
+}
+
+TEST_CASE("Refining refuses what cannot be refined", "[refine]") {
+  const Spoiled spoiled("w4a16");
+  const auto message = [&](const CheckpointReader& reader, const RefineOptions& options) {
+    return std::string(Refine(reader, *spoiled.s.model, options).status().message());
+  };
+  const auto reader = *CheckpointReader::Open(spoiled.path);
+  CHECK(message(*spoiled.s.tiny.checkpoint, {}) == "memory: is not quantized; give what quantize wrote");
+  CHECK(message(*reader, {.windows = SomeWindows(1, 1)}) ==
+        "refine: windows to learn from and windows held out are needed");
+}
+
+}  // namespace
+}  // namespace spikefold::testing
