@@ -43,6 +43,28 @@ asan: models     ## unit tests under AddressSanitizer and UndefinedBehaviorSanit
 	cmake --build --preset asan-ubsan -j$(JOBS)
 	ctest --preset asan-ubsan -j$(JOBS)
 
+interop:         ## remake the fixtures of other tools with these tools, from PyPI, and compare
+	@tests/interop/run.sh
+
+tsan: models     ## unit tests under ThreadSanitizer
+	cmake --preset tsan
+	cmake --build --preset tsan -j$(JOBS)
+	ctest --preset tsan -j$(JOBS)
+
+FUZZ_SECONDS ?= 30
+fuzz:            ## libFuzzer on every parser, FUZZ_SECONDS each (30)
+	cmake --preset fuzz
+	cmake --build --preset fuzz -j$(JOBS)
+	@tests/fuzz/run.sh build-fuzz $(FUZZ_SECONDS)
+
+coverage:        ## lines of formats/ that its tests reach, as a table and build-coverage/coverage.html
+	cmake --preset coverage
+	cmake --build --preset coverage -j$(JOBS)
+	find build-coverage -name '*.gcda' -delete
+	build-coverage/tests/formats/formats_test && build-coverage/tests/fuzz/fuzz_corpus_test
+	gcovr --root . --filter formats/ --exclude-throw-branches --exclude-unreachable-branches --sort-percentage \
+	  --print-summary --html build-coverage/coverage.html --fail-under-line 90 build-coverage
+
 format:          ## rewrite the sources with clang-format
 	clang-format -i $(SOURCES)
 
@@ -63,4 +85,5 @@ package: build   ## build/*.deb: the tool, and what building against it needs; w
 clean:           ## remove builds and demo results (models stay)
 	rm -rf build build-* demo
 
-.PHONY: help deps deps-torch configure build torch models test demo results asan format format-check structure-check tidy package clean
+.PHONY: help deps deps-torch configure build torch models test demo results asan tsan fuzz coverage interop format \
+  format-check structure-check tidy package clean

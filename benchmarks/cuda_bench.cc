@@ -18,7 +18,9 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/matmul_bf16_s8r_s8c/matmul_bf16_s8r_s8c.h"
+#include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
+#include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 
 namespace spikefold::benchmarks {
@@ -187,6 +189,7 @@ class Bench {
                                                   .x_scale = x_scale_.as<float>(),
                                                   .num_kept = kept,
                                                   .kept_x = x32_.as<float>(),
+                                                  .kept_rows = kept_x_.as<uint16_t>(),
                                                   .linears = {.count = 1}};
                              p.linears.linear[0] = {.n = n,
                                                     .w = w8_.as<int8_t>() + copy * n * k,
@@ -194,6 +197,7 @@ class Bench {
                                                     .w_scale = w_scale_.as<float>(),
                                                     .kept_w = kept > 0 ? kept_w_.as<uint16_t>() : nullptr,
                                                     .kept_stride = n,
+                                                    .kept_rows = kept_w_.as<uint16_t>(),
                                                     .y = sums_.as<float>()};
                              return s8c::RunCuda(p, device_, stream_);
                            }});
@@ -218,12 +222,30 @@ class Bench {
          }});
   }
 
+  // Float rows times 8-bit codes, or times bf16 weights: what the walk runs without quantized activations.
+  void AddFloatRows(const char* name, bool bf16, int64_t m, int64_t n, int64_t k) {
+    const int64_t bytes = n * k * (bf16 ? 2 : 1);
+    contenders_.push_back({.name = name, .weight_bytes = bytes, .launch = [=, this](int64_t copy) {
+                             cuda::SimtParams p = {
+                                 .m = m, .k = k, .x = x32_.as<float>(), .linears = {.count = 1}};
+                             p.linears.linear[0] = {.n = n,
+                                                    .w = (bf16 ? w16_ : w8_).as<char>() + copy * bytes,
+                                                    .w_stride = k,
+                                                    .w_scale = w_scale_.as<float>(),
+                                                    .y = sums_.as<float>()};
+                             return bf16 ? kernels::matmul_f32_f32_bf16::RunCuda(p, stream_)
+                                         : kernels::matmul_f32_f32_s8c::RunCuda(p, stream_);
+                           }});
+  }
+
   absl::Status Shape(int64_t m, int64_t n, int64_t k) {
     contenders_.clear();
     peers_.clear();
     AddWalk("w8a8 f32", m, n, k, 0);
     AddWalk("w8a8 f32 r=64", m, n, k, kKept);
     if (m <= kMaxW4Rows) AddW4(m, n, k);
+    if (m <= 4) AddFloatRows("w8a16 f32", false, m, n, k);
+    if (m <= 4) AddFloatRows("bf16 f32", true, m, n, k);
     AddOurs("w8a8", m, n, k, 0, 0);
     AddOurs("w8a8 r=64", m, n, k, kKept, 0);
     if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, -1);

@@ -18,7 +18,8 @@ namespace spikefold {
 
 struct LinearParity {
   int64_t num_outputs = 0;    // compared
-  int64_t num_different = 0;  // not the same bits
+  int64_t num_rounded = 0;    // not the same bits, but within the rounding of kept columns in another order
+  int64_t num_different = 0;  // beyond that
   double worst =
       0;  // largest |difference| over the root mean square of its linear's outputs; infinite for NaN
   std::string worst_linear;  // "model.layers.3.mlp.down_proj"; empty if nothing differs

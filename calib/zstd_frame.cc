@@ -16,7 +16,8 @@ constexpr int kWindowLogMax = 27;
 constexpr size_t kStep = size_t{1} << 20;
 // RFC 8878, 3.1.1: magic number, then the frame header descriptor, whose bit 2 is the checksum flag.
 constexpr size_t kDescriptorOffset = 4;
-constexpr unsigned char kChecksumFlag = 1 << 2;
+constexpr unsigned char kChecksumFlag = 1 << 2, kSingleSegmentFlag = 1 << 5;
+constexpr int kMinWindowLog = 10;
 
 struct FreeC {
   void operator()(ZSTD_CCtx* c) const { ZSTD_freeCCtx(c); }
@@ -68,6 +69,15 @@ absl::StatusOr<uint64_t> CheckFrame(absl::string_view frame, absl::string_view w
   if (frame.size() <= kDescriptorOffset ||
       (static_cast<unsigned char>(frame[kDescriptorOffset]) & kChecksumFlag) == 0) {
     return Corrupt(where, "the zstd frame has no checksum");
+  }
+  // The decoder asks for a window's memory only when a frame comes in pieces, so it does not always look.
+  if (const unsigned char* header = reinterpret_cast<const unsigned char*>(frame.data()) + kDescriptorOffset;
+      (header[0] & kSingleSegmentFlag) == 0) {
+    const int window_log = kMinWindowLog + (header[1] >> 3);  // there: the content size follows it
+    if (window_log > kWindowLogMax) {
+      return Corrupt(where, absl::StrCat("a window of 2^", window_log, " bytes; at most 2^", kWindowLogMax,
+                                         " are allowed"));
+    }
   }
   if (size > limits.max_bytes) {
     return Corrupt(where, absl::StrCat("claims ", size, " bytes of content; at most ", limits.max_bytes,

@@ -33,7 +33,7 @@ if(SPIKEFOLD_WERROR)
 endif()
 if(SPIKEFOLD_SANITIZE)
   spikefold_compile_options(-fsanitize=${SPIKEFOLD_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer
-    -Wno-maybe-uninitialized)  # GCC warns falsely about the standard library under sanitizers
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)  # GCC warns falsely about the standard library under sanitizers
   add_compile_definitions(_GLIBCXX_ASSERTIONS)
   add_link_options(-fsanitize=${SPIKEFOLD_SANITIZE})
 else()

@@ -4,7 +4,7 @@ set -euo pipefail
 packages=(
   git cmake ninja-build g++ pkg-config ccache mold   # build
   libabsl-dev libcli11-dev libeigen3-dev nlohmann-json3-dev libpcre2-dev libutf8proc-dev libssl-dev libxxhash-dev libzstd-dev
-  catch2 clang-format clang-tidy                     # tests and checks
+  catch2 clang-format clang-tidy                     # tests and checks (make fuzz: clang-14, make coverage: gcovr)
   dpkg-dev file                                      # make package
   python3-pip unzip ca-certificates                  # make models
 )

@@ -23,6 +23,11 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> CheckpointReader::Open(const s
   return OpenGgufCheckpoint(path);
 }
 
+const std::vector<std::string>& CheckpointReader::warnings() const {
+  static const std::vector<std::string> none;
+  return none;
+}
+
 const StoredTensor* CheckpointBase::Find(absl::string_view name) const {
   const auto it = index_.find(name);
   return it == index_.end() ? nullptr : &tensors_[static_cast<size_t>(it->second)];

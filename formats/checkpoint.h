@@ -65,6 +65,8 @@ class CheckpointReader {
   // cached.
   virtual absl::StatusOr<std::string> Fingerprint() const = 0;
   virtual uint64_t file_bytes() const = 0;
+  // What is odd about the files and changes nothing.
+  virtual const std::vector<std::string>& warnings() const;
 };
 
 }  // namespace spikefold

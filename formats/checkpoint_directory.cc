@@ -140,6 +140,7 @@ class FloatDirectory : public DirectoryCheckpoint {
   }
 
   CheckpointKind kind() const override { return CheckpointKind::kSafetensors; }
+  const std::vector<std::string>& warnings() const override { return model_->warnings(); }
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     if (Find(name) == nullptr) return NoSuchTensor(name);
     return model_->Read(name);

@@ -33,6 +33,7 @@ class NativeDirectory : public DirectoryCheckpoint {
   }
 
   CheckpointKind kind() const override { return CheckpointKind::kNative; }
+  const std::vector<std::string>& warnings() const override { return native_->warnings(); }
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     if (Find(name) == nullptr) return NoSuchTensor(name);
     const auto it = linears_.find(name);

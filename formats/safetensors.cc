@@ -257,6 +257,21 @@ class Writer : public SafetensorsWriter {
     written_[it->second] = true;
     return absl::OkStatus();
   }
+  absl::StatusOr<Tensor> ReadBack(absl::string_view name) override {
+    if (finished_ == nullptr) {
+      SF_ASSIGN_OR_RETURN(finished_, SafetensorsFile::Open(path_));
+    }
+    const SafetensorsEntry* entry = finished_->Find(name);
+    if (entry == nullptr) {
+      return absl::DataLossError(absl::StrCat(path_, ": has no tensor \"", Printable(name), "\""));
+    }
+    return finished_->Read(*entry);
+  }
+  void MarkWritten(absl::string_view name) override {
+    if (const auto it = index_.find(name); it != index_.end()) written_[it->second] = true;
+  }
+  absl::Status Sync() override { return file_->Sync(); }
+  void Keep() override { file_->Keep(); }
   absl::Status Finish() override {
     for (size_t i = 0; i < entries_.size(); ++i) {
       if (!written_[i]) {
@@ -275,6 +290,14 @@ class Writer : public SafetensorsWriter {
   const std::vector<SafetensorsEntry> entries_;
   std::vector<bool> written_;
   absl::flat_hash_map<std::string, size_t> index_;
+  std::unique_ptr<SafetensorsFile> finished_;  // the file as ReadBack() reads it
+};
+
+// The length and the text of a header, and all that is known of the file before its data.
+struct Preamble {
+  std::vector<SafetensorsEntry> entries;
+  std::string head;
+  uint64_t file_bytes = 0;
 };
 
 absl::Status CheckSpecs(const std::string& path, const std::vector<SafetensorsWriter::Spec>& specs) {
@@ -297,6 +320,22 @@ absl::Status CheckSpecs(const std::string& path, const std::vector<SafetensorsWr
     total = *sum;
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<Preamble> MakePreamble(const std::string& path,
+                                      const std::vector<SafetensorsWriter::Spec>& specs,
+                                      const Metadata& metadata) {
+  SF_RETURN_IF_ERROR(CheckSpecs(path, specs));
+  Preamble p{.entries = Layout(specs), .head = std::string(8, '\0')};
+  const std::string header = HeaderText(p.entries, metadata);
+  if (header.size() > kMaxHeaderBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": a header of ", header.size(), " bytes; at most ",
+                                                   kMaxHeaderBytes, " are allowed; write more shards"));
+  }
+  for (size_t i = 0; i < 8; ++i) p.head[i] = static_cast<char>((uint64_t{header.size()} >> (8 * i)) & 0xff);
+  p.head += header;
+  p.file_bytes = p.head.size() + (p.entries.empty() ? 0 : p.entries.back().offset + p.entries.back().bytes);
+  return p;
 }
 
 }  // namespace
@@ -357,22 +396,26 @@ absl::StatusOr<Tensor> SafetensorsFile::Read(const SafetensorsEntry& entry) cons
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path,
                                                                              std::vector<Spec> specs,
                                                                              const Metadata& metadata) {
-  SF_RETURN_IF_ERROR(CheckSpecs(path, specs));
-  std::vector<SafetensorsEntry> entries = Layout(specs);
-  const std::string header = HeaderText(entries, metadata);
-  if (header.size() > kMaxHeaderBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(path, ": a header of ", header.size(), " bytes; at most ",
-                                                   kMaxHeaderBytes, " are allowed; write more shards"));
-  }
-  const uint64_t data_bytes = entries.empty() ? 0 : entries.back().offset + entries.back().bytes;
-  const uint64_t file_bytes = 8 + header.size() + data_bytes;
-  SF_ASSIGN_OR_RETURN(std::unique_ptr<RandomWriter> file, RandomWriter::Create(path, file_bytes));
-  std::string head(8, '\0');
-  for (size_t i = 0; i < 8; ++i) head[i] = static_cast<char>((uint64_t{header.size()} >> (8 * i)) & 0xff);
-  head += header;
-  SF_RETURN_IF_ERROR(file->WriteAt(0, absl::MakeConstSpan(head.data(), head.size())));
+  SF_ASSIGN_OR_RETURN(Preamble p, MakePreamble(path, specs, metadata));
+  SF_ASSIGN_OR_RETURN(std::unique_ptr<RandomWriter> file, RandomWriter::Create(path, p.file_bytes));
+  SF_RETURN_IF_ERROR(file->WriteAt(0, absl::MakeConstSpan(p.head.data(), p.head.size())));
   return std::unique_ptr<SafetensorsWriter>(
-      new Writer(std::move(file), path, head.size(), file_bytes, std::move(entries)));
+      new Writer(std::move(file), path, p.head.size(), p.file_bytes, std::move(p.entries)));
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Reopen(const std::string& path,
+                                                                             std::vector<Spec> specs) {
+  SF_ASSIGN_OR_RETURN(Preamble p, MakePreamble(path, specs, {{"format", "pt"}}));
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenFile(path));
+  std::string head(std::min<uint64_t>(p.head.size(), source->size()), '\0');
+  SF_RETURN_IF_ERROR(source->Read(0, absl::MakeSpan(head.data(), head.size())));
+  if (head != p.head) {
+    return absl::DataLossError(
+        absl::StrCat(Printable(path, 1024), ": its header is not that of the model to be written"));
+  }
+  SF_ASSIGN_OR_RETURN(std::unique_ptr<RandomWriter> file, RandomWriter::Reopen(path, p.file_bytes));
+  return std::unique_ptr<SafetensorsWriter>(
+      new Writer(std::move(file), path, p.head.size(), p.file_bytes, std::move(p.entries)));
 }
 
 uint64_t SafetensorsFileBytes(const std::vector<SafetensorsWriter::Spec>& specs, const Metadata& metadata) {

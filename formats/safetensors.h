@@ -64,9 +64,18 @@ class SafetensorsWriter {
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, std::vector<Spec> specs,
       const std::vector<std::pair<std::string, std::string>>& metadata = {{"format", "pt"}});
+  // Goes on in the file that Create() with the same arguments made and nobody finished. No tensor counts as
+  // written. DataLoss: the file has another size or header.
+  static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Reopen(const std::string& path,
+                                                                   std::vector<Spec> specs);
   virtual ~SafetensorsWriter() = default;
   // InvalidArgument if name, dtype or shape was not declared, or it was written before.
   virtual absl::Status Write(absl::string_view name, const TensorView& tensor) = 0;
+  // Reopened files: what is in the place of a tensor, and that it is what should be there.
+  virtual absl::StatusOr<Tensor> ReadBack(absl::string_view name) = 0;
+  virtual void MarkWritten(absl::string_view name) = 0;
+  virtual absl::Status Sync() = 0;  // what was written survives a loss of power
+  virtual void Keep() = 0;          // destruction without Finish() leaves the file for Reopen()
   // All declared tensors must have been written (else InvalidArgument). fsyncs. Destruction without it
   // removes the file.
   virtual absl::Status Finish() = 0;

@@ -154,7 +154,21 @@ uint64_t SafetensorsModel::file_bytes() const {
 absl::StatusOr<std::unique_ptr<SafetensorsModelWriter>> SafetensorsModelWriter::Create(
     const std::string& directory, std::vector<SafetensorsWriter::Spec> specs, uint64_t max_shard_bytes) {
   auto writer = std::unique_ptr<SafetensorsModelWriter>(new SafetensorsModelWriter());
-  writer->directory_ = directory;
+  SF_RETURN_IF_ERROR(writer->Declare(directory, std::move(specs), max_shard_bytes, false));
+  return writer;
+}
+
+absl::StatusOr<std::unique_ptr<SafetensorsModelWriter>> SafetensorsModelWriter::Reopen(
+    const std::string& directory, std::vector<SafetensorsWriter::Spec> specs, uint64_t max_shard_bytes) {
+  auto writer = std::unique_ptr<SafetensorsModelWriter>(new SafetensorsModelWriter());
+  SF_RETURN_IF_ERROR(writer->Declare(directory, std::move(specs), max_shard_bytes, true));
+  return writer;
+}
+
+absl::Status SafetensorsModelWriter::Declare(const std::string& directory,
+                                             std::vector<SafetensorsWriter::Spec> specs,
+                                             uint64_t max_shard_bytes, bool reopen) {
+  directory_ = directory;
   std::vector<std::vector<SafetensorsWriter::Spec>> shards(1);
   uint64_t bytes = 0;
   for (SafetensorsWriter::Spec& spec : specs) {
@@ -163,24 +177,46 @@ absl::StatusOr<std::unique_ptr<SafetensorsModelWriter>> SafetensorsModelWriter::
       shards.emplace_back();
       bytes = 0;
     }
-    if (!writer->shard_of_.emplace(spec.name, shards.size() - 1).second) {
+    if (!shard_of_.emplace(spec.name, shards.size() - 1).second) {
       return absl::InvalidArgumentError(
           absl::StrCat(directory, ": tensor \"", Printable(spec.name), "\" is declared twice"));
     }
     bytes += size;
-    writer->total_bytes_ += size;
+    total_bytes_ += size;
     shards.back().push_back(std::move(spec));
   }
   for (size_t i = 0; i < shards.size(); ++i) {
     char name[64];
     std::snprintf(name, sizeof(name), "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
-    writer->file_names_.push_back(shards.size() == 1 ? kSingleFile : name);
-    SF_ASSIGN_OR_RETURN(
-        std::unique_ptr<SafetensorsWriter> shard,
-        SafetensorsWriter::Create(JoinPath(directory, writer->file_names_.back()), std::move(shards[i])));
-    writer->shards_.push_back(std::move(shard));
+    file_names_.push_back(shards.size() == 1 ? kSingleFile : name);
+    const std::string path = JoinPath(directory, file_names_.back());
+    SF_ASSIGN_OR_RETURN(std::unique_ptr<SafetensorsWriter> shard,
+                        reopen ? SafetensorsWriter::Reopen(path, std::move(shards[i]))
+                               : SafetensorsWriter::Create(path, std::move(shards[i])));
+    shards_.push_back(std::move(shard));
   }
-  return writer;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Tensor> SafetensorsModelWriter::ReadBack(absl::string_view name) {
+  const auto it = shard_of_.find(name);
+  if (it == shard_of_.end()) {
+    return absl::DataLossError(absl::StrCat(directory_, ": has no tensor \"", Printable(name), "\""));
+  }
+  return shards_[it->second]->ReadBack(name);
+}
+
+void SafetensorsModelWriter::MarkWritten(absl::string_view name) {
+  if (const auto it = shard_of_.find(name); it != shard_of_.end()) shards_[it->second]->MarkWritten(name);
+}
+
+absl::Status SafetensorsModelWriter::Sync() {
+  for (const auto& shard : shards_) SF_RETURN_IF_ERROR(shard->Sync());
+  return absl::OkStatus();
+}
+
+void SafetensorsModelWriter::Keep() {
+  for (const auto& shard : shards_) shard->Keep();
 }
 
 absl::Status SafetensorsModelWriter::Write(absl::string_view name, const TensorView& tensor) {

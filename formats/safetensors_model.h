@@ -50,14 +50,22 @@ class SafetensorsModelWriter {
  public:
   static absl::StatusOr<std::unique_ptr<SafetensorsModelWriter>> Create(
       const std::string& directory, std::vector<SafetensorsWriter::Spec> specs, uint64_t max_shard_bytes);
+  static absl::StatusOr<std::unique_ptr<SafetensorsModelWriter>> Reopen(
+      const std::string& directory, std::vector<SafetensorsWriter::Spec> specs, uint64_t max_shard_bytes);
   // As SafetensorsWriter.
   absl::Status Write(absl::string_view name, const TensorView& tensor);
+  absl::StatusOr<Tensor> ReadBack(absl::string_view name);
+  void MarkWritten(absl::string_view name);
+  absl::Status Sync();
+  void Keep();
   absl::Status Finish();
   const std::vector<std::string>& file_names() const { return file_names_; }  // the index included
   uint64_t file_bytes() const;                                                // of the safetensors files
 
  private:
   SafetensorsModelWriter() = default;
+  absl::Status Declare(const std::string& directory, std::vector<SafetensorsWriter::Spec> specs,
+                       uint64_t max_shard_bytes, bool reopen);
   std::string directory_;
   uint64_t total_bytes_ = 0;
   std::vector<std::unique_ptr<SafetensorsWriter>> shards_;

@@ -52,16 +52,26 @@ class Applier {
       : plan_(plan), reader_(reader), graph_(reader.graph()), options_(options) {}
 
   absl::Status Run() {
+    const absl::Status status = WriteAll();
+    // Another error would come again.
+    const bool worth_resuming = absl::IsCancelled(status) || absl::IsResourceExhausted(status);
+    if (!status.ok() && writer_ != nullptr && !worth_resuming) writer_->Discard();
+    return status;
+  }
+
+ private:
+  absl::Status WriteAll() {
     SF_RETURN_IF_ERROR(CheckModel());
     SF_RETURN_IF_ERROR(CheckStats());
     SF_RETURN_IF_ERROR(Open());
     const auto decisions = AllDecisions();
     const int64_t total = static_cast<int64_t>(decisions.size());
     for (int64_t i = 0; i < total; ++i) {
-      if (decisions[static_cast<size_t>(i)]->rounding == Rounding::kGptq) continue;
+      const TensorDecision& decision = *decisions[static_cast<size_t>(i)];
+      if (decision.rounding == Rounding::kGptq || writer_->HasLinear(decision.module)) continue;
       if (!Report(options_.progress, "quantizing", i, total))
         return absl::CancelledError("quantize: stopped");
-      SF_RETURN_IF_ERROR(WriteDecision(*decisions[static_cast<size_t>(i)]));
+      SF_RETURN_IF_ERROR(WriteDecision(decision));
     }
     SF_RETURN_IF_ERROR(WriteGptq());
     for (const auto& spec : plain_) {
@@ -74,7 +84,6 @@ class Applier {
     return writer_->Commit();
   }
 
- private:
   std::vector<const TensorDecision*> AllDecisions() const {
     std::vector<const TensorDecision*> all = {&plan_.embedding};
     for (const TensorDecision& d : plan_.linears) all.push_back(&d);
@@ -165,10 +174,20 @@ class Applier {
     for (const auto& file : files) side_files.push_back({file.name, file.bytes});
     NativeWriter::Options options;
     options.overwrite = options_.overwrite;
+    if (options_.journal) options.journal_fingerprint = Fingerprint(info);
+    options.resume = options_.resume;
     if (!options_.command.empty()) options.arguments = {options_.command};
     SF_ASSIGN_OR_RETURN(writer_, NativeWriter::Create(options_.output, std::move(info), plain_,
                                                       reader_.config_json(), std::move(side_files), options));
+    if (options_.num_resumed != nullptr) *options_.num_resumed = writer_->num_resumed();
     return absl::OkStatus();
+  }
+
+  // Everything that decides the bytes of the linears.
+  std::string Fingerprint(const NativeInfo& info) const {
+    return Sha256Hex(absl::StrCat(ToolVersionAndCommit(), "\n", info.base_fingerprint, "\n", info.plan_sha256,
+                                  "\n", info.folds.Dump(), "\n", info.calibration.Dump(), "\n",
+                                  options_.journal_key));
   }
 
   // Norm gains, in float32.
@@ -254,11 +273,20 @@ class Applier {
     const auto choose = [&](int node) -> absl::StatusOr<LinearRounding> {
       const TensorDecision* d = plan_.Find(graph_.nodes[static_cast<size_t>(node)].module);
       if (d == nullptr || d->rounding != Rounding::kGptq) return LinearRounding{};
-      return LinearRounding{.round = true,
-                            .grid = GridOf(*d),
-                            .kept = d->kept,
-                            .supers = d->supers,
-                            .spike_threshold = d->spike_threshold};
+      LinearRounding rounding{.round = true,
+                              .grid = GridOf(*d),
+                              .kept = d->kept,
+                              .supers = d->supers,
+                              .spike_threshold = d->spike_threshold};
+      if (writer_->HasLinear(d->module)) {
+        SF_ASSIGN_OR_RETURN(QuantizedLinear stored, writer_->ReadBack(d->module));
+        rounding.done.emplace();
+        rounding.done->codes = std::move(stored.codes);
+        rounding.done->scales = std::move(stored.scales);
+        rounding.done->zeros = std::move(stored.zeros);
+        rounding.done->trellis_bits = d->trellis ? d->weight_bits : 0;
+      }
+      return rounding;
     };
     const auto take = [&](int node, RoundedWeights rounded) -> absl::Status {
       const TensorDecision& d = *plan_.Find(graph_.nodes[static_cast<size_t>(node)].module);
@@ -295,7 +323,7 @@ class Applier {
     const int64_t total = static_cast<int64_t>(decisions.size());
     for (int64_t i = 0; i < total; ++i) {
       const TensorDecision& d = *decisions[static_cast<size_t>(i)];
-      if (d.rounding != Rounding::kGptq) continue;
+      if (d.rounding != Rounding::kGptq || writer_->HasLinear(d.module)) continue;
       if (!Report(options_.progress, "copying codes", i, total))
         return absl::CancelledError("quantize: stopped");
       SF_ASSIGN_OR_RETURN(const Tensor w, reader_.ReadF32(d.module + ".weight"));

@@ -31,6 +31,11 @@ struct ApplyOptions {
   // Weights that it rounded by GPTQ as this plan would (SharesRounding) are taken from there, to the same
   // bytes; a checkpoint that does not agree, or of another plan, is not used. Null plan: none.
   EarlierCheckpoint codes_from;
+  // Keeps a journal, so that a run that is killed, interrupted or out of memory can be gone on with.
+  bool journal = false;
+  bool resume = false;             // does so, to the same bytes as without the interruption
+  std::string journal_key;         // what else decides the bytes, beside model, plan, scan and version
+  int64_t* num_resumed = nullptr;  // gets the number of linears that were there already; may be null
   Progress progress;
 };
 // Whether GPTQ gives the same codes for both plans, of one model and scan: the same folds and prefix, and the

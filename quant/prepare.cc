@@ -154,7 +154,6 @@ class Preparer {
     return {.scheme = &scheme,
             .group_size = recipe_.group_size,
             .weight_zeros = WeightZeros(recipe_, scheme),
-            .activation_scales = ActivationScales(recipe_),
             .pool = in_.pool};
   }
 

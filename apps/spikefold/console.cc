@@ -106,7 +106,7 @@ void Console::Detail(absl::string_view text) {
   if (options_.verbosity > 0) Line(text);
 }
 void Console::Warn(absl::string_view text) {
-  if (options_.verbosity < 0) return;
+  if (options_.verbosity < 0 || !warned_.insert(std::string(text)).second) return;
   Line(absl::StrCat(color_stderr_ ? "\033[33mwarning:\033[0m " : "warning: ", text));
 }
 void Console::Error(absl::string_view text) { Line(text); }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <set>
 #include <string>
 
 #include "absl/status/status.h"
@@ -40,7 +41,7 @@ class Console {
   // A line to stderr.
   void Note(absl::string_view text);    // not with -q
   void Detail(absl::string_view text);  // only with -v
-  void Warn(absl::string_view text);    // "warning: ..."; not with -q
+  void Warn(absl::string_view text);    // "warning: ..."; not with -q; each text once
   void Error(absl::string_view text);   // always
 
   // For long work: draws a line on a terminal, at most ten times a second, and returns false once the user
@@ -64,6 +65,7 @@ class Console {
   bool color_stdout_ = false, color_stderr_ = false, draw_ = false, log_ = false;
   std::string output_;
   absl::Status output_status_;
+  std::set<std::string> warned_;
   // Progress
   std::string what_;
   double stage_start_ = 0, last_drawn_ = 0;

@@ -40,15 +40,21 @@ uint64_t WeightMemory(const CheckpointReader& reader, bool simulate) {
   return bytes;
 }
 
-absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(const std::string& path) {
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenReader(Context& context, const std::string& path) {
   SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(path));
+  for (const std::string& warning : reader->warnings()) context.console.Warn(Printable(warning, 2000));
+  return reader;
+}
+
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(Context& context, const std::string& path) {
+  SF_ASSIGN_OR_RETURN(auto reader, OpenReader(context, path));
   if (reader->kind() != CheckpointKind::kNative) return reader;
   return absl::InvalidArgumentError(
       absl::StrCat(Printable(path, 1024), ": is quantized already; give the float model it came from"));
 }
 
 absl::StatusOr<OpenedModel> OpenFloatModel(Context& context, const std::string& path) {
-  SF_RETURN_IF_ERROR(OpenFloatReader(path).status());
+  SF_RETURN_IF_ERROR(OpenFloatReader(context, path).status());
   return OpenModel(context, path);
 }
 
@@ -56,7 +62,7 @@ Backend BackendOf(const std::string& name) { return name == "cuda" ? Backend::kC
 
 absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path, const OpenOptions& options) {
   OpenedModel opened;
-  SF_ASSIGN_OR_RETURN(opened.reader, CheckpointReader::Open(path));
+  SF_ASSIGN_OR_RETURN(opened.reader, OpenReader(context, path));
   if (options.backend == Backend::kCpu) SF_RETURN_IF_ERROR(CheckMemory(*opened.reader, options.simulate));
   if (options.tokenizer) {
     SF_ASSIGN_OR_RETURN(opened.tokenizer, opened.reader->LoadTokenizer());

@@ -47,9 +47,11 @@ Backend BackendOf(const std::string& name);  // "cpu" or "cuda"
 absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path,
                                       const OpenOptions& options = {});
 
+// Headers only; what is odd about the files goes to stderr.
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenReader(Context& context, const std::string& path);
 // InvalidArgument if the model is quantized already.
 absl::StatusOr<OpenedModel> OpenFloatModel(Context& context, const std::string& path);
-absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(const std::string& path);
+absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(Context& context, const std::string& path);
 
 // Bytes that the weights of a checkpoint take in memory when it runs, from its headers: float32 but for
 // quantized linears, whose codes stay codes unless they are simulated.

@@ -233,7 +233,7 @@ Json Document(const Inspection& inspection, Json native) {
 }  // namespace
 
 absl::Status RunInspect(const InspectCommandOptions& options, Context& context) {
-  SF_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(options.model));
+  SF_ASSIGN_OR_RETURN(const auto reader, OpenReader(context, options.model));
   const Inspection inspection = Examine(*reader);
   NativeSummary native;
   if (reader->kind() == CheckpointKind::kNative) {

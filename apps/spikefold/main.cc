@@ -269,13 +269,15 @@ void CommandLine::AddQuantize() {
   CLI::App* c = Add("quantize", "Quantizes a model; scans and plans it first where that is not given",
                     "spikefold quantize MODEL --scheme w8a8-static -o model-q\n"
                     "spikefold quantize MODEL --scan scan --scheme w4a16 -o model-w4\n"
-                    "spikefold quantize MODEL --scan scan --plan plan.json -o model-q --force",
+                    "spikefold quantize MODEL --scan scan --plan plan.json -o model-q --force\n"
+                    "spikefold quantize MODEL --scan scan --scheme w4a16 -o model-w4 --resume",
                     RunQuantize, &o);
   AddModel(c, o->model, kFloatModel);
   c->add_option("-o,--output", o->output, "The quantized model's directory")->required()->type_name("DIR");
   c->add_option("--scan", o->scan, "What scan wrote; made here if not given")->type_name("DIR");
   c->add_option("--plan", o->plan, "What plan wrote; made here if not given")->type_name("FILE");
   c->add_flag("--force", o->force, "Replace a model that is there");
+  c->add_flag("--resume", o->resume, "Go on with what an interrupted run left, to the same bytes");
   AddRecipe(c, o->recipe);
   AddScanText(c, o->text);
 }

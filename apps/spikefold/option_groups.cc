@@ -84,7 +84,7 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
       ->type_name("HOW");
   c->add_option(
        "--smooth", o.smooth,
-       "Channel scales with this alpha on all four sites, 0.5 to 0.95; search: site by site the best "
+       "Channel scales with this alpha on all four sites, 0.5 to 0.95; search (weights alone): the best "
        "of many, by the expected error; 0: none")
       ->type_name("ALPHA");
   c->add_option("--group-size", o.group_size,

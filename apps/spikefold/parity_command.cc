@@ -17,7 +17,10 @@ namespace {
 void AddLinears(const char* what, const LinearParity& p, TextTable& table) {
   if (p.num_outputs == 0) return;
   if (p.num_different == 0) {
-    table.Row({what, absl::StrCat("all ", FormatCount(p.num_outputs), " outputs equal bit for bit"), ""});
+    table.Row({what, absl::StrCat("all ", FormatCount(p.num_outputs), " outputs equal bit for bit"),
+               p.num_rounded == 0 ? ""
+                                  : absl::StrCat("but for the last bits of ", FormatCount(p.num_rounded),
+                                                 " to which kept columns were added in another order")});
     return;
   }
   table.Row(
@@ -44,6 +47,7 @@ Json LinearsJson(const LinearParity& p) {
   return Json::MakeObject()
       .Set("outputs", p.num_outputs)
       .Set("different", p.num_different)
+      .Set("rounded", p.num_rounded)
       .Set("worst", p.worst)
       .Set("worst_linear", p.worst_linear);
 }

@@ -14,7 +14,7 @@ absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
   if (!options.output.empty()) {
     SF_RETURN_IF_ERROR(CheckOutputFile(options.output, {options.model, options.recipe.file}));
   }
-  SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(options.model));
+  SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(const Recipe recipe, BuildRecipe(options.recipe, context.seed));
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader->graph()));
   std::optional<LoadedScan> scan;

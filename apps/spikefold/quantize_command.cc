@@ -11,6 +11,7 @@
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native.h"
+#include "kernels/cpu/cpu_features.h"
 
 namespace spikefold {
 namespace {
@@ -81,6 +82,14 @@ absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, cons
   return decided;
 }
 
+absl::Status WithResumeHint(const absl::Status& status, const std::string& output) {
+  const bool resumable = absl::IsCancelled(status) || absl::IsResourceExhausted(status);
+  if (!resumable || !PathExists(JournalPath(output))) return status;
+  return absl::Status(status.code(),
+                      absl::StrCat(status.message(), "; what is done waits in ",
+                                   Printable(PartialPath(output), 1024), ", go on with --resume"));
+}
+
 Json Document(const QuantizeCommandOptions& options, const Plan& plan, const NativeInfo& info) {
   Json prefix = Json::MakeArray();
   for (const int32_t token : plan.prefix) prefix.Append(static_cast<int64_t>(token));
@@ -102,6 +111,9 @@ Json Document(const QuantizeCommandOptions& options, const Plan& plan, const Nat
 absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& reader, const LoadedScan* scan,
                            const PreparedOutput& output, Context& context) {
   SF_ASSIGN_OR_RETURN(const std::string base_fingerprint, reader.Fingerprint());
+  int64_t num_resumed = 0;
+  // Levels with fused multiply-adds give the same bytes; the plain one others.
+  const bool fused = kernels::ActiveIsa() >= kernels::Isa::kAvx2;
   SF_RETURN_IF_ERROR(ApplyPlan(prepared.plan, prepared.model(reader),
                                {.pool = &context.pool(),
                                 .stats = prepared.stats_or(scan == nullptr ? nullptr : &scan->stats),
@@ -111,21 +123,34 @@ absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& rea
                                 .folds = prepared.folds(),
                                 .base_fingerprint = base_fingerprint,
                                 .codes_from = output.codes_from,
+                                .journal = output.journal,
+                                .resume = output.resume,
+                                .journal_key = fused ? "fused" : "plain",
+                                .num_resumed = &num_resumed,
                                 .progress = context.console.progress()}));
   context.console.EndProgress();
+  if (num_resumed > 0) {
+    context.console.Note(absl::StrCat("went on behind ", num_resumed, " linears of an interrupted run"));
+  }
   return absl::OkStatus();
 }
 
 absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context) {
   SF_RETURN_IF_ERROR(CheckOutputDirectory(options.output, options.force,
                                           {options.model, options.scan, options.plan, options.recipe.file}));
-  SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(options.model));
+  SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty() ? MakePlanHere(options, *reader, context)
                                                                   : ReadPlan(options, *reader, context));
   const Plan& plan = decided.prepared.plan;
-  SF_RETURN_IF_ERROR(WritePrepared(decided.prepared, *reader, decided.scan ? &*decided.scan : nullptr,
-                                   {.path = options.output, .overwrite = options.force, .codes_from = {}},
-                                   context));
+  const absl::Status status =
+      WritePrepared(decided.prepared, *reader, decided.scan ? &*decided.scan : nullptr,
+                    {.path = options.output,
+                     .overwrite = options.force,
+                     .codes_from = {},
+                     .journal = true,
+                     .resume = options.resume},
+                    context);
+  if (!status.ok()) return WithResumeHint(status, options.output);
   SF_ASSIGN_OR_RETURN(const auto written, NativeReader::Open(options.output));
   Console& console = context.console;
   if (console.json()) return console.PrintJson(Document(options, plan, written->info()));

@@ -16,6 +16,7 @@ struct QuantizeCommandOptions {
   std::string scan, plan;  // a scan directory, a plan file; empty: made here
   RecipeOptions recipe;
   ScanTextOptions text;  // of a scan made here
+  bool resume = false;
   bool force = false;
 };
 // Writes the checkpoint that a plan stands for. `scan` may be null if the plan needs none.
@@ -23,6 +24,7 @@ struct PreparedOutput {
   std::string path;
   bool overwrite = false;
   EarlierCheckpoint codes_from;
+  bool journal = false, resume = false;  // as in ApplyOptions
 };
 absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& reader, const LoadedScan* scan,
                            const PreparedOutput& output, Context& context);

@@ -39,6 +39,7 @@ absl::StatusOr<std::string> ReadFileToString(const std::string& path, uint64_t m
 bool PathExists(const std::string& path);
 bool IsDirectory(const std::string& path);
 absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path);  // sorted basenames
+absl::Status RemoveFile(const std::string& path);                                 // no directory
 std::string JoinPath(absl::string_view a, absl::string_view b);
 std::string Basename(absl::string_view path);
 std::string Dirname(absl::string_view path);
@@ -75,9 +76,13 @@ class FileWriter {
 class RandomWriter {
  public:
   static absl::StatusOr<std::unique_ptr<RandomWriter>> Create(const std::string& path, uint64_t size);
+  // Goes on in a file that an earlier Create() made and nobody finished. DataLoss if its size is another.
+  static absl::StatusOr<std::unique_ptr<RandomWriter>> Reopen(const std::string& path, uint64_t size);
   virtual ~RandomWriter() = default;
   virtual absl::Status WriteAt(uint64_t offset, absl::Span<const char> bytes) = 0;  // Internal if outside
-  virtual absl::Status Finish() = 0;                                                // fsync, close
+  virtual absl::Status Sync() = 0;    // what was written survives a loss of power
+  virtual void Keep() = 0;            // destruction without Finish() leaves the file for Reopen()
+  virtual absl::Status Finish() = 0;  // fsync, close
 };
 
 // A directory that appears under its final name only by Commit(): everything is written into
@@ -85,11 +90,20 @@ class RandomWriter {
 // old one removed with overwrite). Destruction without Commit() removes the partial directory. AlreadyExists
 // if `path` exists and overwrite is false. Overwriting is refused (InvalidArgument) for what is no model
 // directory: a file, a directory with subdirectories, or one without config.json and manifest.json.
+//
+// A directory that can be gone on with after an interruption is written into `<path>.partial` instead, which
+// Keep() leaves there. Whoever calls Resume() knows whether such a directory is its own: kNew refuses one
+// that is there (AlreadyExists), kAgain empties it, kContinue leaves its files; where there is none, each
+// makes it.
 class AtomicDirectory {
  public:
+  enum class Leftover { kNew, kAgain, kContinue };
   static absl::StatusOr<std::unique_ptr<AtomicDirectory>> Create(const std::string& path, bool overwrite);
+  static absl::StatusOr<std::unique_ptr<AtomicDirectory>> Resume(const std::string& path, bool overwrite,
+                                                                 Leftover leftover);
   virtual ~AtomicDirectory() = default;
   virtual const std::string& partial_path() const = 0;
+  virtual void Keep() = 0;
   virtual absl::Status Commit() = 0;
 };
 

@@ -12,11 +12,27 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/file.h"
 #include "formats/base/file_errno.h"
+#include "formats/base/file_fault.h"
 #include "formats/base/hash.h"
 #include "formats/base/json.h"
 #include "formats/base/status.h"
 
 namespace spikefold {
+namespace {
+
+std::atomic<FileFault> g_fault{nullptr};
+
+}  // namespace
+
+void SetFileFault(FileFault fault) { g_fault = fault; }
+
+bool FailsByFault(const char* call) {
+  const FileFault fault = g_fault.load(std::memory_order_relaxed);
+  const int error = fault == nullptr ? 0 : fault(call);
+  if (error != 0) errno = error;
+  return error != 0;
+}
+
 namespace {
 
 constexpr int kCreateFlags = O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
@@ -25,7 +41,7 @@ absl::Status SyncDirectory(const std::string& path) {
   const int fd = open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) return ErrnoStatus(errno, "open", path);
   // Some file systems cannot sync a directory and say EINVAL; the rename itself is still atomic.
-  const int error = fsync(fd) == 0 || errno == EINVAL ? 0 : errno;
+  const int error = (!FailsByFault("sync directory") && fsync(fd) == 0) || errno == EINVAL ? 0 : errno;
   close(fd);
   return error == 0 ? absl::OkStatus() : ErrnoStatus(error, "sync", path);
 }
@@ -35,16 +51,22 @@ class OutputFile {
  public:
   OutputFile(int fd, std::string path) : fd_(fd), path_(std::move(path)) {}
   ~OutputFile() {
-    if (fd_ >= 0) {
-      close(fd_);
-      unlink(path_.c_str());
-    }
+    if (fd_ < 0) return;
+    close(fd_);
+    if (!keep_) unlink(path_.c_str());
+  }
+  void Keep() { keep_ = true; }
+  absl::Status Sync() {
+    return !FailsByFault("sync") && fdatasync(fd_) == 0 ? absl::OkStatus()
+                                                        : ErrnoStatus(errno, "sync", path_);
   }
   absl::Status WriteAt(uint64_t offset, absl::Span<const char> bytes) {
     size_t done = 0;
     while (done < bytes.size()) {
       const size_t want = std::min<size_t>(bytes.size() - done, 1u << 30);
-      const ssize_t n = pwrite(fd_, bytes.data() + done, want, static_cast<off_t>(offset + done));
+      const ssize_t n = FailsByFault("write")
+                            ? -1
+                            : pwrite(fd_, bytes.data() + done, want, static_cast<off_t>(offset + done));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) return ErrnoStatus(errno, absl::StrCat("write ", bytes.size() - done, " bytes"), path_);
       done += static_cast<size_t>(n);
@@ -52,9 +74,10 @@ class OutputFile {
     return absl::OkStatus();
   }
   absl::Status Finish() {
-    if (fsync(fd_) != 0) return ErrnoStatus(errno, "sync", path_);
+    if (FailsByFault("sync") || fsync(fd_) != 0) return ErrnoStatus(errno, "sync", path_);
     const int fd = std::exchange(fd_, -1);
-    if (close(fd) != 0 && errno != EINTR) {
+    const bool closed = close(fd) == 0 || errno == EINTR;
+    if (!closed || FailsByFault("close")) {
       const int error = errno;
       unlink(path_.c_str());
       return ErrnoStatus(error, "close", path_);
@@ -67,10 +90,11 @@ class OutputFile {
  private:
   int fd_;
   const std::string path_;
+  bool keep_ = false;
 };
 
 absl::StatusOr<std::unique_ptr<OutputFile>> CreateOutput(const std::string& path) {
-  const int fd = open(path.c_str(), O_WRONLY | kCreateFlags, 0666);
+  const int fd = FailsByFault("create") ? -1 : open(path.c_str(), O_WRONLY | kCreateFlags, 0666);
   if (fd < 0) return ErrnoStatus(errno, "create", path);
   return std::make_unique<OutputFile>(fd, path);
 }
@@ -106,6 +130,8 @@ class PositionedWriter : public RandomWriter {
     }
     return file_->WriteAt(offset, bytes);
   }
+  absl::Status Sync() override { return file_->Sync(); }
+  void Keep() override { file_->Keep(); }
   absl::Status Finish() override { return file_->Finish(); }
 
  private:
@@ -121,7 +147,7 @@ class PartialFile : public AtomicFile {
   }
   const std::string& partial_path() const override { return partial_; }
   absl::Status Commit() override {
-    if (rename(partial_.c_str(), path_.c_str()) != 0) {
+    if (FailsByFault("rename") || rename(partial_.c_str(), path_.c_str()) != 0) {
       return ErrnoStatus(errno, "rename the finished file to", path_);
     }
     committed_ = true;
@@ -172,9 +198,10 @@ class PartialDirectory : public AtomicDirectory {
   PartialDirectory(std::string path, std::string partial, bool overwrite)
       : path_(std::move(path)), partial_(std::move(partial)), overwrite_(overwrite) {}
   ~PartialDirectory() override {
-    if (!committed_) RemoveFlatDirectory(partial_);
+    if (!committed_ && !keep_) RemoveFlatDirectory(partial_);
   }
   const std::string& partial_path() const override { return partial_; }
+  void Keep() override { keep_ = true; }
 
   absl::Status Commit() override {
     SF_RETURN_IF_ERROR(SyncDirectory(partial_));
@@ -190,6 +217,7 @@ class PartialDirectory : public AtomicDirectory {
 
  private:
   absl::Status RenameToNew() {
+    if (FailsByFault("rename")) return ErrnoStatus(errno, "rename the finished output to", path_);
     if (renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(), RENAME_NOREPLACE) == 0) {
       return absl::OkStatus();
     }
@@ -200,6 +228,7 @@ class PartialDirectory : public AtomicDirectory {
     return ErrnoStatus(errno, "rename the finished output to", path_);
   }
   absl::Status Exchange() {
+    if (FailsByFault("rename")) return ErrnoStatus(errno, "exchange the output with", path_);
     if (renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0) {
       RemoveFlatDirectory(partial_);  // holds the old content now
       return absl::OkStatus();
@@ -219,10 +248,31 @@ class PartialDirectory : public AtomicDirectory {
   const std::string path_;
   const std::string partial_;
   const bool overwrite_;
-  bool committed_ = false;
+  bool committed_ = false, keep_ = false;
 };
 
+// The path without a trailing slash; refuses what cannot become a directory of ours.
+absl::StatusOr<std::string> CheckTarget(const std::string& requested, bool overwrite) {
+  const std::string base = Basename(requested);
+  if (base.empty() || base == "/" || base == "." || base == "..") {
+    return absl::InvalidArgumentError(
+        absl::StrCat("output \"", Printable(requested), "\" is no name for a new directory"));
+  }
+  const std::string path = JoinPath(Dirname(requested), base);
+  if (!PathExists(path)) return path;
+  if (!overwrite) {
+    return absl::AlreadyExistsError(
+        absl::StrCat(Printable(path, 1024), ": exists; choose another output or allow replacing it"));
+  }
+  SF_RETURN_IF_ERROR(CheckReplaceable(path));
+  return path;
+}
+
 }  // namespace
+
+absl::Status RemoveFile(const std::string& path) {
+  return unlink(path.c_str()) == 0 ? absl::OkStatus() : ErrnoStatus(errno, "remove", path);
+}
 
 absl::StatusOr<std::unique_ptr<FileWriter>> FileWriter::Create(const std::string& path) {
   SF_ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, CreateOutput(path));
@@ -232,11 +282,25 @@ absl::StatusOr<std::unique_ptr<FileWriter>> FileWriter::Create(const std::string
 absl::StatusOr<std::unique_ptr<RandomWriter>> RandomWriter::Create(const std::string& path, uint64_t size) {
   SF_ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, CreateOutput(path));
   if (size > 0) {
-    int error = posix_fallocate(file->fd(), 0, static_cast<off_t>(size));
+    int error = FailsByFault("reserve") ? errno : posix_fallocate(file->fd(), 0, static_cast<off_t>(size));
     if (error == EOPNOTSUPP || error == EINVAL || error == ENODEV) {
       error = ftruncate(file->fd(), static_cast<off_t>(size)) == 0 ? 0 : errno;
     }
     if (error != 0) return ErrnoStatus(error, absl::StrCat("reserve ", size, " bytes"), path);
+  }
+  return std::unique_ptr<RandomWriter>(new PositionedWriter(std::move(file), size));
+}
+
+absl::StatusOr<std::unique_ptr<RandomWriter>> RandomWriter::Reopen(const std::string& path, uint64_t size) {
+  const int fd = open(path.c_str(), O_WRONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0) return ErrnoStatus(errno, "open", path);
+  auto file = std::make_unique<OutputFile>(fd, path);
+  file->Keep();
+  struct stat st;
+  if (fstat(fd, &st) != 0) return ErrnoStatus(errno, "stat", path);
+  if (!S_ISREG(st.st_mode) || static_cast<uint64_t>(st.st_size) != size) {
+    return absl::DataLossError(
+        absl::StrCat(Printable(path, 1024), ": ", st.st_size, " bytes, but the unfinished file had ", size));
   }
   return std::unique_ptr<RandomWriter>(new PositionedWriter(std::move(file), size));
 }
@@ -263,27 +327,29 @@ absl::Status WriteFileAtomically(const std::string& path, absl::string_view byte
 
 absl::StatusOr<std::unique_ptr<AtomicDirectory>> AtomicDirectory::Create(const std::string& requested,
                                                                          bool overwrite) {
-  const std::string base = Basename(requested);
-  if (base.empty() || base == "/" || base == "." || base == "..") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("output \"", Printable(requested), "\" is no name for a new directory"));
-  }
-  const std::string path = JoinPath(Dirname(requested), base);
-  if (PathExists(path)) {
-    if (!overwrite) {
-      return absl::AlreadyExistsError(
-          absl::StrCat(Printable(path, 1024), ": exists; choose another output or allow replacing it"));
-    }
-    SF_RETURN_IF_ERROR(CheckReplaceable(path));
-  }
+  SF_ASSIGN_OR_RETURN(const std::string path, CheckTarget(requested, overwrite));
   for (int attempt = 0;; ++attempt) {  // a killed process of the same id may have left one behind
     const std::string partial =
         absl::StrCat(path, ".partial-", getpid(), attempt == 0 ? "" : absl::StrCat("-", attempt));
-    if (mkdir(partial.c_str(), 0777) == 0) {
+    if (!FailsByFault("create") && mkdir(partial.c_str(), 0777) == 0) {
       return std::unique_ptr<AtomicDirectory>(new PartialDirectory(path, partial, overwrite));
     }
     if (errno != EEXIST || attempt == 99) return ErrnoStatus(errno, "create", partial);
   }
+}
+
+absl::StatusOr<std::unique_ptr<AtomicDirectory>> AtomicDirectory::Resume(const std::string& requested,
+                                                                         bool overwrite, Leftover leftover) {
+  SF_ASSIGN_OR_RETURN(const std::string path, CheckTarget(requested, overwrite));
+  const std::string partial = path + ".partial";
+  if (leftover == Leftover::kAgain) RemoveFlatDirectory(partial);
+  if (FailsByFault("create") || mkdir(partial.c_str(), 0777) != 0) {
+    const int error = errno;
+    struct stat st;
+    const bool there = error == EEXIST && lstat(partial.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+    if (!there || leftover != Leftover::kContinue) return ErrnoStatus(error, "create", partial);
+  }
+  return std::unique_ptr<AtomicDirectory>(new PartialDirectory(path, partial, overwrite));
 }
 
 }  // namespace spikefold

@@ -168,6 +168,11 @@ class NativeWriter {
     uint64_t max_shard_bytes = 0;  // 0: one model.safetensors
     // For the manifest; not part of any other file.
     std::vector<std::string> arguments;
+    // Not empty: identifies what is written. The work is then done in OUT.partial, with a journal of the
+    // linears that are there in OUT.partial.journal (native_journal.h); both stay when the writer is
+    // destroyed before Commit() without Discard(), or the process is killed.
+    std::string journal_fingerprint;
+    bool resume = false;  // goes on where the journal ends, if there is one
   };
   // `plain` declares all other tensors (norm gains, float embedding ...): float dtypes, HF names. config_json
   // is the base model's; its quantization_config is replaced. Reserves the disk space: Unavailable when it is
@@ -182,9 +187,18 @@ class NativeWriter {
   virtual absl::Status WriteLinear(const QuantizedLinear& linear) = 0;
   virtual absl::Status WriteTensor(absl::string_view name, const TensorView& tensor) = 0;
   virtual absl::Status WritePrefix(const NativePrefix& prefix) = 0;
+  // Whether a linear has been written, maybe by the run that is gone on with; and its codes.
+  virtual bool HasLinear(absl::string_view module) const = 0;
+  virtual absl::StatusOr<QuantizedLinear> ReadBack(absl::string_view module) = 0;
+  virtual int64_t num_resumed() const = 0;  // linears of an earlier run
+  // Leaves nothing for a later run.
+  virtual void Discard() = 0;
   // InvalidArgument naming the first declared tensor that was not written.
   virtual absl::Status Commit() = 0;
 };
+// The names of what an interrupted writer leaves beside `path`.
+std::string PartialPath(const std::string& path);
+std::string JournalPath(const std::string& path);
 
 // Opens a native checkpoint: headers, sidecar, signs and key scales only. Everything that the sidecar says is
 // checked against the tensors there (set, dtypes, shapes); what values must obey is checked by ReadLinear().

@@ -49,6 +49,12 @@ struct NativeBits {
 };
 NativeBits CountBits(const NativeInfo& info, const std::vector<SafetensorsWriter::Spec>& plain);
 
+// The manifest lists the hashes of all other files and ends with its own: the SHA-256 of the bytes before
+// that member. `text` is a JSON object on several lines.
+std::string SealManifest(absl::string_view text);
+// DataLoss unless `text` is what SealManifest() made.
+absl::Status CheckManifestSeal(absl::string_view text, absl::string_view where);
+
 using TensorHashes = std::vector<std::pair<std::string, std::string>>;  // name, xxh3
 Json SidecarToJson(const NativeInfo& info, const TensorHashes& hashes);
 absl::Status SidecarFromJson(const Json& json, absl::string_view where, NativeInfo* info,

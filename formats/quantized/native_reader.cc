@@ -234,11 +234,14 @@ absl::Status VerifyFile(const std::string& path, const std::string& name, const 
 }
 
 absl::Status VerifyFiles(const std::string& path, const Progress& progress) {
-  SF_ASSIGN_OR_RETURN(const Json manifest, ReadJsonIn(path, kManifestFile));
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenFileIn(path, kManifestFile));
+  SF_ASSIGN_OR_RETURN(const std::string text, ReadToString(*source, kMaxJsonBytes));
+  const std::string where = Printable(source->name(), 1024);
+  SF_ASSIGN_OR_RETURN(const Json manifest, ParseJson(text, where));
+  SF_RETURN_IF_ERROR(CheckManifestSeal(text, where));
   const Json* files = manifest.Find("files");
   if (files == nullptr || !files->is_object()) {
-    return absl::DataLossError(
-        absl::StrCat(Printable(path, 1024), "/", kManifestFile, ": \"files\" is not an object"));
+    return absl::DataLossError(absl::StrCat(where, ": \"files\" is not an object"));
   }
   SF_ASSIGN_OR_RETURN(const std::vector<std::string> present, ListDirectory(path));
   for (const std::string& name : present) {

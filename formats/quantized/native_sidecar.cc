@@ -5,6 +5,7 @@
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native_parts.h"
 
@@ -388,6 +389,26 @@ absl::Status CheckPrefix(const NativePrefixSpec& spec, const NativePrefix& prefi
     }
   }
   return absl::OkStatus();
+}
+
+namespace {
+constexpr char kSeal[] = ",\n  \"self_sha256\": \"";
+constexpr char kSealEnd[] = "\"\n}\n";
+}  // namespace
+
+std::string SealManifest(absl::string_view text) {
+  const absl::string_view open = text.substr(0, text.rfind("\n}"));
+  return absl::StrCat(open, kSeal, Sha256Hex(open), kSealEnd);
+}
+
+absl::Status CheckManifestSeal(absl::string_view text, absl::string_view where) {
+  const size_t seal = text.rfind(kSeal);
+  if (seal == absl::string_view::npos) {
+    return absl::DataLossError(absl::StrCat(where, ": does not end with \"self_sha256\", its own hash"));
+  }
+  const absl::string_view open = text.substr(0, seal);
+  if (text.substr(seal) == absl::StrCat(kSeal, Sha256Hex(open), kSealEnd)) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(where, ": is not what its own \"self_sha256\" says"));
 }
 
 }  // namespace spikefold

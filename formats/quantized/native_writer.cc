@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <chrono>
 #include <map>
 
 #include "absl/container/flat_hash_map.h"
@@ -8,6 +9,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
+#include "formats/quantized/native_journal.h"
 #include "formats/quantized/native_parts.h"
 #include "formats/safetensors_model.h"
 
@@ -26,11 +28,15 @@ absl::Span<const char> Bytes(const TensorView& t) {
   return absl::MakeConstSpan(static_cast<const char*>(t.data), static_cast<size_t>(t.num_bytes()));
 }
 
+// With the power so much work is lost, with the process none.
+constexpr std::chrono::seconds kSyncPause(1);
+
 class Writer : public NativeWriter {
  public:
-  Writer(std::unique_ptr<AtomicDirectory> directory, NativeInfo info,
+  Writer(std::unique_ptr<NativeJournal> journal, std::unique_ptr<AtomicDirectory> directory, NativeInfo info,
          std::vector<SafetensorsWriter::Spec> plain, Json config, Options options)
-      : directory_(std::move(directory)),
+      : journal_(std::move(journal)),
+        directory_(std::move(directory)),
         info_(std::move(info)),
         plain_(std::move(plain)),
         config_(std::move(config)),
@@ -38,12 +44,30 @@ class Writer : public NativeWriter {
     for (size_t i = 0; i < info_.linears.size(); ++i) linear_index_.emplace(info_.linears[i].module, i);
   }
 
+  ~Writer() override {
+    if (journal_ == nullptr) return;
+    const bool keep = !done_ && num_written_ > 0;
+    journal_->Keep(keep);
+    if (!keep) return;
+    if (tensors_ != nullptr) tensors_->Keep();
+    directory_->Keep();
+  }
+
   // Declares all tensors and writes what is known already.
   absl::Status Begin(const std::vector<NativeSideFile>& side_files) {
     std::vector<SafetensorsWriter::Spec> specs = ImpliedTensorSpecs(info_);
     specs.insert(specs.end(), plain_.begin(), plain_.end());
-    SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModelWriter::Create(directory_->partial_path(), std::move(specs),
-                                                                 options_.max_shard_bytes));
+    const std::string& partial = directory_->partial_path();
+    if (journal_ != nullptr && !journal_->records().empty()) {
+      num_written_ =
+          static_cast<int64_t>(journal_->records().size());  // stays, even if it cannot be taken up
+      SF_ASSIGN_OR_RETURN(
+          tensors_, SafetensorsModelWriter::Reopen(partial, std::move(specs), options_.max_shard_bytes));
+      SF_RETURN_IF_ERROR(TakeUp());
+    } else {
+      SF_ASSIGN_OR_RETURN(
+          tensors_, SafetensorsModelWriter::Create(partial, std::move(specs), options_.max_shard_bytes));
+    }
     for (const Rotation& r : info_.rotations) {
       const SafetensorsWriter::Spec spec = RotationTensorSpec(r);
       SF_RETURN_IF_ERROR(WriteAny(spec.name, TensorView{spec.dtype, spec.shape, r.signs.data()}));
@@ -77,8 +101,20 @@ class Writer : public NativeWriter {
     SF_RETURN_IF_ERROR(EncodeLinear(
         linear, [this](const std::string& name, const TensorView& t) { return WriteAny(name, t); }));
     declared = static_cast<const QuantizedLinearSpec&>(linear);
-    return absl::OkStatus();
+    written_.insert(linear.module);
+    return journal_ == nullptr ? absl::OkStatus() : Record(linear);
   }
+  bool HasLinear(absl::string_view module) const override { return written_.contains(module); }
+  int64_t num_resumed() const override { return num_resumed_; }
+  absl::StatusOr<QuantizedLinear> ReadBack(absl::string_view module) override {
+    const auto it = linear_index_.find(module);
+    if (it == linear_index_.end() || !HasLinear(module)) {
+      return absl::InternalError(absl::StrCat(Printable(module), ": is not written yet"));
+    }
+    return DecodeLinear(info_.linears[it->second],
+                        [this](const std::string& name) { return tensors_->ReadBack(name); });
+  }
+  void Discard() override { done_ = true; }
 
   absl::Status WriteTensor(absl::string_view name, const TensorView& tensor) override {
     const bool is_plain = std::any_of(plain_.begin(), plain_.end(),
@@ -116,13 +152,66 @@ class Writer : public NativeWriter {
     const TensorHashes hashes(hashes_.begin(), hashes_.end());
     SF_RETURN_IF_ERROR(AddFile(kSidecarFile, SidecarToJson(info_, hashes).Dump(2) + "\n"));
     SF_RETURN_IF_ERROR(WriteManifest());
-    return directory_->Commit();
+    SF_RETURN_IF_ERROR(directory_->Commit());
+    done_ = true;
+    if (journal_ != nullptr) journal_->Keep(false);
+    journal_.reset();  // last: without its directory it says nothing
+    return absl::OkStatus();
   }
 
  private:
+  // What the journal says is written, as far as it is there.
+  absl::Status TakeUp() {
+    SF_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(directory_->partial_path()));
+    for (const std::string& name : names) {  // what is made at the end, or again
+      const auto& files = tensors_->file_names();
+      if (std::find(files.begin(), files.end(), name) != files.end()) continue;
+      SF_RETURN_IF_ERROR(RemoveFile(JoinPath(directory_->partial_path(), name)));
+    }
+    for (const JournalRecord& record : journal_->records()) {
+      const auto it = linear_index_.find(record.module);
+      if (it == linear_index_.end() || !IsThere(record)) continue;
+      for (const auto& [name, hash] : record.tensors) {
+        tensors_->MarkWritten(name);
+        hashes_[name] = hash;
+      }
+      info_.linears[it->second].weight_error = record.weight_error;
+      written_.insert(record.module);
+      ++num_resumed_;
+    }
+    return absl::OkStatus();
+  }
+
+  // Whether the file holds what the record says, which must be all tensors of the linear.
+  bool IsThere(const JournalRecord& record) {
+    const auto specs = TensorSpecs(info_.linears[linear_index_.at(record.module)]);
+    if (specs.size() != record.tensors.size()) return false;
+    for (size_t i = 0; i < specs.size(); ++i) {
+      const auto& [name, hash] = record.tensors[i];
+      if (name != specs[i].name) return false;
+      const auto tensor = tensors_->ReadBack(name);
+      if (!tensor.ok() || Xxh3Hex(Bytes(tensor->view())) != hash) return false;
+    }
+    return true;
+  }
+
+  absl::Status Record(const QuantizedLinear& linear) {
+    JournalRecord record{.module = linear.module, .weight_error = linear.weight_error};
+    for (const SafetensorsWriter::Spec& spec : TensorSpecs(linear)) {
+      record.tensors.emplace_back(spec.name, hashes_.at(spec.name));
+    }
+    SF_RETURN_IF_ERROR(journal_->Add(record));
+    ++num_written_;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - last_sync_ < kSyncPause) return absl::OkStatus();
+    last_sync_ = now;
+    SF_RETURN_IF_ERROR(tensors_->Sync());
+    return journal_->Sync();
+  }
+
   absl::Status WriteAny(const std::string& name, const TensorView& tensor) {
     SF_RETURN_IF_ERROR(tensors_->Write(name, tensor));
-    hashes_.emplace(name, Xxh3Hex(Bytes(tensor)));
+    hashes_[name] = Xxh3Hex(Bytes(tensor));
     return absl::OkStatus();
   }
 
@@ -131,16 +220,16 @@ class Writer : public NativeWriter {
                         FileWriter::Create(JoinPath(directory_->partial_path(), name)));
     SF_RETURN_IF_ERROR(file->Append(absl::MakeConstSpan(bytes.data(), bytes.size())));
     SF_ASSIGN_OR_RETURN(const std::string sha256, file->Finish());
-    return Record(name, bytes.size(), sha256);
+    return ListFile(name, bytes.size(), sha256);
   }
 
   absl::Status HashFile(const std::string& name) {
     SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> file, OpenFileIn(directory_->partial_path(), name));
     SF_ASSIGN_OR_RETURN(const std::string sha256, Sha256Source(*file));
-    return Record(name, file->size(), sha256);
+    return ListFile(name, file->size(), sha256);
   }
 
-  absl::Status Record(const std::string& name, uint64_t bytes, const std::string& sha256) {
+  absl::Status ListFile(const std::string& name, uint64_t bytes, const std::string& sha256) {
     Json entry = Json::MakeObject();
     entry.Set("bytes", bytes).Set("sha256", sha256);
     files_.emplace(name, std::move(entry));
@@ -153,9 +242,11 @@ class Writer : public NativeWriter {
     for (const std::string& a : options_.arguments) arguments.Append(a);
     manifest.Set("format_version", kNativeFormatVersion).Set("tool", ToolVersionAndCommit());
     manifest.Set("arguments", std::move(arguments)).Set("files", std::move(files));
-    return AddFile(kManifestFile, manifest.Dump(2) + "\n");
+    return AddFile(kManifestFile, SealManifest(manifest.Dump(2)));
   }
 
+  // In this order: the journal, which tells whose the directory is, is made first and removed last.
+  std::unique_ptr<NativeJournal> journal_;  // null: none
   std::unique_ptr<AtomicDirectory> directory_;
   NativeInfo info_;
   const std::vector<SafetensorsWriter::Spec> plain_;
@@ -165,6 +256,10 @@ class Writer : public NativeWriter {
   absl::flat_hash_map<std::string, size_t> linear_index_;
   std::map<std::string, std::string> hashes_;  // sorted: the sidecar does not depend on the order of writing
   std::map<std::string, Json> files_;
+  absl::flat_hash_set<std::string> written_;  // linears
+  int64_t num_resumed_ = 0, num_written_ = 0;
+  bool done_ = false;  // nothing stays for a later run
+  std::chrono::steady_clock::time_point last_sync_ = std::chrono::steady_clock::now();
 };
 
 absl::Status CheckSideFile(const NativeSideFile& file, std::vector<std::string>* seen) {
@@ -184,7 +279,23 @@ absl::Status CheckSideFile(const NativeSideFile& file, std::vector<std::string>*
   return absl::OkStatus();
 }
 
+// The work of an interrupted run is not thrown away unasked.
+absl::Status CheckLeftover(const std::string& path, const NativeWriter::Options& options) {
+  if (options.resume || options.overwrite) return absl::OkStatus();
+  const int64_t linears = NativeJournal::CountRecords(JournalPath(path));
+  if (linears == 0) return absl::OkStatus();
+  return absl::AlreadyExistsError(
+      absl::StrCat(Printable(PartialPath(path), 1024), ": holds ", linears,
+                   " linears of an interrupted run; go on with --resume, or begin again with --force"));
+}
+
 }  // namespace
+
+// Without slashes at the end, which would make them names inside of `path`.
+std::string PartialPath(const std::string& path) {
+  return JoinPath(Dirname(path), Basename(path)) + ".partial";
+}
+std::string JournalPath(const std::string& path) { return PartialPath(path) + ".journal"; }
 
 absl::StatusOr<std::unique_ptr<NativeWriter>> NativeWriter::Create(const std::string& path, NativeInfo info,
                                                                    std::vector<SafetensorsWriter::Spec> plain,
@@ -215,10 +326,23 @@ absl::StatusOr<std::unique_ptr<NativeWriter>> NativeWriter::Create(const std::st
   std::vector<std::string> names;
   for (const NativeSideFile& file : side_files) SF_RETURN_IF_ERROR(CheckSideFile(file, &names));
   if (info.tool_version.empty()) info.tool_version = ToolVersion();
-  SF_ASSIGN_OR_RETURN(std::unique_ptr<AtomicDirectory> directory,
-                      AtomicDirectory::Create(path, options.overwrite));
-  auto writer = std::make_unique<Writer>(std::move(directory), std::move(info), std::move(plain),
-                                         std::move(config_json), options);
+  std::unique_ptr<NativeJournal> journal;
+  std::unique_ptr<AtomicDirectory> directory;
+  if (options.journal_fingerprint.empty()) {
+    SF_ASSIGN_OR_RETURN(directory, AtomicDirectory::Create(path, options.overwrite));
+  } else {
+    SF_RETURN_IF_ERROR(CheckLeftover(path, options));
+    SF_ASSIGN_OR_RETURN(journal,
+                        NativeJournal::Open(JournalPath(path), options.journal_fingerprint, options.resume));
+    if (!PathExists(PartialPath(path))) SF_RETURN_IF_ERROR(journal->Restart());
+    using Leftover = AtomicDirectory::Leftover;
+    const Leftover leftover = !journal->existed()          ? Leftover::kNew
+                              : journal->records().empty() ? Leftover::kAgain
+                                                           : Leftover::kContinue;
+    SF_ASSIGN_OR_RETURN(directory, AtomicDirectory::Resume(path, options.overwrite, leftover));
+  }
+  auto writer = std::make_unique<Writer>(std::move(journal), std::move(directory), std::move(info),
+                                         std::move(plain), std::move(config_json), options);
   SF_RETURN_IF_ERROR(writer->Begin(side_files));
   return std::unique_ptr<NativeWriter>(std::move(writer));
 }

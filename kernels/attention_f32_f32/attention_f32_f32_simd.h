@@ -103,8 +103,7 @@ void Scores(const Geometry& g, const RowTile& tile, int64_t j0, const float* nex
                                    g.p.head_dim, g.scores + tile.begin * kKeyBlock + j, kKeyBlock, nullptr,
                                    next != nullptr ? next + j * g.p.head_dim : nullptr);
   }
-  const int64_t padded_keys = (tile.keys + kLanes - 1) / kLanes * kLanes;
-  for (int64_t r = tile.begin; r < tile.end; ++r) Mask(g, r, j0, padded_keys);
+  for (int64_t r = tile.begin; r < tile.end; ++r) Mask(g, r, j0, tile.padded_keys());
 }
 
 // Calls body(tile) for tiles of nearly equal height that see something of the block.

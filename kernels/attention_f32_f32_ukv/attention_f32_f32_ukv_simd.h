@@ -94,7 +94,7 @@ void Scores(const Geometry& g, const Block& b, const RowTile& tile) {
     Product<false>::kRows[rows - 1](b.q + tile.begin * d, d, g.keys + j, kKeyBlock, d,
                                     g.scores + tile.begin * kKeyBlock + j, kKeyBlock, nullptr, nullptr);
   }
-  const int64_t padded_keys = (tile.keys + kLanes - 1) / kLanes * kLanes;
+  const int64_t padded_keys = tile.padded_keys();
   for (int64_t r = tile.begin; r < tile.end; ++r) {
     const Seen seen = SeenBy(g, b, r);
     float* s = g.scores + r * kKeyBlock;

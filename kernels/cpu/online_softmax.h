@@ -114,6 +114,8 @@ using Product = Products<kPrefetch, 0, 1, 2, 3, 4, 5>;
 struct RowTile {
   int64_t begin, end;
   int64_t keys;  // leading keys of the block that some row sees, at most
+  // Keys whose scores Softmax() reads: those that no row sees are -infinity.
+  int64_t padded_keys() const { return (keys + kSums - 1) / kSums * kSums; }
 };
 
 // Scores [rows, kKeyBlock] of the task -> weights relative to the new maximum; updates max and sum of the
@@ -124,7 +126,7 @@ void Softmax(float* scores, const RowTile& tile, const SoftmaxState& state, floa
   for (int64_t r = 0; r < rows; ++r) {
     const float* s = scores + (tile.begin + r) * kKeyBlock;
     F32 max = Load(s);
-    for (int64_t j = kLanes; j < tile.keys; j += kLanes) max = Max(max, Load(s + j));
+    for (int64_t j = kLanes; j < tile.padded_keys(); j += kLanes) max = Max(max, Load(s + j));
     block_max[r] = MaxLane(max);
   }
   // Two vectors hold a tile's rows on AVX-512 and AVX2 alike: kTileRows <= kLanes.
@@ -135,13 +137,16 @@ void Softmax(float* scores, const RowTile& tile, const SoftmaxState& state, floa
   for (int64_t r = 0; r < rows; ++r) {
     float* s = scores + (tile.begin + r) * kKeyBlock;
     const F32 max = Set1(state.max[tile.begin + r]);
-    F32 sum = Zero();
-    for (int64_t j = 0; j < tile.keys; j += kLanes) {
-      const F32 weight = ExpNonPositive(Load(s + j) - max);
-      Store(s + j, weight);
-      sum = sum + weight;
+    F32 sum[kSumVecs] = {};
+    for (int64_t j = 0; j < tile.padded_keys(); j += kSums) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kSumVecs; ++v) {
+        const F32 weight = ExpNonPositive(Load(s + j + v * kLanes) - max);
+        Store(s + j + v * kLanes, weight);
+        sum[v] = sum[v] + weight;
+      }
     }
-    block_sum[r] = Sum(sum);
+    block_sum[r] = SumOfSums(sum);
   }
   const F32 sum = LoadN(state.sum + tile.begin, rows);
   StoreN(state.sum + tile.begin, Fma(sum, scale, Load(block_sum)), rows);

@@ -211,5 +211,29 @@ SF_INLINE double SumF64(F64 a) {
   return lane[0];
 }
 
+// Sums in one order whatever the vectors' width: AVX2 and AVX-512 give the same bytes. 16 sums side by side,
+// value i into sum i % 16, then halves against each other.
+constexpr int64_t kSums = 16;
+constexpr int kSumVecs = kSums / kLanes;
+SF_INLINE float SumOfSums(const F32 (&sum)[kSumVecs]) {
+#if defined(__AVX512F__)
+  return Sum(sum[0]);
+#else
+  return Sum(sum[0] + sum[1]);
+#endif
+}
+SF_INLINE double SumOfSums(const F64 (&sum)[2 * kSumVecs]) {
+#if defined(__AVX512F__)
+  return SumF64(sum[0] + sum[1]);
+#else
+  return SumF64((sum[0] + sum[2]) + (sum[1] + sum[3]));
+#endif
+}
+// Adds the lanes of v, the vec-th vector of 16 values.
+SF_INLINE void AddTo(F64 (&sum)[2 * kSumVecs], int vec, F32 v) {
+  sum[2 * vec] = sum[2 * vec] + LowF64(v);
+  sum[2 * vec + 1] = sum[2 * vec + 1] + HighF64(v);
+}
+
 }  // namespace
 }  // namespace spikefold::kernels

@@ -14,6 +14,11 @@ __global__ void __launch_bounds__(kThreads) copy_two_sm80(Copy first, Copy secon
   if (i < count) to[i] = from[i];
 }
 
+__global__ void __launch_bounds__(kThreads) subtract_from_rows_sm80(const float* by, int64_t k, float* rows) {
+  const int64_t i = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  if (i < k) rows[blockIdx.x * k + i] -= by[i];
+}
+
 }  // namespace
 
 absl::Status CopyTwo(const Copy& first, const Copy& second, int64_t count, const Stream& stream) {
@@ -21,6 +26,13 @@ absl::Status CopyTwo(const Copy& first, const Copy& second, int64_t count, const
   return Launch("copy", copy_two_sm80,
                 {.grid = dim3(static_cast<unsigned>(CeilDiv(count, kThreads)), 2), .block = dim3(kThreads)},
                 stream, first, second, count);
+}
+
+absl::Status SubtractFromRows(const float* by, int64_t m, int64_t k, float* rows, const Stream& stream) {
+  if (m == 0 || k == 0) return absl::OkStatus();
+  const dim3 grid(static_cast<unsigned>(m), static_cast<unsigned>(CeilDiv(k, kThreads)));
+  return Launch("subtract_from_rows", subtract_from_rows_sm80, {.grid = grid, .block = dim3(kThreads)},
+                stream, by, k, rows);
 }
 
 }  // namespace spikefold::kernels::cuda

@@ -1,4 +1,4 @@
-// Copies that would otherwise be launches of their own.
+// Small passes over memory that no larger kernel has taken over.
 #pragma once
 
 #include <cstdint>
@@ -14,5 +14,7 @@ struct Copy {
 };
 // Both of `count` floats, device to device.
 absl::Status CopyTwo(const Copy& first, const Copy& second, int64_t count, const Stream& stream);
+// rows [m, k] -= by [k], in place.
+absl::Status SubtractFromRows(const float* by, int64_t m, int64_t k, float* rows, const Stream& stream);
 
 }  // namespace spikefold::kernels::cuda

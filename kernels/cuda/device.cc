@@ -41,6 +41,23 @@ bool CanOverlap() {
   return can;
 }
 
+int NumSms() {
+  static const int count = [] {
+    int sms = 0;
+    return cudaDeviceGetAttribute(&sms, cudaDevAttrMultiProcessorCount, 0) == cudaSuccess ? sms : 1;
+  }();
+  return count;
+}
+
+int64_t MaxSharedBytes() {
+  static const int64_t most = [] {
+    int bytes = 0;
+    const cudaError_t error = cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, 0);
+    return int64_t{error == cudaSuccess ? bytes : 48 << 10};
+  }();
+  return most;
+}
+
 absl::StatusOr<DeviceInfo> QueryDevice() {
   int count = 0;
   const cudaError_t error = cudaGetDeviceCount(&count);

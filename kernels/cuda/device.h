@@ -21,5 +21,9 @@ absl::StatusOr<DeviceInfo> QueryDevice();
 
 // Whether it can start a kernel before the one it depends on has ended (sm_90 and newer).
 bool CanOverlap();
+// Multiprocessors of device 0; 1 where it cannot be asked.
+int NumSms();
+// Shared memory that a block of device 0 may ask for; 48 KiB where it cannot be asked.
+int64_t MaxSharedBytes();
 
 }  // namespace spikefold::kernels::cuda

@@ -21,9 +21,10 @@ struct Linear {
   int64_t group = 0;                 // columns that share a scale, a multiple of 16; 0: one scale a channel
   const uint16_t* kept_w = nullptr;  // [r, kept_stride] bf16; null: this linear keeps no column
   int64_t kept_stride = 0;
-  const float* bias = nullptr;  // [n] or null
-  float* y = nullptr;           // [m, n]
-  int32_t* sums = nullptr;      // [m, n] or null: the integer sums, for tests and parity checks
+  const uint16_t* kept_rows = nullptr;  // the same [n, columns padded to 64], where a kernel asks for it
+  const float* bias = nullptr;          // [n] or null
+  float* y = nullptr;                   // [m, n]
+  int32_t* sums = nullptr;              // [m, n] or null: the integer sums, for tests and parity checks
 };
 struct LinearGroup {
   int count = 0;

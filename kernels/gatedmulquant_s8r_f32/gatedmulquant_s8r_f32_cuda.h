@@ -17,6 +17,7 @@ namespace spikefold::kernels::gatedmulquant_s8r_f32 {
 struct CudaParams {                       // device addresses
   gatedmul_f32_f32::Params gatedmul;      // of all rows; y set
   hadamard_f32_f32::CudaPlan rotation;    // num_factors 0: none
+  const float* shift = nullptr;           // [k] taken off the rotated rows; null: nothing
   quantize_s8r_f32::CudaParams quantize;  // x is not read
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);

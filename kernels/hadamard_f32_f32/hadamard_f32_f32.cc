@@ -46,7 +46,7 @@ RowsFunction* ChooseRows() {
 }
 
 void Butterflies(float* x, int64_t n, int64_t power) {
-  for (int64_t h = 1; h < power; h *= 2) {
+  for (int64_t h = power / 2; h > 0; h /= 2) {
     for (int64_t i = 0; i < n; i += 2 * h) {
       for (int64_t j = i; j < i + h; ++j) {
         const float a = x[j], b = x[j + h];

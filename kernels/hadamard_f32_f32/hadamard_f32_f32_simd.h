@@ -61,10 +61,12 @@ SF_INLINE F32 LaneStages(F32 v) {
   return v;
 }
 
+// The farthest points first, as everywhere here: then the order of the stages, and with it the rounding, does
+// not depend on the vectors' width.
 template <int kRadix>
 SF_INLINE void Butterflies(F32 (&v)[kRadix]) {
 #pragma GCC unroll 4
-  for (int h = 1; h < kRadix; h *= 2) {
+  for (int h = kRadix / 2; h > 0; h /= 2) {
 #pragma GCC unroll 8
     for (int i = 0; i < kRadix; ++i) {
       if ((i & h) != 0) continue;

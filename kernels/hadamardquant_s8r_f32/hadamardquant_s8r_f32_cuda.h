@@ -1,7 +1,7 @@
-// hadamardquant_s8r_f32: the site's rotation, in place, and the site's codes in one pass over the rows:
-// hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit. Method    a block a row, which
-// stays in shared memory. Requires  4 * (k + block) bytes of shared memory: Fits(). No spike threshold. Moves
-// 9*k bytes a row. Targets   sm_80.
+// hadamardquant_s8r_f32: the site's rotation and shift, in place, and the site's codes in one pass over the
+// rows: hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit. Method    a block a row,
+// which stays in shared memory. Requires  4 * (k + block) bytes of shared memory: Fits(). No spike threshold.
+// Moves 9*k bytes a row. Targets   sm_80.
 #pragma once
 
 #include <cstdint>
@@ -16,6 +16,7 @@ namespace spikefold::kernels::hadamardquant_s8r_f32 {
 struct CudaParams {                       // device addresses
   float* x = nullptr;                     // [m, k], in place
   hadamard_f32_f32::CudaPlan rotation;    // num_factors 0: none
+  const float* shift = nullptr;           // [k] taken off the rotated rows; null: nothing
   quantize_s8r_f32::CudaParams quantize;  // x is not read
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);

@@ -15,7 +15,8 @@ __global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
   const int64_t k = p.quantize.k, at = blockIdx.x * k;
   for (int64_t i = threadIdx.x; i < k; i += blockDim.x) row[i] = p.x[at + i];
   __syncthreads();
-  hadamard_f32_f32::TransformRow(row, row + k, k, p.rotation);
+  if (p.rotation.num_factors > 0) hadamard_f32_f32::TransformRow(row, row + k, k, p.rotation);
+  quantize_s8r_f32::ShiftRow(p.shift, k, row);
   for (int64_t i = threadIdx.x; i < k; i += blockDim.x) p.x[at + i] = row[i];
   quantize_s8r_f32::QuantizeRow(p.quantize, blockIdx.x, row);
 }

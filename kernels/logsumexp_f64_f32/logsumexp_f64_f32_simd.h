@@ -39,20 +39,18 @@ Top FindTop(const float* x, int64_t n) {
   return top;
 }
 
-// Adds the lanes of v to two float64 sums.
-SF_INLINE void Accumulate(F32 v, F64& low, F64& high) {
-  low = low + LowF64(v);
-  high = high + HighF64(v);
-}
-
 // sum_n exp(x - max)
 double SumExp(const float* x, int64_t n, float max) {
   const F32 shift = Set1(max), lowest = Set1(-__builtin_inff());
-  F64 low = ZeroF64(), high = ZeroF64();
-  for (int64_t i = 0; i < n; i += kLanes) {
-    Accumulate(ExpNonPositive(KeepFirst(LoadN(x + i, n - i), n - i, lowest) - shift), low, high);
+  F64 sum[2 * kSumVecs] = {};
+  for (int64_t i = 0; i < n; i += kSums) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kSumVecs; ++v) {
+      const int64_t at = i + v * kLanes, count = n - at;
+      AddTo(sum, v, ExpNonPositive(KeepFirst(LoadN(x + at, count), count, lowest) - shift));
+    }
   }
-  return SumF64(low + high);
+  return SumOfSums(sum);
 }
 
 inline RowResult RunOneRow(const float* x, int64_t n) {

@@ -8,7 +8,7 @@
 // Exact     K is cut into equal blocks of at most kMaxKBlock; within a block a sum runs over k in order, and
 //           the blocks' sums are added in order, then the bias. So a Y element is the same bit for bit
 //           whatever rows are computed with it, in whatever tile and on whatever number of threads; it
-//           differs between instruction levels (the plain one has no fused multiply-add).
+//           is the same on AVX2 and AVX-512 (the plain level has no fused multiply-add).
 // Error     |Y - exact| <= (min(K, kMaxKBlock) + K / kMaxKBlock + 2) * 2^-24 * sum_k |x*w|, to first order.
 // Targets   AVX-512 (12 x 32 register tile), AVX2 (6 x 16), plain C++.
 #pragma once

@@ -3,14 +3,16 @@
 // Layout    tiles of 16 channels x 64 columns: 16 bytes a lane are four left operands of mma.m16n8k16; word j
 //           holds columns 16 j to 16 j + 15, element i of the lane's eight in nibble i / 2 + 4 (i % 2).
 //           Scales and zero points lie in the order in which a warp reads them: [row tile][column tile][16].
-// Method    codes become bf16 integers by two logical operations and a subtraction; x is split into two bf16
-//           values whose sum it is to 2^-17, in two columns of the right operand for up to 4 rows, in two
-//           multiplications otherwise. So products are exact and sums are float32. Warps of a block share out
-//           K; their sums are added in order.
+// Method    up to 4 rows: integers on the tensor cores, x in three digits (kernels/cuda/digit_rows.cuh).
+// More:
+//           codes become bf16 integers by two logical operations and a subtraction; x is split into two bf16
+//           values whose sum it is to 2^-17. So products are exact and sums are float32. Warps of a block
+//           share out K; their sums are added in order.
 // Moves     0.58 bytes a weight with groups of 64 (0.64 with zero points); bound by them for few rows.
 // Requires  K a multiple of 64, groups of a multiple of 64.
-// Exact     to float32 rounding and 2^-17 of each |x * w|.
-// Targets   sm_80 (overlapping its predecessor's end on sm_90: the first weights are on their way by then).
+// Exact     to float32 rounding and 2^-17 of each |x * w|; up to 4 rows 2^-22 of the largest |x| of 64
+// columns. Targets   sm_80 (overlapping its predecessor's end on sm_90: the first weights are on their way by
+// then).
 #pragma once
 
 #include <cstdint>

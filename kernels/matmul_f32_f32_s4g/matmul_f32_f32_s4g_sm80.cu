@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/digit_rows.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
@@ -34,23 +35,22 @@ struct Weights {
   uint32_t zero0, zero1;
 };
 
-// How x reaches the right operands. kStaged and kPaired: up to 4 rows, row r in columns r (its high halves)
-// and r + 4 (its low halves); kStaged splits all of x once, in shared memory. kWide: 8 rows an operand.
-enum class Rows { kStaged, kPaired, kWide };
+// How x reaches the right operands. kPaired: up to 4 rows, row r in columns r (its high halves) and r + 4
+// (its low halves). kWide: 8 rows an operand.
+enum class Rows { kPaired, kWide };
 
 // Warps of a block share out K. Few registers a thread let several blocks share a multiprocessor: one loads
 // while another adds up.
 template <Rows kForm, int kTiles>
-inline constexpr int kWarps = kForm == Rows::kStaged || kTiles >= 2 ? 8 : 16;
+inline constexpr int kWarps = kTiles >= 2 ? 8 : 16;
 
 template <Rows kForm, int kTiles, int kRowTiles>
-__global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp,
-                                  kForm == Rows::kStaged ? 4 - kRowTiles : 1)
+__global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp)
     matmul_f32_f32_s4g_sm80(const __grid_constant__ cuda::SimtParams p) {
   constexpr bool kPaired = kForm != Rows::kWide;
   constexpr int kBlockWarps = kWarps<kForm, kTiles>, kThreads = kBlockWarps * cuda::kWarp;
   constexpr int kChannels = kTileRows * kRowTiles, kColumns = 8 * kTiles, kRows = kPaired ? 4 : kColumns;
-  extern __shared__ float partial[];  // [kBlockWarps][kColumns][kChannels], then x if staged
+  extern __shared__ float partial[];  // [kBlockWarps][kColumns][kChannels]
   int64_t index = blockIdx.x;
   const int which = cuda::simt::LinearAt(p.linears, kChannels, index);
   const cuda::Linear& w = p.linears.linear[which];
@@ -84,10 +84,6 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp,
       to[r].zero1 = has_zeros ? zeros[r][step * kRowsOfTile + 8] : 8;
     }
   };
-  // Staged: bf16 pairs of x, high halves of all rows, then low ones; and the row of them that is this lane's.
-  uint32_t* const x_halves = reinterpret_cast<uint32_t*>(partial + kBlockWarps * kColumns * kChannels);
-  const int pairs = static_cast<int>(p.k) / 2, staged_rows = static_cast<int>(min(p.m - m0, int64_t{4}));
-  const uint32_t* const staged = x_halves + (g / 4 * staged_rows + g % 4) * pairs;
   float acc[kRowTiles][kTiles][4] = {};
   const auto multiply = [&](int tile, const Weights(&weights)[kRowTiles]) {
     float sum[kRowTiles][kTiles][4] = {};
@@ -99,17 +95,9 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp,
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      Halves x[kTiles][2];      // columns 2t, 2t + 1 of the 16, and those 8 further
-      uint32_t b0 = 0, b1 = 0;  // of staged rows: this lane's half
-      if constexpr (kForm == Rows::kStaged) {
-        if (g % 4 < staged_rows) {
-          const uint32_t* from = staged + tile * (kTileColumns / 2) + j * 8 + t;
-          b0 = from[0];
-          b1 = from[4];
-        }
-      }
+      Halves x[kTiles][2];  // columns 2t, 2t + 1 of the 16, and those 8 further
 #pragma unroll
-      for (int c = 0; c < kTiles && kForm != Rows::kStaged; ++c) {
+      for (int c = 0; c < kTiles; ++c) {
         const int64_t m = m0 + (kPaired ? g % 4 : c * 8 + g);
         const float* from = p.x + m * p.k + tile * kTileColumns + j * 16 + t * 2;
         const bool inside = m < p.m;
@@ -128,9 +116,7 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp,
         }
 #pragma unroll
         for (int c = 0; c < kTiles; ++c) {
-          if constexpr (kForm == Rows::kStaged) {
-            cuda::MmaBf16(sum[r][c], a, b0, b1);
-          } else if constexpr (kPaired) {
+          if constexpr (kPaired) {
             cuda::MmaBf16(sum[r][c], a, g < 4 ? x[c][0].high : x[c][0].low,
                           g < 4 ? x[c][1].high : x[c][1].low);
           } else {
@@ -160,15 +146,6 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp,
   }
   cuda::LetNextStart();
   cuda::WaitForInputs();  // the weights do not depend on the kernel before
-  if constexpr (kForm == Rows::kStaged) {
-    for (int i = static_cast<int>(threadIdx.x); i < staged_rows * pairs; i += kThreads) {
-      const int row = i / pairs, pair = i % pairs;
-      const Halves halves = Split(reinterpret_cast<const float2*>(p.x + (m0 + row) * p.k)[pair]);
-      x_halves[row * pairs + pair] = halves.high;
-      x_halves[(staged_rows + row) * pairs + pair] = halves.low;
-    }
-    __syncthreads();
-  }
   for (int tile = begin; tile < end; tile += kDepth) {
 #pragma unroll
     for (int d = 0; d < kDepth; ++d) {
@@ -207,29 +184,75 @@ absl::Status LaunchTiles(const cuda::SimtParams& p, const cuda::Stream& stream) 
   constexpr int64_t kBlockRows = kForm == Rows::kWide ? kColumns : 4;
   int64_t blocks = 0;
   for (int i = 0; i < p.linears.count; ++i) blocks += cuda::CeilDiv(p.linears.linear[i].n, kChannels);
-  const int64_t staged = kForm == Rows::kStaged ? std::min(p.m, kBlockRows) * p.k : 0;
   return cuda::Launch(
       "matmul_f32_f32_s4g", matmul_f32_f32_s4g_sm80<kForm, kTiles, kRowTiles>,
       {.grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(cuda::CeilDiv(p.m, kBlockRows))),
        .block = dim3(kWarps<kForm, kTiles> * cuda::kWarp),
-       .shared_bytes = 4 * (kWarps<kForm, kTiles> * kColumns * kChannels + staged),
+       .shared_bytes = int64_t{4} * kWarps<kForm, kTiles> * kColumns * kChannels,
        .overlaps = true},
       stream, p);
 }
+
+// For few rows in digits. A word's nibbles are four columns of channel g and the same four of channel g + 8.
+struct TileColumns {  // of lane t's word j: columns 2t, 2t + 8, 2t + 1, 2t + 9 of the 16 from 16 j on
+  __device__ static void Load(const float* row, int first, int64_t, int word, float (&v)[4]) {
+    const float* const from = row + first + word % 4 * 16 + word / 4 * 2;
+    const float2 a = *reinterpret_cast<const float2*>(from), b = *reinterpret_cast<const float2*>(from + 8);
+    v[0] = a.x, v[1] = b.x, v[2] = a.y, v[3] = b.y;
+  }
+};
+struct TileCodes {
+  static constexpr int kChunks = 1;
+  using Step = Weights;
+  __device__ TileCodes(const cuda::SimtParams& p, int tile, int warp, int lane) {
+    int64_t index = tile;
+    const cuda::Linear& w = p.linears.linear[cuda::simt::LinearAt(p.linears, kTileRows, index)];
+    const int64_t at = index * (p.k / kTileColumns) + warp;
+    codes = static_cast<const uint4*>(w.w) + at * 32 + lane;
+    scales = w.w_scale + at * kTileRows + lane / 4;
+    zeros = w.w_zero == nullptr ? nullptr : w.w_zero + at * kTileRows + lane / 4;
+  }
+  __device__ void Load(int step, Step& to) const {
+    const int tile = step * cuda::stream::kWarps, scale = tile * kRowsOfTile;
+    to.codes = cuda::LoadStreaming16(codes + tile * 32);
+    to.scale0 = __ldg(scales + scale);
+    to.scale1 = __ldg(scales + scale + 8);
+    to.zero0 = zeros != nullptr ? __ldg(zeros + scale) : 8;
+    to.zero1 = zeros != nullptr ? __ldg(zeros + scale + 8) : 8;
+  }
+
+  const uint4* codes;
+  const float* scales;
+  const uint8_t* zeros;
+};
+struct FewRows : cuda::digits::Digits<TileColumns, true> {
+  using Codes = TileCodes;
+  static constexpr int kSteps = 6, kBlocks = 2;
+  __device__ static void Add(const Weights& c, int, const uint4& x, const float4& meta, float (&acc)[4]) {
+    constexpr uint32_t kLow = 0x0f0f0f0f;
+    int32_t sum[4] = {};
+    const auto multiply = [&](uint32_t first, uint32_t second, uint32_t x0, uint32_t x1) {
+      const uint32_t a[4] = {first & kLow, first >> 4 & kLow, second & kLow, second >> 4 & kLow};
+      cuda::MmaS8(sum, a, x0, x1);
+    };
+    multiply(c.codes.x, c.codes.y, x.x, x.y);
+    multiply(c.codes.z, c.codes.w, x.z, x.w);
+    const int digits[2] = {__float_as_int(meta.z), __float_as_int(meta.w)};
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      const int zero = static_cast<int>(e < 2 ? c.zero0 : c.zero1);
+      const float scale = (e < 2 ? c.scale0 : c.scale1) * (e % 2 == 0 ? meta.x : meta.y);
+      acc[e] = fmaf(static_cast<float>(sum[e] - zero * digits[e % 2]), scale, acc[e]);
+    }
+  }
+};
 
 }  // namespace
 
 absl::Status RunCuda(const cuda::SimtParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
-  int64_t channels = 0;
-  for (int i = 0; i < p.linears.count; ++i) channels += p.linears.linear[i].n;
-  // Two tiles a block split and read x half as often; one makes more blocks, which counts more where W is
-  // small.
-  constexpr int64_t kManyChannels = int64_t{132} * 4 * 2 * kTileRows;
-  constexpr int64_t kStagedBytes = 64 << 10;  // leaves room for three blocks on a multiprocessor of sm_90
-  if (p.m <= 4 && 4 * p.m * p.k <= kStagedBytes) {
-    return channels >= kManyChannels ? LaunchTiles<Rows::kStaged, 1, 2>(p, stream)
-                                     : LaunchTiles<Rows::kStaged, 1, 1>(p, stream);
+  if (cuda::stream::Fits<FewRows>(p)) {
+    return cuda::stream::Run<FewRows>("matmul_f32_f32_s4g", p, stream);
   }
   if (p.m <= 4) return LaunchTiles<Rows::kPaired, 1, 1>(p, stream);
   if (p.m <= 8) return LaunchTiles<Rows::kWide, 1, 1>(p, stream);

@@ -7,7 +7,8 @@
 // Exact     the sums are integers, and what follows is done in the CPU's order with its roundings: y is the
 //           CPU's bit for bit (results below 2^-126 aside). Super weights are added by AddSuperWeights.
 // Targets   sm_80 (run on sm_90 too); sm_90a for more than 32 rows: wgmma fed by the copy engine, sums turned
-//           into outputs in registers, same roundings, same bits.
+//           into outputs in registers, same roundings, same bits but for kept columns: bf16 wgmma adds them,
+//           in an order of its own, within 2^-20 of |sum * scales| + sum_c |kept_x * kept_w|.
 #pragma once
 
 #include <cstdint>
@@ -20,23 +21,28 @@
 namespace spikefold::kernels::matmul_f32_s8r_s8c {
 
 constexpr int64_t RowBytes(int64_t k) { return (k + 15) / 16 * 16; }
+// Columns of kept_rows: the kept ones, then zeros.
+inline constexpr int64_t kKeptStep = 64;
+constexpr int64_t KeptColumns(int64_t num_kept) { return (num_kept + kKeptStep - 1) / kKeptStep * kKeptStep; }
 
 struct CudaParams {  // device addresses
   int64_t m = 0, k = 0;
   const int8_t* x = nullptr;       // [m, RowBytes(k)]
   const float* x_scale = nullptr;  // [m]
   int64_t num_kept = 0;
-  const float* kept_x = nullptr;  // [m, num_kept]
-  cuda::LinearGroup linears;      // w [n, w_stride] codes, w_stride = RowBytes(k)
+  const float* kept_x = nullptr;        // [m, num_kept]
+  const uint16_t* kept_rows = nullptr;  // [m, KeptColumns(num_kept)] the same in bf16, for sm_90a
+  cuda::LinearGroup linears;            // w [n, w_stride] codes, w_stride = RowBytes(k)
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);  // sm_80
-// wgmma on any number of rows; on sm_90 only.
+// wgmma on any number of rows; on sm_90 only. With kept columns it reads kept_rows of x and of the linears.
 absl::Status RunHopper(const CudaParams& params, const cuda::DeviceInfo& device, const cuda::Stream& stream);
 // Whichever is faster on this device.
 inline constexpr int64_t kHopperRows = 33;
 inline absl::Status RunCuda(const CudaParams& params, const cuda::DeviceInfo& device,
                             const cuda::Stream& stream) {
-  const bool hopper = device.sm == 90 && params.m >= kHopperRows;
+  const bool hopper =
+      device.sm == 90 && params.m >= kHopperRows && (params.num_kept == 0 || params.kept_rows != nullptr);
   return hopper ? RunHopper(params, device, stream) : RunCuda(params, stream);
 }
 

@@ -1,5 +1,6 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/few_rows_s8.cuh"
+#include "kernels/cuda/few_rows_stream.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mma.cuh"
@@ -185,6 +186,45 @@ __global__ void __launch_bounds__(cuda::kFewWarps* cuda::kWarp)
                                      [&](int64_t m, int64_t n, int32_t sum) { Finish(p, w, m, n, sum); });
 }
 
+// Up to 8 rows that fit into shared memory: the same sums, W streamed past them.
+struct FewRows {
+  using Params = CudaParams;
+  using Sum = int32_t;
+  using Codes = cuda::stream::Codes8;
+  static constexpr int kColumns = 1, kMaxColumns = 8, kMetaBytes = 0, kSteps = 3, kBlocks = 2;
+  static constexpr bool kTail = true;
+  __host__ __device__ static int64_t NumKept(const CudaParams& p) { return p.num_kept; }
+  __device__ static const float* KeptX(const CudaParams& p) { return p.kept_x; }
+  __device__ static void Stage(const CudaParams& p, const cuda::stream::Layout& l, char* shared) {
+    const int row_bytes = static_cast<int>(p.linears.linear[0].w_stride);
+    const int parts = l.chunks * cuda::stream::kChunk / 16;
+    for (int i = static_cast<int>(threadIdx.x); i < l.columns * parts; i += cuda::stream::kThreads) {
+      const int row = i / parts, at = i % parts * 16;
+      *reinterpret_cast<uint4*>(shared + row * l.stride + at) =
+          at < row_bytes ? cuda::LoadCached16(p.x + row * row_bytes + at) : make_uint4(0, 0, 0, 0);
+    }
+  }
+  __device__ static void Add(const Codes::Step& codes, int chunk, const uint4& x, const float4&,
+                             int32_t (&acc)[4]) {
+    Codes::Multiply(codes, chunk, x, acc);
+  }
+  __device__ static void Finish(const CudaParams& p, int linear, int64_t row, int64_t n, const int32_t* sums,
+                                const cuda::stream::Kept& kept) {
+    const cuda::Linear& w = p.linears.linear[linear];
+    if (w.sums != nullptr) w.sums[row * w.n + n] = sums[0];
+    float y = static_cast<float>(sums[0]) * p.x_scale[row] * w.w_scale[n];
+    if (kept.w != nullptr) {
+#pragma unroll 8
+      for (int c = 0; c < static_cast<int>(p.num_kept); ++c) {
+        const unsigned bits = kept.w[c * cuda::stream::kChannels];
+        y = fmaf(kept.x[c], __uint_as_float(bits << 16), y);
+      }
+    }
+    if (w.bias != nullptr) y += w.bias[n];
+    w.y[row * w.n + n] = y;
+  }
+};
+
 template <int kTiles, int kBlocks>
 absl::Status LaunchFew(const CudaParams& p, const cuda::Stream& stream) {
   int64_t tiles = 0;
@@ -216,6 +256,7 @@ absl::Status LaunchTiles(const CudaParams& p, const cuda::Stream& stream) {
 
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
+  if (cuda::stream::Fits<FewRows>(p)) return cuda::stream::Run<FewRows>("matmul_f32_s8r_s8c", p, stream);
   if (p.m <= 8) return LaunchFew<1, 1>(p, stream);
   if (p.m <= 16) return LaunchFew<2, 1>(p, stream);
   if (p.m <= kFewRows) return LaunchFew<4, 1>(p, stream);

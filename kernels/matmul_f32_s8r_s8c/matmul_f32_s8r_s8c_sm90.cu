@@ -1,6 +1,7 @@
 // Design: as matmul_bf16_s8r_s8c_sm90.cu (a persistent block a multiprocessor, one producer, two consumer
-// warpgroups of 64 rows on wgmma), but float32 leaves the block, made in the CPU's order of roundings: the
-// kept columns are added one after another on the CUDA cores, straight from the accumulators' registers.
+// warpgroups of 64 rows on wgmma), but float32 leaves the block, made in the CPU's order of roundings. Kept
+// columns follow the codes in the same ring, 64 bf16 columns a stage, and bf16 wgmma adds them to the scaled
+// sums in registers: all 64 products of an output in an order of the tensor core's own.
 #include <algorithm>
 
 #include "formats/base/status.h"
@@ -22,17 +23,14 @@ constexpr int kWarpgroup = 128;  // threads
 constexpr int kThreads = 3 * kWarpgroup;
 constexpr int kConsumers = 2;
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;  // of 65,536 / 384 = 168 at entry
-constexpr int kKeptPart = 16;                                     // kept columns in shared memory at a time
-constexpr int kKeptStride = kKeptPart + 1;  // floats of a row's kept values: rows fall into other banks
 
 struct Maps {
-  CUtensorMap x, w[cuda::kMaxLinears];
+  CUtensorMap x, kept_x, w[cuda::kMaxLinears], kept_w[cuda::kMaxLinears];
 };
 struct Work {
   int m = 0, steps = 0, tiles_m = 0, tiles = 0;
-  int64_t num_kept = 0;
+  int kept_steps = 0;  // of linears that keep columns
   const float* x_scale = nullptr;
-  const float* kept_x = nullptr;
   cuda::LinearGroup linears;
 };
 
@@ -40,11 +38,9 @@ template <int kTileN>
 struct Layout {
   static constexpr int kXBytes = kTileM * kStep, kStage = kXBytes + kTileN * kStep;
   static constexpr int kStages = kTileN == 256 ? 4 : 6;
-  // Of each consumer: kept w bf16 [kKeptPart][kTileN], kept x f32 [64][17], w_scale and bias f32 [kTileN].
-  static constexpr int kKept = kStages * kStage;
-  static constexpr int kKeptX = kKeptPart * kTileN * 2, kColumns = kKeptX + kRows * kKeptStride * 4;
-  static constexpr int kKeptBytes = kColumns + 2 * kTileN * 4;
-  static constexpr int kBarriers = kKept + kConsumers * kKeptBytes;  // full, then empty
+  // Of each consumer: w_scale and bias f32 [kTileN].
+  static constexpr int kColumns = kStages * kStage, kColumnBytes = 2 * kTileN * 4;
+  static constexpr int kBarriers = kColumns + kConsumers * kColumnBytes;  // full, then empty
   static constexpr int kBytes = kBarriers + 2 * kStages * 8;
 };
 
@@ -108,12 +104,19 @@ __global__ void __launch_bounds__(kThreads, 1)
       uint32_t phase = 0;
       for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
         const Tile tile = TileAt<kTileN>(work, at);
-        for (int t = 0; t < work.steps; ++t) {
+        const bool keeps = work.linears.linear[tile.linear].kept_w != nullptr;
+        for (int t = 0; t < work.steps + (keeps ? work.kept_steps : 0); ++t) {
           cuda::WaitBarrierGuarded(empty(stage), phase ^ 1);
           cuda::ArriveExpecting(full(stage), L::kStage);
-          const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage);
-          cuda::LoadBox(x, maps.x, full(stage), t * kStep, tile.m0);
-          cuda::LoadBox(x + L::kXBytes, maps.w[tile.linear], full(stage), t * kStep, tile.n0);
+          const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage), w = x + L::kXBytes;
+          if (t < work.steps) {
+            cuda::LoadBox(x, maps.x, full(stage), t * kStep, tile.m0);
+            cuda::LoadBox(w, maps.w[tile.linear], full(stage), t * kStep, tile.n0);
+          } else {
+            const int column = (t - work.steps) * static_cast<int>(kKeptStep);
+            cuda::LoadBox(x, maps.kept_x, full(stage), column, tile.m0);
+            cuda::LoadBox(w, maps.kept_w[tile.linear], full(stage), column, tile.n0);
+          }
           if (++stage == L::kStages) {
             stage = 0;
             phase ^= 1;
@@ -125,27 +128,21 @@ __global__ void __launch_bounds__(kThreads, 1)
     cuda::TakeRegisters<kConsumerRegisters>();
     const int consumer = group - 1, thread = static_cast<int>(threadIdx.x) % kWarpgroup;
     const int lane = thread % 32, warp = thread / 32;
-    char* const kept = shared + L::kKept + consumer * L::kKeptBytes;
-    uint16_t* const kept_w = reinterpret_cast<uint16_t*>(kept);
-    float* const kept_x = reinterpret_cast<float*>(kept + L::kKeptX);
-    float* const columns = reinterpret_cast<float*>(kept + L::kColumns);  // w_scale, then bias
-    const int row_in_group = warp * 16 + lane / 4;                        // and the row 8 below
+    float* const columns =
+        reinterpret_cast<float*>(shared + L::kColumns + consumer * L::kColumnBytes);  // w_scale, then bias
+    const int row_in_group = warp * 16 + lane / 4;                                    // and the row 8 below
     int stage = 0;
     uint32_t phase = 0;
-    uint32_t acc[kAccumulators];  // sums, then outputs
 
-    const auto multiply = [&] {
+    // Multiplies `steps` stages; `start(x, w, first)` starts the wgmmas of one.
+    const auto run_stages = [&](int steps, auto start) {
       int previous = -1;
-      for (int t = 0; t < work.steps; ++t) {
+      for (int t = 0; t < steps; ++t) {
         cuda::WaitBarrier(full(stage), phase);
         const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage + consumer * kRows * kStep);
         const uint32_t w = base + static_cast<uint32_t>(stage * L::kStage + L::kXBytes);
         cuda::WarpgroupFence();
-#pragma unroll
-        for (int k = 0; k < kStep / 32; ++k) {
-          cuda::WgmmaS8(acc, cuda::OperandDescriptor(x) + 2 * k, cuda::OperandDescriptor(w) + 2 * k,
-                        t > 0 || k > 0);
-        }
+        start(cuda::OperandDescriptor(x), cuda::OperandDescriptor(w), t == 0);
         cuda::WarpgroupCommit();
         if (previous >= 0) {
           cuda::WarpgroupWait<1>();
@@ -161,53 +158,17 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (previous >= 0 && thread == 0) cuda::Arrive(empty(previous));
     };
 
-    // Kept columns [c0, c0 + kKeptPart) of the warpgroup's rows and channels; zeros where there are none.
-    const auto load_kept = [&](const cuda::Linear& w, int64_t c0, int m0, int n0) {
-      cuda::NamedBarrier(2 + consumer, kWarpgroup);                     // the part before has been used
-      const bool whole = w.kept_stride % 8 == 0 && n0 + kTileN <= w.n;  // 16 aligned bytes at a time
-#pragma unroll
-      for (int i = thread * 8; whole && i < kKeptPart * kTileN; i += kWarpgroup * 8) {
-        const int64_t c = c0 + i / kTileN, n = n0 + i % kTileN;
-        uint4 bits = make_uint4(0, 0, 0, 0);
-        if (c < work.num_kept) bits = *reinterpret_cast<const uint4*>(w.kept_w + c * w.kept_stride + n);
-        *reinterpret_cast<uint4*>(kept_w + i) = bits;
-      }
-      for (int i = thread; !whole && i < kKeptPart * kTileN; i += kWarpgroup) {
-        const int64_t c = c0 + i / kTileN, n = n0 + i % kTileN;
-        kept_w[i] = c < work.num_kept && n < w.n ? w.kept_w[c * w.kept_stride + n] : uint16_t{0};
-      }
-      for (int i = thread; i < kKeptPart * kRows; i += kWarpgroup) {
-        const int64_t c = c0 + i % kKeptPart, m = m0 + i / kKeptPart;
-        kept_x[i / kKeptPart * kKeptStride + i % kKeptPart] =
-            c < work.num_kept && m < work.m ? work.kept_x[m * work.num_kept + c] : 0.0f;
-      }
-      cuda::NamedBarrier(2 + consumer, kWarpgroup);
-    };
-    const auto add_kept = [&](int count) {
-      for (int c = 0; c < count; ++c) {
-        const float x0 = kept_x[row_in_group * kKeptStride + c];
-        const float x1 = kept_x[(row_in_group + 8) * kKeptStride + c];
-#pragma unroll
-        for (int i = 0; i < kAccumulators; i += 4) {
-          const uint32_t pair =
-              *reinterpret_cast<const uint32_t*>(kept_w + c * kTileN + 2 * i + 2 * (lane % 4));
-          const float w0 = __uint_as_float(pair << 16), w1 = __uint_as_float(pair & 0xffff0000u);
-          const auto add = [&](uint32_t& a, float x, float w) {
-            a = __float_as_uint(fmaf(x, w, __uint_as_float(a)));
-          };
-          add(acc[i], x0, w0);
-          add(acc[i + 1], x0, w1);
-          add(acc[i + 2], x1, w0);
-          add(acc[i + 3], x1, w1);
-        }
-      }
-    };
-
     for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
       const Tile tile = TileAt<kTileN>(work, at);
       const cuda::Linear& w = work.linears.linear[tile.linear];
       const int m0 = tile.m0 + consumer * kRows;
-      multiply();
+      uint32_t acc[kAccumulators];  // sums, then outputs
+      run_stages(work.steps, [&](uint64_t x_codes, uint64_t w_codes, bool first) {
+#pragma unroll
+        for (int k = 0; k < kStep / 32; ++k) {
+          cuda::WgmmaS8(acc, x_codes + 2 * k, w_codes + 2 * k, !first || k > 0);
+        }
+      });
 
       cuda::NamedBarrier(2 + consumer, kWarpgroup);  // the columns of the tile before have been used
       for (int i = thread; i < kTileN; i += kWarpgroup) {
@@ -241,26 +202,22 @@ __global__ void __launch_bounds__(kThreads, 1)
         scale_in_place(acc[i + 3], scale1, by.y);
         if (i % 16 == 12) cuda::CompilerFence();
       }
-      if (w.kept_w != nullptr) {
-        for (int64_t c0 = 0; c0 < work.num_kept; c0 += kKeptPart) {
-          load_kept(w, c0, m0, tile.n0);
-          add_kept(static_cast<int>(work.num_kept - c0 < kKeptPart ? work.num_kept - c0 : kKeptPart));
-        }
-      }
-      if (w.bias != nullptr) {
+      const int kept_steps = w.kept_w != nullptr ? work.kept_steps : 0;
+      if (kept_steps > 0) {
+        run_stages(kept_steps, [&](uint64_t x_kept, uint64_t w_kept, bool) {
 #pragma unroll
-        for (int i = 0; i < kAccumulators; i += 4) {
-          const float2 add = *reinterpret_cast<const float2*>(columns + kTileN + lane_column + 2 * i);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            acc[i + e] = __float_as_uint(__uint_as_float(acc[i + e]) + (e % 2 == 0 ? add.x : add.y));
-          }
-          if (i % 16 == 12) cuda::CompilerFence();
-        }
+          for (int k = 0; k < kStep / 32; ++k) cuda::WgmmaBf16(acc, x_kept + 2 * k, w_kept + 2 * k);
+        });
       }
+      // The bias is added on the way out: registers that wgmma accumulates in are not written again.
+      const bool has_bias = w.bias != nullptr;
 #pragma unroll
       for (int i = 0; i < kAccumulators; i += 4) {
-        const auto y = [&](int r) { return __uint_as_float(acc[r]); };
+        const float2 add = *reinterpret_cast<const float2*>(columns + kTileN + lane_column + 2 * i);
+        const auto y = [&](int r) {
+          const float v = __uint_as_float(acc[r]);
+          return has_bias ? v + (r % 2 == 0 ? add.x : add.y) : v;
+        };
         if (has0) StorePair(w.y + at0 + 2 * i, left - 2 * i, aligned, y(i), y(i + 1));
         if (has1) StorePair(w.y + at1 + 2 * i, left - 2 * i, aligned, y(i + 2), y(i + 3));
       }
@@ -283,24 +240,39 @@ absl::StatusOr<CUtensorMap> CodesMap(const void* codes, int64_t rows, int64_t ro
                               .box_rows = box_rows});
 }
 
+absl::StatusOr<CUtensorMap> KeptMap(const void* values, int64_t rows, int64_t columns, int64_t box_rows) {
+  return cuda::MakeTensorMap({.element = cuda::Element::kBf16,
+                              .data = values,
+                              .rows = rows,
+                              .columns = columns,
+                              .stride = columns * 2,
+                              .box_rows = box_rows});
+}
+
 template <int kTileN>
 absl::Status LaunchTiles(const CudaParams& p, const cuda::DeviceInfo& device, const cuda::Stream& stream) {
   using L = Layout<kTileN>;
   const int64_t row_bytes = RowBytes(p.k);
   Maps maps{};
+  const int64_t kept = KeptColumns(p.num_kept);
   SF_ASSIGN_OR_RETURN(maps.x, CodesMap(p.x, p.m, row_bytes, kTileM));
+  if (kept > 0) {
+    SF_ASSIGN_OR_RETURN(maps.kept_x, KeptMap(p.kept_rows, p.m, kept, kTileM));
+  }
   for (int i = 0; i < p.linears.count; ++i) {
     const cuda::Linear& w = p.linears.linear[i];
     SF_ASSIGN_OR_RETURN(maps.w[i], CodesMap(w.w, w.n, row_bytes, kTileN));
+    if (w.kept_w != nullptr && kept > 0) {
+      SF_ASSIGN_OR_RETURN(maps.kept_w[i], KeptMap(w.kept_rows, w.n, kept, kTileN));
+    }
   }
   const int64_t tiles_m = cuda::CeilDiv(p.m, kTileM), tiles = tiles_m * Stripes(p.linears, kTileN);
   const Work work = {.m = static_cast<int>(p.m),
                      .steps = static_cast<int>(cuda::CeilDiv(row_bytes, kStep)),
                      .tiles_m = static_cast<int>(tiles_m),
                      .tiles = static_cast<int>(tiles),
-                     .num_kept = p.num_kept,
+                     .kept_steps = static_cast<int>(kept / kKeptStep),
                      .x_scale = p.x_scale,
-                     .kept_x = p.kept_x,
                      .linears = p.linears};
   return cuda::Launch("matmul_f32_s8r_s8c", matmul_f32_s8r_s8c_sm90<kTileN>,
                       {.grid = dim3(static_cast<unsigned>(std::min<int64_t>(tiles, device.num_sms))),

@@ -10,14 +10,18 @@ namespace spikefold::kernels::norm_f32_f32 {
 namespace {
 
 double SumOfSquares(const float* x, int64_t k) {
-  F64 even = ZeroF64(), odd = ZeroF64();
-  for (int64_t i = 0; i < k; i += kLanes) {
-    const F32 v = LoadN(x + i, k - i);
-    const F64 low = LowF64(v), high = HighF64(v);
-    even = FmaF64(low, low, even);
-    odd = FmaF64(high, high, odd);
+  F64 sum[2 * kSumVecs] = {};
+  for (int64_t i = 0; i < k; i += kSums) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kSumVecs; ++v) {
+      const int64_t at = i + v * kLanes;
+      const F32 values = LoadN(x + at, k - at);
+      const F64 low = LowF64(values), high = HighF64(values);
+      sum[2 * v] = FmaF64(low, low, sum[2 * v]);
+      sum[2 * v + 1] = FmaF64(high, high, sum[2 * v + 1]);
+    }
   }
-  return SumF64(even + odd);
+  return SumOfSums(sum);
 }
 
 void RunRows(const Params& p, int64_t m_begin, int64_t m_end) {

@@ -19,6 +19,7 @@ namespace spikefold::kernels::normquant_s8r_f32 {
 struct CudaParams {                       // device addresses
   norm_f32_f32::CudaParams norm;          // gain and y set
   hadamard_f32_f32::CudaPlan rotation;    // num_factors 0: none
+  const float* shift = nullptr;           // [k] taken off the rotated rows; null: nothing
   quantize_s8r_f32::CudaParams quantize;  // x is not read
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);

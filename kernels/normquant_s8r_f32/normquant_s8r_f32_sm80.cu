@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
   norm_f32_f32::NormRow(p.norm, blockIdx.x, row);
   __syncthreads();
   if (p.rotation.num_factors > 0) hadamard_f32_f32::TransformRow(row, row + k, k, p.rotation);
+  quantize_s8r_f32::ShiftRow(p.shift, k, row);
   float* y = p.norm.y + blockIdx.x * k;
   for (int64_t i = threadIdx.x; i < k; i += blockDim.x) y[i] = row[i];
   quantize_s8r_f32::QuantizeRow(p.quantize, blockIdx.x, row);

@@ -22,6 +22,14 @@ __device__ inline float RowMax(const CudaParams& p, const float* x) {
   return cuda::BlockReduce(amax, cuda::Max());
 }
 
+// Takes the shift (may be null) off a row in shared memory, which must be visible to all threads before and
+// is after.
+__device__ inline void ShiftRow(const float* shift, int64_t k, float* row) {
+  if (shift == nullptr) return;
+  for (int64_t i = threadIdx.x; i < k; i += blockDim.x) row[i] = row[i] - shift[i];
+  __syncthreads();
+}
+
 __device__ inline float RoundToBf16(float v) { return __bfloat162float(__float2bfloat16_rn(v)); }
 
 // Row m with the scale given; a spike row becomes zeros.
@@ -37,6 +45,11 @@ __device__ inline void WriteRow(const CudaParams& p, int64_t m, const float* x, 
   }
   for (int64_t c = threadIdx.x; c < p.num_kept; c += blockDim.x) {
     p.kept_x[m * p.num_kept + c] = spike ? 0.0f : RoundToBf16(x[p.kept[c]]);
+  }
+  for (int64_t c = threadIdx.x; p.kept_rows != nullptr && c < p.kept_row_columns; c += blockDim.x) {
+    const bool zero = spike || c >= p.num_kept;
+    p.kept_rows[m * p.kept_row_columns + c] =
+        zero ? uint16_t{0} : __bfloat16_as_ushort(__float2bfloat16_rn(x[p.kept[c]]));
   }
   for (int64_t s = threadIdx.x; s < p.num_super; s += blockDim.x) {
     p.super_x[m * p.num_super + s] = spike ? 0.0f : RoundToBf16(x[p.super[s]]);

@@ -33,6 +33,8 @@ struct CudaParams {  // device addresses
   int8_t* q = nullptr;            // [m, q_stride]; columns from k on become 0
   float* scale = nullptr;         // [m]
   float* kept_x = nullptr;        // [m, num_kept], values rounded to bf16
+  int64_t kept_row_columns = 0;   // of kept_rows, num_kept or more
+  uint16_t* kept_rows = nullptr;  // [m, kept_row_columns] kept_x in bf16, then zeros; null: not written
   float* super_x = nullptr;       // [m, num_super]
   float* amax = nullptr;          // [m] scratch, with a threshold
   uint8_t* is_spike = nullptr;    // [m] scratch, with a threshold

@@ -47,6 +47,14 @@ std::vector<uint16_t> Transposed(const std::vector<uint16_t>& w, int64_t n) {
   return out;
 }
 
+// [n, r] -> [n, KeptColumns(r)]: rows that the tensor cores read.
+std::vector<uint16_t> KeptRows(const std::vector<uint16_t>& w, int64_t n) {
+  const int64_t r = static_cast<int64_t>(w.size()) / n, columns = s8c::KeptColumns(r);
+  std::vector<uint16_t> out(static_cast<size_t>(n * columns), 0);
+  for (int64_t i = 0; i < n; ++i) std::copy_n(w.begin() + i * r, r, out.begin() + i * columns);
+  return out;
+}
+
 // Codes without their zero points, rows padded with zeros to the kernels' row bytes. `group` 0: no zero
 // points.
 absl::StatusOr<std::vector<int8_t>> CodeRows(const CodeMatrix& w, int64_t group) {
@@ -92,6 +100,7 @@ cuda::Linear LinearOf(const LinearWeights& w, const CudaWeights& device, float* 
           .group = w.kind == Kind::kGroups ? w.group : 0,
           .kept_w = device.kept.as<uint16_t>(),
           .kept_stride = w.n,
+          .kept_rows = device.kept_rows.as<uint16_t>(),
           .bias = w.bias.empty() ? nullptr : device.bias.as<float>(),
           .y = y};
 }
@@ -163,6 +172,7 @@ absl::StatusOr<const CudaWeights*> CudaOps::Complete(const LinearWeights& w) {
   const uint64_t bytes = device.bytes;
   SF_RETURN_IF_ERROR(Upload(w.bias, *stream_, device, device.bias));
   SF_RETURN_IF_ERROR(Upload(Transposed(w.kept_weight, w.n), *stream_, device, device.kept));
+  SF_RETURN_IF_ERROR(Upload(KeptRows(w.kept_weight, w.n), *stream_, device, device.kept_rows));
   SF_RETURN_IF_ERROR(Upload(w.super_slot, *stream_, device, device.super_slot));
   SF_RETURN_IF_ERROR(Upload(w.super_row, *stream_, device, device.super_row));
   SF_RETURN_IF_ERROR(Upload(w.super_value, *stream_, device, device.super_value));
@@ -197,7 +207,8 @@ absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const Line
                             .x = x.codes.as<int8_t>(),
                             .x_scale = x.scale.as<float>(),
                             .num_kept = static_cast<int64_t>(x.form->kept.size()),
-                            .kept_x = x.kept_x.as<float>()};
+                            .kept_x = x.kept_x.as<float>(),
+                            .kept_rows = x.kept_rows.as<uint16_t>()};
   for (size_t i = 0; i < w.size(); ++i) {
     SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
     params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);

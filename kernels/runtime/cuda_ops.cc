@@ -145,7 +145,8 @@ absl::Status CudaOps::AddNorm(const AddNormArgs& a) {
   SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, Cuda(*a.out), false));
   if (target.fused) {
     return kernels::normquant_s8r_f32::RunCuda(
-        {.norm = norm, .rotation = target.rotation, .quantize = target.quantize}, *stream_);
+        {.norm = norm, .rotation = target.rotation, .shift = target.shift, .quantize = target.quantize},
+        *stream_);
   }
   SF_RETURN_IF_ERROR(kernels::norm_f32_f32::RunCuda(norm, *stream_));
   return Finish(target, Cuda(*a.out));
@@ -262,7 +263,8 @@ absl::Status CudaOps::GatedMul(GateActivation activation, int64_t rows, const Bu
   SF_ASSIGN_OR_RETURN(const Target target, TargetOf(rows, form, Cuda(out), false));
   if (target.fused) {
     return kernels::gatedmulquant_s8r_f32::RunCuda(
-        {.gatedmul = params, .rotation = target.rotation, .quantize = target.quantize}, *stream_);
+        {.gatedmul = params, .rotation = target.rotation, .shift = target.shift, .quantize = target.quantize},
+        *stream_);
   }
   SF_RETURN_IF_ERROR(gatedmul::RunCuda(params, *stream_));
   return Finish(target, Cuda(out));
@@ -281,14 +283,13 @@ absl::StatusOr<CudaOps::Target> CudaOps::TargetOf(int64_t rows, const Activation
   if (form.simulate) {
     return absl::UnimplementedError("backend \"cuda\": no simulation in float; use --backend cpu");
   }
-  if (form.shift != nullptr) {
-    return absl::UnimplementedError(
-        "backend \"cuda\": no kernel for shifted channels; quantize with --shift none, or use --backend cpu");
-  }
   Target target;
   if (form.rotation != nullptr && !rotated) {
     SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*form.rotation));
     target.rotation = *plan;
+  }
+  if (form.shift != nullptr && !rotated) {
+    SF_ASSIGN_OR_RETURN(target.shift, constants_.Vector(*form.shift));
   }
   if (form.format.is_float()) return target;
   const int64_t k = out.buffer.width();
@@ -300,13 +301,21 @@ absl::StatusOr<CudaOps::Target> CudaOps::TargetOf(int64_t rows, const Activation
 
 absl::Status CudaOps::Finish(const Target& target, CudaActivation& out) {
   const bool rotates = target.rotation.num_factors > 0;
-  if (rotates && target.fused) {
-    return kernels::hadamardquant_s8r_f32::RunCuda(
-        {.x = out.buffer.data(), .rotation = target.rotation, .quantize = target.quantize}, *stream_);
+  const bool shifts = target.shift != nullptr;
+  if ((rotates || shifts) && target.fused) {
+    return kernels::hadamardquant_s8r_f32::RunCuda({.x = out.buffer.data(),
+                                                    .rotation = target.rotation,
+                                                    .shift = target.shift,
+                                                    .quantize = target.quantize},
+                                                   *stream_);
   }
   if (rotates) {
     SF_RETURN_IF_ERROR(kernels::hadamard_f32_f32::RunCuda(
         {.m = out.rows, .n = out.buffer.width(), .plan = target.rotation, .x = out.buffer.data()}, *stream_));
+  }
+  if (shifts) {
+    SF_RETURN_IF_ERROR(
+        cuda::SubtractFromRows(target.shift, out.rows, out.buffer.width(), out.buffer.data(), *stream_));
   }
   return target.quantizes ? quantize::RunCuda(target.quantize, *stream_) : absl::OkStatus();
 }
@@ -326,6 +335,9 @@ absl::StatusOr<quantize::CudaParams> CudaOps::QuantizeParams(CudaActivation& out
   SF_RETURN_IF_ERROR(out.codes.Reserve(m * static_cast<size_t>(stride)));
   SF_RETURN_IF_ERROR(out.scale.Reserve(m * sizeof(float)));
   SF_RETURN_IF_ERROR(out.kept_x.Reserve(m * form.kept.size() * sizeof(float)));
+  const int64_t kept_columns =
+      kernels::matmul_f32_s8r_s8c::KeptColumns(static_cast<int64_t>(form.kept.size()));
+  SF_RETURN_IF_ERROR(out.kept_rows.Reserve(m * static_cast<size_t>(kept_columns) * sizeof(uint16_t)));
   SF_RETURN_IF_ERROR(out.super_x.Reserve(m * form.super_columns.size() * sizeof(float)));
   if (form.spike_threshold > 0) {
     SF_RETURN_IF_ERROR(out.amax.Reserve(m * sizeof(float)));
@@ -348,6 +360,8 @@ absl::StatusOr<quantize::CudaParams> CudaOps::QuantizeParams(CudaActivation& out
                               .q = out.codes.as<int8_t>(),
                               .scale = out.scale.as<float>(),
                               .kept_x = out.kept_x.as<float>(),
+                              .kept_row_columns = kept_columns,
+                              .kept_rows = kept_columns == 0 ? nullptr : out.kept_rows.as<uint16_t>(),
                               .super_x = out.super_x.as<float>(),
                               .amax = out.amax.as<float>(),
                               .is_spike = out.is_spike.as<uint8_t>(),

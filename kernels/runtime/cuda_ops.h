@@ -55,6 +55,7 @@ class CudaOps : public Ops {
   // What is to become of the float rows of a site's input.
   struct Target {
     kernels::hadamard_f32_f32::CudaPlan rotation;  // num_factors 0: none
+    const float* shift = nullptr;                  // [k] or null
     bool quantizes = false;
     bool fused = false;  // the kernel that makes the rows can rotate and quantize them as well
     kernels::quantize_s8r_f32::CudaParams quantize;

@@ -40,6 +40,7 @@ class CudaActivation : public Activation {
   cuda::DeviceMemory codes;       // [rows, RowBytes(k)]
   cuda::DeviceMemory scale;       // [rows]
   cuda::DeviceMemory kept_x;      // [rows, num kept]
+  cuda::DeviceMemory kept_rows;   // the same in bf16, [rows, KeptColumns(num kept)]
   cuda::DeviceMemory super_x;     // [rows, num super]
   cuda::DeviceMemory amax;        // [rows]
   cuda::DeviceMemory is_spike;    // [rows]
@@ -53,7 +54,8 @@ struct CudaWeights : DeviceWeights {
   cuda::DeviceMemory zero;
   bool bf16 = false;   // f32 that was bf16 before
   bool tiled = false;  // as matmul_f32_f32_s4g wants them
-  cuda::DeviceMemory scale, bias, kept;
+  cuda::DeviceMemory scale, bias;
+  cuda::DeviceMemory kept, kept_rows;  // bf16 [r, n]; [n, KeptColumns(r)]
   cuda::DeviceMemory super_slot, super_row, super_value;
   bool complete = false;
 };

@@ -6,16 +6,13 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "quant/folds/smooth.h"
-#include "quant/rounding/activation_scale.h"
 #include "quant/rounding/round_weights.h"
 
 namespace spikefold {
 namespace {
 
-constexpr double kAlphas[] = {0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0};
 constexpr int kRhoSteps = 20;         // rho = 0, 1/20 ... 19/20, as in the paper's code
 constexpr int64_t kSampledRows = 64;  // of each matrix
-constexpr int kClipSteps = 32;        // static scales: quarter octaves below the largest value
 constexpr double kLeast = 1e-5;
 
 class SiteSearch {
@@ -25,28 +22,21 @@ class SiteSearch {
         stats_(stats),
         how_(how),
         config_(model.graph().config),
-        site_(model.graph().sites[static_cast<size_t>(stats.site)]),
-        is_static_(how.scheme->activation_scales == Granularity::kPerTensor) {}
+        site_(model.graph().sites[static_cast<size_t>(stats.site)]) {}
 
   absl::StatusOr<SearchedScales> Run() {
     SF_RETURN_IF_ERROR(SampleRows());
     SF_ASSIGN_OR_RETURN(SiteScales base, SmoothSite(model_, stats_, 0.5));
     std::vector<float> best(base.scales.size(), 1.0f);
     SearchedScales out;
-    out.before = out.after = Error(best);
+    out.before = out.after = WeightError(best);
     const auto consider = [&](const std::vector<float>& scales) {
-      const double error = Error(scales);
+      const double error = WeightError(scales);
       if (!(error < out.after)) return;
       out.after = error;
       best = scales;
     };
     for (int step = 1; step < kRhoSteps; ++step) consider(MeanScales(static_cast<double>(step) / kRhoSteps));
-    if (is_static_) {
-      for (const double alpha : kAlphas) {
-        SF_ASSIGN_OR_RETURN(const SiteScales scales, SmoothSite(model_, stats_, alpha));
-        consider(scales.scales);
-      }
-    }
     out.scales = std::move(base);
     out.scales.scales = std::move(best);
     return out;
@@ -106,10 +96,6 @@ class SiteSearch {
     return scales;
   }
 
-  double Error(const std::vector<float>& scales) const {
-    return WeightError(scales) + (is_static_ ? ActivationError(scales) : 0);
-  }
-
   double WeightError(const std::vector<float>& scales) const {
     const int bits = how_.scheme->weight_bits;
     WeightGrid grid{.bits = bits, .symmetric = !how_.weight_zeros};
@@ -140,37 +126,11 @@ class SiteSearch {
     return error;
   }
 
-  // x / s at scale t is x at scale s t; the columns' weights grow by what the error shrinks.
-  double ActivationError(const std::vector<float>& scales) const {
-    const int hi = (1 << (how_.scheme->activation_bits - 1)) - 1;
-    double peak = 0;
-    for (int64_t c = 0; c < site_.k; ++c) {
-      peak = std::max(peak, double{stats_.AbsMax(c)} / double{scales[ScaleOf(c)]});
-    }
-    if (!(peak > 0)) return 0;
-    const auto at = [&](double scale) {
-      double error = 0;
-      for (int64_t c = 0; c < site_.k; ++c) {
-        const absl::Span<const uint32_t> counts(&stats_.histogram[static_cast<size_t>(c * kMagnitudeBins)],
-                                                kMagnitudeBins);
-        error += stats_.weight_sq[static_cast<size_t>(c)] *
-                 HistogramError(counts, scale * double{scales[ScaleOf(c)]}, hi);
-      }
-      return error / static_cast<double>(std::max<int64_t>(1, stats_.rows));
-    };
-    double best = at(peak / hi);
-    if (how_.activation_scales == ScaleMethod::kAbsMax) return best;
-    for (int step = 1; step < kClipSteps; ++step)
-      best = std::min(best, at(peak / hi * std::exp2(-step / 4.0)));
-    return best;
-  }
-
   const CheckpointReader& model_;
   const SiteStats& stats_;
   const SmoothSearch& how_;
   const ModelConfig& config_;
   const Site& site_;
-  const bool is_static_;
   std::vector<Sample> samples_;
 };
 
@@ -178,11 +138,10 @@ class SiteSearch {
 
 absl::StatusOr<SearchedScales> SearchSiteScales(const CheckpointReader& model, const SiteStats& stats,
                                                 const SmoothSearch& search) {
-  const Granularity scales = search.scheme->activation_scales;
-  if (scales != Granularity::kPerTensor && scales != Granularity::kNone) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("smooth \"search\": scheme \"", search.scheme->name,
-                     "\" measures its activations' scales while it runs; use a number"));
+  if (search.scheme->activation_bits < 16) {
+    return absl::InvalidArgumentError(absl::StrCat("smooth \"search\": is for weights alone, scheme \"",
+                                                   search.scheme->name, "\" has activations of ",
+                                                   search.scheme->activation_bits, " bits; use a number"));
   }
   SF_RETURN_IF_ERROR(SmoothSite(model, stats, 0.5).status());  // its refusals
   return SiteSearch(model, stats, search).Run();

@@ -104,12 +104,14 @@ class Driver {
       SF_ASSIGN_OR_RETURN(LinearRounding w, choose_(node));
       wanted.push_back(std::move(w));
     }
-    if (std::none_of(wanted.begin(), wanted.end(), [](const LinearRounding& w) { return w.round; })) {
-      return absl::OkStatus();
+    if (std::any_of(wanted.begin(), wanted.end(),
+                    [](const LinearRounding& w) { return w.round && !w.done.has_value(); })) {
+      SF_RETURN_IF_ERROR(Calibrate(site, wanted.front().spike_threshold));
     }
-    SF_RETURN_IF_ERROR(Calibrate(site, wanted.front().spike_threshold));
     for (size_t l = 0; l < wanted.size(); ++l) {
-      if (wanted[l].round) SF_RETURN_IF_ERROR(RoundLinear(site.linears[l], wanted[l]));
+      if (!wanted[l].round) continue;
+      SF_RETURN_IF_ERROR(wanted[l].done.has_value() ? TakeUp(site.linears[l], wanted[l])
+                                                    : RoundLinear(site.linears[l], wanted[l]));
     }
     factor_.reset();
     return absl::OkStatus();
@@ -138,6 +140,21 @@ class Driver {
     return absl::OkStatus();
   }
 
+  absl::StatusOr<Tensor> ReadWeight(const Node& n) const {
+    const bool tied = n.role == Role::kHead && graph_.config.tied_embeddings;
+    return reader_.ReadF32((tied ? graph_.nodes[0].module : n.module) + ".weight");
+  }
+
+  // A linear that is rounded already: what follows it computes with its codes.
+  absl::Status TakeUp(int node, const LinearRounding& wanted) {
+    if (!options_.sequential) return absl::OkStatus();
+    const Node& n = graph_.nodes[static_cast<size_t>(node)];
+    SF_ASSIGN_OR_RETURN(const Tensor weight, ReadWeight(n));
+    const RoundingInput input{
+        .w = weight.as<float>(), .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
+    return Replace(node, input, *wanted.done);
+  }
+
   absl::Status RoundLinear(int node, const LinearRounding& wanted) {
     const Node& n = graph_.nodes[static_cast<size_t>(node)];
     if (!factor_ || factored_kept_ != wanted.kept) {  // linears of a site agree as a rule
@@ -146,9 +163,7 @@ class Driver {
           FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool));
       factored_kept_ = wanted.kept;
     }
-    const std::string name =
-        n.role == Role::kHead && graph_.config.tied_embeddings ? graph_.nodes[0].module : n.module;
-    SF_ASSIGN_OR_RETURN(const Tensor weight, reader_.ReadF32(name + ".weight"));
+    SF_ASSIGN_OR_RETURN(const Tensor weight, ReadWeight(n));
     const auto values = weight.as<float>();
     std::vector<float> w(values.begin(), values.end());
     if (reference_) {

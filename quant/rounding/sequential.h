@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -22,9 +23,10 @@ namespace spikefold {
 struct LinearRounding {
   bool round = false;  // false: it stays as it is
   WeightGrid grid;
-  std::vector<int32_t> kept;         // ascending; they count as bf16
-  std::vector<PlannedSuper> supers;  // they count as exact
-  float spike_threshold = 0;         // > 0: rows above it are computed in float and do not count
+  std::vector<int32_t> kept;           // ascending; they count as bf16
+  std::vector<PlannedSuper> supers;    // they count as exact
+  float spike_threshold = 0;           // > 0: rows above it are computed in float and do not count
+  std::optional<RoundedWeights> done;  // rounded by an earlier, interrupted call: `take` has it already
 };
 
 struct SequentialOptions {

@@ -53,6 +53,10 @@ inline void CheckRefused(const std::vector<std::string>& arguments, int exit, co
   CHECK(run.out.empty());
 }
 
+inline void WriteBytes(const std::string& path, const std::string& bytes) {
+  REQUIRE(WriteFileAtomically(path, bytes).ok());
+}
+
 inline std::string ReadAll(const std::string& path) {
   const auto bytes = ReadFileToString(path, 1 << 28);
   INFO(path);

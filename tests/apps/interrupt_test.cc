@@ -32,16 +32,22 @@ TEST_CASE("Ctrl-C while a model is scanned ends with 130 and leaves nothing behi
   CHECK(Listing(w.directory.path()) == before);
 }
 
-TEST_CASE("Ctrl-C while tensors are written ends with 130 and leaves nothing behind", "[apps]") {
+TEST_CASE("Ctrl-C while tensors are written ends with 130 and keeps the tensors that are whole", "[apps]") {
   const Workplace w;
   WritePlantedModel(w / "planted");
-  const auto before = Listing(w.directory.path());
-  const Finished run = RunSpikefold({"quantize", w / "planted", "--scheme", "w4a16", "--weight-scales",
-                                     "absmax", "--outliers", "none", "-o", w / "out", "--progress", "always"},
-                                    InterruptAt("quantizing: 0 of"));
+  std::vector<std::string> quantize = {
+      "quantize", w / "planted", "--scheme", "w4a16", "--weight-scales", "absmax",     "--outliers",
+      "none",     "--rounding",  "nearest",  "-o",    w / "out",         "--progress", "always"};
+  const Finished run = RunSpikefold(quantize, InterruptAt("quantizing: 0 of"));
   CAPTURE(run.err);
   CHECK(run.exit == 130);
-  CHECK(Listing(w.directory.path()) == before);
+  CHECK(run.err.find("go on with --resume\n") != std::string::npos);
+  CHECK(Listing(w.directory.path()) ==
+        std::vector<std::string>{"model", "out.partial", "out.partial.journal", "planted", "text.txt"});
+  quantize.push_back("--resume");
+  Succeed(quantize);
+  Succeed({"verify", w / "out"});
+  CHECK(Listing(w.directory.path()) == std::vector<std::string>{"model", "out", "planted", "text.txt"});
 }
 
 TEST_CASE("A second signal ends the process at once", "[apps]") {

@@ -7,6 +7,7 @@
 #include "kernels/attention_f32_f32/attention_f32_f32_decode_cuda.h"
 #include "kernels/kernel_check.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
+#include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
 #include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
 #include "kernels/quantized_case.h"
 #include "tests/kernels/cuda/cuda_kit.h"
@@ -87,6 +88,82 @@ TEST_CASE("One wrong nibble of a tile is found", "[gpu][matmul][decode][canary]"
     RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4}, 5, true, report);
     CHECK(report.num_values > 0);
     CHECK(report.worst > 2);
+  }
+}
+
+// One to four rows times 8-bit codes; a spike in some chunk takes digits from its neighbours, not from
+// others.
+void RunDigits(int64_t m, int64_t n, int64_t k, bool flip, CheckReport& report) {
+  const int64_t stride = (k + 15) / 16 * 16;
+  std::vector<float> x = RandomFloats(m * k, 21), scale = RandomFloats(n, 22), bias = RandomFloats(n, 23);
+  x[static_cast<size_t>((m - 1) * k + k / 2)] = 3000;
+  std::fill_n(x.begin(), std::min<int64_t>(k, 64), 0.0f);  // a chunk of zeros
+  std::vector<int8_t> codes(static_cast<size_t>(n * stride), 0);
+  const std::vector<float> random = RandomFloats(n * k, 24);
+  for (int64_t i = 0; i < n * k; ++i) {
+    const double code = std::clamp(static_cast<double>(random[static_cast<size_t>(i)]) * 80, -127.0, 127.0);
+    codes[static_cast<size_t>(i / k * stride + i % k)] = static_cast<int8_t>(code);
+  }
+  std::vector<double> expected, tolerance;
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < n; ++j) {
+      double sum = 0, size = 0, lost = 0;
+      for (int64_t c = 0; c < k; ++c) {
+        const double value = double{x[static_cast<size_t>(i * k + c)]};
+        const double by = double{scale[static_cast<size_t>(j)]} * codes[static_cast<size_t>(j * stride + c)];
+        double largest = 0;
+        for (int64_t near = c / 64 * 64; near < std::min(k, c / 64 * 64 + 64); ++near) {
+          largest = std::max(largest, std::abs(double{x[static_cast<size_t>(i * k + near)]}));
+        }
+        sum += value * by;
+        size += std::abs(value * by);
+        lost += largest * std::abs(by);
+      }
+      expected.push_back(sum + double{bias[static_cast<size_t>(j)]});
+      tolerance.push_back(lost * 0x1p-22 + size * 0x1p-21 + std::abs(expected.back()) * 0x1p-23);
+    }
+  }
+  if (flip)
+    codes[static_cast<size_t>(stride + 3)] = static_cast<int8_t>(codes[static_cast<size_t>(stride + 3)] ^ 1);
+  if (flip) x[3] = 1;
+  const Array<int8_t> w(codes);
+  const Array<float> d_x(x), d_scale(scale), d_bias(bias), y(m * n);
+  cuda::SimtParams p = {.m = m, .k = k, .x = d_x.data(), .linears = {.count = 1}};
+  p.linears.linear[0] = {.n = n,
+                         .w = w.data(),
+                         .w_stride = stride,
+                         .w_scale = d_scale.data(),
+                         .bias = d_bias.data(),
+                         .y = y.data()};
+  Ok(matmul_f32_f32_s8c::RunCuda(p, TheStream()));
+  report.Compare(absl::StrCat("M=", m, " N=", n, " K=", k), y.Read(), expected, tolerance);
+}
+
+TEST_CASE("Products of few rows in digits with 8-bit codes hold their bound", "[gpu][matmul][decode]") {
+  CheckReport report;
+  for (const int64_t m : {1, 2, 3, 4}) {
+    for (const int64_t k : {16, 100, 576, 1536}) RunDigits(m, 50, k, false, report);
+  }
+  RunDigits(1, 40, 14336, false, report);
+  RunDigits(2, 9000, 128, false, report);  // more tiles than blocks
+  INFO(report.detail);
+  CHECK(report.ok());
+  CheckReport flipped;
+  RunDigits(1, 50, 576, true, flipped);
+  CHECK(flipped.worst > 2);
+}
+
+TEST_CASE("What is not finite stays so through digits", "[gpu][matmul][decode]") {
+  const Array<int8_t> w(std::vector<int8_t>(16 * 64, 1));
+  const Array<float> scale(std::vector<float>(16, 1.0f)), y(16);
+  for (const float bad : {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {
+    std::vector<float> x(64, 1.0f);
+    x[40] = bad;
+    const Array<float> d_x(x);
+    cuda::SimtParams p = {.m = 1, .k = 64, .x = d_x.data(), .linears = {.count = 1}};
+    p.linears.linear[0] = {.n = 16, .w = w.data(), .w_stride = 64, .w_scale = scale.data(), .y = y.data()};
+    Ok(matmul_f32_f32_s8c::RunCuda(p, TheStream()));
+    for (const float value : y.Read()) CHECK_FALSE(std::isfinite(value));
   }
 }
 

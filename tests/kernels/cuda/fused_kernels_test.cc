@@ -1,6 +1,7 @@
 // Kernels that make a row, rotate and quantize it at once: bit for bit what the separate kernels make.
 #include "absl/strings/str_cat.h"
 #include "formats/base/hadamard.h"
+#include "kernels/cuda/copy.h"
 #include "kernels/gatedmulquant_s8r_f32/gatedmulquant_s8r_f32_cuda.h"
 #include "kernels/hadamardquant_s8r_f32/hadamardquant_s8r_f32_cuda.h"
 #include "kernels/kernel_check.h"
@@ -68,9 +69,29 @@ struct Case {
   int64_t m, k;
   int64_t block = 0;  // of the rotation; 0: none
   float static_scale = 0;
+  bool shift = false;
 };
-const std::vector<Case> kCases = {
-    {1, 576}, {3, 100, 0, 0.03f}, {70, 576, 576}, {5, 1536, 1536, 0.05f}, {2, 2048, 256}};
+const std::vector<Case> kCases = {{1, 576},
+                                  {3, 100, 0, 0.03f},
+                                  {70, 576, 576},
+                                  {5, 1536, 1536, 0.05f},
+                                  {2, 2048, 256},
+                                  {3, 576, 0, 0.02f, true},
+                                  {7, 576, 0, 0, true},
+                                  {5, 1536, 512, 0.05f, true},
+                                  {66, 576, 64, 0, true}};
+
+// The shift of a case; empty: none.
+std::vector<float> ShiftOf(const Case& c) { return c.shift ? RandomFloats(c.k, 8) : std::vector<float>(); }
+// Rows on the host, after what a kernel of its own takes off.
+void Shift(const std::vector<float>& by, const Case& c, const Array<float>& rows) {
+  if (by.empty()) return;
+  std::vector<float> host = rows.Read();
+  for (size_t i = 0; i < host.size(); ++i) host[i] -= by[i % by.size()];
+  const Array<float> device_by(by);
+  Ok(cuda::SubtractFromRows(device_by.data(), c.m, c.k, rows.data(), TheStream()));
+  CHECK(rows.Read() == host);
+}
 
 TEST_CASE("A norm that quantizes equals the norm, the rotation and the quantizer", "[gpu][fused]") {
   CheckReport report;
@@ -96,11 +117,17 @@ TEST_CASE("A norm that quantizes equals the norm, the rotation and the quantizer
                                        .y = y.data()};
       Ok(norm_f32_f32::RunCuda(norm, TheStream()));
       Ok(hadamard::RunCuda({.m = c.m, .n = c.k, .plan = plan, .x = y.data()}, TheStream()));
+      const std::vector<float> by = ShiftOf(c);
+      const Array<float> shift(by);
+      Shift(by, c, y);
       Ok(quantize::RunCuda(apart.Params(y.data(), c.static_scale), TheStream()));
       norm.residual = residual_fused.data();
       norm.y = y_fused.data();
-      Ok(normquant_s8r_f32::RunCuda(
-          {.norm = norm, .rotation = plan, .quantize = fused.Params(nullptr, c.static_scale)}, TheStream()));
+      Ok(normquant_s8r_f32::RunCuda({.norm = norm,
+                                     .rotation = plan,
+                                     .shift = c.shift ? shift.data() : nullptr,
+                                     .quantize = fused.Params(nullptr, c.static_scale)},
+                                    TheStream()));
       const std::string name = absl::StrCat("M=", c.m, " K=", c.k, " block=", c.block);
       Compare(name, fused, apart, y_fused, y, report);
       report.CompareExact(absl::StrCat(name, " residual"), residual_fused.Read(), residual.Read());
@@ -127,19 +154,28 @@ TEST_CASE("A gated product that quantizes equals the product, the rotation and t
         .count = c.m * c.k, .gate = gate.data(), .up = up.data(), .y = y.data()};
     Ok(gatedmul_f32_f32::RunCuda(product, TheStream()));
     Ok(hadamard::RunCuda({.m = c.m, .n = c.k, .plan = plan, .x = y.data()}, TheStream()));
+    const std::vector<float> by = ShiftOf(c);
+    const Array<float> shift(by);
+    const float* const device_shift = c.shift ? shift.data() : nullptr;
+    Shift(by, c, y);
     Ok(quantize::RunCuda(apart.Params(y.data(), c.static_scale), TheStream()));
     product.y = y_fused.data();
-    Ok(gatedmulquant_s8r_f32::RunCuda(
-        {.gatedmul = product, .rotation = plan, .quantize = fused.Params(nullptr, c.static_scale)},
-        TheStream()));
+    Ok(gatedmulquant_s8r_f32::RunCuda({.gatedmul = product,
+                                       .rotation = plan,
+                                       .shift = device_shift,
+                                       .quantize = fused.Params(nullptr, c.static_scale)},
+                                      TheStream()));
     const std::string name = absl::StrCat("M=", c.m, " K=", c.k, " block=", c.block);
     Compare(name, fused, apart, y_fused, y, report);
-    if (c.block == 0) continue;
+    if (c.block == 0 && !c.shift) continue;
     Ok(hadamard::RunCuda({.m = c.m, .n = c.k, .plan = plan, .x = turned.data()}, TheStream()));
+    Shift(by, c, turned);
     Ok(quantize::RunCuda(apart2.Params(turned.data(), c.static_scale), TheStream()));
-    Ok(hadamardquant_s8r_f32::RunCuda(
-        {.x = turned_fused.data(), .rotation = plan, .quantize = fused2.Params(nullptr, c.static_scale)},
-        TheStream()));
+    Ok(hadamardquant_s8r_f32::RunCuda({.x = turned_fused.data(),
+                                       .rotation = plan,
+                                       .shift = device_shift,
+                                       .quantize = fused2.Params(nullptr, c.static_scale)},
+                                      TheStream()));
     Compare(absl::StrCat(name, " turned"), fused2, apart2, turned_fused, turned, report);
   }
   INFO(report.detail);

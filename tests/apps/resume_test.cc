@@ -1,0 +1,142 @@
+// A run that is killed, at whatever moment, is gone on with to the same bytes.
+#include <signal.h>
+
+#include <chrono>
+#include <filesystem>
+#include <random>
+
+#include "tests/apps/apps_kit.h"
+
+namespace spikefold::testing {
+namespace {
+
+using Args = std::vector<std::string>;
+
+// Every file of a directory but the manifest, which holds the command.
+std::string AllBytes(const std::string& directory) {
+  const auto names = ListDirectory(directory);
+  REQUIRE(names.ok());
+  std::string all;
+  for (const std::string& name : *names) {
+    if (name != "manifest.json") absl::StrAppend(&all, name, "\n", ReadAll(JoinPath(directory, name)));
+  }
+  return all;
+}
+
+struct ResumeWorkplace : Workplace {
+  ResumeWorkplace() {
+    WritePlantedModel(planted);
+    Succeed({"scan", planted, "-o", scan, "--text", text, "--windows", "4", "--length", "64"});
+  }
+  Args Quantize(const std::string& out, const Args& more = {}) const {
+    Args args = {"quantize", planted, "--scan", scan, "--scheme", "w4a16", "-o", directory / out};
+    args.insert(args.end(), more.begin(), more.end());
+    return args;
+  }
+  // Nothing but these lies in the workplace.
+  void CheckOnly(Args names) const {
+    names.insert(names.end(), {"model", "planted", "scan", "text.txt"});
+    std::sort(names.begin(), names.end());
+    CHECK(*ListDirectory(directory.path()) == names);
+  }
+  const std::string planted = directory / "planted", scan = directory / "scan";
+};
+
+bool Resumed(const Finished& run) { return run.err.find("went on behind") != std::string::npos; }
+
+TEST_CASE("A quantization killed at 20 random moments is gone on with to the same bytes", "[apps][resume]") {
+  const ResumeWorkplace w;
+  const auto start = std::chrono::steady_clock::now();
+  Succeed(w.Quantize("whole"));
+  const std::chrono::duration<double> whole = std::chrono::steady_clock::now() - start;
+  const std::string expected = AllBytes(w / "whole");
+  std::mt19937 random(7);
+  int resumed = 0, killed = 0;
+  for (int i = 0; i < 20; ++i) {
+    const std::string out = absl::StrCat("q", i);
+    // Killed again and again, sooner each time, until it comes through.
+    double share = std::uniform_real_distribution<>(0.05, 1.0)(random);
+    for (int attempt = 0;; ++attempt) {
+      ProcessOptions options;
+      if (attempt < 3) options.kill_after = share * whole.count();
+      const Finished run = RunSpikefold(w.Quantize(out, {"--resume"}), options);
+      INFO(run.err);
+      REQUIRE((run.exit == 0 || run.signal == SIGKILL));
+      killed += run.signal == SIGKILL ? 1 : 0;
+      resumed += Resumed(run) ? 1 : 0;
+      if (run.exit == 0) break;
+      CHECK(!PathExists(w / out));
+      share *= 0.8;
+    }
+    CHECK(AllBytes(w / out) == expected);
+    Succeed({"verify", w / out});
+    std::filesystem::remove_all(w / out);
+    w.CheckOnly({"whole"});
+  }
+  CHECK(killed >= 10);
+  CHECK(resumed >= 5);
+}
+
+// An interrupted run of which something is left.
+void Interrupt(const ResumeWorkplace& w, const std::string& out) {
+  const Finished run =
+      RunSpikefold(w.Quantize(out, {"--progress", "always"}),
+                   {.when = [](const Finished& r) { return r.err.find("rounding: ") != std::string::npos; },
+                    .signals = {SIGINT}});
+  INFO(run.err);
+  REQUIRE(run.exit == 130);
+  CHECK(run.err.find(absl::StrCat("; what is done waits in ", w / out, ".partial, go on with --resume\n")) !=
+        std::string::npos);
+  REQUIRE(PathExists(absl::StrCat(w / out, ".partial.journal")));
+}
+
+TEST_CASE("What an interrupted run left is neither lost nor mixed up", "[apps][resume]") {
+  const ResumeWorkplace w;
+  const std::string partial = w / "q.partial", journal = partial + ".journal";
+  Interrupt(w, "q");
+  const std::string records = ReadAll(journal);
+  const auto count = std::count(records.begin(), records.end(), '\n') - 1;
+  CheckRefused(
+      w.Quantize("q"), 6,
+      absl::StrCat("spikefold quantize: ", partial, ": holds ", count,
+                   " linears of an interrupted run; go on with --resume, or begin again with --force"));
+  // Another plan.
+  const Finished other = RunSpikefold(w.Quantize("q", {"--resume", "--group-size", "32", "--seed", "3"}));
+  CHECK(other.exit == 3);
+  CHECK(other.err.find(journal + ": is of another model, plan, calibration or version (") !=
+        std::string::npos);
+  CHECK(ReadAll(journal) == records);
+
+  Succeed(w.Quantize("whole"));
+  const std::string expected = AllBytes(w / "whole");
+  // A torn last record, and a tensor that is not what its record says.
+  WriteBytes(journal, records.substr(0, records.size() - 3));
+  std::string weights = ReadAll(partial + "/model.safetensors");
+  const size_t header = static_cast<unsigned char>(weights[0]) | static_cast<unsigned char>(weights[1]) << 8;
+  for (size_t i = 8 + header; i < weights.size(); i += 1000) weights[i] = static_cast<char>(weights[i] ^ 1);
+  WriteBytes(partial + "/model.safetensors", weights);
+  Succeed(w.Quantize("q", {"--resume"}));
+  CHECK(AllBytes(w / "q") == expected);
+  w.CheckOnly({"q", "whole"});
+}
+
+TEST_CASE("A journal that is none, and a directory that is not ours, are left alone", "[apps][resume]") {
+  const ResumeWorkplace w;
+  const std::string partial = w / "q.partial", journal = partial + ".journal";
+  WriteBytes(journal, "shopping list\n");
+  for (const Args& more : {Args{}, Args{"--resume"}, Args{"--force"}}) {
+    CheckRefused(w.Quantize("q", more), 3,
+                 absl::StrCat("spikefold quantize: ", journal, ": is no journal; move it away"));
+  }
+  CHECK(ReadAll(journal) == "shopping list\n");
+  std::filesystem::remove(journal);
+  std::filesystem::create_directory(partial);
+  WriteBytes(partial + "/diary.txt", "mine");
+  CheckRefused(w.Quantize("q"), 6,
+               absl::StrCat("spikefold quantize: ", partial, ": cannot create: File exists"));
+  CHECK(ReadAll(partial + "/diary.txt") == "mine");
+  CHECK(!PathExists(journal));
+}
+
+}  // namespace
+}  // namespace spikefold::testing
