@@ -14,7 +14,7 @@ struct RefineCommandOptions {
   std::string model, reference, output;
   std::vector<std::string> texts;
   int64_t windows = 256, length = 256;
-  double rate = 2e-3;
+  double rate = 1e-3;
   std::string backend = "cpu";
   bool force = false;
 };

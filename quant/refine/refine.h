@@ -20,7 +20,7 @@ namespace spikefold {
 struct RefineOptions {
   std::vector<std::vector<int32_t>> windows;   // one step of Adam each, in this order
   std::vector<std::vector<int32_t>> held_out;  // decide which step is kept; no gradient sees them
-  double rate = 2e-3;                          // the largest relative change of a step, nearly
+  double rate = 1e-3;                          // the largest relative change of a step, nearly
   int num_threads = 1;
   std::string device = "cpu";
   Progress progress;
