@@ -21,9 +21,14 @@ void Measure(const float* x, int64_t k, float& norm, float& peak) {
   float sum[kLine] = {}, top[kLine] = {};
   int64_t c = 0;
   for (; c + kLine <= k; c += kLine) {
+    float line[kLine];
+    std::memcpy(line, x + c, sizeof(line));
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < kLine; ++i) sum[i] += line[i] * line[i];
+#pragma GCC unroll 16
     for (int64_t i = 0; i < kLine; ++i) {
-      sum[i] += x[c + i] * x[c + i];
-      top[i] = std::max(top[i], std::fabs(x[c + i]));
+      const float size = std::fabs(line[i]);
+      top[i] = size > top[i] ? size : top[i];
     }
   }
   for (int64_t i = 0; c + i < k; ++i) {

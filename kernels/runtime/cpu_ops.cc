@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "formats/base/parallel_copy.h"
 #include "formats/base/status.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/attention_f32_f32_ukv/attention_f32_f32_ukv.h"
@@ -94,12 +95,12 @@ absl::Status CpuOps::Reserve(Activation& buffer, int64_t rows) {
 }
 
 absl::Status CpuOps::Read(const Buffer& buffer, int64_t rows, float* host) {
-  std::memcpy(host, buffer.host(), static_cast<size_t>(rows * buffer.width()) * sizeof(float));
+  ParallelCopy(pool_, buffer.host(), rows * buffer.width(), host);
   return absl::OkStatus();
 }
 
 absl::Status CpuOps::Write(const float* host, int64_t rows, Buffer& buffer) {
-  std::memcpy(buffer.host(), host, static_cast<size_t>(rows * buffer.width()) * sizeof(float));
+  ParallelCopy(pool_, host, rows * buffer.width(), buffer.host());
   return absl::OkStatus();
 }
 

@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "formats/base/parallel_copy.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/ops.h"
@@ -19,17 +20,21 @@ using Take = absl::FunctionRef<absl::Status(int node, RoundedWeights rounded)>;
 // Keeps the rows of one site.
 class SiteTap : public Taps {
  public:
-  SiteTap(const Site& site, std::vector<float>& rows) : site_(site), rows_(rows) {}
+  SiteTap(const Site& site, ThreadPool& pool, std::vector<float>& rows)
+      : site_(site), pool_(pool), rows_(rows) {}
   bool Wants(int layer, ValueKind value) const override {
     return layer == site_.layer && value == site_.value;
   }
   bool WantsAttention(int) const override { return false; }
   void OnRows(const TapRows& seen) override {
-    rows_.assign(seen.data, seen.data + seen.num_rows * seen.width);
+    const int64_t count = seen.num_rows * seen.width;
+    rows_.resize(static_cast<size_t>(count));
+    ParallelCopy(pool_, seen.data, count, rows_.data());
   }
 
  private:
   const Site& site_;
+  ThreadPool& pool_;
   std::vector<float>& rows_;
 };
 
@@ -48,7 +53,7 @@ class Stream {
   // Returns what they read, [tokens, k], valid until the next call for this window.
   absl::StatusOr<absl::Span<const float>> Run(size_t window, int first_node, const Site& site) {
     std::vector<float>& input = input_[window];
-    SiteTap tap(site, input);  // at the end, when the walk has long taken the rows from there
+    SiteTap tap(site, model_.pool(), input);  // at the end, when the walk has long taken the rows from there
     SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front(), input}, windows_[window],
                                     cache_, absl::MakeSpan(residual_[window]), {.taps = &tap}));
     return absl::MakeConstSpan(input);
