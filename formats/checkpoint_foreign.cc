@@ -34,6 +34,8 @@ class ForeignDirectory : public DirectoryCheckpoint {
   // What is read is float; the file's own codes are nobody's business.
   CheckpointKind kind() const override { return CheckpointKind::kSafetensors; }
 
+  const std::vector<std::string>& warnings() const override { return model_->warnings(); }
+
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     const StoredTensor* stored = Find(name);
     if (stored == nullptr) return NoSuchTensor(name);
