@@ -48,7 +48,7 @@ class ForeignDirectory : public DirectoryCheckpoint {
             },
         .read = [&](absl::string_view suffix) { return model_->Read(absl::StrCat(module, ".", suffix)); }};
     absl::StatusOr<Tensor> values =
-        DequantizeForeign(config_.layout, parts, module, stored->shape[0], stored->shape[1]);
+        DequantizeForeign(config_, parts, module, stored->shape[0], stored->shape[1]);
     if (values.ok()) return values;
     return absl::Status(values.status().code(), absl::StrCat(path_, ": ", values.status().message()));
   }
