@@ -189,13 +189,12 @@ class Exporter {
         SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w));
         SF_RETURN_IF_ERROR(tensors_->Write(w.bias_name(), ToF16(bias.as<float>(), bias.shape()).view()));
       }
-      report_.tensors.push_back(
-          {.name = w.weight_name(),
-           .from = w.stored_type,
-           .to = decisions_[i].codes ? absl::StrCat("GPTQ ", BitsOf(*w.spec), " bits")
-                                        : std::string(DTypeName(FloatTypeOf(w))),
-           .same_codes = decisions_[i].codes,
-           .reason = decisions_[i].reason});
+      report_.tensors.push_back({.name = w.weight_name(),
+                                 .from = w.stored_type,
+                                 .to = decisions_[i].codes ? absl::StrCat("GPTQ ", BitsOf(*w.spec), " bits")
+                                                           : std::string(DTypeName(FloatTypeOf(w))),
+                                 .same_codes = decisions_[i].codes,
+                                 .reason = decisions_[i].reason});
     }
     return absl::OkStatus();
   }
