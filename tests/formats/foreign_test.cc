@@ -209,6 +209,16 @@ TEST_CASE("Rows of GPTQ's zero points that are no whole words are refused", "[fo
              Fails(StatusCode::kDataLoss, "m.qzeros: 12 rows of 4 bits are no whole words of 32"));
 }
 
+TEST_CASE("Warnings of a quantized checkpoint's files are passed on", "[foreign]") {
+  const TempDirectory directory;
+  MakeVariant("gptq", directory.path(), [](std::string&, auto&) {});
+  REQUIRE(WriteFileAtomically(directory / "model.safetensors.index.json", "{}").ok());
+  const auto reader = CheckpointReader::Open(directory.path());
+  REQUIRE(reader.status() == absl::OkStatus());
+  REQUIRE((*reader)->warnings().size() == 1);
+  CHECK_THAT((*reader)->warnings()[0], Catch::Contains("has both"));
+}
+
 TEST_CASE("A bias that the architecture has no place for counts only if it is not zero", "[foreign]") {
   const TempDirectory directory;
   MakeVariant("gptq", directory.path(), [&](std::string&, auto& tensors) {
