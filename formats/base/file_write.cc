@@ -347,6 +347,11 @@ absl::StatusOr<std::unique_ptr<AtomicDirectory>> AtomicDirectory::Resume(const s
     const int error = errno;
     struct stat st;
     const bool there = error == EEXIST && lstat(partial.c_str(), &st) == 0 && S_ISDIR(st.st_mode);
+    if (there && leftover == Leftover::kNew) {
+      return absl::AlreadyExistsError(absl::StrCat(Printable(partial, 1024),
+                                                   ": is there, without the journal of ",
+                                                   "an interrupted run; move it away"));
+    }
     if (!there || leftover != Leftover::kContinue) return ErrnoStatus(error, "create", partial);
   }
   return std::unique_ptr<AtomicDirectory>(new PartialDirectory(path, partial, overwrite));

@@ -111,24 +111,24 @@ absl::StatusOr<std::unique_ptr<NativeJournal>> NativeJournal::Open(const std::st
         absl::StrCat(Printable(path, 1024),
                      ": another process is writing this output; wait for it or choose another output"));
   }
-  if (existed) SF_RETURN_IF_ERROR(journal->Load());
+  if (existed) SF_RETURN_IF_ERROR(journal->Load(resume));
   journal->keep_ = !journal->records_.empty();
   if (!resume || journal->end_ == 0) SF_RETURN_IF_ERROR(journal->Restart());
   journal->keep_ = !journal->records_.empty();
   return journal;
 }
 
-absl::Status NativeJournal::Load() {
+absl::Status NativeJournal::Load(bool resume) {
   SF_ASSIGN_OR_RETURN(const std::string text, ReadFileToString(path_, kMaxJournalBytes));
   Content content = Parse(text);
   if (content.fingerprint.empty() && text.find(kMagic) == std::string::npos && !text.empty()) {
     return absl::DataLossError(absl::StrCat(Printable(path_, 1024), ": is no journal; move it away"));
   }
-  if (!content.fingerprint.empty() && content.fingerprint != fingerprint_) {
+  if (resume && !content.fingerprint.empty() && content.fingerprint != fingerprint_) {
     return absl::DataLossError(absl::StrCat(
         Printable(path_, 1024), ": is of another model, plan, calibration or version (",
         Printable(content.fingerprint.substr(0, 12)), "..., this is ", fingerprint_.substr(0, 12),
-        "...); resume with what it was begun with, or begin again with --force and without --resume"));
+        "...); resume with what it was begun with, or begin again with --force instead of --resume"));
   }
   records_ = std::move(content.records);
   end_ = content.end;

@@ -48,7 +48,7 @@ class NativeJournal {
  private:
   NativeJournal(int fd, std::string path, std::string fingerprint)
       : fd_(fd), path_(std::move(path)), fingerprint_(std::move(fingerprint)) {}
-  absl::Status Load();
+  absl::Status Load(bool resume);  // another fingerprint is an error only if it is to be gone on with
   absl::Status Append(const std::string& text);
 
   const int fd_;

@@ -404,7 +404,9 @@ std::string SealManifest(absl::string_view text) {
 absl::Status CheckManifestSeal(absl::string_view text, absl::string_view where) {
   const size_t seal = text.rfind(kSeal);
   if (seal == absl::string_view::npos) {
-    return absl::DataLossError(absl::StrCat(where, ": does not end with \"self_sha256\", its own hash"));
+    return absl::DataLossError(absl::StrCat(where,
+                                            ": does not end with \"self_sha256\", its own hash: "
+                                            "cut off, or written before manifests had one; quantize again"));
   }
   const absl::string_view open = text.substr(0, seal);
   if (text.substr(seal) == absl::StrCat(kSeal, Sha256Hex(open), kSealEnd)) return absl::OkStatus();

@@ -61,8 +61,13 @@ class Writer : public NativeWriter {
     if (journal_ != nullptr && !journal_->records().empty()) {
       num_written_ =
           static_cast<int64_t>(journal_->records().size());  // stays, even if it cannot be taken up
-      SF_ASSIGN_OR_RETURN(
-          tensors_, SafetensorsModelWriter::Reopen(partial, std::move(specs), options_.max_shard_bytes));
+      auto reopened = SafetensorsModelWriter::Reopen(partial, std::move(specs), options_.max_shard_bytes);
+      if (!reopened.ok()) {
+        return absl::Status(reopened.status().code(),
+                            absl::StrCat(std::string(reopened.status().message()),
+                                         "; begin again with --force instead of --resume"));
+      }
+      tensors_ = *std::move(reopened);
       SF_RETURN_IF_ERROR(TakeUp());
     } else {
       SF_ASSIGN_OR_RETURN(
@@ -281,7 +286,7 @@ absl::Status CheckSideFile(const NativeSideFile& file, std::vector<std::string>*
 
 // The work of an interrupted run is not thrown away unasked.
 absl::Status CheckLeftover(const std::string& path, const NativeWriter::Options& options) {
-  if (options.resume || options.overwrite) return absl::OkStatus();
+  if (options.resume || options.overwrite || !PathExists(PartialPath(path))) return absl::OkStatus();
   const int64_t linears = NativeJournal::CountRecords(JournalPath(path));
   if (linears == 0) return absl::OkStatus();
   return absl::AlreadyExistsError(

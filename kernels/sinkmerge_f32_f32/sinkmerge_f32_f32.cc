@@ -29,6 +29,10 @@ void MergeRow(const Params& p, int64_t m, int64_t head, std::vector<double>& wei
     weight[static_cast<size_t>(s)] = dot * double{p.scale};
     max = std::max(max, weight[static_cast<size_t>(s)]);
   }
+  if (max == -std::numeric_limits<double>::infinity()) {  // nothing was seen
+    std::fill_n(p.o + row * d, d, 0.0f);
+    return;
+  }
   double total = std::exp(lse - max) + std::exp(logit - max);
   for (int64_t s = 0; s < p.num_sinks; ++s) total += std::exp(weight[static_cast<size_t>(s)] - max);
   const double all = max + std::log(total), own = std::exp(lse - all);

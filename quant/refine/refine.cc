@@ -76,10 +76,18 @@ class Learner {
     }
     SF_RETURN_IF_ERROR(Measure(teacher, 0, 0));
     out_.before = out_.after = out_.curve.front().held_out;
+    if (!std::isfinite(out_.before)) {
+      return absl::InvalidArgumentError("refine: the model's divergence on the held-out text is not finite");
+    }
     SF_RETURN_IF_ERROR(model_->Remember());
     SF_RETURN_IF_ERROR(Descend(teacher));
     SF_RETURN_IF_ERROR(model_->Recall());
-    SF_RETURN_IF_ERROR(ReadParameters());
+    if (out_.best_step > 0) SF_RETURN_IF_ERROR(ReadParameters());
+    if (out_.best_step == 0) {  // everything stays bit for bit
+      out_.scales.clear();
+      out_.biases.clear();
+      out_.gains.clear();
+    }
     return std::move(out_);
   }
 
@@ -159,7 +167,7 @@ class Learner {
       if ((step + 1) % every != 0 && step + 1 != steps) continue;
       SF_RETURN_IF_ERROR(Measure(teacher, step + 1, sum / static_cast<double>(count)));
       sum = count = 0;
-      if (out_.curve.back().held_out >= out_.after) continue;
+      if (!(out_.curve.back().held_out < out_.after)) continue;  // not a number is no gain
       out_.after = out_.curve.back().held_out;
       out_.best_step = step + 1;
       SF_RETURN_IF_ERROR(model_->Remember());

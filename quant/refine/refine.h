@@ -33,8 +33,9 @@ struct RefinePoint {
 };
 struct Refined {
   std::vector<RefinePoint> curve;  // the first is step 0
-  int64_t best_step = 0;           // that of the parameters below; 0: nothing was better than what was there
-  double before = 0, after = 0;    // held-out divergence, in nats a token
+  int64_t best_step =
+      0;  // that of the parameters below; 0: nothing was better than what was there, and they are empty
+  double before = 0, after = 0;  // held-out divergence, in nats a token
   int64_t num_parameters = 0;
   std::map<int, std::vector<float>> scales, biases, gains;  // by node; gains as stored, without the offset
 };

@@ -75,7 +75,7 @@ absl::Status WriteRefined(const CheckpointReader& quantized, const Refined& refi
   SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(quantized.path()));
   NativeInfo info = native->info();
   info.tool_version = ToolVersion();
-  info.plan_sha256.clear();
+  if (refined.best_step > 0) info.plan_sha256.clear();
   if (!info.calibration.is_object()) info.calibration = Json::MakeObject();
   info.calibration.Set("refinement", Record(refined, source));
   std::vector<SafetensorsWriter::Spec> plain;

@@ -120,6 +120,21 @@ TEST_CASE("What an interrupted run left is neither lost nor mixed up", "[apps][r
   w.CheckOnly({"q", "whole"});
 }
 
+TEST_CASE("What is left of another run gives way to --force, and to anything if it holds nothing",
+          "[apps][resume]") {
+  const ResumeWorkplace w;
+  const std::string journal = w / "q.partial.journal";
+  Interrupt(w, "q");
+  Succeed(w.Quantize("q", {"--group-size", "32", "--force"}));
+  std::filesystem::remove_all(w / "q");
+  w.CheckOnly({});
+  Interrupt(w, "q");
+  const std::string records = ReadAll(journal);
+  WriteBytes(journal, records.substr(0, records.find('\n') + 1));  // killed before its first linear
+  Succeed(w.Quantize("q", {"--group-size", "32"}));
+  w.CheckOnly({"q"});
+}
+
 TEST_CASE("A journal that is none, and a directory that is not ours, are left alone", "[apps][resume]") {
   const ResumeWorkplace w;
   const std::string partial = w / "q.partial", journal = partial + ".journal";
@@ -133,7 +148,8 @@ TEST_CASE("A journal that is none, and a directory that is not ours, are left al
   std::filesystem::create_directory(partial);
   WriteBytes(partial + "/diary.txt", "mine");
   CheckRefused(w.Quantize("q"), 6,
-               absl::StrCat("spikefold quantize: ", partial, ": cannot create: File exists"));
+               absl::StrCat("spikefold quantize: ", partial,
+                            ": is there, without the journal of an interrupted run; move it away"));
   CHECK(ReadAll(partial + "/diary.txt") == "mine");
   CHECK(!PathExists(journal));
 }
