@@ -34,6 +34,8 @@ class ForeignDirectory : public DirectoryCheckpoint {
   // What is read is float; the file's own codes are nobody's business.
   CheckpointKind kind() const override { return CheckpointKind::kSafetensors; }
 
+  const std::vector<std::string>& warnings() const override { return model_->warnings(); }
+
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     const StoredTensor* stored = Find(name);
     if (stored == nullptr) return NoSuchTensor(name);
@@ -46,7 +48,7 @@ class ForeignDirectory : public DirectoryCheckpoint {
             },
         .read = [&](absl::string_view suffix) { return model_->Read(absl::StrCat(module, ".", suffix)); }};
     absl::StatusOr<Tensor> values =
-        DequantizeForeign(config_.layout, parts, module, stored->shape[0], stored->shape[1]);
+        DequantizeForeign(config_, parts, module, stored->shape[0], stored->shape[1]);
     if (values.ok()) return values;
     return absl::Status(values.status().code(), absl::StrCat(path_, ": ", values.status().message()));
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 
 #include "formats/base/dtype.h"
@@ -88,8 +89,10 @@ void EncodeBlock(GgmlType type, const float* x, uint8_t* out) {
       if (five) PackFifthBits(code, out + 4);
       return PackNibbles(code, out + (five ? 8 : 4));
     }
-    default:
+    case GgmlType::kQ8_0:
       return EncodeQ8_0(x, out);
+    default:
+      std::abort();  // a caller's bug: CanEncode() was not asked
   }
 }
 

@@ -130,6 +130,7 @@ struct Recipe {
   ScaleMethod weight_scales = ScaleMethod::kMse;
   bool weight_scales_set = false;  // false: absmax at 8 bits, mse (importance-weighted clip search) below
   int head_bits = 8;               // 8 or 16: embedding and head
+  bool head_bits_set = false;      // false: a target may choose
   KvChoice kv;                     // how sequences keep keys and values
   uint64_t seed = 1;               // of random columns, bits and sites, and of the rotations' signs
 };

@@ -66,6 +66,16 @@ Field Scales(const char* key, ScaleMethod Recipe::*member, bool Recipe::*is_set)
   return field;
 }
 
+// Always written, as the value in force.
+Field HeadBits() {
+  Field field = Count("head_bits", &Recipe::head_bits);
+  field.read = [read = field.read](const Json& json, absl::string_view where, Recipe& r) {
+    r.head_bits_set = true;
+    return read(json, where, r);
+  };
+  return field;
+}
+
 bool HasKv(const Recipe& r) { return r.kv != KvChoice(); }
 
 Field KvForm() {
@@ -139,7 +149,7 @@ const std::vector<Field>& Fields() {
       Flag("keep_super_weights", &R::keep_super_weights),
       If(dynamic, Count("dynamic_sites", &R::dynamic_sites)),
       If(dynamic, Word("dynamic_by", &R::dynamic_by, ParseDynamicBy, DynamicByName)),
-      Count("head_bits", &R::head_bits),
+      HeadBits(),
       Count("seed", &R::seed),
       KvForm(),
       KvCount("kv_sinks", &KvChoice::sinks),

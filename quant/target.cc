@@ -34,7 +34,7 @@ TargetLimits LimitsOf(Target target) {
   TargetLimits limits;
   limits.runs_here = target == Target::kNative;
   limits.sixteen_bit_head = vllm;
-  limits.integer_activations = !vllm;  // of fewer than 8 bits, or with zero points
+  limits.fine_activations = limits.runs_here;  // vLLM has no kernels, llama.cpp rounds to INT8 its own way
   limits.wide_zero_points = !llamacpp;
   limits.coupled = vllm;
   limits.blocks_of_32 = llamacpp;
@@ -67,7 +67,7 @@ absl::StatusOr<Recipe> RecipeForTarget(Recipe recipe) {
       recipe.zero_points == ZeroPoints::kActivations || recipe.zero_points == ZeroPoints::kBoth;
   const bool weight_zeros =
       recipe.zero_points == ZeroPoints::kWeights || recipe.zero_points == ZeroPoints::kBoth;
-  if (!limits.integer_activations) {
+  if (!limits.fine_activations) {
     if (scheme->activation_bits < 8 || scheme->activation_scales == Granularity::kPerGroup) {
       return Cannot(
           recipe,
@@ -84,7 +84,16 @@ absl::StatusOr<Recipe> RecipeForTarget(Recipe recipe) {
   if (limits.blocks_of_32 && recipe.group_size % 32 != 0) {
     return Cannot(recipe, absl::StrCat("a group of ", recipe.group_size), "use a multiple of 32");
   }
-  if (limits.sixteen_bit_head) recipe.head_bits = 16;
+  if (recipe.kv != KvChoice()) {
+    return Cannot(recipe, "a form of keys and values", "leave out --kv and choose it in the engine");
+  }
+  if (limits.sixteen_bit_head && recipe.head_bits != 16) {
+    if (recipe.head_bits_set) {
+      return Cannot(recipe, absl::StrCat("a head of ", recipe.head_bits, " bits"),
+                    "leave out --head-bits or give 16");
+    }
+    recipe.head_bits = 16;
+  }
   return recipe;
 }
 

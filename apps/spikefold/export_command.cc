@@ -15,6 +15,7 @@
 #include "formats/export/directory_export.h"
 #include "formats/export/gguf_export.h"
 #include "formats/export/gptq_export.h"
+#include "formats/ggml_scales.h"
 #include "formats/gguf_encode.h"
 
 namespace spikefold {
@@ -86,6 +87,17 @@ absl::Status PrintReport(const ExportCommandOptions& options, const ExportReport
   return console.Flush();
 }
 
+// What would be ignored.
+absl::Status CheckRounding(const ExportCommandOptions& options) {
+  if (!options.like.empty() && !options.type.empty()) {
+    return absl::InvalidArgumentError("--like and --type both choose types; give one of them");
+  }
+  const std::optional<GgmlType> type = TypeOf(options.type);
+  const bool rounds = !options.like.empty() || (type && FindGgmlScaleLayout(*type) != nullptr);
+  if (options.scan.empty() || rounds) return absl::OkStatus();
+  return absl::InvalidArgumentError("--scan: nothing is rounded; add --type q4_0 or another type of blocks");
+}
+
 }  // namespace
 
 std::vector<std::string> ExportFormats() {
@@ -107,6 +119,7 @@ absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": is for --to gguf; ", options.format, " has no such choice"));
   }
+  SF_RETURN_IF_ERROR(CheckRounding(options));
   SF_RETURN_IF_ERROR(gguf ? CheckOutputFile(options.output, {options.model})
                           : CheckOutputDirectory(options.output, options.force, {options.model}));
   const Progress progress = context.console.progress();

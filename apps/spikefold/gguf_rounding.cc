@@ -49,6 +49,12 @@ absl::Status ReadTypes(const std::string& path, const ExportSource& source, Gguf
                                                      GgufModule(w.node), ".weight ", ShapeString(w.shape),
                                                      "; give a file of this model"));
     }
+    if (!CanEncode(t->type) && FindGgmlScaleLayout(t->type) == nullptr) {
+      return absl::UnimplementedError(
+          absl::StrCat("--like ", Printable(path, 1024), ": ", t->name, " is ",
+                       GgmlTypeName(static_cast<uint32_t>(t->type)),
+                       ", which is read but not written; give a file without it, or use --type q4_k"));
+    }
     out.types[w.node.module] = t->type;
   }
   return absl::OkStatus();

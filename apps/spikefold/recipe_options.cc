@@ -88,7 +88,10 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
   recipe.group_size = options.group_size.value_or(recipe.group_size);
   recipe.keep_columns = options.keep_columns.value_or(recipe.keep_columns);
   recipe.keep_modules = options.keep_modules.value_or(recipe.keep_modules);
-  recipe.head_bits = options.head_bits.value_or(recipe.head_bits);
+  if (options.head_bits) {
+    recipe.head_bits = *options.head_bits;
+    recipe.head_bits_set = true;
+  }
   recipe.random_columns = recipe.random_columns || options.random_columns;
   recipe.random_bits = recipe.random_bits || options.random_bits;
   recipe.keep_rows = recipe.keep_rows || options.keep_rows;

@@ -31,6 +31,9 @@ Decision Decide(const ExportWeight& w) {
   return {.codes = true};
 }
 
+// Of a weight without codes: norms are float32.
+DType FloatTypeOf(const ExportWeight& w) { return w.shape.size() == 1 ? DType::kF32 : DType::kF16; }
+
 int BitsOf(const QuantizedLinearSpec& s) { return s.format.bits == 8 ? 8 : 4; }
 
 // `count` values of `bits` bits, `stride` apart, into one word.
@@ -152,7 +155,7 @@ class Exporter {
     for (size_t i = 0; i < decisions_.size(); ++i) {
       const ExportWeight& w = source_.weights()[i];
       if (!decisions_[i].codes) {
-        specs.push_back({w.weight_name(), w.shape.size() == 1 ? DType::kF32 : DType::kF16, w.shape});
+        specs.push_back({w.weight_name(), FloatTypeOf(w), w.shape});
       } else {
         const QuantizedLinearSpec& s = *w.spec;
         const int64_t per_word = 32 / BitsOf(s), groups = s.num_groups();
@@ -186,12 +189,12 @@ class Exporter {
         SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w));
         SF_RETURN_IF_ERROR(tensors_->Write(w.bias_name(), ToF16(bias.as<float>(), bias.shape()).view()));
       }
-      report_.tensors.push_back(
-          {.name = w.weight_name(),
-           .from = w.stored_type,
-           .to = decisions_[i].codes ? absl::StrCat("GPTQ ", BitsOf(*w.spec), " bits") : "F16",
-           .same_codes = decisions_[i].codes,
-           .reason = decisions_[i].reason});
+      report_.tensors.push_back({.name = w.weight_name(),
+                                 .from = w.stored_type,
+                                 .to = decisions_[i].codes ? absl::StrCat("GPTQ ", BitsOf(*w.spec), " bits")
+                                                           : std::string(DTypeName(FloatTypeOf(w))),
+                                 .same_codes = decisions_[i].codes,
+                                 .reason = decisions_[i].reason});
     }
     return absl::OkStatus();
   }

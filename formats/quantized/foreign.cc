@@ -5,6 +5,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "formats/base/status.h"
 
 // Layouts as published: GPTQ's and AWQ's linear layers (AutoGPTQ, GPTQModel, AutoAWQ), compressed_tensors'
@@ -51,17 +52,22 @@ Tensor Values(const Grid& grid, const Code& code, const Zero& zero) {
 
 class Reader {
  public:
-  Reader(const ForeignParts& parts, absl::string_view module, int64_t n, int64_t k)
-      : parts_(parts), module_(module) {
+  Reader(const ForeignConfig& config, const ForeignParts& parts, absl::string_view module, int64_t n,
+         int64_t k)
+      : config_(config), parts_(parts), module_(module) {
     grid_.n = n;
     grid_.k = k;
   }
 
   absl::StatusOr<Tensor> Gptq(bool v2) {
     SF_ASSIGN_OR_RETURN(const Tensor codes, Words("qweight"));
-    SF_ASSIGN_OR_RETURN(const int bits, Bits("qweight", codes.dim(0), grid_.k));
+    SF_ASSIGN_OR_RETURN(const int bits, Bits("qweight", codes.shape(),
+                                             [&](int b) { return codes.dim(0) * 32 == grid_.k * b; }));
     SF_RETURN_IF_ERROR(Expect("qweight", codes.shape(), {grid_.k * bits / 32, grid_.n}));
-    SF_RETURN_IF_ERROR(GroupsInRows("g_idx"));
+    SF_RETURN_IF_ERROR(GroupsInRows(bits, "g_idx"));
+    if (grid_.n * bits % 32 != 0) {
+      return Bad("qzeros", absl::StrCat(grid_.n, " rows of ", bits, " bits are no whole words of 32"));
+    }
     SF_ASSIGN_OR_RETURN(const Tensor zeros, Words("qzeros"));
     SF_RETURN_IF_ERROR(Expect("qzeros", zeros.shape(), {grid_.groups, grid_.n * bits / 32}));
     const int32_t *w = zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
@@ -79,7 +85,7 @@ class Reader {
     SF_ASSIGN_OR_RETURN(const Tensor codes, Words("qweight"));
     SF_RETURN_IF_ERROR(Expect("qweight", codes.shape(), {grid_.k, grid_.n / 8}));
     if (grid_.n % 8 != 0) return Bad("qweight", absl::StrCat(grid_.n, " rows are no whole words of 8"));
-    SF_RETURN_IF_ERROR(GroupsInRows(""));
+    SF_RETURN_IF_ERROR(GroupsInRows(4, ""));
     SF_ASSIGN_OR_RETURN(const Tensor zeros, Words("qzeros"));
     SF_RETURN_IF_ERROR(Expect("qzeros", zeros.shape(), {grid_.groups, grid_.n / 8}));
     const int32_t *z = zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
@@ -96,7 +102,6 @@ class Reader {
 
   absl::StatusOr<Tensor> Compressed() {
     const bool packed = parts_.has("weight_packed");
-    SF_RETURN_IF_ERROR(RowScales());
     if (!packed) return CompressedBytes();
     SF_ASSIGN_OR_RETURN(const Tensor shape, parts_.read("weight_shape"));
     if (shape.dtype() != DType::kI64 || shape.num_elements() != 2 || shape.as<int64_t>()[0] != grid_.n ||
@@ -104,11 +109,10 @@ class Reader {
       return Bad("weight_shape", absl::StrCat("is not [", grid_.n, ", ", grid_.k, "]"));
     }
     SF_ASSIGN_OR_RETURN(const Tensor codes, Words("weight_packed"));
-    int bits = 0;
-    for (const int b : {2, 4, 8}) {
-      if (codes.dim(1) == (grid_.k + 32 / b - 1) / (32 / b)) bits = b;
-    }
-    if (bits == 0) return BadBits("weight_packed", codes.shape());
+    SF_ASSIGN_OR_RETURN(const int bits, Bits("weight_packed", codes.shape(), [&](int b) {
+                          return codes.dim(1) == (grid_.k + 32 / b - 1) / (32 / b);
+                        }));
+    SF_RETURN_IF_ERROR(RowScales(bits));
     SF_RETURN_IF_ERROR(Expect("weight_packed", codes.shape(), {grid_.n, codes.dim(1)}));
     Tensor zeros;
     if (parts_.has("weight_zero_point")) {
@@ -134,6 +138,7 @@ class Reader {
     SF_ASSIGN_OR_RETURN(const Tensor codes, parts_.read("weight"));
     if (codes.dtype() != DType::kI8) return Bad("weight", "is not I8");
     SF_RETURN_IF_ERROR(Expect("weight", codes.shape(), {grid_.n, grid_.k}));
+    SF_RETURN_IF_ERROR(RowScales(kAnyBits));
     Tensor zeros;
     if (parts_.has("weight_zero_point")) {
       SF_ASSIGN_OR_RETURN(zeros, parts_.read("weight_zero_point"));
@@ -171,11 +176,45 @@ class Reader {
     return Bad(suffix, absl::StrCat("is ", DTypeName(t.dtype()), " ", ShapeString(t.shape()),
                                     "; a matrix of I32 is needed"));
   }
-  absl::StatusOr<int> Bits(absl::string_view suffix, int64_t words, int64_t count) const {
+  // The number of bits that the shape and the configuration agree on.
+  template <typename Fits>
+  absl::StatusOr<int> Bits(absl::string_view suffix, const Shape& shape, const Fits& fits) const {
+    int stored = 0;
     for (const int bits : {2, 4, 8}) {
-      if (words * 32 == count * bits) return bits;
+      if (!fits(bits)) continue;
+      stored = bits;
+      for (const ForeignCodes& c : config_.codes) {
+        if (c.bits == bits) return bits;
+      }
     }
-    return BadBits(suffix, {words});
+    if (stored == 0) return BadBits(suffix, shape);
+    const auto append = [](std::string* out, const ForeignCodes& c) { absl::StrAppend(out, c.bits); };
+    return Bad(suffix, absl::StrCat(ShapeString(shape), " for [", grid_.n, ", ", grid_.k,
+                                    "] weights holds codes of ", stored, " bits; the configuration says ",
+                                    absl::StrJoin(config_.codes, ", ", append)));
+  }
+
+  // The columns of a group: what the configuration says of such codes and the number of groups agrees with.
+  absl::StatusOr<int64_t> GroupSize(absl::string_view suffix, int64_t groups, int bits) const {
+    const int64_t k = grid_.k;
+    int64_t found = 0;
+    std::vector<std::string> said;
+    for (const ForeignCodes& c : config_.codes) {
+      if (bits != kAnyBits && c.bits != bits) continue;
+      const int64_t size = c.group_size == 0 ? k : std::min(c.group_size, k);
+      const int64_t needed = (k - 1) / size + 1;
+      said.push_back(c.group_size == 0 ? "1 a row"
+                                       : absl::StrCat(needed, " of ", c.group_size, " columns (group_size)"));
+      if (needed != groups || size == found) continue;
+      if (found != 0) {
+        return Bad(suffix, absl::StrCat(groups, " groups of ", k, " columns may have ", found, " or ", size,
+                                        " columns each: the configuration says both"));
+      }
+      found = size;
+    }
+    if (found != 0) return found;
+    return Bad(suffix, absl::StrCat(groups, " groups of ", k, " columns; the configuration says ",
+                                    absl::StrJoin(said, ", or ")));
   }
 
   absl::StatusOr<Tensor> Scales(const std::string& suffix) const {
@@ -185,7 +224,7 @@ class Reader {
   }
 
   // scales [groups, n], and the groups of the columns.
-  absl::Status GroupsInRows(const std::string& index) {
+  absl::Status GroupsInRows(int bits, const std::string& index) {
     SF_ASSIGN_OR_RETURN(grid_.scales, Scales("scales"));
     const Shape& shape = grid_.scales.shape();
     if (shape.size() != 2 || shape[1] != grid_.n) {
@@ -193,16 +232,16 @@ class Reader {
     }
     grid_.scale_row = 1;
     grid_.scale_group = grid_.n;
-    return AssignGroups("scales", shape[0], index);
+    return AssignGroups("scales", shape[0], bits, index);
   }
 
   // weight_scale [n, groups], [n, 1], [n], [1] or [].
-  absl::Status RowScales() {
+  absl::Status RowScales(int bits) {
     SF_ASSIGN_OR_RETURN(grid_.scales, Scales("weight_scale"));
     const Shape& shape = grid_.scales.shape();
     const int64_t count = grid_.scales.num_elements();
     if (count == 1 && grid_.n != 1) {
-      return AssignGroups("weight_scale", 1, "");  // strides stay 0
+      return AssignGroups("weight_scale", 1, bits, "");  // strides stay 0
     }
     if (shape.empty() || shape.size() > 2 || shape[0] != grid_.n) {
       return Bad("weight_scale",
@@ -211,13 +250,14 @@ class Reader {
     const int64_t groups = shape.size() == 2 ? shape[1] : 1;
     grid_.scale_row = groups;
     grid_.scale_group = 1;
-    return AssignGroups("weight_scale", groups, "weight_g_idx");
+    return AssignGroups("weight_scale", groups, bits, "weight_g_idx");
   }
 
   // The last group may be shorter where K is no multiple.
-  absl::Status AssignGroups(absl::string_view suffix, int64_t groups, const std::string& index) {
+  absl::Status AssignGroups(absl::string_view suffix, int64_t groups, int bits, const std::string& index) {
     const int64_t k = grid_.k;
     if (groups < 1 || groups > k) return Bad(suffix, absl::StrCat(groups, " groups of ", k, " columns"));
+    SF_ASSIGN_OR_RETURN(const int64_t size, GroupSize(suffix, groups, bits));
     grid_.groups = groups;
     grid_.group_of.resize(static_cast<size_t>(k));
     if (!index.empty() && parts_.has(index)) {
@@ -237,12 +277,13 @@ class Reader {
         return absl::OkStatus();
       }
     }
-    if (k % groups != 0) return Bad(suffix, absl::StrCat(groups, " groups do not divide ", k, " columns"));
-    for (int64_t c = 0; c < k; ++c)
-      grid_.group_of[static_cast<size_t>(c)] = static_cast<int32_t>(c / (k / groups));
+    for (int64_t c = 0; c < k; ++c) grid_.group_of[static_cast<size_t>(c)] = static_cast<int32_t>(c / size);
     return absl::OkStatus();
   }
 
+  static constexpr int kAnyBits = 0;  // a byte for each code, whatever its width
+
+  const ForeignConfig& config_;
   const ForeignParts& parts_;
   const std::string module_;
   Grid grid_;
@@ -256,25 +297,108 @@ absl::StatusOr<std::string> Word(const Json& config, absl::string_view key, std:
   return absl::AsciiStrToLower(word);
 }
 
+absl::StatusOr<int64_t> Integer(const Json& config, absl::string_view key, int64_t absent,
+                                absl::string_view where) {
+  const Json* value = config.Find(key);
+  if (value == nullptr || value->is_null()) return absent;
+  return config.GetInt(key, where);
+}
+
+absl::Status AddCodes(int64_t bits, int64_t group_size, absl::string_view where, ForeignConfig& out) {
+  if (bits != 2 && bits != 4 && bits != 8) {
+    return NotRead(where, absl::StrCat("codes of ", bits, " bits"), "2, 4 and 8");
+  }
+  if (group_size < -1 || group_size == 0) {
+    return absl::DataLossError(absl::StrCat(where, ": group_size is ", group_size, "; -1 or at least 1"));
+  }
+  out.codes.push_back({static_cast<int>(bits), std::max<int64_t>(group_size, 0)});
+  return absl::OkStatus();
+}
+
+// bits and group_size, and the rules of "dynamic", which may change both for some linears.
+absl::StatusOr<ForeignConfig> WithTopLevelCodes(ForeignConfig out, const Json& config,
+                                                absl::string_view where) {
+  SF_ASSIGN_OR_RETURN(const int64_t bits, config.GetInt("bits", where));
+  SF_ASSIGN_OR_RETURN(const int64_t group_size, Integer(config, "group_size", 128, where));
+  SF_RETURN_IF_ERROR(AddCodes(bits, group_size, where, out));
+  const Json* dynamic = config.Find("dynamic");
+  if (dynamic == nullptr || !dynamic->is_object()) return out;
+  for (const auto& [pattern, rule] : dynamic->object()) {
+    if (absl::StartsWith(pattern, "-:")) continue;  // float linears
+    SF_ASSIGN_OR_RETURN(const int64_t rule_bits, Integer(rule, "bits", bits, where));
+    SF_ASSIGN_OR_RETURN(const int64_t rule_group, Integer(rule, "group_size", group_size, where));
+    SF_RETURN_IF_ERROR(AddCodes(rule_bits, rule_group, where, out));
+  }
+  return out;
+}
+
+absl::Status AddWeightArguments(const Json& weights, absl::string_view where, ForeignConfig& out) {
+  SF_ASSIGN_OR_RETURN(const std::string type, Word(weights, "type", "int", where));
+  if (type != "int") return NotRead(where, absl::StrCat("weights of type \"", Printable(type), "\""), "int");
+  SF_ASSIGN_OR_RETURN(const int64_t bits, Integer(weights, "num_bits", 8, where));
+  SF_ASSIGN_OR_RETURN(const int64_t group_size, Integer(weights, "group_size", -1, where));
+  SF_ASSIGN_OR_RETURN(const std::string strategy,
+                      Word(weights, "strategy", group_size > 0 ? "group" : "channel", where));
+  if (strategy == "channel" || strategy == "tensor") return AddCodes(bits, -1, where, out);
+  if (strategy == "group") return AddCodes(bits, group_size, where, out);
+  return NotRead(where, absl::StrCat("weight strategy \"", Printable(strategy), "\""),
+                 "group, channel and tensor");
+}
+
+bool IsNothing(const Json* value) {
+  if (value == nullptr || value->is_null()) return true;
+  if (value->is_array()) return value->array().empty();
+  if (!value->is_object()) return false;
+  return std::all_of(value->object().begin(), value->object().end(),
+                     [](const Json::Member& m) { return IsNothing(&m.second); });
+}
+
+absl::StatusOr<ForeignConfig> WithConfigGroups(ForeignConfig out, const Json& config,
+                                               absl::string_view where) {
+  if (!IsNothing(config.Find("transform_config"))) {
+    return NotRead(where, "transform_config turns activations while the model runs",
+                   "compressed-tensors models without it");
+  }
+  const Json* groups = config.Find("config_groups");
+  if (groups == nullptr || !groups->is_object()) return out;
+  for (const auto& [name, group] : groups->object()) {
+    if (!group.is_object()) {
+      return NotRead(where, absl::StrCat("config group \"", Printable(name), "\" by a preset's name"),
+                     "groups that are written out");
+    }
+    const Json* weights = group.Find("weights");
+    if (weights == nullptr || weights->is_null()) continue;
+    SF_RETURN_IF_ERROR(AddWeightArguments(*weights, where, out));
+  }
+  return out;
+}
+
 }  // namespace
 
 absl::StatusOr<ForeignConfig> ParseForeignConfig(const Json& config, absl::string_view where) {
   SF_ASSIGN_OR_RETURN(const std::string method, Word(config, "quant_method", "", where));
   if (method == "gptq") {
     SF_ASSIGN_OR_RETURN(const std::string format, Word(config, "checkpoint_format", "gptq", where));
-    if (format == "gptq") return ForeignConfig{ForeignLayout::kGptq, "GPTQ"};
-    if (format == "gptq_v2") return ForeignConfig{ForeignLayout::kGptqV2, "GPTQ v2"};
+    if (format == "gptq") return WithTopLevelCodes({ForeignLayout::kGptq, "GPTQ", {}}, config, where);
+    if (format == "gptq_v2") {
+      return WithTopLevelCodes({ForeignLayout::kGptqV2, "GPTQ v2", {}}, config, where);
+    }
     return NotRead(where, absl::StrCat("checkpoint_format \"", Printable(format), "\""), "gptq and gptq_v2");
   }
   if (method == "awq") {
     SF_ASSIGN_OR_RETURN(const std::string version, Word(config, "version", "gemm", where));
-    if (version == "gemm") return ForeignConfig{ForeignLayout::kAwq, "AWQ"};
+    if (version == "gemm") {
+      SF_ASSIGN_OR_RETURN(const int64_t bits, config.GetInt("bits", where));
+      if (bits != 4) return NotRead(where, absl::StrCat("AWQ with codes of ", bits, " bits"), "4");
+      return WithTopLevelCodes({ForeignLayout::kAwq, "AWQ", {}}, config, where);
+    }
     return NotRead(where, absl::StrCat("AWQ version \"", Printable(version), "\""), "gemm");
   }
   if (method == "compressed-tensors") {
     SF_ASSIGN_OR_RETURN(const std::string format, Word(config, "format", "", where));
     for (const char* known : {"pack-quantized", "int-quantized", "mixed-precision", "dense"}) {
-      if (format == known) return ForeignConfig{ForeignLayout::kCompressedTensors, "compressed-tensors"};
+      if (format != known) continue;
+      return WithConfigGroups({ForeignLayout::kCompressedTensors, "compressed-tensors", {}}, config, where);
     }
     return NotRead(where, absl::StrCat("compressed-tensors format \"", Printable(format), "\""),
                    "pack-quantized, int-quantized and mixed-precision");
@@ -292,13 +416,13 @@ const std::vector<std::string>& ForeignSuffixes(ForeignLayout layout) {
   return layout == ForeignLayout::kCompressedTensors ? *kCompressed : *kWords;
 }
 
-absl::StatusOr<Tensor> DequantizeForeign(ForeignLayout layout, const ForeignParts& parts,
+absl::StatusOr<Tensor> DequantizeForeign(const ForeignConfig& config, const ForeignParts& parts,
                                          absl::string_view module, int64_t n, int64_t k) {
-  Reader reader(parts, module, n, k);
-  switch (layout) {
+  Reader reader(config, parts, module, n, k);
+  switch (config.layout) {
     case ForeignLayout::kGptq:
     case ForeignLayout::kGptqV2:
-      return reader.Gptq(layout == ForeignLayout::kGptqV2);
+      return reader.Gptq(config.layout == ForeignLayout::kGptqV2);
     case ForeignLayout::kAwq:
       return reader.Awq();
     case ForeignLayout::kCompressedTensors:

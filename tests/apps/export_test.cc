@@ -1,5 +1,6 @@
 // export, as a person uses it.
 #include "formats/gguf.h"
+#include "formats/gguf_writer.h"
 #include "formats/safetensors_model.h"
 #include "tests/apps/apps_kit.h"
 
@@ -104,6 +105,41 @@ TEST_CASE("Shifts go into biases and trellis codes become their levels, with the
     Succeed({"export", q, "--to", "safetensors", "-o", out});
     CHECK(ppl(out) == Approx(ppl(q)).epsilon(2e-3));
   }
+}
+
+TEST_CASE("Types that are read but not written are refused by name", "[apps]") {
+  const TempDirectory w;
+  Succeed({"fixture", "-o", w / "m", "--layers", "1"});
+  for (const auto& [type, name] : {std::pair{GgmlType::kQ2_K, "Q2_K"}, std::pair{GgmlType::kQ3_K, "Q3_K"}}) {
+    const std::string like = w / absl::StrCat(name, ".gguf");
+    const GgufWriter::Spec spec{"token_embd.weight", {512, 256}, type};
+    const auto writer = GgufWriter::Create(like, GgufMetadata(), {spec});
+    REQUIRE(writer.ok());
+    REQUIRE((*writer)->Write(spec.name, std::string(spec.bytes(), '\0')).ok());
+    REQUIRE((*writer)->Finish().ok());
+    CheckRefused({"export", w / "m", "--to", "gguf", "--like", like, "-o", w / "out.gguf"}, 4,
+                 absl::StrCat("spikefold export: --like ", like, ": token_embd.weight is ", name,
+                              ", which is read but not written; give a file without it, or use --type q4_k"));
+    CHECK(!PathExists(w / "out.gguf"));
+  }
+}
+
+TEST_CASE("Choices of rounding that would be ignored are refused", "[apps]") {
+  const TempDirectory w;
+  Succeed({"fixture", "-o", w / "m", "--layers", "1"});
+  const std::vector<std::string> start = {"export", w / "m", "--to", "gguf", "-o", w / "out.gguf"};
+  const auto refused = [&](const std::vector<std::string>& more, const std::string& message) {
+    std::vector<std::string> arguments = start;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    CheckRefused(arguments, 2, absl::StrCat("spikefold export: ", message));
+    CHECK(!PathExists(w / "out.gguf"));
+  };
+  refused({"--scan", w / "m"}, "--scan: nothing is rounded; add --type q4_0 or another type of blocks");
+  for (const char* type : {"f32", "f16", "bf16"}) {
+    refused({"--scan", w / "m", "--type", type},
+            "--scan: nothing is rounded; add --type q4_0 or another type of blocks");
+  }
+  refused({"--type", "q4_0", "--like", w / "m"}, "--like and --type both choose types; give one of them");
 }
 
 TEST_CASE("An export that cannot be leaves nothing behind and says what to do", "[apps]") {

@@ -2,10 +2,12 @@
 
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "formats/base/file.h"
+#include "formats/base/status.h"
 #include "formats/checkpoint.h"
 #include "formats/safetensors_model.h"
 #include "tests/testing/status_matchers.h"
@@ -84,6 +86,13 @@ TEST_CASE("Layouts that are not known are refused by name", "[foreign]") {
                  "compressed-tensors format \"nvfp4-pack-quantized\"; pack-quantized, int-quantized and "
                  "mixed-precision "
                  "can be read"},
+                {"ct_w4", "\"num_bits\": 4", "\"num_bits\": 7", "codes of 7 bits; 2, 4 and 8 can be read"},
+                {"ct_w4", "\"strategy\": \"group\"", "\"strategy\": \"block\"", "weight strategy \"block\""},
+                {"ct_w4", "\"quantization_status\"",
+                 "\"transform_config\": {\"config_groups\": {\"R1\": {\"type\": \"hadamard\"}}}, "
+                 "\"quantization_status\"",
+                 "transform_config turns activations while the model runs"},
+                {"gptq", "\"bits\": 4", "\"bits\": 3", "codes of 3 bits; 2, 4 and 8 can be read"},
                 {"awq", "\"quant_method\": \"awq\"", "\"quant_method\": \"hqq\"",
                  "is quantized by \"hqq\"; spikefold, gptq, awq, compressed-tensors and unquantized models "
                  "can be read"}};
@@ -120,11 +129,12 @@ TEST_CASE("Parts that contradict each other end in an error, not in wrong weight
              t = Tensor(DType::kI32, {2, 3});
            }),
       Fails(StatusCode::kDataLoss, "qzeros: is [2, 3]; weights [32, 32] with these scales need [2, 4]"));
-  CHECK_THAT(edit("awq", "scales",
-                  [](Tensor& t) {
-                    t = Tensor(DType::kF16, {3, 32});
-                  }),
-             Fails(StatusCode::kDataLoss, "scales: 3 groups do not divide 32 columns"));
+  CHECK_THAT(
+      edit("awq", "scales",
+           [](Tensor& t) {
+             t = Tensor(DType::kF16, {3, 32});
+           }),
+      Fails(StatusCode::kDataLoss, "scales: 3 groups of 32 columns; the configuration says 2 of 16 columns"));
   CHECK_THAT(
       edit("awq", "qweight",
            [](Tensor& t) {
@@ -143,6 +153,70 @@ TEST_CASE("Parts that contradict each other end in an error, not in wrong weight
                     t = Tensor(DType::kF16, {31, 1});
                   }),
              Fails(StatusCode::kDataLoss, "weight_scale: is [31, 1]; one row for each of 32 is needed"));
+}
+
+TEST_CASE("Groups end where the configuration says, which must agree with the shapes", "[foreign]") {
+  const std::string q = "model.layers.0.self_attn.q_proj";
+  const TempDirectory directory;
+  int variants = 0;
+  const auto read = [&](const std::string& name, const std::string& from, const std::string& to,
+                        const std::string& module) -> absl::StatusOr<Tensor> {
+    const std::string path = directory / absl::StrCat(variants++);
+    std::filesystem::create_directory(path);
+    MakeVariant(name, path, [&](std::string& config, auto& tensors) {
+      config = absl::StrReplaceAll(config, {{from, to}});
+      for (auto it = tensors.begin(); it != tensors.end();) {
+        it = it->first == q + ".weight_zero_point" ? tensors.erase(it) : it + 1;
+      }
+      for (auto& [tensor, value] : tensors) {
+        if (tensor != q + ".weight_scale") continue;
+        value = Tensor(DType::kF32, {32, 2});
+        for (size_t i = 0; i < 64; ++i) value.template as<float>()[i] = i % 2 == 0 ? 1 : 3;
+      }
+    });
+    SF_ASSIGN_OR_RETURN(const auto reader, CheckpointReader::Open(path));
+    return reader->ReadF32(module + ".weight");
+  };
+  // 32 columns are 16 + 16, or 24 + 8: two groups either way.
+  const std::string from = "\"group_size\": 16";
+  const auto even = read("ct_w4", from, from, q), odd = read("ct_w4", from, "\"group_size\": 24", q);
+  REQUIRE(even.status() == absl::OkStatus());
+  REQUIRE(odd.status() == absl::OkStatus());
+  bool any = false;
+  for (size_t i = 0; i < 32 * 32; ++i) {
+    const float factor = i % 32 >= 16 && i % 32 < 24 ? 3 : 1;
+    CHECK(even->as<float>()[i] == factor * odd->as<float>()[i]);
+    any = any || even->as<float>()[i] != odd->as<float>()[i];
+  }
+  CHECK(any);
+  CHECK_THAT(read("ct_w4", from, "\"group_size\": 24", "model.layers.0.mlp.down_proj").status(),
+             Fails(StatusCode::kDataLoss,
+                   "weight_scale: 4 groups of 64 columns; the configuration says 3 of 24 columns"));
+  CHECK_THAT(read("ct_w4", "\"num_bits\": 4", "\"num_bits\": 8", q).status(),
+             Fails(StatusCode::kDataLoss, "holds codes of 4 bits; the configuration says 8"));
+  CHECK_THAT(read("awq", from, "\"group_size\": 128", q).status(),
+             Fails(StatusCode::kDataLoss, "scales: 2 groups of 32 columns; the configuration says 1 of 128"));
+}
+
+TEST_CASE("Rows of GPTQ's zero points that are no whole words are refused", "[foreign]") {
+  const ForeignConfig config{ForeignLayout::kGptq, "GPTQ", {{.bits = 4, .group_size = 8}}};
+  const ForeignParts parts{.has = [](absl::string_view suffix) { return suffix != "g_idx"; },
+                           .read = [](absl::string_view suffix) -> absl::StatusOr<Tensor> {
+                             if (suffix == "scales") return Tensor(DType::kF16, {1, 12});
+                             return Tensor(DType::kI32, suffix == "qzeros" ? Shape{1, 1} : Shape{1, 12});
+                           }};
+  CHECK_THAT(DequantizeForeign(config, parts, "m", 12, 8).status(),
+             Fails(StatusCode::kDataLoss, "m.qzeros: 12 rows of 4 bits are no whole words of 32"));
+}
+
+TEST_CASE("Warnings of a quantized checkpoint's files are passed on", "[foreign]") {
+  const TempDirectory directory;
+  MakeVariant("gptq", directory.path(), [](std::string&, auto&) {});
+  REQUIRE(WriteFileAtomically(directory / "model.safetensors.index.json", "{}").ok());
+  const auto reader = CheckpointReader::Open(directory.path());
+  REQUIRE(reader.status() == absl::OkStatus());
+  REQUIRE((*reader)->warnings().size() == 1);
+  CHECK_THAT((*reader)->warnings()[0], Catch::Contains("has both"));
 }
 
 TEST_CASE("A bias that the architecture has no place for counts only if it is not zero", "[foreign]") {

@@ -5,6 +5,7 @@
 #include <catch2/catch.hpp>
 #include <cstring>
 
+#include "absl/strings/match.h"
 #include "formats/safetensors_model.h"
 #include "quant/apply.h"
 #include "tests/quant/quant_kit.h"
@@ -53,6 +54,9 @@ TEST_CASE("Codes, zero points and scales reach GPTQ's layout, and come back the 
     ++same;
   }
   CHECK(same == 14);
+  for (const ExportedTensor& t : report->tensors) {
+    if (absl::StrContains(t.name, "norm")) CHECK(t.to == (*reader)->Find(t.name)->stored_type);
+  }
   const auto files = SafetensorsModel::Open(directory / "v2");
   REQUIRE(files.ok());
   const Shape packed = {128 / 8, 128};

@@ -43,6 +43,14 @@ TEST_CASE("Wishes that do not survive an export are refused by name", "[target]"
        "a zero point of activations"},
       {Target::kLlamaCpp, "w8a16", [](Recipe& r) { r.zero_points = ZeroPoints::kWeights; },
        "a zero point of 8-bit codes"},
+      {Target::kLlamaCpp, "w4a4", [](Recipe&) {}, "scheme w4a4's activations of 4 bits"},
+      {Target::kLlamaCpp, "w4a8", [](Recipe& r) { r.zero_points = ZeroPoints::kActivations; },
+       "a zero point of activations"},
+      {Target::kVllm, "w4a16", [](Recipe& r) { r.kv.k_bits = r.kv.v_bits = 8; },
+       "a form of keys and values does not survive there; leave out --kv"},
+      {Target::kLlamaCpp, "w4a16", [](Recipe& r) { r.kv.window = 64; }, "a form of keys and values"},
+      {Target::kAll, "w4a16", [](Recipe& r) { r.head_bits_set = true; },
+       "a head of 8 bits does not survive there; leave out --head-bits or give 16"},
       {Target::kLlamaCpp, "w4a16", [](Recipe& r) { r.group_size = 48; }, "a group of 48"},
   };
   for (const auto& c : kCases) {
@@ -52,6 +60,12 @@ TEST_CASE("Wishes that do not survive an export are refused by name", "[target]"
     CHECK_THAT(RecipeForTarget(recipe).status(), Fails(StatusCode::kInvalidArgument, c.message));
     recipe.target = Target::kNative;
     CHECK(RecipeForTarget(recipe).ok());
+  }
+  const auto stated = RecipeFromJson(RecipeToJson(For(Target::kVllm)), "recipe");  // head_bits: 8
+  REQUIRE(stated.ok());
+  CHECK_THAT(RecipeForTarget(*stated).status(), Fails(StatusCode::kInvalidArgument, "head of 8 bits"));
+  for (const Target target : {Target::kLlamaCpp, Target::kAll}) {
+    CHECK(RecipeForTarget(For(target, "w8a8-static")).ok());
   }
   Recipe groups = For(Target::kVllm);
   groups.group_size = 48;  // compressed-tensors has groups of any size
