@@ -26,30 +26,6 @@ absl::Status CheckBudget(const Recipe& recipe, const Scheme& scheme) {
                                                   : ": the scheme has one way of storing weights"));
 }
 
-// Wishes that only say how another wish is met.
-absl::Status CheckCompanions(const Recipe& recipe, const Scheme& scheme) {
-  const auto idle = [](absl::string_view wish, absl::string_view missing) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(wish, ": goes with ", missing, "; add it or leave this out"));
-  };
-  if (recipe.random_bits && !recipe.has_budget()) {
-    return idle("random_bits", "a budget (bits, max_bytes or max_kld)");
-  }
-  const bool may_keep =
-      recipe.keep_columns > 0 || (recipe.keep_columns < 0 && recipe.outliers != OutlierMode::kNone &&
-                                  recipe.outliers != OutlierMode::kFold);
-  if (recipe.random_columns && !may_keep) return idle("random_columns", "kept columns");
-  if (recipe.dynamic_by != DynamicBy::kDamage && recipe.dynamic_sites == 0) {
-    return idle("dynamic_by", "dynamic_sites");
-  }
-  if (recipe.smooth_search && scheme.activation_bits < 16) {
-    return absl::InvalidArgumentError(absl::StrCat("smooth \"search\": is for weights alone, scheme \"",
-                                                   scheme.name, "\" has activations of ",
-                                                   scheme.activation_bits, " bits; use a number"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status CheckDynamicSites(const Recipe& recipe, const Scheme& scheme) {
   if (recipe.dynamic_sites < 0) {
     return absl::InvalidArgumentError(
@@ -73,6 +49,29 @@ std::string BudgetWords(const Recipe& recipe) {
   return absl::StrJoin(words, ", ");
 }
 
+absl::Status CheckCompanions(const Recipe& recipe, const Scheme& scheme) {
+  const auto idle = [](absl::string_view wish, absl::string_view missing) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(wish, ": goes with ", missing, "; add it or leave this out"));
+  };
+  if (recipe.random_bits && !recipe.has_budget()) {
+    return idle("random_bits", "a budget (bits, max_bytes or max_kld)");
+  }
+  const bool may_keep =
+      recipe.keep_columns > 0 || (recipe.keep_columns < 0 && recipe.outliers != OutlierMode::kNone &&
+                                  recipe.outliers != OutlierMode::kFold);
+  if (recipe.random_columns && !may_keep) return idle("random_columns", "kept columns");
+  if (recipe.dynamic_by != DynamicBy::kDamage && recipe.dynamic_sites == 0) {
+    return idle("dynamic_by", "dynamic_sites");
+  }
+  if (recipe.smooth_search && scheme.activation_bits < 16) {
+    return absl::InvalidArgumentError(absl::StrCat("smooth \"search\": is for weights alone, scheme \"",
+                                                   scheme.name, "\" has activations of ",
+                                                   scheme.activation_bits, " bits; use a number"));
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckRecipe(const Recipe& recipe, const Scheme& scheme) {
   if (recipe.head_bits != 8 && recipe.head_bits != 16) {
     return absl::InvalidArgumentError(
@@ -88,7 +87,6 @@ absl::Status CheckRecipe(const Recipe& recipe, const Scheme& scheme) {
   }
   SF_RETURN_IF_ERROR(CheckBudget(recipe, scheme));
   SF_RETURN_IF_ERROR(CheckDynamicSites(recipe, scheme));
-  SF_RETURN_IF_ERROR(CheckCompanions(recipe, scheme));
   if (recipe.keep_rows && scheme.activation_bits == 16) {
     return absl::InvalidArgumentError(absl::StrCat("keep_rows: scheme \"", scheme.name,
                                                    "\" computes every row in float already; leave it out"));

@@ -13,6 +13,9 @@ namespace spikefold {
 // or weights have no use for.
 absl::Status CheckRecipe(const Recipe& recipe, const Scheme& scheme);
 
+// Of what a user asks for: wishes that only say how another wish is met, without that other. InvalidArgument.
+absl::Status CheckCompanions(const Recipe& recipe, const Scheme& scheme);
+
 std::string BudgetWords(const Recipe& recipe);  // "bits=4.31"
 
 }  // namespace spikefold

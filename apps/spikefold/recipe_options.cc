@@ -104,6 +104,7 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
 absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, *scheme));
+  SF_RETURN_IF_ERROR(CheckCompanions(recipe, *scheme));
   SF_RETURN_IF_ERROR(CheckKvChoice(recipe.kv, graph));
   Recipe plain = recipe;  // without the parts that ask a scan
   plain.outliers = OutlierMode::kNone;

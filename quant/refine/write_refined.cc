@@ -75,15 +75,16 @@ absl::Status WriteRefined(const CheckpointReader& quantized, const Refined& refi
   SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(quantized.path()));
   NativeInfo info = native->info();
   info.tool_version = ToolVersion();
-  if (refined.best_step > 0) info.plan_sha256.clear();
+  const bool learnt = !refined.scales.empty() || !refined.biases.empty() || !refined.gains.empty();
+  if (learnt) info.plan_sha256.clear();
   if (!info.calibration.is_object()) info.calibration = Json::MakeObject();
   info.calibration.Set("refinement", Record(refined, source));
   std::vector<SafetensorsWriter::Spec> plain;
   for (const SafetensorsEntry& entry : native->plain()) {
-    const bool learnt = std::any_of(refined.gains.begin(), refined.gains.end(), [&](const auto& gain) {
-      return quantized.graph().nodes[static_cast<size_t>(gain.first)].module + ".weight" == entry.name;
+    const bool gain = std::any_of(refined.gains.begin(), refined.gains.end(), [&](const auto& g) {
+      return quantized.graph().nodes[static_cast<size_t>(g.first)].module + ".weight" == entry.name;
     });
-    plain.push_back({.name = entry.name, .dtype = learnt ? DType::kF32 : entry.dtype, .shape = entry.shape});
+    plain.push_back({.name = entry.name, .dtype = gain ? DType::kF32 : entry.dtype, .shape = entry.shape});
   }
   SF_ASSIGN_OR_RETURN(const auto files, quantized.SideFiles());
   std::vector<NativeSideFile> side_files;

@@ -194,16 +194,16 @@ TEST_CASE("Wishes that only say how another is met need that other") {
   const auto refused = [](const Recipe& recipe, const char* text) {
     const auto scheme = FindScheme(recipe.scheme);
     REQUIRE(scheme.ok());
-    CHECK_THAT(CheckRecipe(recipe, **scheme), Fails(absl::StatusCode::kInvalidArgument, text));
+    CHECK_THAT(CheckCompanions(recipe, **scheme), Fails(absl::StatusCode::kInvalidArgument, text));
   };
   refused({.scheme = "w4a16", .random_bits = true}, "random_bits: goes with a budget");
   refused({.scheme = "w8a8", .outliers = OutlierMode::kFold, .random_columns = true},
           "goes with kept columns");
   refused({.scheme = "w8a8-static", .dynamic_by = DynamicBy::kScore}, "goes with dynamic_sites");
   refused({.scheme = "w8a8", .smooth_search = true}, "is for weights alone");
-  CHECK(CheckRecipe({.scheme = "w4a16", .bits = 4, .random_bits = true}, **FindScheme("w4a16")).ok());
-  CHECK(CheckRecipe({.scheme = "w8a8", .outliers = OutlierMode::kKeep, .random_columns = true},
-                    **FindScheme("w8a8"))
+  CHECK(CheckCompanions({.scheme = "w4a16", .bits = 4, .random_bits = true}, **FindScheme("w4a16")).ok());
+  CHECK(CheckCompanions({.scheme = "w8a8", .outliers = OutlierMode::kKeep, .random_columns = true},
+                        **FindScheme("w8a8"))
             .ok());
 }
 
