@@ -62,7 +62,11 @@ TEST_CASE("A scan's cache that is no honest zstd frame is refused", "[apps][bad]
     const Finished run = RunSpikefold({"plan", w.model, "--scan", w / "scan", "--scheme", "w8a8"},
                                       {.max_memory = uint64_t{1} << 30});
     CHECK(run.exit == 3);
-    CHECK(run.err == absl::StrCat("spikefold plan: ", path, ": ", c.message, "\n"));
+    if (c.bytes == flipped) {  // which check finds it depends on the bytes, and they name the version
+      CHECK(run.err.find(absl::StrCat("spikefold plan: ", path, ": damaged zstd frame (")) == 0);
+    } else {
+      CHECK(run.err == absl::StrCat("spikefold plan: ", path, ": ", c.message, "\n"));
+    }
     CHECK(run.out.empty());
   }
 }
