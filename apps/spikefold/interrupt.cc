@@ -2,22 +2,23 @@
 
 #include <signal.h>
 
+#include <atomic>
 #include <initializer_list>
 
 namespace spikefold {
 namespace {
 
-volatile sig_atomic_t g_interrupted = 0;
+// Two signals may be handled at once, by two threads: exactly one of them is the first.
+std::atomic<bool> g_interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free);  // so that a handler may use it
 
 void OnSignal(int signal) {
-  if (g_interrupted != 0) {  // not the first: die of it, as a process without handlers would
+  if (g_interrupted.exchange(true)) {  // not the first: die of it, as a process without handlers would
     struct sigaction action = {};
     action.sa_handler = SIG_DFL;
     sigaction(signal, &action, nullptr);
     raise(signal);
-    return;
   }
-  g_interrupted = 1;
 }
 
 }  // namespace
@@ -37,6 +38,6 @@ void InstallInterruptHandlers() {
   for (const int signal : {SIGPIPE, SIGXFSZ}) sigaction(signal, &action, nullptr);
 }
 
-bool Interrupted() { return g_interrupted != 0; }
+bool Interrupted() { return g_interrupted.load(std::memory_order_relaxed); }
 
 }  // namespace spikefold

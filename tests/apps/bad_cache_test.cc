@@ -31,7 +31,8 @@ TEST_CASE("A scan's cache that is no honest zstd frame is refused", "[apps][bad]
   unchecked.resize(good.size() - 4);
   const size_t size_at = 5 + ((descriptor & 0x20) != 0 ? 0 : 1);
   lying[size_at] = static_cast<char>(lying[size_at] + 1);
-  flipped[good.size() / 2] = static_cast<char>(flipped[good.size() / 2] ^ 4);
+  flipped.back() =
+      static_cast<char>(flipped.back() ^ 4);  // of the checksum: bits before it fail in ways of their own
   constexpr unsigned char kSingle = 0xe4, kWindowed = 0xc4;  // 8 bytes of size, checksum
   const struct {
     const char* what;
@@ -54,7 +55,8 @@ TEST_CASE("A scan's cache that is no honest zstd frame is refused", "[apps][bad]
        "1 bytes after the zstd frame; one frame is allowed; make the file again"},
       {"cut off", good.substr(0, good.size() - 1),
        "the zstd frame is damaged or cut off; make the file again"},
-      {"a flipped bit", flipped, "damaged zstd frame (Data corruption detected); make the file again"},
+      {"a flipped bit", flipped,
+       "damaged zstd frame (Restored data doesn't match checksum); make the file again"},
   };
   for (const auto& c : cases) {
     INFO(c.what);
@@ -62,11 +64,7 @@ TEST_CASE("A scan's cache that is no honest zstd frame is refused", "[apps][bad]
     const Finished run = RunSpikefold({"plan", w.model, "--scan", w / "scan", "--scheme", "w8a8"},
                                       {.max_memory = uint64_t{1} << 30});
     CHECK(run.exit == 3);
-    if (c.bytes == flipped) {  // which check finds it depends on the bytes, and they name the version
-      CHECK(run.err.find(absl::StrCat("spikefold plan: ", path, ": damaged zstd frame (")) == 0);
-    } else {
-      CHECK(run.err == absl::StrCat("spikefold plan: ", path, ": ", c.message, "\n"));
-    }
+    CHECK(run.err == absl::StrCat("spikefold plan: ", path, ": ", c.message, "\n"));
     CHECK(run.out.empty());
   }
 }

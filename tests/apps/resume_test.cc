@@ -64,8 +64,11 @@ TEST_CASE("A quantization killed at 20 random moments is gone on with to the sam
       REQUIRE((run.exit == 0 || run.signal == SIGKILL));
       killed += run.signal == SIGKILL ? 1 : 0;
       resumed += Resumed(run) ? 1 : 0;
-      if (run.exit == 0 || PathExists(w / out)) break;  // killed once all was in its place
-      CHECK(!PathExists(w / out));
+      if (run.exit == 0) break;
+      if (PathExists(w / out)) {  // killed once all was in its place: only the journal can be left
+        std::filesystem::remove(w / absl::StrCat(out, ".partial.journal"));
+        break;
+      }
       share *= 0.8;
     }
     CHECK(AllBytes(w / out) == expected);
