@@ -3,7 +3,7 @@
 # usage: benchmarks/results.sh CALIBRATION.txt CODE.txt [OUT=results] [EXPERIMENT ...]
 #   CALIBRATION.txt  prose that shares nothing with the evaluation text; cut in five for the spread over calibration texts
 #   CODE.txt         source code: the mismatched calibration
-#   EXPERIMENT       anatomy e2 e7 e8 e9 e10 e12 bits nothing-online code seeds; all of them without
+#   EXPERIMENT       anatomy e2 e6 e7 e8 e9 e10 e12 bits nothing-online code seeds; all of them without
 # WINDOWS (default 20): windows of tests/data/wiki.test.raw a point. Whatever is done already is not done again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -11,7 +11,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 prose=$1 code=$2 out=${3:-results}
 shift $(($# < 3 ? $# : 3))
 experiments=("$@")
-[ $# -gt 0 ] || experiments=(anatomy e2 e7 e8 e9 e10 e12 bits nothing-online code seeds)
+[ $# -gt 0 ] || experiments=(anatomy e2 e6 e7 e8 e9 e10 e12 bits nothing-online code seeds)
 windows=${WINDOWS:-20}
 model=models/smollm2-135m-instruct-q4_1.gguf gemma=models/gemma-3-270m-q4_k_m.gguf text=tests/data/wiki.test.raw
 spikefold=${SPIKEFOLD:-build/spikefold}
@@ -47,6 +47,8 @@ for experiment in "${experiments[@]}"; do
         "$spikefold" scan "$gemma" -o "$out/anatomy-gemma" --anatomy --no-prefix --windows 8 --text "$prose" -q > "$out/anatomy-gemma.txt"
       "$spikefold" compare "$out/anatomy" "$out/anatomy-gemma" | tee "$out/anatomy.md" ;;
     e2) "$spikefold" ablate "$model" --text "$text" --windows 8 -q | tee "$out/e2.md" ;;
+    e6)
+      for m in "$model" "$gemma"; do "$spikefold" folds "$m" --text "$text" -q; done | tee "$out/e6.txt" ;;
     e7) sweep e7 prose benchmarks/recipes/e7-static.json ;;
     e8) sweep e8 prose benchmarks/recipes/e8-keeping.json ;;
     e10) sweep e10 prose benchmarks/recipes/e10-rotation-prefix.json ;;

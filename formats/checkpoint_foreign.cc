@@ -19,10 +19,7 @@ class ForeignDirectory : public DirectoryCheckpoint {
     std::unique_ptr<ForeignDirectory> c(new ForeignDirectory(path));
     SF_ASSIGN_OR_RETURN(c->config_, ParseForeignConfig(*config_json.Find("quantization_config"),
                                                        JoinPath(path, "config.json")));
-    Json::Object& members = config_json.object();
-    members.erase(std::remove_if(members.begin(), members.end(),
-                                 [](const Json::Member& m) { return m.first == "quantization_config"; }),
-                  members.end());
+    config_json.Erase("quantization_config");
     SF_RETURN_IF_ERROR(c->SetConfig(std::move(config_json)));
     SF_ASSIGN_OR_RETURN(c->model_, SafetensorsModel::Open(path));
     c->AddWeightFiles(c->model_->file_names());

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "apps/spikefold/parity_command.h"
 #include "apps/spikefold/text.h"
 #include "apps/spikefold/text_table.h"
 #include "calib/format_count.h"
@@ -52,10 +53,7 @@ absl::Status RunOracle(const EvalCommandOptions& options, Context& context) {
     return absl::InvalidArgumentError(
         "--backend torch: is an oracle for this program's own results; add --parity, or use cpu or cuda");
   }
-  if (!options.output.empty() || !options.reference.empty() || options.kv.any() || options.noise_floor) {
-    return absl::InvalidArgumentError(
-        "--parity: compares one model with itself; leave out --output, --reference, --kv and --noise-floor");
-  }
+  SF_RETURN_IF_ERROR(CheckParityOptions(options));
   Console& console = context.console;
   SF_RETURN_IF_ERROR(LoadTorchPlugin().status());  // before a model is read
   SF_ASSIGN_OR_RETURN(const OpenedModel opened,
@@ -63,12 +61,7 @@ absl::Status RunOracle(const EvalCommandOptions& options, Context& context) {
   SF_ASSIGN_OR_RETURN(const auto oracle,
                       TorchModel::Load(*opened.reader, {.num_threads = context.num_threads(),
                                                         .progress = console.progress()}));
-  SF_ASSIGN_OR_RETURN(const EvalOptions how, ParseEvalOptions(options, *opened.tokenizer));
-  SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*opened.tokenizer, options.texts));
-  SF_ASSIGN_OR_RETURN(EvalWindows plan, MakeEvalWindows(text.ids, opened.tokenizer->bos_id(),
-                                                        opened.tokenizer->add_bos(), how));
-  const std::vector<EvalWindow> windows =
-      opened.model->prefix() != nullptr ? DropLeadingBos(plan.windows) : plan.windows;
+  SF_ASSIGN_OR_RETURN(const std::vector<EvalWindow> windows, ParityWindows(options, opened));
   SF_ASSIGN_OR_RETURN(const OracleResult result,
                       CompareWithOracle(*opened.model, *oracle, windows, console.progress()));
   console.EndProgress();

@@ -70,24 +70,33 @@ Json Document(const ParityResult& r, const std::string& device, const std::strin
 
 }  // namespace
 
+absl::Status CheckParityOptions(const EvalCommandOptions& options) {
+  const bool alone =
+      options.output.empty() && options.reference.empty() && !options.kv.any() && !options.noise_floor;
+  if (alone) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      "--parity: compares one model with itself; leave out --output, --reference, --kv and --noise-floor");
+}
+
+absl::StatusOr<std::vector<EvalWindow>> ParityWindows(const EvalCommandOptions& options,
+                                                      const OpenedModel& model) {
+  SF_ASSIGN_OR_RETURN(const EvalOptions how, ParseEvalOptions(options, *model.tokenizer));
+  SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*model.tokenizer, options.texts));
+  SF_ASSIGN_OR_RETURN(EvalWindows plan,
+                      MakeEvalWindows(text.ids, model.tokenizer->bos_id(), model.tokenizer->add_bos(), how));
+  return model.model->prefix() != nullptr ? DropLeadingBos(plan.windows) : plan.windows;
+}
+
 absl::Status RunParity(const EvalCommandOptions& options, Context& context) {
   if (options.backend == "cpu" || options.simulate) {
     return absl::InvalidArgumentError("--parity: compares a GPU with the CPU; add --backend cuda");
   }
-  if (!options.output.empty() || !options.reference.empty() || options.kv.any() || options.noise_floor) {
-    return absl::InvalidArgumentError(
-        "--parity: compares one model with itself; leave out --output, --reference, --kv and --noise-floor");
-  }
+  SF_RETURN_IF_ERROR(CheckParityOptions(options));
   Console& console = context.console;
   SF_ASSIGN_OR_RETURN(const OpenedModel device,
                       OpenModel(context, options.model, {.backend = BackendOf(options.backend)}));
   SF_ASSIGN_OR_RETURN(const OpenedModel host, OpenModel(context, options.model));
-  SF_ASSIGN_OR_RETURN(const EvalOptions how, ParseEvalOptions(options, *host.tokenizer));
-  SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*host.tokenizer, options.texts));
-  SF_ASSIGN_OR_RETURN(EvalWindows plan,
-                      MakeEvalWindows(text.ids, host.tokenizer->bos_id(), host.tokenizer->add_bos(), how));
-  const std::vector<EvalWindow> windows =
-      host.model->prefix() != nullptr ? DropLeadingBos(plan.windows) : plan.windows;
+  SF_ASSIGN_OR_RETURN(const std::vector<EvalWindow> windows, ParityWindows(options, host));
   SF_ASSIGN_OR_RETURN(const ParityResult result,
                       CompareBackends(*device.model, *host.model, windows, console.progress()));
   console.EndProgress();

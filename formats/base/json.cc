@@ -1,5 +1,6 @@
 #include "formats/base/json.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 #include <cstring>
@@ -237,6 +238,14 @@ const Json* Json::Find(absl::string_view key) const {
     if (key == m.first) return &m.second;
   }
   return nullptr;
+}
+
+void Json::Erase(absl::string_view key) {
+  if (!is_object()) return;
+  Object& members = object();
+  members.erase(
+      std::remove_if(members.begin(), members.end(), [&](const Member& m) { return key == m.first; }),
+      members.end());
 }
 
 Json& Json::Set(absl::string_view key, Json value) {

@@ -67,7 +67,8 @@ class Json {
   const Json* Find(absl::string_view key) const;
   // Sets or appends a member, turning null into an object. Returns *this for chaining.
   Json& Set(absl::string_view key, Json value);
-  void Append(Json value);  // turns null into an array
+  void Erase(absl::string_view key);  // of an object; nothing if there is no such member
+  void Append(Json value);            // turns null into an array
 
   // Checked access for documents from outside. `where` names the document in the error:
   // DataLoss "<where>: \"<key>\" is missing" / "... is a string; expected an integer".

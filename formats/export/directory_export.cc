@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
+#include "formats/export/hf_directory.h"
 #include "formats/quantized/code_stream.h"
 #include "formats/quantized/native_parts.h"
 #include "formats/safetensors_model.h"
@@ -17,16 +18,9 @@ namespace spikefold {
 DirectoryDecision DecideDirectory(const ExportWeight& w, bool compressed_tensors, DType dtype) {
   DirectoryDecision d{.dtype = w.shape.size() == 1 ? DType::kF32 : dtype};
   if (!w.quantized() || !compressed_tensors) return d;
-  if (!w.is_linear() || w.node.role == Role::kHead) {
-    d.reason = "embedding and head are 16 bit there";
-    return d;
-  }
+  d.reason = WhySixteenBit(w);
+  if (!d.reason.empty()) return d;
   const QuantizedLinearSpec& s = *w.spec;
-  if (s.num_kept + s.num_super > 0) {
-    d.reason = absl::StrCat(s.num_kept, " kept columns and ", s.num_super,
-                            " super weights have no place beside codes: the linear is 16 bit");
-    return d;
-  }
   d.codes = true;
   d.spec = s;
   d.spec.has_bias = false;
@@ -121,7 +115,7 @@ class Exporter {
     ReportActivations();
     SF_ASSIGN_OR_RETURN(const auto directory, AtomicDirectory::Create(output, options_.overwrite));
     const std::string& path = directory->partial_path();
-    SF_RETURN_IF_ERROR(WriteSideFiles(path));
+    SF_RETURN_IF_ERROR(WriteConfigAndSideFiles(source_, Config(), path, report_));
     SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModelWriter::Create(path, Specs(), uint64_t{5} << 30));
     SF_RETURN_IF_ERROR(WriteAll());
     SF_RETURN_IF_ERROR(tensors_->Finish());
@@ -183,14 +177,7 @@ class Exporter {
   }
 
   Json Config() const {
-    Json config = source_.reader().config_json();
-    Json::Object& members = config.object();
-    members.erase(std::remove_if(members.begin(), members.end(),
-                                 [](const Json::Member& m) { return m.first == "quantization_config"; }),
-                  members.end());
-    const char* type = dtype_ == DType::kF16 ? "float16" : "bfloat16";
-    config.Set("torch_dtype", type);
-    if (config.Find("dtype") != nullptr) config.Set("dtype", type);
+    Json config = ConfigWithType(source_, dtype_ == DType::kF16 ? "float16" : "bfloat16");
     if (biases_.attention && source_.config().family != "qwen2") config.Set("attention_bias", true);
     if (biases_.mlp) config.Set("mlp_bias", true);
     if (options_.compressed_tensors) {
@@ -198,23 +185,6 @@ class Exporter {
       if (!quantization.is_null()) config.Set("quantization_config", std::move(quantization));
     }
     return config;
-  }
-
-  absl::Status WriteSideFiles(const std::string& path) {
-    SF_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(path, "config.json"), Config().Dump(2) + "\n"));
-    SF_ASSIGN_OR_RETURN(const auto files, source_.reader().SideFiles());
-    bool json = false;
-    for (const auto& file : files) {
-      json = json || file.name == "tokenizer.json";
-      SF_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(path, file.name), file.bytes));
-    }
-    if (!json) {
-      report_.losses.push_back(
-          {.what = "tokenizer",
-           .detail = "the model came as GGUF, so there is no tokenizer.json; copy the one of the "
-                     "original model for engines that need it"});
-    }
-    return absl::OkStatus();
   }
 
   std::vector<SafetensorsWriter::Spec> Specs() const {
@@ -302,21 +272,9 @@ class Exporter {
 
   absl::Status ReadBack(const std::string& path) {
     SF_ASSIGN_OR_RETURN(const auto written, SafetensorsModel::Open(path));
-    const int64_t total = static_cast<int64_t>(decisions_.size());
-    for (size_t i = 0; i < decisions_.size(); ++i) {
-      if (!Report(options_.progress, "reading back", static_cast<int64_t>(i), total)) {
-        return absl::CancelledError("export: interrupted");
-      }
-      const ExportWeight& w = source_.weights()[i];
-      SF_ASSIGN_OR_RETURN(const Tensor ours, source_.ReadWeight(w));
-      SF_ASSIGN_OR_RETURN(const Tensor theirs, ReadValues(*written, w, decisions_[i]));
-      ExportedTensor& t = report_.tensors[i];
-      t.error = RelativeError(ours.as<float>(), theirs.as<float>());
-      if (t.error <= 0.02) continue;
-      return absl::UnimplementedError(absl::StrCat(w.weight_name(), " as ", t.to, " differs by ", t.error,
-                                                   " of its size; its values do not fit that type"));
-    }
-    return absl::OkStatus();
+    return CompareWithSource(
+        source_, [&](size_t i) { return ReadValues(*written, source_.weights()[i], decisions_[i]); },
+        [](size_t) { return kExportTolerance; }, "that type", options_.progress, report_);
   }
 
   const ExportSource& source_;

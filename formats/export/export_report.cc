@@ -60,6 +60,27 @@ absl::StatusOr<ExportLoss> PrefixLoss(const ExportSource& source) {
 
 }  // namespace
 
+absl::Status CompareWithSource(const ExportSource& source,
+                               absl::FunctionRef<absl::StatusOr<Tensor>(size_t weight)> read,
+                               absl::FunctionRef<double(size_t weight)> limit, absl::string_view type,
+                               const Progress& progress, ExportReport& report) {
+  const size_t total = source.weights().size();
+  for (size_t i = 0; i < total; ++i) {
+    if (!Report(progress, "reading back", static_cast<int64_t>(i), static_cast<int64_t>(total))) {
+      return absl::CancelledError("export: interrupted");
+    }
+    const ExportWeight& w = source.weights()[i];
+    SF_ASSIGN_OR_RETURN(const Tensor ours, source.ReadWeight(w));
+    SF_ASSIGN_OR_RETURN(const Tensor theirs, read(i));
+    ExportedTensor& t = report.tensors[i];
+    t.error = RelativeError(ours.as<float>(), theirs.as<float>());
+    if (t.error <= limit(i)) continue;
+    return absl::UnimplementedError(absl::StrCat(w.weight_name(), " as ", t.to, " differs by ", t.error,
+                                                 " of its size; its values do not fit ", type));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<ExportLoss>> CommonLosses(const ExportSource& source, bool target_keeps_static) {
   std::vector<ExportLoss> losses;
   const NativeInfo* info = source.native();

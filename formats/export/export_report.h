@@ -5,9 +5,12 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "formats/base/json.h"
+#include "formats/base/progress.h"
 #include "formats/export/export_source.h"
 
 namespace spikefold {
@@ -39,6 +42,16 @@ Json ExportReportToJson(const ExportReport& report);
 
 // Root of the relative squared difference; infinite or NaN values count as infinitely wrong.
 double RelativeError(absl::Span<const float> ours, absl::Span<const float> theirs);
+
+// Far above what rounding to 16 bit or float16 scales can cost: values beyond the type, or our own bug.
+inline constexpr double kExportTolerance = 0.02;
+// Compares each weight of the source with what `read` finds in the written files, as any user of them would,
+// and sets the errors of `report`. Unimplemented: an error above `limit`, "...; its values do not fit
+// <type>". Cancelled; what `read` returns.
+absl::Status CompareWithSource(const ExportSource& source,
+                               absl::FunctionRef<absl::StatusOr<Tensor>(size_t weight)> read,
+                               absl::FunctionRef<double(size_t weight)> limit, absl::string_view type,
+                               const Progress& progress, ExportReport& report);
 
 // Losses that no format but the native one can take: the prefix, coded keys and values, rotated queries and
 // keys, spike rows in float.

@@ -119,6 +119,14 @@ bool NeedsBias(const BiasGroups& groups, Role role) {
   return IsMlp(role) ? groups.mlp : IsQkv(role) ? groups.qkv : role == Role::kOProj && groups.o;
 }
 
+std::string WhySixteenBit(const ExportWeight& weight) {
+  if (!weight.is_linear() || weight.node.role == Role::kHead) return "embedding and head are 16 bit there";
+  const QuantizedLinearSpec& s = *weight.spec;
+  if (s.num_kept + s.num_super == 0) return "";
+  return absl::StrCat(s.num_kept, " kept columns and ", s.num_super,
+                      " super weights have no place beside codes: the linear is 16 bit");
+}
+
 absl::Status CheckExportable(const ExportSource& source, absl::string_view format) {
   if (source.native() == nullptr) return absl::OkStatus();
   for (const Rotation& rotation : source.native()->rotations) {

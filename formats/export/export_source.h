@@ -79,6 +79,10 @@ BiasGroups FindBiases(const ExportSource& source);
 // Whether this weight is written with a bias in such a format.
 bool NeedsBias(const BiasGroups& groups, Role role);
 
+// Why a format that keeps codes alone, one precision a linear, must store this quantized weight in 16 bit;
+// empty: it need not.
+std::string WhySixteenBit(const ExportWeight& weight);
+
 // Refuses what no other engine computes: an online rotation of down_proj's inputs, which the weights are
 // rotated for (Unimplemented, naming the remedy).
 absl::Status CheckExportable(const ExportSource& source, absl::string_view format);

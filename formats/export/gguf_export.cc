@@ -305,26 +305,12 @@ class Exporter {
   // Reads the file as any user of it would, and compares what it says with what we have.
   absl::Status ReadBack(const std::string& path) {
     SF_ASSIGN_OR_RETURN(const auto written, CheckpointReader::Open(path));
-    const int64_t total = static_cast<int64_t>(decisions_.size());
-    for (size_t i = 0; i < decisions_.size(); ++i) {
-      if (!Report(options_.progress, "reading back", static_cast<int64_t>(i), total)) {
-        return absl::CancelledError("export: interrupted");
-      }
-      const ExportWeight& w = source_.weights()[i];
-      SF_ASSIGN_OR_RETURN(const Tensor ours, source_.ReadWeight(w));
-      SF_ASSIGN_OR_RETURN(const Tensor theirs, written->ReadF32(w.weight_name()));
-      ExportedTensor& t = report_.tensors[i];
-      t.error = RelativeError(ours.as<float>(), theirs.as<float>());
-      // Far above what rounding to the decided type can cost: values beyond float16, or our own bug.
-      const double limit = IsBlockType(decisions_[i].type) && !decisions_[i].codes ? 0.5 : 0.02;
-      if (!(t.error <= limit)) {
-        return absl::UnimplementedError(
-            absl::StrCat(w.weight_name(), " as ", t.to, " differs by ", t.error,
-                         " of its size; its values do not fit that type, choose another "
-                         "with --type or leave the linear in 16 bit"));
-      }
-    }
-    return absl::OkStatus();
+    return CompareWithSource(
+        source_, [&](size_t i) { return written->ReadF32(source_.weights()[i].weight_name()); },
+        [&](size_t i) {
+          return IsBlockType(decisions_[i].type) && !decisions_[i].codes ? 0.5 : kExportTolerance;
+        },
+        "that type, choose another with --type or leave the linear in 16 bit", options_.progress, report_);
   }
 
   const ExportSource& source_;

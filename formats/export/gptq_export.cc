@@ -8,6 +8,7 @@
 #include "absl/strings/str_replace.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
+#include "formats/export/hf_directory.h"
 #include "formats/safetensors_model.h"
 
 namespace spikefold {
@@ -21,12 +22,8 @@ struct Decision {
 
 Decision Decide(const ExportWeight& w) {
   if (!w.quantized()) return {};
-  if (!w.is_linear() || w.node.role == Role::kHead) return {.reason = "embedding and head are 16 bit there"};
+  if (std::string why = WhySixteenBit(w); !why.empty()) return {.reason = std::move(why)};
   const QuantizedLinearSpec& s = *w.spec;
-  if (s.num_kept + s.num_super > 0) {
-    return {.reason = absl::StrCat(s.num_kept, " kept columns and ", s.num_super,
-                                   " super weights have no place beside codes: the linear is 16 bit")};
-  }
   if (s.k % 32 != 0 || s.n % 32 != 0) return {.reason = "sizes that 32 does not divide are not packed"};
   return {.codes = true};
 }
@@ -62,10 +59,7 @@ class Exporter {
     SF_RETURN_IF_ERROR(Check());
     SF_ASSIGN_OR_RETURN(const auto directory, AtomicDirectory::Create(output, options_.overwrite));
     const std::string& path = directory->partial_path();
-    SF_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(path, "config.json"), Config().Dump(2) + "\n"));
-    SF_ASSIGN_OR_RETURN(const auto files, source_.reader().SideFiles());
-    for (const auto& file : files)
-      SF_RETURN_IF_ERROR(WriteFileAtomically(JoinPath(path, file.name), file.bytes));
+    SF_RETURN_IF_ERROR(WriteConfigAndSideFiles(source_, Config(), path, report_));
     SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModelWriter::Create(path, Specs(), uint64_t{5} << 30));
     SF_RETURN_IF_ERROR(WriteAll());
     SF_RETURN_IF_ERROR(tensors_->Finish());
@@ -139,13 +133,7 @@ class Exporter {
     quantization.Set("desc_act", false).Set("sym", symmetric).Set("lm_head", false);
     quantization.Set("checkpoint_format", options_.v2 ? "gptq_v2" : "gptq");
     if (!dynamic.object().empty()) quantization.Set("dynamic", std::move(dynamic));
-    Json config = source_.reader().config_json();
-    Json::Object& members = config.object();
-    members.erase(std::remove_if(members.begin(), members.end(),
-                                 [](const Json::Member& m) { return m.first == "quantization_config"; }),
-                  members.end());
-    config.Set("torch_dtype", "float16");
-    if (config.Find("dtype") != nullptr) config.Set("dtype", "float16");
+    Json config = ConfigWithType(source_, "float16");
     config.Set("quantization_config", std::move(quantization));
     return config;
   }
@@ -244,17 +232,11 @@ class Exporter {
   absl::Status ReadBack(const std::string& path) {
     SF_ASSIGN_OR_RETURN(const auto written, CheckpointReader::Open(path));
     for (size_t i = 0; i < decisions_.size(); ++i) {
-      const ExportWeight& w = source_.weights()[i];
-      SF_ASSIGN_OR_RETURN(const Tensor ours, source_.ReadWeight(w));
-      SF_ASSIGN_OR_RETURN(const Tensor theirs, written->ReadF32(w.weight_name()));
-      ExportedTensor& t = report_.tensors[i];
-      t.bytes = written->Find(w.weight_name())->bytes;
-      t.error = RelativeError(ours.as<float>(), theirs.as<float>());
-      if (t.error <= 0.02) continue;
-      return absl::UnimplementedError(absl::StrCat(w.weight_name(), " as ", t.to, " differs by ", t.error,
-                                                   " of its size; its values do not fit float16"));
+      report_.tensors[i].bytes = written->Find(source_.weights()[i].weight_name())->bytes;
     }
-    return absl::OkStatus();
+    return CompareWithSource(
+        source_, [&](size_t i) { return written->ReadF32(source_.weights()[i].weight_name()); },
+        [](size_t) { return kExportTolerance; }, "float16", options_.progress, report_);
   }
 
   const ExportSource& source_;

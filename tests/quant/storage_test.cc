@@ -188,16 +188,27 @@ TEST_CASE("A plan within a budget gives more to what costs more, and no unit far
   }
 }
 
+// A scanned model whose storage as trellis codes is priced.
+struct Priced {
+  Priced() {
+    StorageCostInput in = InputOf(scanned);
+    in.trellis = true;
+    auto measured = MeasureStorageCosts(in);
+    REQUIRE(measured.ok());
+    units = *std::move(measured);
+    input = scanned.input();
+    input.storage_costs = &units;
+  }
+  const Scanned scanned = ScanTiny(PlainModel());
+  std::vector<StorageUnit> units;
+  PlannerInput input;
+};
+
 TEST_CASE("The control of a budget spends as much, elsewhere, and elsewhere again with another seed") {
-  const Scanned s = ScanTiny(PlainModel());
-  StorageCostInput in = InputOf(s);
-  in.trellis = true;
-  const auto units = MeasureStorageCosts(in);
-  REQUIRE(units.ok());
-  PlannerInput input = s.input();
-  input.storage_costs = &*units;
+  const Priced priced;
   const auto bits_of = [&](bool random, uint64_t seed) {
-    const auto plan = MakePlan({.scheme = "w4a16", .bits = 3.6, .random_bits = random, .seed = seed}, input);
+    const auto plan =
+        MakePlan({.scheme = "w4a16", .bits = 3.6, .random_bits = random, .seed = seed}, priced.input);
     REQUIRE(plan.ok());
     CHECK(plan->totals.bits_linear() < 3.6 + 0.35);
     CHECK(plan->totals.bits_linear() > 3.6 - 0.4);
@@ -211,15 +222,9 @@ TEST_CASE("The control of a budget spends as much, elsewhere, and elsewhere agai
 }
 
 TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes the least bits that reach it") {
-  const Scanned s = ScanTiny(PlainModel());
-  StorageCostInput in = InputOf(s);
-  in.trellis = true;
-  const auto units = MeasureStorageCosts(in);
-  REQUIRE(units.ok());
-  PlannerInput input = s.input();
-  input.storage_costs = &*units;
+  const Priced priced;
   const auto plan = [&](Recipe recipe) {
-    auto made = MakePlan(recipe, input);
+    auto made = MakePlan(recipe, priced.input);
     CAPTURE(made.status().ToString());
     REQUIRE(made.ok());
     return *std::move(made);
@@ -244,7 +249,7 @@ TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes th
              tight = plan({.scheme = "w4a16", .max_kld = 0.002});
   CHECK(loose.totals.bits_linear() + 0.5 < tight.totals.bits_linear());
   const auto refused = [&](Recipe recipe, const char* text) {
-    CHECK_THAT(MakePlan(recipe, input).status(), Fails(absl::StatusCode::kInvalidArgument, text));
+    CHECK_THAT(MakePlan(recipe, priced.input).status(), Fails(absl::StatusCode::kInvalidArgument, text));
   };
   refused({.scheme = "w4a16", .max_bytes = small / 4}, "the least that this scheme takes for this model is");
   refused({.scheme = "w4a16", .max_kld = 1e-12}, "this scheme's best storage is expected to diverge by");
@@ -253,7 +258,7 @@ TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes th
   refused({.scheme = "w4a16", .bits = std::nan("")}, "a budget is a positive number");
   refused({.scheme = "w8a8", .bits = 8.5}, "one way of storing weights");
   refused({.scheme = "w4a16", .group_size = 32, .max_kld = 0.1}, "goes without a group size");
-  CHECK_THAT(MakePlan({.scheme = "w4a16", .bits = 5}, s.input()).status(),
+  CHECK_THAT(MakePlan({.scheme = "w4a16", .bits = 5}, priced.scanned.input()).status(),
              Fails(absl::StatusCode::kInvalidArgument, "bits=5 needs a scan"));
 }
 
