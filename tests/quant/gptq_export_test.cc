@@ -57,6 +57,12 @@ TEST_CASE("Codes, zero points and scales reach GPTQ's layout, and come back the 
   for (const ExportedTensor& t : report->tensors) {
     if (absl::StrContains(t.name, "norm")) CHECK(t.to == (*reader)->Find(t.name)->stored_type);
   }
+  CHECK(std::any_of(report->losses.begin(), report->losses.end(),
+                    [](const ExportLoss& l) { return l.what == "tokenizer"; }));  // the tiny model has none
+  const auto stop_reading = [](absl::string_view stage, int64_t, int64_t) { return stage != "reading back"; };
+  const auto stopped = ExportGptq(*source, directory / "stopped", {.v2 = true, .progress = stop_reading});
+  CHECK(absl::IsCancelled(stopped.status()));
+  CHECK(!PathExists(directory / "stopped"));
   const auto files = SafetensorsModel::Open(directory / "v2");
   REQUIRE(files.ok());
   const Shape packed = {128 / 8, 128};

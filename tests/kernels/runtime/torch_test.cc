@@ -94,14 +94,14 @@ TEST_CASE("A gradient step goes downhill, and parameters come back as they were 
   REQUIRE(model->Learn(norm, TorchParameter::kGain).ok());
   REQUIRE(model->Remember().ok());
   const double before = *model->Divergence(tokens, 0, target);
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 120; ++i) {
     REQUIRE(*model->Accumulate(tokens, 0, target, 1) > 0);
     REQUIRE(*model->AdamStep(0.01));
   }
   CHECK(*model->Divergence(tokens, 0, target) < 0.05 * before);
   // What it found is what was taken away.
   const std::vector<float> found = *model->Read(norm, TorchParameter::kGain, 64);
-  CHECK(RelativeError(found, right) < 0.15);  // it was 0.2
+  CHECK(RelativeError(found, right) < 0.1);  // it was 0.2
   REQUIRE(model->Recall().ok());
   CHECK(*model->Divergence(tokens, 0, target) == Approx(before).epsilon(1e-6));
   CHECK(RelativeError(*model->Read(norm, TorchParameter::kGain, 64), gain.as<float>()) < 1e-6);
