@@ -37,7 +37,14 @@ void Pack(const int8_t* codes, int64_t n, int64_t k, void* packed) {
   for (int64_t row = 0; row < n; ++row) {
     const int8_t* in = codes + row * k;
     uint8_t* lane = out + row / kPanel * (k4 * kPanel * 4) + row % kPanel * 4;
-    for (int64_t i = 0; i < k; ++i) lane[i / 4 * (kPanel * 4) + i % 4] = static_cast<uint8_t>(in[i] + kZero);
+    int64_t i = 0;
+    for (; i + 4 <= k; i += 4) {
+      uint32_t four;
+      std::memcpy(&four, in + i, 4);
+      four ^= 0x80808080u;  // + 128 of each, modulo 256
+      std::memcpy(lane + i * kPanel, &four, 4);
+    }
+    for (; i < k; ++i) lane[i / 4 * (kPanel * 4) + i % 4] = static_cast<uint8_t>(in[i] + kZero);
   }
 }
 
