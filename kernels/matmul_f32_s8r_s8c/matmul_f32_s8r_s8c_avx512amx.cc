@@ -7,7 +7,6 @@
 namespace spikefold::kernels::matmul_f32_s8r_s8c {
 namespace {
 
-constexpr int64_t kPanelStep = 4 * kPanel;  // packed bytes of a panel a step of four codes
 constexpr int64_t kStepsPerTile = kTileBytes / 4;
 constexpr int kGroup = 8;  // rows whose sums are in registers at once
 
@@ -56,16 +55,7 @@ void FinishGroup(const Call& c, int64_t m, int64_t panel, const int32_t (*values
     sum[r][0] = _mm512_add_epi32(_mm512_load_si512(values[r]), offset);
     sum[r][1] = _mm512_add_epi32(_mm512_load_si512(values[r] + kHalf), offset);
   }
-  for (int64_t i = c.k4 / kStepsPerTile * kStepsPerTile; i < c.k4; ++i) {
-    const __m512i w0 = _mm512_loadu_si512(w + i * kPanelStep);
-    const __m512i w1 = _mm512_loadu_si512(w + i * kPanelStep + kTileBytes);
-#pragma GCC unroll 8
-    for (int r = 0; r < kGroup; ++r) {
-      const __m512i x = Broadcast4(c.x + (m + r) * c.x_stride + 4 * i);
-      DotAdd(sum[r][0], w0, x);
-      DotAdd(sum[r][1], w1, x);
-    }
-  }
+  DotRows<kGroup>(c.x + m * c.x_stride, c.x_stride, w, c.k4 / kStepsPerTile * kStepsPerTile, c.k4, sum);
   FinishSums<kGroup>(c, m, panel, sum);
 }
 
