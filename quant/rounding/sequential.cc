@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "calib/nonfinite.h"
 #include "formats/base/parallel_copy.h"
 #include "formats/base/status.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
@@ -135,6 +136,8 @@ class Driver {
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
+      SF_RETURN_IF_ERROR(
+          CheckSiteFinite(graph_, site, x, static_cast<int64_t>(w), windows_[w], "rounding", pool));
       const int64_t rows = static_cast<int64_t>(windows_[w].size());
       const std::vector<float> weight = RowWeights(x.data(), rows, site.k, weighting, pool);
       SF_RETURN_IF_ERROR(hessian.Add(x.data(), x.data(), rows, weight, pool));
@@ -148,6 +151,10 @@ class Driver {
     hessian_ = hessian.Full();
     cross_ = cross.Full();
     return absl::OkStatus();
+  }
+
+  static absl::Status Named(const Node& n, const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat(n.module, ": ", status.message()));
   }
 
   // [n, k] as the model has it, which no one has replaced yet: rotated once, when the model was loaded.
@@ -175,9 +182,10 @@ class Driver {
   absl::Status RoundLinear(int node, const LinearRounding& wanted) {
     const Node& n = graph_.nodes[static_cast<size_t>(node)];
     if (!factor_ || factored_kept_ != wanted.kept) {  // linears of a site agree as a rule
-      SF_ASSIGN_OR_RETURN(
-          factor_,
-          FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool));
+      auto factor =
+          FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool);
+      if (!factor.ok()) return Named(n, factor.status());
+      factor_ = *std::move(factor);
       factored_kept_ = wanted.kept;
     }
     std::vector<float> w = Weight(node);
@@ -186,9 +194,7 @@ class Driver {
     }
     const RoundingInput input{.w = w, .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
     auto rounded = Gptq(input, *factor_, wanted.grid, options_.gptq, *options_.pool);
-    if (!rounded.ok()) {
-      return absl::Status(rounded.status().code(), absl::StrCat(n.module, ": ", rounded.status().message()));
-    }
+    if (!rounded.ok()) return Named(n, rounded.status());
     if (options_.sequential) SF_RETURN_IF_ERROR(Replace(node, input, *rounded));
     return take_(node, *std::move(rounded));
   }
