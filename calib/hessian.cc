@@ -22,18 +22,16 @@ constexpr int64_t kLine = 16;        // floats of a cache line
 
 // ||x||^2 and max |x| of each row of x [rows, k], in 16 lanes.
 SF_VECTOR_CLONES void MeasureRows(const float* x, int64_t rows, int64_t k, float* norm, float* peak) {
+  using Lanes = float __attribute__((vector_size(kLine * sizeof(float))));
   for (int64_t t = 0; t < rows; ++t, x += k) {
-    float sum[kLine] = {}, top[kLine] = {};
-    const auto take = [&](int64_t lane, float value) {
-      sum[lane] += value * value;
-      const float size = std::fabs(value);
-      top[lane] = size > top[lane] ? size : top[lane];
-    };
-    int64_t c = 0;
-    for (; c + kLine <= k; c += kLine) {
-      for (int64_t i = 0; i < kLine; ++i) take(i, x[c + i]);
+    Lanes sum = {}, top = {};
+    for (int64_t c = 0; c < k; c += kLine) {
+      Lanes line = {};
+      std::memcpy(&line, x + c, static_cast<size_t>(std::min(kLine, k - c)) * sizeof(float));
+      sum += line * line;
+      const Lanes size = line < 0 ? -line : line;
+      top = size > top ? size : top;
     }
-    for (int64_t i = 0; c + i < k; ++i) take(i, x[c + i]);
     norm[t] = peak[t] = 0;
     for (int64_t i = 0; i < kLine; ++i) {
       norm[t] += sum[i];
@@ -79,9 +77,9 @@ SF_VECTOR_CLONES void QuantizeColumns(const float* x, int64_t rows, int64_t k, c
 }
 
 // to [kTile, kTile] += from [m, n].
-SF_VECTOR_CLONES void AddTile(const float* from, int64_t m, int64_t n, int64_t stride, double* to) {
+SF_VECTOR_CLONES void AddTile(const float* from, int64_t m, int64_t n, int64_t stride, float* to) {
   for (int64_t r = 0; r < m; ++r) {
-    for (int64_t c = 0; c < n; ++c) to[r * stride + c] += static_cast<double>(from[r * n + c]);
+    for (int64_t c = 0; c < n; ++c) to[r * stride + c] += from[r * n + c];
   }
 }
 
@@ -110,7 +108,7 @@ OuterProductSum::OuterProductSum(int64_t k, bool symmetric) : k_(k), symmetric_(
   for (int64_t row = 0; row < k; row += kTile) {
     for (int64_t column = symmetric ? row : 0; column < k; column += kTile) {
       tiles_.push_back(
-          {.row = row, .column = column, .values = std::vector<double>(static_cast<size_t>(kTile * kTile))});
+          {.row = row, .column = column, .values = std::vector<float>(static_cast<size_t>(kTile * kTile))});
     }
   }
 }
@@ -194,7 +192,7 @@ std::vector<double> OuterProductSum::Full() const {
     const bool diagonal = symmetric_ && tile.row == tile.column;
     for (int64_t r = 0; r < m; ++r) {
       for (int64_t c = diagonal ? r : 0; c < n; ++c) {
-        const double value = tile.values[static_cast<size_t>(r * kTile + c)];
+        const double value = static_cast<double>(tile.values[static_cast<size_t>(r * kTile + c)]);
         full[static_cast<size_t>((tile.row + r) * k_ + tile.column + c)] = value;
         if (symmetric_) full[static_cast<size_t>((tile.column + c) * k_ + tile.row + r)] = value;
       }

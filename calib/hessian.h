@@ -43,8 +43,8 @@ class OuterProductSum {
  private:
   static constexpr int64_t kTile = 128;
   struct Tile {
-    int64_t row, column;         // of its first element
-    std::vector<double> values;  // [kTile, kTile]
+    int64_t row, column;        // of its first element
+    std::vector<float> values;  // [kTile, kTile]
   };
   struct Codes {
     std::vector<int8_t> codes;  // [k, rows] of the transposed operand

@@ -6,8 +6,11 @@
 #include <limits>
 #include <random>
 
+#include "absl/strings/str_cat.h"
 #include "calib/observers/hessian_observer.h"
+#include "calib/window_run.h"
 #include "kernels/runtime/forward.h"
+#include "tests/testing/status_matchers.h"
 #include "tests/testing/tiny_model.h"
 
 namespace spikefold {
@@ -173,6 +176,47 @@ TEST_CASE("The observer sums the inputs of the sites it was asked for") {
   CHECK(WorstError(h, sum) < 1e-6 * h[0] + 1e-9);
   CHECK(observer.hessian(0).num_rows() == 5);
   CHECK(observer.hessian(0).k() == 64);
+}
+
+TEST_CASE("A value that is not finite ends a calibration with its place: layer, linear, token, channel") {
+  testing::TinyModel tiny =
+      testing::MakeTinyModel({.hidden = 64, .intermediate = 96, .num_layers = 2, .vocab = 64});
+  // One unit overflows for tokens whose gate is open: 1e30 * 1e30.
+  for (const char* linear : {"gate_proj", "up_proj"}) {
+    const auto w =
+        tiny.checkpoint->tensor(absl::StrCat("model.layers.1.mlp.", linear, ".weight")).as<float>();
+    for (size_t c = 0; c < 64; ++c) w[77 * 64 + c] *= 1e30f;
+  }
+  const auto model = LoadModel(*tiny.checkpoint, {.pool = &Pool()});
+  REQUIRE(model.ok());
+  const Windows windows = {{3}, {5, 9, 2, 6, 11, 12}, {1, 4, 8, 7}, {21, 22, 23, 24}};
+  // Where that is, found value by value.
+  class Recorder : public Taps {
+   public:
+    bool Wants(int layer, ValueKind value) const override {
+      return layer == 1 && value == ValueKind::kDownIn;
+    }
+    void OnRows(const TapRows& r) override { rows.assign(r.data, r.data + r.num_rows * r.width); }
+    std::vector<float> rows;
+  } recorder;
+  std::string place;
+  for (size_t w = 0; w < windows.size() && place.empty(); ++w) {
+    KvCache cache((*model)->graph().config, 8);
+    std::vector<float> hidden(windows[w].size() * 64);
+    REQUIRE(Forward(**model, windows[w], cache, absl::MakeSpan(hidden), {.taps = &recorder}).ok());
+    for (size_t i = 0; i < recorder.rows.size() && place.empty(); ++i) {
+      if (std::isfinite(recorder.rows[i])) continue;
+      CHECK(i % 96 == 77);
+      place = absl::StrCat("infinite in channel 77 at token ", i / 96, " (id ", windows[w][i / 96],
+                           ") of window ", w, "; the model overflows on this text");
+    }
+  }
+  REQUIRE(!place.empty());
+  CHECK_THAT(
+      RunWindows(**model, windows, nullptr, recorder, "scanning", {}),
+      testing::Fails(
+          absl::StatusCode::kDataLoss,
+          absl::StrCat("scanning: layers.1.down_in, the input of model.layers.1.mlp.down_proj, is ", place)));
 }
 
 }  // namespace spikefold
