@@ -9,6 +9,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "quant/dynamic_sites.h"
+#include "quant/folds/qk_scales.h"
 #include "quant/folds/smooth.h"
 #include "quant/folds/smooth_search.h"
 #include "quant/planner.h"
@@ -28,6 +29,7 @@ FoldOptions Options(const Treatments& t, uint64_t seed) {
   o.rotate_values = t.rotate.r2;
   o.rotate_qk = t.rotate.r3;
   o.rotate_down = t.rotate.r4;
+  o.rescale = t.rescale;
   o.seed = seed;
   return o;
 }
@@ -44,6 +46,9 @@ class Preparer {
     FoldOptions options = Options(treatments_, recipe_.seed);
     if (treatments_.smooth > 0 || treatments_.smooth_search) {
       SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options, *scheme));
+    }
+    if (recipe_.qk_smooth != 0) {
+      SF_ASSIGN_OR_RETURN(options.qk_scales, QkScalesOf());
     }
     if (treatments_.shift) {
       SF_ASSIGN_OR_RETURN(options.shifts, ShiftsOf(options));
@@ -148,6 +153,16 @@ class Preparer {
       if (s.after < s.before) scales.push_back(std::move(s.scales));
     }
     return scales;
+  }
+
+  // Of the model itself: no other fold changes a key before its embedding.
+  absl::StatusOr<std::vector<QkScales>> QkScalesOf() {
+    const StatsArm* const arm = in_.stats == nullptr ? nullptr : in_.stats->FindArm(ArmName());
+    if (arm == nullptr || arm->keys.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("qk_smooth=", recipe_.qk_smooth, ": the scan has no statistics of keys; scan again"));
+    }
+    return ChooseQkScales(arm->keys, in_.reader->graph().config, recipe_.qk_smooth);
   }
 
   SmoothSearch SearchFor(const Scheme& scheme) const {

@@ -22,8 +22,9 @@ struct RecipeOptions {
   std::string scheme;
   std::optional<std::string> target, outliers, rotate, rounding, codes, shift, zero_points, activation_scales,
       weight_scales, dynamic_by;
-  std::optional<std::string> smooth;  // a number, or "search"
-  std::optional<double> bits, max_kld;
+  std::optional<std::string> smooth;   // a number, or "search"
+  std::optional<std::string> rescale;  // a power of two, or "auto"
+  std::optional<double> bits, max_kld, qk_smooth;
   std::optional<std::string> max_bytes;  // "80MB"
   std::optional<int> group_size, keep_columns, keep_modules, dynamic_sites, head_bits;
   bool random_columns = false, random_bits = false, keep_rows = false, keep_super_weights = false;

@@ -48,6 +48,15 @@ CommandSpec ExportSpec() {
        "FILE"},
       {"--rotate", &o->rotate,
        "GGUF of a float model: R2 (values), offline (R1+R2, a head of its own) [nothing]", "WORDS"},
+      {"--qk-smooth", &o->qk_smooth,
+       "A float model's keys scaled down and its queries up by rotary pairs, exactly, with this alpha, for "
+       "caches "
+       "that scale keys by row or block [0]",
+       "ALPHA"},
+      {"--rescale", &o->rescale,
+       "A float model's residual stream divided by this power of two, exactly, for engines whose activations "
+       "are float16; auto: until the spikes of --scan stay below 8192 [1]",
+       "LAMBDA"},
       {"--force", &o->force, "Replace a directory that is there"}};
   return c;
 }
