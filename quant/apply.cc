@@ -296,7 +296,7 @@ class Applier {
       Complete(w, d, std::move(rounded), q);
       return writer_->WriteLinear(q);
     };
-    return RoundSequentially(reader_, *model, windows, sequential, choose, take);
+    return RoundSequentially(*model, windows, sequential, choose, take);
   }
 
   // Whether the earlier checkpoint is what its plan says and was rounded as this plan asks, behind the same

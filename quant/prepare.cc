@@ -184,8 +184,9 @@ class Preparer {
     SF_ASSIGN_OR_RETURN(const std::string fingerprint, folded.Fingerprint());
     std::string cache;
     if (!in_.cache_directory.empty()) {
-      const std::string key = Sha256Hex(absl::StrCat(
-          kStatsVersion, fingerprint, treatments_.fold ? " prefix " : " plain ", in_.scan_sha256));
+      const std::string key =
+          Sha256Hex(absl::StrCat(kStatsVersion, fingerprint, treatments_.fold ? " prefix " : " plain ",
+                                 in_.scan_sha256, in_.arithmetic));
       cache = JoinPath(in_.cache_directory, absl::StrCat("folded-", key.substr(0, 16), ".spike"));
       if (PathExists(cache)) {
         absl::StatusOr<CalibStats> found = LoadStats(cache);
@@ -212,7 +213,7 @@ class Preparer {
     if (!in_.cache_directory.empty()) {
       const std::string key = Sha256Hex(absl::StrCat(
           input.model_fingerprint, treatments_.fold ? " prefix " : " plain ", how.zeros ? "zeros " : "",
-          how.trellis ? "trellis " : "", how.gptq ? "gptq " : "", in_.scan_sha256));
+          how.trellis ? "trellis " : "", how.gptq ? "gptq " : "", in_.scan_sha256, in_.arithmetic));
       how.cache = JoinPath(in_.cache_directory, absl::StrCat("costs-", key.substr(0, 16), ".json"));
     }
     SF_ASSIGN_OR_RETURN(storage_costs_, MeasureStorageCosts(how));
@@ -232,6 +233,7 @@ class Preparer {
     how.progress = in_.progress;
     how.cache_directory = in_.cache_directory;
     how.scan_sha256 = in_.scan_sha256;
+    how.arithmetic = in_.arithmetic;
     SF_ASSIGN_OR_RETURN(dynamic_sites_, spikefold::ChooseDynamicSites(recipe_, how));
     input.dynamic_sites = &dynamic_sites_;
     return absl::OkStatus();

@@ -11,7 +11,6 @@
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native.h"
-#include "kernels/cpu/cpu_features.h"
 
 namespace spikefold {
 namespace {
@@ -112,8 +111,6 @@ absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& rea
                            const PreparedOutput& output, Context& context) {
   SF_ASSIGN_OR_RETURN(const std::string base_fingerprint, reader.Fingerprint());
   int64_t num_resumed = 0;
-  // Levels with fused multiply-adds give the same bytes; the plain one others.
-  const bool fused = kernels::ActiveIsa() >= kernels::Isa::kAvx2;
   SF_RETURN_IF_ERROR(ApplyPlan(prepared.plan, prepared.model(reader),
                                {.pool = &context.pool(),
                                 .stats = prepared.stats_or(scan == nullptr ? nullptr : &scan->stats),
@@ -125,7 +122,7 @@ absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& rea
                                 .codes_from = output.codes_from,
                                 .journal = output.journal,
                                 .resume = output.resume,
-                                .journal_key = fused ? "fused" : "plain",
+                                .journal_key = FloatArithmetic(),
                                 .num_resumed = &num_resumed,
                                 .progress = context.console.progress()}));
   context.console.EndProgress();

@@ -5,6 +5,7 @@
 #include "apps/spikefold/text.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
+#include "kernels/cpu/cpu_features.h"
 #include "quant/planner.h"
 #include "quant/recipe_checks.h"
 #include "quant/scheme.h"
@@ -140,12 +141,15 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   return keeps || static_keys || clips || treats || scheme->activation_scales == Granularity::kPerTensor;
 }
 
+std::string FloatArithmetic() { return kernels::ActiveIsa() >= kernels::Isa::kAvx2 ? "fused" : "plain"; }
+
 PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
                               const std::string& scan_directory, Context& context) {
   PrepareInput input{.reader = &reader};
   input.pool = &context.pool();
   input.progress = context.console.progress();
   input.cache_directory = scan_directory;
+  input.arithmetic = FloatArithmetic();
   if (scan != nullptr) {
     input.map = &scan->map;
     input.stats = &scan->stats;

@@ -4,8 +4,10 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "calib/nonfinite.h"
 #include "formats/base/parallel_copy.h"
 #include "formats/base/status.h"
+#include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/ops.h"
 #include "quant/rounding/cholesky.h"
@@ -28,7 +30,7 @@ class SiteTap : public Taps {
   bool WantsAttention(int) const override { return false; }
   void OnRows(const TapRows& seen) override {
     const int64_t count = seen.num_rows * seen.width;
-    rows_.resize(static_cast<size_t>(count));
+    if (rows_.size() < static_cast<size_t>(count)) rows_.resize(static_cast<size_t>(count));
     ParallelCopy(pool_, seen.data, count, rows_.data());
   }
 
@@ -53,10 +55,13 @@ class Stream {
   // Returns what they read, [tokens, k], valid until the next call for this window.
   absl::StatusOr<absl::Span<const float>> Run(size_t window, int first_node, const Site& site) {
     std::vector<float>& input = input_[window];
+    const absl::Span<const float> stopped =
+        absl::MakeConstSpan(input).first(windows_[window].size() * width_);
     SiteTap tap(site, model_.pool(), input);  // at the end, when the walk has long taken the rows from there
-    SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front(), input}, windows_[window],
+    SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front(), stopped}, windows_[window],
                                     cache_, absl::MakeSpan(residual_[window]), {.taps = &tap}));
-    return absl::MakeConstSpan(input);
+    if (window + 1 == windows_.size()) width_ = static_cast<size_t>(site.k);
+    return absl::MakeConstSpan(input).first(windows_[window].size() * static_cast<size_t>(site.k));
   }
 
  private:
@@ -70,15 +75,16 @@ class Stream {
   const Windows& windows_;
   KvCache cache_;
   std::vector<std::vector<float>> residual_;  // [windows][tokens, d] before the branch that is under way
-  std::vector<std::vector<float>> input_;     // [windows][tokens, k] of the site where the stream stands
+  std::vector<std::vector<float>>
+      input_;         // [windows][tokens, k] of the site where the stream stands, or more
+  size_t width_ = 0;  // k of that site; 0 before the first
 };
 
 class Driver {
  public:
-  Driver(const CheckpointReader& reader, RuntimeModel& model, const Windows& windows,
-         const SequentialOptions& options, Choose choose, Take take)
-      : reader_(reader),
-        model_(model),
+  Driver(RuntimeModel& model, const Windows& windows, const SequentialOptions& options, Choose choose,
+         Take take)
+      : model_(model),
         graph_(model.graph()),
         windows_(windows),
         options_(options),
@@ -130,6 +136,8 @@ class Driver {
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
+      SF_RETURN_IF_ERROR(
+          CheckSiteFinite(graph_, site, x, static_cast<int64_t>(w), windows_[w], "rounding", pool));
       const int64_t rows = static_cast<int64_t>(windows_[w].size());
       const std::vector<float> weight = RowWeights(x.data(), rows, site.k, weighting, pool);
       SF_RETURN_IF_ERROR(hessian.Add(x.data(), x.data(), rows, weight, pool));
@@ -145,40 +153,48 @@ class Driver {
     return absl::OkStatus();
   }
 
-  absl::StatusOr<Tensor> ReadWeight(const Node& n) const {
-    const bool tied = n.role == Role::kHead && graph_.config.tied_embeddings;
-    return reader_.ReadF32((tied ? graph_.nodes[0].module : n.module) + ".weight");
+  static absl::Status Named(const Node& n, const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat(n.module, ": ", status.message()));
+  }
+
+  // [n, k] as the model has it, which no one has replaced yet: rotated once, when the model was loaded.
+  std::vector<float> Weight(int node) const {
+    const LinearWeights& weights = *model_.linear(node);
+    std::vector<float> w(static_cast<size_t>(weights.n * weights.k));
+    options_.pool->ParallelFor(weights.n, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t row = begin; row < end; ++row) {
+        kernels::matmul_f32_f32_f32::UnpackRow(weights.packed.as<float>().data(), weights.n, weights.k, row,
+                                               w.data() + row * weights.k);
+      }
+    });
+    return w;
   }
 
   // A linear that is rounded already: what follows it computes with its codes.
   absl::Status TakeUp(int node, const LinearRounding& wanted) {
     if (!options_.sequential) return absl::OkStatus();
     const Node& n = graph_.nodes[static_cast<size_t>(node)];
-    SF_ASSIGN_OR_RETURN(const Tensor weight, ReadWeight(n));
-    const RoundingInput input{
-        .w = weight.as<float>(), .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
+    const std::vector<float> weight = Weight(node);
+    const RoundingInput input{.w = weight, .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
     return Replace(node, input, *wanted.done);
   }
 
   absl::Status RoundLinear(int node, const LinearRounding& wanted) {
     const Node& n = graph_.nodes[static_cast<size_t>(node)];
     if (!factor_ || factored_kept_ != wanted.kept) {  // linears of a site agree as a rule
-      SF_ASSIGN_OR_RETURN(
-          factor_,
-          FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool));
+      auto factor =
+          FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool);
+      if (!factor.ok()) return Named(n, factor.status());
+      factor_ = *std::move(factor);
       factored_kept_ = wanted.kept;
     }
-    SF_ASSIGN_OR_RETURN(const Tensor weight, ReadWeight(n));
-    const auto values = weight.as<float>();
-    std::vector<float> w(values.begin(), values.end());
+    std::vector<float> w = Weight(node);
     if (reference_) {
       SF_RETURN_IF_ERROR(FollowReference(n, w));
     }
     const RoundingInput input{.w = w, .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
     auto rounded = Gptq(input, *factor_, wanted.grid, options_.gptq, *options_.pool);
-    if (!rounded.ok()) {
-      return absl::Status(rounded.status().code(), absl::StrCat(n.module, ": ", rounded.status().message()));
-    }
+    if (!rounded.ok()) return Named(n, rounded.status());
     if (options_.sequential) SF_RETURN_IF_ERROR(Replace(node, input, *rounded));
     return take_(node, *std::move(rounded));
   }
@@ -245,7 +261,6 @@ class Driver {
     return model_.ReplaceLinear(node, std::move(weights));
   }
 
-  const CheckpointReader& reader_;
   RuntimeModel& model_;
   const ModelGraph& graph_;
   const Windows& windows_;
@@ -263,9 +278,9 @@ class Driver {
 
 }  // namespace
 
-absl::Status RoundSequentially(const CheckpointReader& reader, RuntimeModel& model, const Windows& windows,
-                               const SequentialOptions& options, Choose choose, Take take) {
-  return Driver(reader, model, windows, options, choose, take).Run();
+absl::Status RoundSequentially(RuntimeModel& model, const Windows& windows, const SequentialOptions& options,
+                               Choose choose, Take take) {
+  return Driver(model, windows, options, choose, take).Run();
 }
 
 }  // namespace spikefold

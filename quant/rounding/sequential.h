@@ -13,7 +13,6 @@
 #include "calib/hessian.h"
 #include "formats/base/progress.h"
 #include "formats/base/thread_pool.h"
-#include "formats/checkpoint.h"
 #include "kernels/runtime/model.h"
 #include "quant/rounding/gptq.h"
 
@@ -41,7 +40,7 @@ struct SequentialOptions {
   Progress progress;
 };
 
-// `reader` holds the float weights and `model` was loaded from it; on return `model` computes with what the
+// `model` comes with float weights on the CPU, those that are rounded; on return it computes with what the
 // codes stand for, in float. `choose` is asked once a linear (head included, by node) before its site is
 // calibrated, `take` gets the result, in order of execution.
 //
@@ -50,8 +49,7 @@ struct SequentialOptions {
 // before.
 //
 // InvalidArgument: no windows, what Gptq and ForwardNodes refuse; Cancelled; what `choose` and `take` return.
-absl::Status RoundSequentially(const CheckpointReader& reader, RuntimeModel& model,
-                               const std::vector<std::vector<int32_t>>& windows,
+absl::Status RoundSequentially(RuntimeModel& model, const std::vector<std::vector<int32_t>>& windows,
                                const SequentialOptions& options,
                                absl::FunctionRef<absl::StatusOr<LinearRounding>(int node)> choose,
                                absl::FunctionRef<absl::Status(int node, RoundedWeights rounded)> take);
