@@ -4,8 +4,7 @@
 //            key/value head) through tiles of 32 keys, decoded to float in shared memory; a page that some
 //            rows read as codes and others as rows is taken twice. Few rows: the tiles are split over blocks.
 // RunDecode  one row of each of `sequences` caches, keys and values of 4, 8 or 16 bits, head_dim 64 or 128,
-// no
-//            eviction: pages on the tensor cores (attention_f32_f32_ukv_decode_sm80.cu).
+//            no static scales, no eviction: pages on the tensor cores (.._decode_sm80.cu).
 // Both       keep one online softmax over pinned rows, pages and recent rows; splits are merged by their
 //            maxima and sums in a fixed order by the last block: repeats give the same bits.
 // Exact      RunCuda: float32, in an order of additions that depends on the splits. RunDecode: queries and

@@ -18,8 +18,14 @@
 namespace spikefold::kernels::attention_f32_f32_ukv {
 namespace {
 
-template <int kBits, int kDim, bool kTurned>
-__global__ void __launch_bounds__(kMaxWarps* cuda::kWarp, kBits == 4 ? 2 : 1)
+// The rings of so many warps fit into a multiprocessor, and so many registers each.
+template <int kBits, bool kTurned>
+inline constexpr int kWarpsFor = kBits == 16             ? 6
+                                 : kBits == 8 && kTurned ? 8
+                                                         : kMaxWarps;
+
+template <int kBits, int kDim, bool kTurned, KeyScale kScale>
+__global__ void __launch_bounds__(kWarpsFor<kBits, kTurned>* cuda::kWarp, 1)
     attention_f32_f32_ukv_decode_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(128) char shared[];
   cuda::LetNextStart();
@@ -43,29 +49,29 @@ __global__ void __launch_bounds__(kMaxWarps* cuda::kWarp, kBits == 4 ? 2 : 1)
   const int page_begin =
       max(0, sight.begin - static_cast<int>(layer.num_pinned)) / static_cast<int>(kPageTokens);
   const int coded = max(page_begin, max(at.first_row_page, CodedPages(layer, at.first)));
-  Decoder<kBits, kDim, kTurned> decoder(p, layer, shared, kv_head);
+  Decoder<kBits, kDim, kTurned, kScale> decoder(p, layer, shared, kv_head);
   decoder.Stage(p.q + head0 * kDim, heads);
   if (coded > page_begin) decoder.StageTurns();
   __syncthreads();
   const int step = warps * static_cast<int>(p.splits), self = split * warps + warp;
-  decoder.Pages(page_begin + self, step, coded, sight.begin);
-
   // Rows in units, from the last warp backwards: the first ones may have a page more.
   const int row_begin = max(sight.begin, PageBegin(layer, coded));
   const int pinned = max(0, sight.pinned_end - sight.pinned_begin), recent = max(0, at.first + 1 - row_begin);
   const int pinned_units = (pinned + kUnitRows - 1) / kUnitRows;
   const int units = pinned_units + (recent + kUnitRows - 1) / kUnitRows;
-  for (int unit = step - 1 - self; unit < units; unit += step) {
-    const bool is_pinned = unit < pinned_units;
-    const int first =
-        is_pinned ? sight.pinned_begin + unit * kUnitRows : row_begin + (unit - pinned_units) * kUnitRows;
-    const int end = is_pinned ? sight.pinned_end : at.first + 1;
-    decoder.Rows(is_pinned ? layer.pinned_k : layer.rows_k, is_pinned ? layer.pinned_v : layer.rows_v,
-                 min(kUnitRows, end - first), [&](int i) {
-                   return is_pinned ? (int64_t{first + i} * kv_heads + kv_head) * kDim
-                                    : RingAt(layer, first + i, kv_head);
-                 });
-  }
+  decoder.Pages(page_begin + self, step, coded, sight.begin, [&] {
+    for (int unit = step - 1 - self; unit < units; unit += step) {
+      const bool is_pinned = unit < pinned_units;
+      const int first =
+          is_pinned ? sight.pinned_begin + unit * kUnitRows : row_begin + (unit - pinned_units) * kUnitRows;
+      const int end = is_pinned ? sight.pinned_end : at.first + 1;
+      decoder.Rows(is_pinned ? layer.pinned_k : layer.rows_k, is_pinned ? layer.pinned_v : layer.rows_v,
+                   min(kUnitRows, end - first), [&](int i) {
+                     return is_pinned ? (int64_t{first + i} * kv_heads + kv_head) * kDim
+                                      : RingAt(layer, first + i, kv_head);
+                   });
+    }
+  });
 
   __syncthreads();  // the rings are used up
   float* const left = reinterpret_cast<float*>(shared);
@@ -101,16 +107,16 @@ __global__ void __launch_bounds__(kMaxWarps* cuda::kWarp, kBits == 4 ? 2 : 1)
   }
 }
 
-template <int kBits, int kDim, bool kTurned>
+template <int kBits, int kDim, bool kTurned, KeyScale kScale>
 absl::Status LaunchDecode(const CudaParams& p, const cuda::Stream& stream) {
   const KvFormat& f = p.layer.format;
-  const int64_t ring = kSlots * SlotBytes(p.layer.layout, kDim, kTurned), fixed = FixedBytes(kDim, kTurned);
-  constexpr int kBlocks = kBits == 4 ? 2 : 1;  // side by side
-  const int64_t room = cuda::MaxSharedBytes() / kBlocks - 1024 - fixed;
-  const int64_t warps = std::clamp<int64_t>(room / ring, 1, kMaxWarps);
+  const int64_t ring = kSlotsFor<kBits> * SlotBytes(p.layer.layout, kDim, kTurned),
+                fixed = FixedBytes(kDim, kTurned);
+  const int64_t room = cuda::MaxSharedBytes() - 1024 - fixed;
+  const int64_t warps = std::clamp<int64_t>(room / ring, 1, kWarpsFor<kBits, kTurned>);
   const int64_t chunks = cuda::CeilDiv(p.num_heads / f.num_kv_heads, kHeads);
   return cuda::Launch(
-      "attention_f32_f32_ukv decode", attention_f32_f32_ukv_decode_sm80<kBits, kDim, kTurned>,
+      "attention_f32_f32_ukv decode", attention_f32_f32_ukv_decode_sm80<kBits, kDim, kTurned, kScale>,
       {.grid = dim3(static_cast<unsigned>(p.splits), static_cast<unsigned>(f.num_kv_heads * chunks),
                     static_cast<unsigned>(p.sequences)),
        .block = dim3(static_cast<unsigned>(warps * cuda::kWarp)),
@@ -122,9 +128,12 @@ absl::Status LaunchDecode(const CudaParams& p, const cuda::Stream& stream) {
 template <int kBits, int kDim>
 absl::Status ForTurned(const CudaParams& p, const cuda::Stream& stream) {
   if constexpr (kBits < 16) {
-    if (p.layer.turned) return LaunchDecode<kBits, kDim, true>(p, stream);
+    if (p.layer.turned) return LaunchDecode<kBits, kDim, true, KeyScale::kPage>(p, stream);
+    if (p.layer.format.key_scale == KeyScale::kToken) {
+      return LaunchDecode<kBits, kDim, false, KeyScale::kToken>(p, stream);
+    }
   }
-  return LaunchDecode<kBits, kDim, false>(p, stream);
+  return LaunchDecode<kBits, kDim, false, KeyScale::kPage>(p, stream);
 }
 template <int kDim>
 absl::Status ForBits(const CudaParams& p, const cuda::Stream& stream) {
@@ -137,8 +146,10 @@ absl::Status ForBits(const CudaParams& p, const cuda::Stream& stream) {
 bool CanDecode(const CudaParams& p) {
   const KvFormat& f = p.layer.format;
   const bool width = f.k_bits == f.v_bits && (f.k_bits == 4 || f.k_bits == 8 || f.k_bits == 16);
-  const bool turned = p.layer.turned && (f.k_bits == 16 || f.key_scale == KeyScale::kToken);
-  return p.m == 1 && width && !turned && p.layer.evict == 0 && (f.head_dim == 64 || f.head_dim == 128);
+  const bool scales = f.k_bits == 16   ? !p.layer.turned
+                      : p.layer.turned ? f.key_scale == KeyScale::kPage
+                                       : f.key_scale != KeyScale::kChannel;
+  return p.m == 1 && width && scales && p.layer.evict == 0 && (f.head_dim == 64 || f.head_dim == 128);
 }
 
 absl::Status RunDecode(const CudaParams& p, const cuda::Stream& stream) {

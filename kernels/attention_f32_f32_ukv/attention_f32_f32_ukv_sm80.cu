@@ -111,7 +111,8 @@ __device__ void LoadTile(const CudaKvLayer& c, const Tile& tile, int kv_head, in
 
 // Rows of the heads of one key/value head: (m, head) in order.
 template <int kMaxDim>
-__global__ void __launch_bounds__(kThreads) attention_f32_f32_ukv_sm80(const __grid_constant__ CudaParams p) {
+__global__ void __launch_bounds__(kThreads, 1)
+    attention_f32_f32_ukv_sm80(const __grid_constant__ CudaParams p) {
   constexpr int kChunks = kMaxDim / (4 * kRowThreads);  // of 4 columns a thread owns
   extern __shared__ __align__(16) float shared[];
   cuda::LetNextStart();
@@ -270,7 +271,6 @@ int64_t SplitsFor(const CudaParams& p, int64_t positions, int64_t target) {
   const int64_t blocks = CanDecode(p) ? p.sequences * p.layer.format.num_kv_heads * cuda::CeilDiv(group, 4)
                                       : cuda::CeilDiv(p.m * group, kRows) * p.layer.format.num_kv_heads;
   const int64_t pages = cuda::CeilDiv(positions, kPageTokens);
-  if (CanDecode(p) && p.layer.format.k_bits == 4) target *= 2;  // two blocks' rings fit side by side
   return std::clamp<int64_t>(target / std::max<int64_t>(blocks, 1), 1, std::max<int64_t>(pages, 1));
 }
 

@@ -8,7 +8,10 @@
 
 namespace spikefold::kernels::attention_f32_f32_ukv {
 
-constexpr int kMaxWarps = 8, kHeads = 4, kSlots = 3, kUnitRows = 16;
+constexpr int kMaxWarps = 12, kHeads = 4, kUnitRows = 16;
+// Parts of pages, keys or values, that a warp holds: at 8 bits more warps serve better than a third part.
+template <int kBits>
+inline constexpr int kSlotsFor = kBits == 4 ? 3 : 2;
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kCode = 0x1p24f;  // what a subnormal operand is multiplied by to be its code
 
@@ -22,22 +25,31 @@ __host__ __device__ inline int64_t SlotBytes(const KvPageLayout& l, int dim, boo
 __host__ __device__ constexpr int64_t TurnBytes(int dim, bool turned) {
   return turned ? 64 * (dim / 2) * 4 : 0;
 }
-// Queries, minima and scales of channels, and the turns.
+// Queries and turns.
 __host__ __device__ constexpr int64_t FixedBytes(int dim, bool turned) {
-  return 4 * (kHeads * QueryStride(dim) + 2 * dim) + TurnBytes(dim, turned);
+  return 4 * kHeads * QueryStride(dim) + TurnBytes(dim, turned);
+}
+
+// 2^x to two units in the last place; 0 below 2^-126.
+__device__ inline float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
 }
 
 // Two floats in two f16: high halves, or what they leave.
 __device__ inline uint32_t Part(float a, float b, bool low) {
   const __half2 high = __floats2half2_rn(a, b);
-  if (!low) return Bits(high);
   const float2 rounded = __half22float2(high);
-  return Bits(__floats2half2_rn(a - rounded.x, b - rounded.y));
+  const uint32_t rest = Bits(__floats2half2_rn(a - rounded.x, b - rounded.y));
+  return low ? rest : Bits(high);  // a choice, not a branch: lanes of a warp differ
 }
 
-template <int kBits, int kDim, bool kTurned>
+template <int kBits, int kDim, bool kTurned, KeyScale kScale>
 class Decoder {
   using C = UkvCodes<kBits>;
+  static constexpr int kUnroll = kBits == 16 ? 1 : 2;  // registers
+  static constexpr int kSlots = kSlotsFor<kBits>;
   static constexpr int kSteps = kDim / 16, kRuns = kDim / 64, kHalf = kDim / 2;
   static constexpr float kScore = C::kSubnormal && !kTurned ? kCode : 1.0f;
   static constexpr float kOut = C::kSubnormal ? kCode : 1.0f;
@@ -48,30 +60,24 @@ class Decoder {
         c_(layer),
         kv_head_(kv_head),
         queries_(reinterpret_cast<float*>(shared)),
-        channel_(queries_ + kHeads * QueryStride(kDim)),
-        turns_(reinterpret_cast<uint2*>(channel_ + 2 * kDim)),
+        turns_(reinterpret_cast<uint2*>(queries_ + kHeads * QueryStride(kDim))),
         lane_(static_cast<int>(threadIdx.x) % 32),
         g_(lane_ / 4),
         t_(lane_ % 4),
-        low_(g_ >= kHeads) {
+        low_(g_ >= kHeads),
+        swizzle_(kRuns > 1 ? (kBits == 4 ? t_ / 2 : t_) * 32 : 0) {
     const int warp = static_cast<int>(threadIdx.x) / 32;
     slot_bytes_ = static_cast<int>(SlotBytes(c_.layout, kDim, kTurned));
     if (C::kAlternates && (g_ >> 1 & 1) != 0) order_ = {order_.second, order_.first};
     ring_ = shared + FixedBytes(kDim, kTurned) + int64_t{warp} * kSlots * slot_bytes_;
   }
 
-  // By the block: queries in units of log2, static scales, the turns of 64 places.
+  // By the block: queries in units of log2; the turns of 64 places.
   __device__ __forceinline__ void Stage(const float* q, int heads) {
     for (int i = static_cast<int>(threadIdx.x); i < kHeads * kDim; i += static_cast<int>(blockDim.x)) {
       const int h = i / kDim, column = i % kDim;
       queries_[h * QueryStride(kDim) + column] =
           h < heads ? q[h * kDim + column] * (p_.scale * kLog2E) : 0.0f;
-    }
-    if (kBits < 16 && c_.format.key_scale == KeyScale::kChannel) {
-      for (int i = static_cast<int>(threadIdx.x); i < kDim; i += static_cast<int>(blockDim.x)) {
-        channel_[i] = c_.channels.scale[kv_head_ * kDim + i];
-        channel_[kDim + i] = c_.channels.min[kv_head_ * kDim + i];
-      }
     }
   }
   __device__ __forceinline__ void StageTurns() {
@@ -88,14 +94,17 @@ class Decoder {
     }
   }
 
-  // Pages page0, page0 + step, ... below `end`; then rows.
-  __device__ __forceinline__ void Pages(int page0, int step, int end, int seen_from) {
+  // Pages page0, page0 + step, ... below `end`. The first parts are on their way while rows() runs.
+  template <typename Before>
+  __device__ __forceinline__ void Pages(int page0, int step, int end, int seen_from, Before rows) {
     const int count = page0 < end ? (end - page0 + step - 1) / step : 0;
     const auto issue = [&](int at) {
       if (at < 2 * count) Copy(page0 + at / 2 * step, at % 2 != 0, ring_ + at % kSlots * slot_bytes_);
       cuda::CommitCopies();
     };
     for (int at = 0; at + 1 < kSlots; ++at) issue(at);
+    rows();
+    Scale(1 / kOut);  // pages add up in units of their operands
     int slot = 0;
     const auto next = [&](int at) {
       cuda::WaitCopies<kSlots - 2>();
@@ -107,17 +116,14 @@ class Decoder {
     };
     for (int i = 0; i < count; ++i) {
       const int begin = PageBegin(c_, page0 + i * step);
+      const bool whole = begin >= seen_from;
       float score[4][4];
       Scores(next(2 * i), score);
-      Weigh<4>(score, [&](int tile, int row) { return begin + C::Place(tile, row) >= seen_from; });
+      Weigh<4>(score, [&](int tile, int row) { return whole || begin + C::Place(tile, row) >= seen_from; });
       Values(next(2 * i + 1), score);
     }
     cuda::WaitCopies<0>();
-#pragma unroll
-    for (int j = 0; j < kSteps; ++j) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) out_[j][e] *= kOut;
-    }
+    Scale(kOut);
   }
 
   // `count` f16 rows, 16 at most; at(i) is where row i of this head begins in k and v.
@@ -129,7 +135,7 @@ class Decoder {
 #pragma unroll
     for (int e = 0; e < 4; ++e) v_at[e] = at(min(RowOfPair(e), count - 1));
     float score[1][4] = {};
-#pragma unroll 2
+#pragma unroll 4
     for (int s = 0; s < kSteps; ++s) {
       uint32_t q[2], a[4];
       Query(queries_, 1.0f, s, q);
@@ -196,35 +202,42 @@ class Decoder {
   }
 
  private:
+  __device__ __forceinline__ void Scale(float by) {
+#pragma unroll
+    for (int j = 0; j < kSteps; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) out_[j][e] *= by;
+    }
+  }
+
   // The row along k of half e of a left operand's registers: 2t, 2t + 1, 2t + 8, 2t + 9.
   __device__ __forceinline__ int RowOfPair(int e) const { return 2 * t_ + e % 2 + e / 2 * 8; }
 
-  // 16-byte parts of values: those that lanes of a load meet in one bank are moved apart.
-  __device__ __forceinline__ static int Swizzled(int part) {
-    constexpr int kParts = kRuns * C::kRunBytes / 16;  // of a position
-    if constexpr (kRuns < 2) return part;
-    return part ^ ((part / kParts >> C::kSwizzleShift & C::kSwizzleMask) << 1);
-  }
-
+  // A part of a page into a slot. 16-byte pieces of values that lanes of a later load would meet in one bank
+  // are moved apart: which piece of a position's, by bits of the position.
   __device__ __forceinline__ void Copy(int page, bool values, char* slot) const {
-    const uint8_t* const part = PageHead(c_, page, kv_head_);
-    const uint32_t to = cuda::SharedAddress(slot);
+    constexpr int kPieces = 4 * kDim * C::kRunBytes / 64;  // of codes, keys or values
+    constexpr int kPosition = kRuns * C::kRunBytes / 16;   // of a position's values
     const int begin = values ? static_cast<int>(c_.layout.v_codes) : 0;
-    const int parts =
-        static_cast<int>(values ? c_.layout.head_bytes - c_.layout.v_codes : c_.layout.v_codes) / 16;
-    const int codes = values ? 64 * kRuns * C::kRunBytes / 16 : 0;
-#pragma unroll 4
-    for (int i = lane_; i < parts; i += 32) {
-      const int place = i < codes ? Swizzled(i) : i;
-      cuda::CopyAsync16(to + static_cast<uint32_t>(place) * 16, part + begin + i * 16, true);
+    const int end = static_cast<int>(values ? c_.layout.head_bytes : c_.layout.v_codes);
+    const uint8_t* const from = PageHead(c_, page, kv_head_) + begin + lane_ * 16;
+    const uint32_t to = cuda::SharedAddress(slot);
+#pragma unroll
+    for (int j = 0; j < kPieces / 32; ++j) {
+      const int turn = kRuns > 1 ? (j * 32 / kPosition >> C::kSwizzleShift & C::kSwizzleMask) << 1 : 0;
+      const int piece = 32 * j + (values ? lane_ ^ turn : lane_);
+      cuda::CopyAsync16(to + static_cast<uint32_t>(piece) * 16, from + 512 * j, true);
+    }
+    for (int i = 16 * kPieces + 16 * lane_; i < end - begin; i += 512) {
+      cuda::CopyAsync16(to + static_cast<uint32_t>(i), from + (i - 16 * lane_), true);
     }
     if constexpr (kTurned) {
       if (values) return;
       constexpr int kParts = kHalf / 4;
       const int64_t at = int64_t{PageBegin(c_, page)} * kHalf;
       for (int i = lane_; i < 2 * kParts; i += 32) {
-        const float* from = (i < kParts ? c_.cos : c_.sin) + at + i % kParts * 4;
-        cuda::CopyAsync16(to + static_cast<uint32_t>(parts + i) * 16, from, true);
+        const float* turn = (i < kParts ? c_.cos : c_.sin) + at + i % kParts * 4;
+        cuda::CopyAsync16(to + static_cast<uint32_t>(end + i * 16), turn, true);
       }
     }
   }
@@ -238,8 +251,7 @@ class Decoder {
 
   // Scale and minimum of channel c of a page's keys.
   __device__ __forceinline__ float2 ScaleOf(const char* keys, int c) const {
-    if (c_.format.key_scale == KeyScale::kChannel) return make_float2(channel_[c], channel_[kDim + c]);
-    if (c_.format.key_scale == KeyScale::kToken) return make_float2(1, 0);
+    if constexpr (kScale == KeyScale::kToken) return make_float2(1, 0);
     const auto* scales = reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales);
     return make_float2(HalfBits(scales[c]), HalfBits(scales[kDim + c]));
   }
@@ -272,7 +284,7 @@ class Decoder {
     if constexpr (kTurned) {
       TurnedScores(keys, score);
     } else {
-#pragma unroll
+#pragma unroll kUnroll
       for (int s = 0; s < kSteps; ++s) {
         uint32_t w[4][C::kWords], q[2];
         LoadKeys(keys, s, w);
@@ -283,8 +295,7 @@ class Decoder {
           for (int e = 0; e < 4; ++e) {
             const float2 scale = ScaleOf(keys, 16 * s + 4 * e + t_);
             scaled[e] = x[4 * e] * scale.x;
-            constant = c_.format.key_scale == KeyScale::kToken ? constant + x[4 * e]
-                                                               : fmaf(x[4 * e], scale.y, constant);
+            constant = kScale == KeyScale::kToken ? constant + x[4 * e] : fmaf(x[4 * e], scale.y, constant);
           }
           q[0] = Part(scaled[0], scaled[1], low_);
           q[1] = Part(scaled[2], scaled[3], low_);
@@ -301,7 +312,7 @@ class Decoder {
     }
     float constants[2];
     ToColumns(constant, constants);
-    const bool by_token = kBits < 16 && !kTurned && c_.format.key_scale == KeyScale::kToken;
+    constexpr bool kByToken = kBits < 16 && kScale == KeyScale::kToken;
     const auto* scales = reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
@@ -309,7 +320,7 @@ class Decoder {
       for (int e = 0; e < 4; ++e) {
         float s = score[i][e] + __shfl_xor_sync(0xffffffffu, score[i][e], 2);  // both halves of the query
         s *= kScore;
-        if (by_token) {
+        if constexpr (kByToken) {
           const int place = C::Place(i, g_ + e / 2 * 8);
           s = fmaf(s, HalfBits(scales[place]), constants[e % 2] * HalfBits(scales[64 + place]));
         } else if constexpr (!kTurned && kBits < 16) {
@@ -389,7 +400,7 @@ class Decoder {
         max[e] = fmaxf(max[e], __shfl_xor_sync(0xffffffffu, max[e], offset));
       }
       base[e] = max[e] == -INFINITY ? 0.0f : max[e];
-      shrink[e] = exp2f(max_[e] - base[e]);
+      shrink[e] = Exp2(max_[e] - base[e]);
       max_[e] = max[e];
       total_[e] *= shrink[e];
       minima_[e] *= shrink[e];
@@ -398,7 +409,7 @@ class Decoder {
     for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        score[i][e] = exp2f(score[i][e] - base[e % 2]);
+        score[i][e] = Exp2(score[i][e] - base[e % 2]);
         total_[e % 2] += score[i][e];
       }
     }
@@ -434,7 +445,7 @@ class Decoder {
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int place = C::Place(i, RowOfPair(e));
-          LoadValues(values, (place * kRuns + r) * C::kRunBytes + C::Offset(g_), w[e]);
+          LoadValues(values, place, r, w[e]);
         }
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
@@ -445,15 +456,18 @@ class Decoder {
       }
     }
   }
-  __device__ __forceinline__ void LoadValues(const char* values, int byte, uint32_t (&w)[C::kWords]) const {
-    if constexpr (kBits == 16) {  // the words of a run lie in other 16-byte parts
+  // Run r of the values at `place`, which this lane's t chooses.
+  __device__ __forceinline__ void LoadValues(const char* values, int place, int r,
+                                             uint32_t (&w)[C::kWords]) const {
+    const char* const row = values + place * (kRuns * C::kRunBytes);
+    if constexpr (kBits == 16) {  // the words of a run lie in other pieces
 #pragma unroll
       for (int i = 0; i < C::kWords; ++i) {
-        const int at = byte + 32 * i;
-        w[i] = *reinterpret_cast<const uint32_t*>(values + Swizzled(at / 16) * 16 + at % 16);
+        const int at = (r * C::kRunBytes + C::Offset(g_) + 32 * i) ^ swizzle_;
+        w[i] = *reinterpret_cast<const uint32_t*>(row + at);
       }
     } else {
-      C::Load(values + Swizzled(byte / 16) * 16 + byte % 16, w);
+      C::Load(row + ((r * C::kRunBytes + C::Offset(g_)) ^ swizzle_), w);
     }
   }
 
@@ -461,11 +475,11 @@ class Decoder {
   const CudaKvLayer& c_;
   const int kv_head_;
   float* const queries_;  // [kHeads][QueryStride]
-  float* const channel_;  // static scales, then minima
   uint2* const turns_;
   const int lane_, g_, t_;
   const bool low_;  // this lane's column of the right operand is of low halves
   RowOrder order_;
+  const int swizzle_;  // of the bytes of a position that this lane reads
   int slot_bytes_ = 0;
   char* ring_ = nullptr;
   float out_[kSteps][4] = {};

@@ -81,8 +81,8 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
       "spikefold quantize: kv: sinks, recent rows and a window need a form of the cache; give kv 16, "
       "8, 4, 3 or 2");
   CheckRefused({"eval", w.model, "--text", w.text, "--parity", "--backend", "cuda", "-o", w / "e.json"}, 2,
-               "spikefold eval: --parity: compares one model with itself; leave out --output, --reference, "
-               "--kv and --noise-floor");
+               "spikefold eval: --parity: compares one model with itself; leave out --output, --reference "
+               "and --noise-floor");
   CheckRefused(
       quantize({"--scheme", "w4a16", "--group-size", "96"}), 2,
       "spikefold quantize: model.layers.0.self_attn.q_proj: K=64 is not a multiple of group_size=96; "
