@@ -28,6 +28,8 @@ struct PrepareInput {
   // What is measured here is kept and found again: statistics on all of the scan's windows as
   // folded-<hash>.spike, costs of rounding as costs-<hash>.json. Empty: nowhere.
   std::string cache_directory;
+  // Bytes that the float32 weights of a model that must run may take; 0: any. Beyond: ResourceExhausted.
+  uint64_t max_model_bytes = 0;
   Progress progress;
 };
 
