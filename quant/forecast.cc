@@ -60,12 +60,16 @@ class Forecaster {
     return bytes;
   }
 
-  // Keys and values of a window, and the values of one layer: walk.cc.
+  // Keys and values of a window.
+  int64_t CacheBytes() const {
+    return 2 * kFloat * config_.num_layers * (longest_ + in_.prefix) * config_.num_kv_heads *
+           config_.head_dim;
+  }
+  // And the values of one layer: walk.cc.
   int64_t ForwardBytes() const {
     const int64_t q = config_.num_heads * config_.head_dim, kv = config_.num_kv_heads * config_.head_dim;
-    const int64_t cache = 2 * config_.num_layers * (longest_ + in_.prefix) * kv;
     const int64_t row = 3 * config_.hidden + 2 * q + 2 * kv + 3 * config_.intermediate;
-    return kFloat * (cache + longest_ * row);
+    return CacheBytes() + kFloat * longest_ * row;
   }
 
   void SeeGptq() {
@@ -91,7 +95,9 @@ class Forecaster {
     const int64_t k = site.k, squares = k * k, forward = text + ForwardBytes();
     const int64_t passed = LinearsBetween(at, site.linears.front());
     const std::string where = site.name;
-    See(where, forward + passed + LargestRead(at, site.linears.front()), text);
+    const int64_t residual = kFloat * tokens_ * config_.hidden;  // all that is there before the first forward
+    See(where, (at == 0 ? residual + CacheBytes() : forward) + passed + LargestRead(at, site.linears.front()),
+        at == 0 ? residual : text);
     if (!mine) return;
     const int64_t tiles = kDouble * squares / 2 + kDouble * k * 64;
     const int64_t chunk = 2 * kFloat * k * std::min<int64_t>(512, longest_);

@@ -10,9 +10,6 @@
 namespace spikefold {
 namespace {
 
-// Code that has not run yet, stacks of threads, the sidecar's text.
-constexpr uint64_t kMargin = uint64_t{4} << 20;
-
 std::string WhatWouldFit(const WorkForecast& f, uint64_t limit) {
   const uint64_t text = static_cast<uint64_t>(f.work.text_bytes);
   if (text == 0) return "allow more, or use a machine with more";
@@ -31,8 +28,7 @@ absl::StatusOr<WorkForecast> Forecast(const Plan& plan, const CheckpointReader& 
   SF_ASSIGN_OR_RETURN(ApplyForecast apply, ForecastApply(plan, model, options));
   WorkForecast out;
   out.file_bytes = apply.file_bytes;
-  out.peak_memory =
-      std::max(PeakMemory(), MemoryInUse() + static_cast<uint64_t>(apply.memory.bytes) + kMargin);
+  out.peak_memory = std::max(PeakMemory(), MemoryInUse() + static_cast<uint64_t>(apply.memory.bytes));
   if (apply.memory.text_bytes > 0) out.num_windows = static_cast<int64_t>(options.stats->windows.size());
   out.work = std::move(apply.memory);
   return out;

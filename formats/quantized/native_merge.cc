@@ -80,9 +80,9 @@ absl::Status CheckParts(std::vector<Part>& parts) {
   for (int64_t i = 1; i <= count; ++i) {
     const size_t at = static_cast<size_t>(i - 1);
     if (at < parts.size() && index(parts[at]) == i) continue;
-    return absl::InvalidArgumentError(absl::StrCat("merge: part ", i, " of ", count, " is missing, ",
-                                                   parts.size(), " are given; write it by quantize --shard ",
-                                                   i, "/", count));
+    return absl::InvalidArgumentError(absl::StrCat("part ", i, " of ", count, " is missing, ", parts.size(),
+                                                   " are given; write it by quantize --shard ", i, "/",
+                                                   count));
   }
   absl::flat_hash_set<absl::string_view> there;
   for (const Part& part : parts) {
@@ -181,12 +181,12 @@ absl::Status MergeNativeParts(const std::vector<std::string>& paths, const std::
     SF_ASSIGN_OR_RETURN(Part part, OpenPart(path, options.progress));
     parts.push_back(std::move(part));
   }
-  if (parts.empty()) return absl::InvalidArgumentError("merge: no parts; give the directories of all");
+  if (parts.empty()) return absl::InvalidArgumentError("no parts; give the directories of all");
   SF_RETURN_IF_ERROR(CheckParts(parts));
   const auto common =
       std::find_if(parts.begin(), parts.end(), [](const Part& p) { return p.native->part().common; });
   if (common == parts.end()) {
-    return absl::DataLossError("merge: no part holds the norms; write the parts again");
+    return absl::DataLossError("no part holds the norms; write the parts again");
   }
   std::vector<SafetensorsWriter::Spec> plain;
   for (const SafetensorsEntry& e : common->native->plain()) plain.push_back({e.name, e.dtype, e.shape});

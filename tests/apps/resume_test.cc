@@ -124,10 +124,10 @@ TEST_CASE("What an interrupted run left is neither lost nor mixed up", "[apps][r
   w.CheckOnly({"q", "whole"});
 }
 
-TEST_CASE("Kept columns, a prefix and key scales survive an interruption", "[apps][resume]") {
+TEST_CASE("Kept columns and forms of the key/value cache survive an interruption", "[apps][resume]") {
   const ResumeWorkplace w;
   for (const Args& recipe :
-       {Args{"--outliers", "fold+keep", "--keep-columns", "4", "--kv", "4"},
+       {Args{"--outliers", "keep", "--keep-columns", "4", "--codes", "grid", "--kv", "4"},
         Args{"--outliers", "keep", "--codes", "grid", "--kv", "k4v2", "--kv-window", "64"}}) {
     CAPTURE(recipe);
     const auto with = [&recipe](Args more) {
