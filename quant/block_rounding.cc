@@ -87,7 +87,7 @@ class BlockRounder {
       out_[graph_.nodes[static_cast<size_t>(node)].module] = std::move(rounded.blocks);
       return absl::OkStatus();
     };
-    return RoundSequentially(*model, options_.stats->windows, sequential, choose, take);
+    return RoundSequentially(reader_, *model, options_.stats->windows, sequential, choose, take);
   }
 
   const CheckpointReader& reader_;

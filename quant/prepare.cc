@@ -195,6 +195,17 @@ class Preparer {
   }
 
   // Calibrates a model, folded or not, on the scan's text, or finds that it was done before.
+  absl::Status CheckRuns(const CheckpointReader& model) const {
+    uint64_t bytes = 0;
+    for (const StoredTensor& t : model.tensors()) bytes += 4 * static_cast<uint64_t>(NumElements(t.shape));
+    if (in_.max_model_bytes == 0 || bytes <= in_.max_model_bytes) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this plan is made by running the folded model, whose weights take ", bytes,
+                     " bytes of memory; ", in_.max_model_bytes,
+                     " are allowed; use --outliers none --rotate none --smooth 0 and no budget, or "
+                     "allow more memory"));
+  }
+
   absl::StatusOr<CalibStats> StatsOf(const CheckpointReader& folded) {
     SF_ASSIGN_OR_RETURN(const std::string fingerprint, folded.Fingerprint());
     std::string cache;
@@ -208,6 +219,7 @@ class Preparer {
         if (found.ok() && found->model_fingerprint == fingerprint) return found;
       }
     }
+    SF_RETURN_IF_ERROR(CheckRuns(folded));
     SF_ASSIGN_OR_RETURN(const auto model, LoadModel(folded, {.pool = in_.pool, .progress = in_.progress}));
     SF_ASSIGN_OR_RETURN(CalibStats stats,
                         Recalibrate(*model, folded, *in_.stats,
@@ -219,6 +231,7 @@ class Preparer {
   absl::Status PriceStorage(const CheckpointReader& model, PlannerInput& input) {
     SF_ASSIGN_OR_RETURN(const Scheme* const scheme, FindScheme(recipe_.scheme));
     if (!recipe_.has_budget() || input.stats == nullptr) return absl::OkStatus();
+    SF_RETURN_IF_ERROR(CheckRuns(model));
     StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
     how.zeros = WeightZeros(recipe_, *scheme);
     how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated());
@@ -239,6 +252,7 @@ class Preparer {
   // Against the plan in which all sites are static.
   absl::Status ChooseDynamicSites(const CheckpointReader& model, PlannerInput& input) {
     if (recipe_.dynamic_sites <= 0 || input.stats == nullptr) return absl::OkStatus();
+    SF_RETURN_IF_ERROR(CheckRuns(model));
     Recipe recipe = recipe_;
     recipe.dynamic_sites = 0;
     SF_ASSIGN_OR_RETURN(const spikefold::Plan plan, MakePlan(recipe, input));

@@ -200,7 +200,7 @@ class Measurement {
       rounded_[static_cast<size_t>(index)] = std::move(rounded);
       return absl::OkStatus();
     };
-    return RoundSequentially(*model_, rounded_on_, options, choose, take);
+    return RoundSequentially(*in_.reader, *model_, rounded_on_, options, choose, take);
   }
 
   WeightGrid Grid(int bits, int group) const {

@@ -6,6 +6,7 @@
 #include "apps/spikefold/doctor_command.h"
 #include "apps/spikefold/export_command.h"
 #include "apps/spikefold/gate_command.h"
+#include "apps/spikefold/merge_command.h"
 #include "apps/spikefold/report_command.h"
 #include "apps/spikefold/verify_command.h"
 
@@ -114,6 +115,17 @@ CommandSpec VerifySpec() {
   return c;
 }
 
+CommandSpec MergeSpec() {
+  CommandSpec c{.name = "merge",
+                .summary = "Puts the parts that quantize --shard wrote together to one model",
+                .examples = "spikefold merge part-1 part-2 part-3 -o model-q"};
+  const auto o = Bind<MergeCommandOptions>(c, RunMerge);
+  c.options = {{"PART", &o->parts, "A directory that quantize --shard wrote; all of them", "", true},
+               {"-o,--output", &o->output, "The quantized model's directory", "DIR", true},
+               {"--force", &o->force, "Replace a model that is there"}};
+  return c;
+}
+
 CommandSpec DoctorSpec() {
   CommandSpec c{.name = "doctor",
                 .summary = "Says what this machine can do, and checks every kernel on it",
@@ -125,7 +137,7 @@ CommandSpec DoctorSpec() {
 }  // namespace
 
 std::vector<CommandSpec> SimpleCommands() {
-  return {ExportSpec(), GateSpec(), DiffSpec(), ReportSpec(), VerifySpec(), DoctorSpec()};
+  return {MergeSpec(), ExportSpec(), GateSpec(), DiffSpec(), ReportSpec(), VerifySpec(), DoctorSpec()};
 }
 
 }  // namespace spikefold

@@ -7,7 +7,6 @@
 #include "calib/nonfinite.h"
 #include "formats/base/parallel_copy.h"
 #include "formats/base/status.h"
-#include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/ops.h"
 #include "quant/rounding/cholesky.h"
@@ -75,16 +74,17 @@ class Stream {
   const Windows& windows_;
   KvCache cache_;
   std::vector<std::vector<float>> residual_;  // [windows][tokens, d] before the branch that is under way
-  std::vector<std::vector<float>>
-      input_;         // [windows][tokens, k] of the site where the stream stands, or more
+  // [windows][tokens, width_], or more, of the site where the stream stands.
+  std::vector<std::vector<float>> input_;
   size_t width_ = 0;  // k of that site; 0 before the first
 };
 
 class Driver {
  public:
-  Driver(RuntimeModel& model, const Windows& windows, const SequentialOptions& options, Choose choose,
-         Take take)
-      : model_(model),
+  Driver(const CheckpointReader& reader, RuntimeModel& model, const Windows& windows,
+         const SequentialOptions& options, Choose choose, Take take)
+      : reader_(reader),
+        model_(model),
         graph_(model.graph()),
         windows_(windows),
         options_(options),
@@ -115,9 +115,12 @@ class Driver {
       SF_ASSIGN_OR_RETURN(LinearRounding w, choose_(node));
       wanted.push_back(std::move(w));
     }
-    if (std::any_of(wanted.begin(), wanted.end(),
-                    [](const LinearRounding& w) { return w.round && !w.done.has_value(); })) {
+    const auto any = [&wanted](auto is) { return std::any_of(wanted.begin(), wanted.end(), is); };
+    if (any([](const LinearRounding& w) { return w.round && !w.done.has_value(); })) {
       SF_RETURN_IF_ERROR(Calibrate(site, wanted.front().spike_threshold));
+    } else if (options_.weights_on_demand &&
+               any([](const LinearRounding& w) { return w.done.has_value(); })) {
+      SF_RETURN_IF_ERROR(Advance(site));  // so that what lies before it need not wait in memory
     }
     for (size_t l = 0; l < wanted.size(); ++l) {
       if (!wanted[l].round) continue;
@@ -125,6 +128,32 @@ class Driver {
                                                     : RoundLinear(site.linears[l], wanted[l]));
     }
     factor_.reset();
+    hessian_ = std::vector<double>();  // {} would keep the memory
+    cross_ = std::vector<double>();
+    return absl::OkStatus();
+  }
+
+  // What the streams pass on their way to the site, read where it is not there, and let go behind them.
+  absl::Status LoadBefore(const Site& site) {
+    for (int node = at_; node < site.linears.front(); ++node) {
+      const Op op = graph_.nodes[static_cast<size_t>(node)].op;
+      if ((op != Op::kLinear && op != Op::kEmbed) || model_.linear(node) != nullptr) continue;
+      SF_ASSIGN_OR_RETURN(const Tensor weight, ReadWeight(graph_.nodes[static_cast<size_t>(node)]));
+      SF_RETURN_IF_ERROR(PutWeight(node, weight));
+    }
+    return absl::OkStatus();
+  }
+  void MoveTo(const Site& site) {
+    for (int node = at_; options_.weights_on_demand && node < site.linears.front(); ++node) {
+      model_.ReleaseLinear(node);
+    }
+    at_ = site.linears.front();
+  }
+
+  absl::Status Advance(const Site& site) {
+    SF_RETURN_IF_ERROR(LoadBefore(site));
+    for (size_t w = 0; w < windows_.size(); ++w) SF_RETURN_IF_ERROR(stream_.Run(w, at_, site).status());
+    MoveTo(site);
     return absl::OkStatus();
   }
 
@@ -132,6 +161,7 @@ class Driver {
   absl::Status Calibrate(const Site& site, float spike_threshold) {
     const RowWeighting weighting{.cap = options_.row_cap, .spike_threshold = spike_threshold};
     ThreadPool& pool = *options_.pool;
+    SF_RETURN_IF_ERROR(LoadBefore(site));
     Hessian hessian(site.k);
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
@@ -147,7 +177,7 @@ class Driver {
       for (size_t i = 0; i < difference.size(); ++i) difference[i] -= x[i];
       SF_RETURN_IF_ERROR(cross.Add(difference.data(), x.data(), rows, weight, pool));
     }
-    at_ = site.linears.front();
+    MoveTo(site);
     hessian_ = hessian.Full();
     cross_ = cross.Full();
     return absl::OkStatus();
@@ -157,25 +187,18 @@ class Driver {
     return absl::Status(status.code(), absl::StrCat(n.module, ": ", status.message()));
   }
 
-  // [n, k] as the model has it, which no one has replaced yet: rotated once, when the model was loaded.
-  std::vector<float> Weight(int node) const {
-    const LinearWeights& weights = *model_.linear(node);
-    std::vector<float> w(static_cast<size_t>(weights.n * weights.k));
-    options_.pool->ParallelFor(weights.n, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) {
-        kernels::matmul_f32_f32_f32::UnpackRow(weights.packed.as<float>().data(), weights.n, weights.k, row,
-                                               w.data() + row * weights.k);
-      }
-    });
-    return w;
+  absl::StatusOr<Tensor> ReadWeight(const Node& n) const {
+    const bool tied = n.role == Role::kHead && graph_.config.tied_embeddings;
+    return reader_.ReadF32((tied ? graph_.nodes[0].module : n.module) + ".weight");
   }
 
   // A linear that is rounded already: what follows it computes with its codes.
   absl::Status TakeUp(int node, const LinearRounding& wanted) {
     if (!options_.sequential) return absl::OkStatus();
     const Node& n = graph_.nodes[static_cast<size_t>(node)];
-    const std::vector<float> weight = Weight(node);
-    const RoundingInput input{.w = weight, .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
+    SF_ASSIGN_OR_RETURN(const Tensor weight, ReadWeight(n));
+    const RoundingInput input{
+        .w = weight.as<float>(), .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
     return Replace(node, input, *wanted.done);
   }
 
@@ -188,19 +211,21 @@ class Driver {
       factor_ = *std::move(factor);
       factored_kept_ = wanted.kept;
     }
-    std::vector<float> w = Weight(node);
+    SF_ASSIGN_OR_RETURN(Tensor weight, ReadWeight(n));
     if (reference_) {
-      SF_RETURN_IF_ERROR(FollowReference(n, w));
+      SF_RETURN_IF_ERROR(FollowReference(n, weight.as<float>()));
     }
-    const RoundingInput input{.w = w, .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
+    const RoundingInput input{
+        .w = weight.as<float>(), .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
     auto rounded = Gptq(input, *factor_, wanted.grid, options_.gptq, *options_.pool);
     if (!rounded.ok()) return Named(n, rounded.status());
     if (options_.sequential) SF_RETURN_IF_ERROR(Replace(node, input, *rounded));
+    weight = Tensor();  // whoever takes the codes needs memory of his own
     return take_(node, *std::move(rounded));
   }
 
   // w += strength * w E[(x - x^) x^T] H^-1, kept columns excepted.
-  absl::Status FollowReference(const Node& n, std::vector<float>& w) {
+  absl::Status FollowReference(const Node& n, absl::Span<float> w) {
     const int64_t m = static_cast<int64_t>(factor_->order.size());
     const size_t k = static_cast<size_t>(n.k);
     std::vector<double> h(static_cast<size_t>(m * m));
@@ -241,8 +266,7 @@ class Driver {
   }
 
   absl::Status Replace(int node, const RoundingInput& input, const RoundedWeights& rounded) {
-    const std::vector<float> values = Dequantize(rounded, input.n, input.k, *options_.pool);
-    Tensor w = Tensor::FromFloats({input.n, input.k}, values);
+    Tensor w = Tensor::FromFloats({input.n, input.k}, Dequantize(rounded, input.n, input.k, *options_.pool));
     float* out = w.as<float>().data();
     for (const int32_t column : input.kept) {
       for (int64_t row = 0; row < input.n; ++row) {
@@ -254,13 +278,24 @@ class Driver {
       const int64_t at = s.row * input.k + s.column;
       out[at] = input.w[static_cast<size_t>(at)];
     }
+    return PutWeight(node, w);
+  }
+
+  absl::Status PutWeight(int node, const Tensor& w) {
+    const Node& n = graph_.nodes[static_cast<size_t>(node)];
     LinearWeights weights;
-    weights.bias = model_.linear(node)->bias;
+    if (model_.linear(node) != nullptr) {
+      weights.bias = model_.linear(node)->bias;
+    } else if (n.has_bias) {
+      SF_ASSIGN_OR_RETURN(const Tensor bias, reader_.ReadF32(n.module + ".bias"));
+      weights.bias.assign(bias.as<float>().begin(), bias.as<float>().end());
+    }
     SF_RETURN_IF_ERROR(model_.ops().PackF32(w, weights));
     SF_RETURN_IF_ERROR(model_.ops().Prepare(weights));
     return model_.ReplaceLinear(node, std::move(weights));
   }
 
+  const CheckpointReader& reader_;
   RuntimeModel& model_;
   const ModelGraph& graph_;
   const Windows& windows_;
@@ -278,9 +313,9 @@ class Driver {
 
 }  // namespace
 
-absl::Status RoundSequentially(RuntimeModel& model, const Windows& windows, const SequentialOptions& options,
-                               Choose choose, Take take) {
-  return Driver(model, windows, options, choose, take).Run();
+absl::Status RoundSequentially(const CheckpointReader& reader, RuntimeModel& model, const Windows& windows,
+                               const SequentialOptions& options, Choose choose, Take take) {
+  return Driver(reader, model, windows, options, choose, take).Run();
 }
 
 }  // namespace spikefold

@@ -13,6 +13,7 @@
 #include "calib/hessian.h"
 #include "formats/base/progress.h"
 #include "formats/base/thread_pool.h"
+#include "formats/checkpoint.h"
 #include "kernels/runtime/model.h"
 #include "quant/rounding/gptq.h"
 
@@ -33,6 +34,9 @@ struct SequentialOptions {
   const KvPrefix* prefix = nullptr;         // before every window
   const RuntimeModel* reference = nullptr;  // the float model once more: rounds to its outputs, see below
   double reference_strength = 0.5;
+  // `model` was loaded without its linears and has them only while the text passes through them: not together
+  // with `reference`. What an earlier call rounded is passed through site by site.
+  bool weights_on_demand = false;
   bool sequential = true;  // false: Hessians of the float model throughout, `model` stays as it is
   double damping = 0.01;
   double row_cap = 16;  // RowWeighting::cap
@@ -40,7 +44,7 @@ struct SequentialOptions {
   Progress progress;
 };
 
-// `model` comes with float weights on the CPU, those that are rounded; on return it computes with what the
+// `reader` holds the float weights and `model` was loaded from it; on return `model` computes with what the
 // codes stand for, in float. `choose` is asked once a linear (head included, by node) before its site is
 // calibrated, `take` gets the result, in order of execution.
 //
@@ -49,7 +53,8 @@ struct SequentialOptions {
 // before.
 //
 // InvalidArgument: no windows, what Gptq and ForwardNodes refuse; Cancelled; what `choose` and `take` return.
-absl::Status RoundSequentially(RuntimeModel& model, const std::vector<std::vector<int32_t>>& windows,
+absl::Status RoundSequentially(const CheckpointReader& reader, RuntimeModel& model,
+                               const std::vector<std::vector<int32_t>>& windows,
                                const SequentialOptions& options,
                                absl::FunctionRef<absl::StatusOr<LinearRounding>(int node)> choose,
                                absl::FunctionRef<absl::Status(int node, RoundedWeights rounded)> take);

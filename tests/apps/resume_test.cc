@@ -81,9 +81,10 @@ TEST_CASE("A quantization killed at 20 random points is gone on with to the same
 }
 
 // An interrupted run of which something is left.
-void Interrupt(const ResumeWorkplace& w, const std::string& out) {
+void Interrupt(const ResumeWorkplace& w, const std::string& out, Args more = {}) {
+  more.insert(more.end(), {"--progress", "always"});
   const Finished run =
-      RunSpikefold(w.Quantize(out, {"--progress", "always"}),
+      RunSpikefold(w.Quantize(out, more),
                    {.when = [](const Finished& r) { return r.err.find("rounding: ") != std::string::npos; },
                     .signals = {SIGINT}});
   INFO(run.err);
@@ -121,6 +122,35 @@ TEST_CASE("What an interrupted run left is neither lost nor mixed up", "[apps][r
   Succeed(w.Quantize("q", {"--resume"}));
   CHECK(AllBytes(w / "q") == expected);
   w.CheckOnly({"q", "whole"});
+}
+
+TEST_CASE("Kept columns and forms of the key/value cache survive an interruption", "[apps][resume]") {
+  const ResumeWorkplace w;
+  for (const Args& recipe :
+       {Args{"--outliers", "keep", "--keep-columns", "4", "--codes", "grid", "--kv", "4"},
+        Args{"--outliers", "keep", "--codes", "grid", "--kv", "k4v2", "--kv-window", "64"}}) {
+    CAPTURE(recipe);
+    const auto with = [&recipe](Args more) {
+      more.insert(more.end(), recipe.begin(), recipe.end());
+      return more;
+    };
+    Succeed(w.Quantize("whole", recipe));
+    const Json sidecar = *ParseJson(ReadAll(w / "whole/spikefold.json"), "sidecar");
+    int64_t kept = 0;
+    for (const auto& [module, linear] : sidecar.Find("linears")->object()) {
+      kept += *linear.GetInt("kept", "sidecar");
+    }
+    CHECK(kept > 0);
+    CHECK(!sidecar.Find("kv")->is_null());
+    Interrupt(w, "q", recipe);
+    const Finished resumed = RunSpikefold(w.Quantize("q", with({"--resume"})));
+    INFO(resumed.err);
+    REQUIRE(resumed.exit == 0);
+    CHECK(Resumed(resumed));
+    CHECK((AllBytes(w / "q") == AllBytes(w / "whole")));
+    std::filesystem::remove_all(w / "q");
+    std::filesystem::remove_all(w / "whole");
+  }
 }
 
 TEST_CASE("What is left of another run gives way to --force, and to anything if it holds nothing",

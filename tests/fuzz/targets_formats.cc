@@ -162,7 +162,7 @@ void Sidecar(absl::string_view bytes) {
     FUZZ_CHECK(CheckSpec(linear).ok());
     FUZZ_CHECK(StoredBytes(linear) >= 0);
   }
-  (void)ImpliedTensorSpecs(info);
+  (void)PartTensorSpecs(info, {}, {});
   // What was read is written, read and written again to the same text.
   const std::string text = SidecarToJson(info, hashes).Dump();
   NativeInfo info2;

@@ -56,13 +56,14 @@ constexpr WeightGrid kGrid{.bits = 3, .symmetric = false, .group = 32};
 
 using Results = std::map<int, RoundedWeights>;  // by node
 
-Results Round(RuntimeModel& model, const std::vector<std::vector<int32_t>>& windows,
-              SequentialOptions options, const LinearRounding& wanted = {.round = true, .grid = kGrid}) {
+Results Round(const CheckpointReader& reader, RuntimeModel& model,
+              const std::vector<std::vector<int32_t>>& windows, SequentialOptions options,
+              const LinearRounding& wanted = {.round = true, .grid = kGrid}) {
   options.pool = &Pool();
   Results results;
   int last = -1;
   const absl::Status status = RoundSequentially(
-      model, windows, options, [&](int) -> absl::StatusOr<LinearRounding> { return wanted; },
+      reader, model, windows, options, [&](int) -> absl::StatusOr<LinearRounding> { return wanted; },
       [&](int node, RoundedWeights rounded) {
         CHECK(node > last);  // order of execution
         last = node;
@@ -121,7 +122,7 @@ TEST_CASE("Every linear is rounded on the inputs that the rounded model feeds it
     REQUIRE(prefix.ok());
     const auto windows = SomeWindows(9, 30, 1);
     const Results before = Expected(*tiny.checkpoint, *model, windows, &*prefix);
-    const Results rounded = Round(*model, windows, {.prefix = &*prefix});
+    const Results rounded = Round(*tiny.checkpoint, *model, windows, {.prefix = &*prefix});
     REQUIRE(rounded.size() == 3 * 7 + 1);
     CHECK(DifferentLinears(rounded, Expected(*tiny.checkpoint, *model, windows, &*prefix)) == 0);
     CHECK(DifferentLinears(rounded, before) > 10);  // the canary: inputs do change
@@ -133,7 +134,7 @@ TEST_CASE("One shot: every linear on the float model's inputs, and the model sta
   const auto model = Load(*tiny.checkpoint);
   const auto windows = SomeWindows(9, 30, 2);
   const Results before = Expected(*tiny.checkpoint, *model, windows, nullptr);
-  CHECK(DifferentLinears(Round(*model, windows, {.sequential = false}), before) == 0);
+  CHECK(DifferentLinears(Round(*tiny.checkpoint, *model, windows, {.sequential = false}), before) == 0);
   CHECK(DifferentLinears(Expected(*tiny.checkpoint, *model, windows, nullptr), before) == 0);
 }
 
@@ -142,7 +143,7 @@ TEST_CASE("The rounded model computes with what the codes, kept columns and supe
   const auto model = Load(*tiny.checkpoint), again = Load(*tiny.checkpoint);
   const auto windows = SomeWindows(6, 20, 3);
   const LinearRounding wanted{.round = true, .grid = kGrid, .kept = {1, 40}, .supers = {{2, 7}}};
-  const Results rounded = Round(*model, windows, {}, wanted);
+  const Results rounded = Round(*tiny.checkpoint, *model, windows, {}, wanted);
   for (const auto& [node, r] : rounded) {
     const Node& n = again->graph().nodes[static_cast<size_t>(node)];
     const auto w = tiny.checkpoint->ReadF32(n.module + ".weight");
@@ -176,7 +177,7 @@ TEST_CASE("Following the float model's outputs brings the rounded model closer t
   const auto windows = SomeWindows(60, 30, 4);
   const auto error = [&](const RuntimeModel* follow, double strength) {
     const auto model = Load(*tiny.checkpoint);
-    Round(*model, windows, {.reference = follow, .reference_strength = strength});
+    Round(*tiny.checkpoint, *model, windows, {.reference = follow, .reference_strength = strength});
     double sum = 0;
     for (const auto& window : windows) {
       std::vector<float> a(30 * 64), b(30 * 64);
@@ -203,7 +204,7 @@ TEST_CASE("What is not to be rounded stays; refusals stop the run and name the l
   const auto run = [&](const std::vector<std::vector<int32_t>>& text, const Progress& progress) {
     taken.clear();
     return RoundSequentially(
-        *model, text, {.pool = &Pool(), .progress = progress},
+        *tiny.checkpoint, *model, text, {.pool = &Pool(), .progress = progress},
         [&](int node) -> absl::StatusOr<LinearRounding> { return node == down ? wanted : LinearRounding{}; },
         [&](int node, const RoundedWeights&) {
           taken.push_back(node);
