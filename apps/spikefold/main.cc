@@ -409,6 +409,8 @@ void CommandLine::AddBench() {
   AddCount(c, "--prefill", o->prefill, "Tokens of the prompt (pp); 0: not measured", 0);
   AddCount(c, "--decode", o->decode, "Tokens decoded one by one (tg); 0: not measured", 0);
   AddBackend(c, o->backend);
+  c->add_flag("--bf16-rows", o->bf16_rows,
+              "Float models on a GPU: rows rounded to bf16 before bf16 weights, as other engines' bf16 does");
   AddCount(c, "--repeat", o->repeat, "Repetitions, after one to warm up", 1, 100000);
   AddKv(c, o->kv, kKvForm);
 }

@@ -18,6 +18,7 @@
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_grids_cuda.h"
 #include "kernels/runtime/code_sums.h"
 #include "kernels/runtime/cuda_ops.h"
+#include "kernels/runtime/cuda_options.h"
 
 namespace spikefold {
 namespace {
@@ -214,11 +215,19 @@ absl::Status CudaOps::FloatLinears(const CudaActivation& x, absl::Span<const Lin
     cuda::LinearGroup& group = device->bf16 ? bf16.linears : params.linears;
     group.linear[group.count++] = LinearOf(*w[i], *device, y[i]);
   }
-  if (bf16.linears.count > 0) {
-    SF_RETURN_IF_ERROR(kernels::matmul_f32_f32_bf16::RunCuda(bf16, *stream_));
-  }
+  if (bf16.linears.count > 0) SF_RETURN_IF_ERROR(Bf16Linears(bf16));
   if (params.linears.count == 0) return absl::OkStatus();
   return kernels::matmul_f32_f32_f32::RunCuda(params, *stream_);
+}
+
+absl::Status CudaOps::Bf16Linears(const cuda::SimtParams& p) {
+  namespace bf16 = kernels::matmul_f32_f32_bf16;
+  if (device_.sm != 90 || p.m < bf16::kHopperRows || !bf16::SupportsHopper(p.k)) {
+    return bf16::RunCuda(p, *stream_);
+  }
+  const bf16::Rows rows = cuda_rounds_rows ? bf16::Rows::kBf16 : bf16::Rows::kExact;
+  SF_RETURN_IF_ERROR(bf16_parts_.Reserve(bf16::PartsBytes(p.m, p.k, rows)));
+  return bf16::RunHopper(p, rows, bf16_parts_.as<uint16_t>(), device_, *stream_);
 }
 
 absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
@@ -288,7 +297,7 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
     p.linears.linear[p.linears.count++] = LinearOf(*w[i], *device, y[i]);
   }
   if (tiled.linears.count > 0) {
-    SF_RETURN_IF_ERROR(s4g::RunCuda(tiled, *stream_));
+    SF_RETURN_IF_ERROR(s4g::RunCuda(tiled, device_, *stream_));
   }
   if (params.linears.count == 0) return absl::OkStatus();
   return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)

@@ -5,6 +5,7 @@
 
 #include "kernels/cuda/copy.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/simt_matmul.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
 #include "kernels/runtime/cuda_kv.h"
@@ -78,6 +79,7 @@ class CudaOps : public Ops {
   absl::StatusOr<const CudaWeights*> Complete(const LinearWeights& w);
   absl::Status FloatLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                             absl::Span<float* const> y);
+  absl::Status Bf16Linears(const cuda::SimtParams& params);
   absl::Status CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                            absl::Span<float* const> y);
   // Float rows times codes: all rows, or the spike rows alone.
@@ -94,7 +96,7 @@ class CudaOps : public Ops {
   ThreadPool* pool_;
   CudaConstants constants_;
   std::unique_ptr<CudaActivation> head_x_;
-  cuda::DeviceMemory logits_, tokens_, counters_;
+  cuda::DeviceMemory logits_, tokens_, counters_, bf16_parts_;
   cuda::PinnedMemory staging_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned
 
