@@ -37,11 +37,11 @@ TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", 
 }
 
 TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]") {
-  CheckRefused(
-      {"scna", "x"}, 2,
-      "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
-      "compare, folds, plan, quantize, refine, eval, sweep, export, gate, diff, report, verify, doctor, "
-      "generate, bench, fixture, completion, man");
+  CheckRefused({"scna", "x"}, 2,
+               "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
+               "compare, folds, plan, quantize, refine, eval, sweep, merge, export, gate, diff, report, "
+               "verify, doctor, "
+               "generate, bench, fixture, completion, man");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
                "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
                "bench --help");
