@@ -28,6 +28,8 @@ namespace {
 
 namespace cuda = kernels::cuda;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
+namespace s4g = kernels::matmul_f32_f32_s4g;
+namespace bf16_weights = kernels::matmul_f32_f32_bf16;
 namespace w8a8 = kernels::matmul_bf16_s8r_s8c;
 
 constexpr int64_t kLeastBytes = int64_t{256} << 20;  // of weights that launches take by turns
@@ -115,7 +117,8 @@ class Bench {
     SF_RETURN_IF_ERROR(w_scale_.Reserve(static_cast<size_t>(n) * 4));
     SF_RETURN_IF_ERROR(y_.Reserve(static_cast<size_t>(2 * max_m * n)));
     SF_RETURN_IF_ERROR(sums_.Reserve(static_cast<size_t>(4 * max_m * n)));
-    const int64_t floats = std::max(std::min(max_m, kMaxW4Rows) * k, max_m * kKept);
+    const int64_t floats = max_m * std::max(k, kKept);
+    SF_RETURN_IF_ERROR(parts_.Reserve(bf16_weights::PartsBytes(max_m, k, bf16_weights::Rows::kExact)));
     SF_RETURN_IF_ERROR(x32_.Reserve(static_cast<size_t>(floats) * 4));
     SF_RETURN_IF_ERROR(FillFloats(x32_.as<float>(), floats, 1.0f, 11, stream_));
     SF_RETURN_IF_ERROR(FillBytes(w8_.as<void>(), copies_ * n * k, 1, stream_));
@@ -203,11 +206,11 @@ class Bench {
                            }});
   }
   // Codes and scales lie in the bytes of the other weights: any bits are codes, pairs of bf16 are floats.
-  void AddW4(int64_t m, int64_t n, int64_t k) {
+  void AddW4(const char* name, int64_t m, int64_t n, int64_t k, bool hopper) {
     constexpr int64_t kGroup = 64;
     const int64_t code_bytes = n * k / 2, scale_bytes = n * k / kGroup * 4;
     contenders_.push_back(
-        {.name = "w4a16 f32",
+        {.name = name,
          .weight_bytes = code_bytes + scale_bytes,
          .copies = 2 * copies_,
          .launch = [=, this](int64_t copy) {
@@ -218,7 +221,7 @@ class Bench {
                .w_scale = reinterpret_cast<const float*>(w16_.as<char>() + copy * scale_bytes),
                .group = kGroup,
                .y = sums_.as<float>()};
-           return kernels::matmul_f32_f32_s4g::RunCuda(p, stream_);
+           return hopper ? s4g::RunHopper(p, stream_) : s4g::RunCuda(p, stream_);
          }});
   }
 
@@ -238,12 +241,29 @@ class Bench {
                            }});
   }
 
+  // Many float rows times bf16 weights on the tensor cores.
+  void AddBf16Rows(const char* name, bf16_weights::Rows rows, int64_t m, int64_t n, int64_t k) {
+    contenders_.push_back(
+        {.name = name, .weight_bytes = 2 * n * k, .launch = [=, this](int64_t copy) {
+           cuda::SimtParams p = {.m = m, .k = k, .x = x32_.as<float>(), .linears = {.count = 1}};
+           p.linears.linear[0] = {
+               .n = n, .w = w16_.as<uint16_t>() + copy * n * k, .w_stride = k, .y = sums_.as<float>()};
+           return bf16_weights::RunHopper(p, rows, parts_.as<uint16_t>(), device_, stream_);
+         }});
+  }
+
   absl::Status Shape(int64_t m, int64_t n, int64_t k) {
     contenders_.clear();
     peers_.clear();
     AddWalk("w8a8 f32", m, n, k, 0);
     AddWalk("w8a8 f32 r=64", m, n, k, kKept);
-    if (m <= kMaxW4Rows) AddW4(m, n, k);
+    if (m <= kMaxW4Rows) AddW4("w4a16 f32 sm80", m, n, k, false);
+    const bool hopper = device_.sm == 90;
+    if (hopper && m <= kMaxW4Rows) AddW4("w4a16 f32 sm90", m, n, k, true);
+    if (hopper && m >= bf16_weights::kHopperRows) {
+      AddBf16Rows("bf16 f32 rounded", bf16_weights::Rows::kBf16, m, n, k);
+      AddBf16Rows("bf16 f32 split", bf16_weights::Rows::kExact, m, n, k);
+    }
     if (m <= 4) AddFloatRows("w8a16 f32", false, m, n, k);
     if (m <= 4) AddFloatRows("bf16 f32", true, m, n, k);
     AddOurs("w8a8", m, n, k, 0, 0);
@@ -313,7 +333,7 @@ class Bench {
   double read_rate_ = 0;
   int64_t copies_ = 0;
   cuda::DeviceMemory w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_, y_, sums_,
-      x32_;
+      x32_, parts_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::vector<Contender> contenders_;
 };

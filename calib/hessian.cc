@@ -1,65 +1,85 @@
 #include "calib/hessian.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "calib/median.h"
 #include "formats/base/status.h"
-#include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
+#include "formats/base/vector_clones.h"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
 
 namespace spikefold {
 namespace {
 
-namespace f32 = kernels::matmul_f32_f32_f32;
+namespace s8 = kernels::matmul_f32_s8r_s8c;
 
-constexpr int64_t kChunkRows = 512;  // float32 sums stay short, and an operand of a tile fits in L2
+constexpr int64_t kChunkRows = 512;  // whose codes share scales: see the header
+constexpr int64_t kColumns = 64;     // whose codes one thread makes
 constexpr int64_t kLine = 16;        // floats of a cache line
 
-// ||x||^2 and max |x| of a row, in lanes that the vector units like.
-void Measure(const float* x, int64_t k, float& norm, float& peak) {
-  float sum[kLine] = {}, top[kLine] = {};
-  int64_t c = 0;
-  for (; c + kLine <= k; c += kLine) {
-    float line[kLine];
-    std::memcpy(line, x + c, sizeof(line));
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kLine; ++i) sum[i] += line[i] * line[i];
-#pragma GCC unroll 16
-    for (int64_t i = 0; i < kLine; ++i) {
-      const float size = std::fabs(line[i]);
-      top[i] = size > top[i] ? size : top[i];
+// ||x||^2 and max |x| of each row of x [rows, k], in 16 lanes.
+SF_VECTOR_CLONES void MeasureRows(const float* x, int64_t rows, int64_t k, float* norm, float* peak) {
+  using Lanes = float __attribute__((vector_size(kLine * sizeof(float))));
+  for (int64_t t = 0; t < rows; ++t, x += k) {
+    Lanes sum = {}, top = {};
+    for (int64_t c = 0; c < k; c += kLine) {
+      Lanes line = {};
+      std::memcpy(&line, x + c, static_cast<size_t>(std::min(kLine, k - c)) * sizeof(float));
+      sum += line * line;
+      const Lanes size = line < 0 ? -line : line;
+      top = size > top ? size : top;
     }
-  }
-  for (int64_t i = 0; c + i < k; ++i) {
-    sum[i] += x[c + i] * x[c + i];
-    top[i] = std::max(top[i], std::fabs(x[c + i]));
-  }
-  norm = peak = 0;
-  for (int64_t i = 0; i < kLine; ++i) {
-    norm += sum[i];
-    peak = std::max(peak, top[i]);
+    norm[t] = peak[t] = 0;
+    for (int64_t i = 0; i < kLine; ++i) {
+      norm[t] += sum[i];
+      peak[t] = std::max(peak[t], top[i]);
+    }
   }
 }
 
-// columns [c0, c1) of x [rows, k] as rows of out [k, rows], times weight.
-void Transpose(const float* x, int64_t rows, int64_t k, const float* weight, int64_t c0, int64_t c1,
-               float* out) {
+// The nearest integer of |x| < 2^22, ties to even, as integer operations that a compiler turns into vectors.
+SF_VECTOR_INLINE int32_t Nearest(float x) {
+  return std::bit_cast<int32_t>(x + 12582912.0f) - std::bit_cast<int32_t>(12582912.0f);
+}
+
+// Columns [c0, c1) of x [rows, k], times root[t], as rows of codes [k, rows] with a scale each.
+SF_VECTOR_CLONES void QuantizeColumns(const float* x, int64_t rows, int64_t k, const float* root, int64_t c0,
+                                      int64_t c1, int8_t* codes, float* scale) {
+  int32_t peak[kColumns] = {};  // as bits: sizes compare like them, and NaN above all
+  float inverse[kColumns];
+  const int64_t width = c1 - c0;
+  for (int64_t t = 0; t < rows; ++t) {
+    for (int64_t c = 0; c < width; ++c) {
+      const int32_t size = std::bit_cast<int32_t>(x[t * k + c0 + c] * root[t]) & 0x7fffffff;
+      peak[c] = size > peak[c] ? size : peak[c];
+    }
+  }
+  for (int64_t c = 0; c < width; ++c) {
+    const float size = std::bit_cast<float>(peak[c]);
+    scale[c0 + c] = size / 127;
+    inverse[c] = size > 0 ? 127 / size : 0;
+  }
   for (int64_t t0 = 0; t0 < rows; t0 += kLine) {
     const int64_t t1 = std::min(t0 + kLine, rows);
-    for (int64_t c = c0; c < c1; ++c) {
-      for (int64_t t = t0; t < t1; ++t) out[c * rows + t] = weight[t] * x[t * k + c];
+    int8_t block[kLine][kColumns];
+    for (int64_t t = t0; t < t1; ++t) {
+      for (int64_t c = 0; c < width; ++c) {
+        block[t - t0][c] = static_cast<int8_t>(Nearest(x[t * k + c0 + c] * root[t] * inverse[c]));
+      }
+    }
+    for (int64_t c = 0; c < width; ++c) {
+      for (int64_t t = t0; t < t1; ++t) codes[(c0 + c) * rows + t] = block[t - t0][c];
     }
   }
 }
 
-// columns [panel * 32, ...) of x [rows, k] as a panel of the packed matrix x^T [k, rows].
-void PackPanel(const float* x, int64_t rows, int64_t k, int64_t panel, float* packed) {
-  const int64_t first = panel * f32::kPanel, width = std::min(f32::kPanel, k - first);
-  float* out = packed + panel * rows * f32::kPanel;
-  for (int64_t t = 0; t < rows; ++t, out += f32::kPanel) {
-    std::memcpy(out, x + t * k + first, static_cast<size_t>(width) * sizeof(float));
-    std::fill(out + width, out + f32::kPanel, 0.0f);
+// to [kTile, kTile] += from [m, n].
+SF_VECTOR_CLONES void AddTile(const float* from, int64_t m, int64_t n, int64_t stride, float* to) {
+  for (int64_t r = 0; r < m; ++r) {
+    for (int64_t c = 0; c < n; ++c) to[r * stride + c] += from[r * n + c];
   }
 }
 
@@ -71,9 +91,7 @@ std::vector<float> RowWeights(const float* x, int64_t rows, int64_t k, const Row
   if (weighting.cap <= 0 && weighting.spike_threshold <= 0) return weight;
   std::vector<float> norm(static_cast<size_t>(rows)), peak(norm);
   pool.ParallelFor(rows, 32, [&](int64_t begin, int64_t end) {
-    for (int64_t t = begin; t < end; ++t) {
-      Measure(x + t * k, k, norm[static_cast<size_t>(t)], peak[static_cast<size_t>(t)]);
-    }
+    MeasureRows(x + begin * k, end - begin, k, norm.data() + begin, peak.data() + begin);
   });
   const double limit = weighting.cap * static_cast<double>(Median(norm));
   for (size_t t = 0; t < norm.size(); ++t) {
@@ -90,33 +108,39 @@ OuterProductSum::OuterProductSum(int64_t k, bool symmetric) : k_(k), symmetric_(
   for (int64_t row = 0; row < k; row += kTile) {
     for (int64_t column = symmetric ? row : 0; column < k; column += kTile) {
       tiles_.push_back(
-          {.row = row, .column = column, .values = std::vector<double>(static_cast<size_t>(kTile * kTile))});
+          {.row = row, .column = column, .values = std::vector<float>(static_cast<size_t>(kTile * kTile))});
     }
   }
 }
 
 absl::Status OuterProductSum::Add(const float* a, const float* b, int64_t rows,
                                   absl::Span<const float> weight, ThreadPool& pool) {
-  const std::vector<float> ones(weight.empty() ? static_cast<size_t>(rows) : 0, 1.0f);
-  const float* w = weight.empty() ? ones.data() : weight.data();
+  std::vector<float> root(static_cast<size_t>(rows), 1.0f);
+  for (size_t t = 0; t < weight.size(); ++t) root[t] = std::sqrt(weight[t]);
   for (int64_t at = 0; at < rows; at += kChunkRows) {
-    SF_RETURN_IF_ERROR(AddChunk(a + at * k_, b + at * k_, std::min(kChunkRows, rows - at), w + at, pool));
+    const size_t count = static_cast<size_t>(std::min(kChunkRows, rows - at));
+    SF_RETURN_IF_ERROR(AddChunk(a + at * k_, b + at * k_,
+                                absl::MakeConstSpan(root).subspan(static_cast<size_t>(at), count), pool));
   }
-  for (int64_t t = 0; t < rows; ++t) weight_ += static_cast<double>(w[t]);
+  weight_ += weight.empty() ? static_cast<double>(rows) : 0.0;
+  for (const float w : weight) weight_ += static_cast<double>(w);
   num_rows_ += rows;
   return absl::OkStatus();
 }
 
-absl::Status OuterProductSum::AddChunk(const float* a, const float* b, int64_t rows, const float* weight,
+absl::Status OuterProductSum::AddChunk(const float* a, const float* b, absl::Span<const float> root,
                                        ThreadPool& pool) {
-  const int64_t panels = (k_ + f32::kPanel - 1) / f32::kPanel;
-  transposed_.resize(static_cast<size_t>(k_ * rows));
-  packed_.resize(static_cast<size_t>(panels * f32::kPanel * rows));
-  pool.ParallelFor(panels, 1, [&](int64_t begin, int64_t end) {
+  const int64_t rows = static_cast<int64_t>(root.size());
+  SF_RETURN_IF_ERROR(Quantize(a, root, pool, left_));
+  if (!symmetric_) SF_RETURN_IF_ERROR(Quantize(b, root, pool, right_));
+  const Codes& right = symmetric_ ? left_ : right_;
+  const size_t panel_bytes = s8::PackedBytes(kTile, rows);
+  const int64_t num_panels = (k_ + kTile - 1) / kTile;
+  packed_.resize(panel_bytes * static_cast<size_t>(num_panels));
+  pool.ParallelFor(num_panels, 1, [&](int64_t begin, int64_t end) {
     for (int64_t p = begin; p < end; ++p) {
-      PackPanel(b, rows, k_, p, packed_.data());
-      Transpose(a, rows, k_, weight, p * f32::kPanel, std::min((p + 1) * f32::kPanel, k_),
-                transposed_.data());
+      s8::Pack(right.codes.data() + p * kTile * rows, std::min(kTile, k_ - p * kTile), rows,
+               packed_.data() + static_cast<size_t>(p) * panel_bytes);
     }
   });
   std::vector<absl::Status> status(tiles_.size());
@@ -125,24 +149,39 @@ absl::Status OuterProductSum::AddChunk(const float* a, const float* b, int64_t r
     for (int64_t i = begin; i < end; ++i) {
       Tile& tile = tiles_[static_cast<size_t>(i)];
       const int64_t m = std::min(kTile, k_ - tile.row), n = std::min(kTile, k_ - tile.column);
-      status[static_cast<size_t>(i)] = f32::Run({.m = m,
-                                                 .n = n,
-                                                 .k = rows,
-                                                 .x = transposed_.data() + tile.row * rows,
-                                                 .x_stride = rows,
-                                                 .w = packed_.data() + tile.column * rows,
-                                                 .y = product.data(),
-                                                 .y_stride = kTile},
-                                                pool);
-      for (int64_t r = 0; r < m; ++r) {
-        for (int64_t c = 0; c < n; ++c) {
-          const size_t at = static_cast<size_t>(r * kTile + c);
-          tile.values[at] += static_cast<double>(product[at]);
-        }
-      }
+      status[static_cast<size_t>(i)] =
+          s8::Run({.m = m,
+                   .n = n,
+                   .k = rows,
+                   .x = left_.codes.data() + tile.row * rows,
+                   .x_scale = left_.scale.data() + tile.row,
+                   .w = packed_.data() + static_cast<size_t>(tile.column / kTile) * panel_bytes,
+                   .w_scale = right.scale.data() + tile.column,
+                   .y = product.data()},
+                  pool);
+      AddTile(product.data(), m, n, kTile, tile.values.data());
     }
   });
   for (const absl::Status& s : status) SF_RETURN_IF_ERROR(s);
+  return absl::OkStatus();
+}
+
+absl::Status OuterProductSum::Quantize(const float* x, absl::Span<const float> root, ThreadPool& pool,
+                                       Codes& out) const {
+  const int64_t rows = static_cast<int64_t>(root.size());
+  out.codes.resize(static_cast<size_t>(k_ * rows));
+  out.scale.resize(static_cast<size_t>(k_));
+  pool.ParallelFor((k_ + kColumns - 1) / kColumns, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      QuantizeColumns(x, rows, k_, root.data(), i * kColumns, std::min((i + 1) * kColumns, k_),
+                      out.codes.data(), out.scale.data());
+    }
+  });
+  for (int64_t c = 0; c < k_; ++c) {
+    if (std::isfinite(out.scale[static_cast<size_t>(c)])) continue;
+    return absl::InvalidArgumentError(
+        absl::StrCat("second moments: input channel ", c, " of ", k_, " holds values that are not finite"));
+  }
   return absl::OkStatus();
 }
 
@@ -153,7 +192,7 @@ std::vector<double> OuterProductSum::Full() const {
     const bool diagonal = symmetric_ && tile.row == tile.column;
     for (int64_t r = 0; r < m; ++r) {
       for (int64_t c = diagonal ? r : 0; c < n; ++c) {
-        const double value = tile.values[static_cast<size_t>(r * kTile + c)];
+        const double value = static_cast<double>(tile.values[static_cast<size_t>(r * kTile + c)]);
         full[static_cast<size_t>((tile.row + r) * k_ + tile.column + c)] = value;
         if (symmetric_) full[static_cast<size_t>((tile.column + c) * k_ + tile.row + r)] = value;
       }

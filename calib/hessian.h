@@ -23,13 +23,16 @@ struct RowWeighting {
 std::vector<float> RowWeights(const float* x, int64_t rows, int64_t k, const RowWeighting& weighting,
                               ThreadPool& pool);
 
-// sum_t omega_t a_t b_t^T, [k, k], over any number of calls. Products of up to 512 rows are summed in float32
-// by the float matmul, and their sums in float64. If a is b, only half is computed and kept.
+// sum_t omega_t a_t b_t^T, [k, k], over any number of calls. Of up to 512 rows sqrt(omega_t) a_t is rounded
+// to INT8 with a scale a column, max / 127; the products' sums are integers and exact, and those of all
+// chunks are added in float64: no order of threads or instruction set shows. If a is b, only half is computed
+// and kept. A column's rounding errors are on average at most 512 / (12 * 127^2) = 0.26 % of its power, if
+// one row holds all of it, and 1e-4 for Gaussian values, where GPTQ's damping is 1 % of the mean.
 class OuterProductSum {
  public:
   OuterProductSum(int64_t k, bool symmetric);
   // a, b [rows, k], the same pointer if symmetric; `weight` [rows] or empty: all 1. Not for several threads
-  // at once; the result does not depend on the pool's.
+  // at once. InvalidArgument: a value that is not finite.
   absl::Status Add(const float* a, const float* b, int64_t rows, absl::Span<const float> weight,
                    ThreadPool& pool);
   int64_t k() const { return k_; }
@@ -40,17 +43,24 @@ class OuterProductSum {
  private:
   static constexpr int64_t kTile = 128;
   struct Tile {
-    int64_t row, column;         // of its first element
-    std::vector<double> values;  // [kTile, kTile]
+    int64_t row, column;        // of its first element
+    std::vector<float> values;  // [kTile, kTile]
   };
-  absl::Status AddChunk(const float* a, const float* b, int64_t rows, const float* weight, ThreadPool& pool);
+  struct Codes {
+    std::vector<int8_t> codes;  // [k, rows] of the transposed operand
+    std::vector<float> scale;   // [k]
+  };
+  // root [rows]: sqrt(omega).
+  absl::Status AddChunk(const float* a, const float* b, absl::Span<const float> root, ThreadPool& pool);
+  absl::Status Quantize(const float* x, absl::Span<const float> root, ThreadPool& pool, Codes& out) const;
 
   const int64_t k_;
   const bool symmetric_;
   int64_t num_rows_ = 0;
   double weight_ = 0;
   std::vector<Tile> tiles_;
-  std::vector<float> transposed_, packed_;  // a^T [k, rows] weighted; b in panels of the matmul
+  Codes left_, right_;
+  std::vector<uint8_t> packed_;  // the right one in panels of kTile columns, as the matmul reads them
 };
 
 // H of one site.

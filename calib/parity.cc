@@ -177,8 +177,9 @@ absl::StatusOr<ParityResult> CompareBackends(const RuntimeModel& device, const R
   int64_t longest = 0;
   for (const EvalWindow& w : windows) longest = std::max(longest, static_cast<int64_t>(w.tokens.size()));
   SiteComparison sites(device, host, result);
-  ScoringArm host_arm(host, host.prefix(), longest), device_arm(device, device.prefix(), longest);
-  ScoringArm watched(host, host.prefix(), longest, {.taps = &sites});
+  ScoringArm host_arm(host, host.prefix(), longest, {}, host.kv()),
+      device_arm(device, device.prefix(), longest, {}, device.kv());
+  ScoringArm watched(host, host.prefix(), longest, {.taps = &sites}, host.kv());
   std::vector<RowScore> scores;
   const int64_t count = static_cast<int64_t>(windows.size());
   for (int64_t w = 0; w < count; ++w) {

@@ -102,7 +102,7 @@ class Search {
     window.insert(window.end(), text.begin(),
                   text.begin() + std::min<int64_t>(kRepeatedText, static_cast<int64_t>(text.size())));
     RowPeakObserver peaks(in_.model.graph(), in_.model.pool());
-    SF_RETURN_IF_ERROR(RunWindows(in_.model, {window}, &prefix, peaks, "", {}));
+    SF_RETURN_IF_ERROR(RunWindows(in_.model, {window}, &prefix, peaks, "searching for a prefix", {}));
     return peaks.LargestScore(static_cast<int64_t>(window.size()));
   }
 

@@ -28,7 +28,7 @@ class TapFan : public Taps {
 };
 
 // Runs every window from an empty cache (behind `prefix`, if not null). `after_window(index)` may be null.
-// Cancelled when `progress` says so.
+// Cancelled when `progress` says so; DataLoss naming the place where a value that a tap wants is not finite.
 absl::Status RunWindows(const RuntimeModel& model, const Windows& windows, const KvPrefix* prefix, Taps& taps,
                         absl::string_view what, const Progress& progress);
 

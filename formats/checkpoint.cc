@@ -58,6 +58,19 @@ absl::StatusOr<std::string> CheckpointBase::Fingerprint() const {
   return fingerprint_;
 }
 
+absl::StatusOr<Tensor> CheckpointReader::ReadF32Rows(absl::string_view name, int64_t begin,
+                                                     int64_t end) const {
+  SF_ASSIGN_OR_RETURN(Tensor whole, ReadF32(name));
+  SF_RETURN_IF_ERROR(CheckRows(whole.shape(), begin, end, path(), name));
+  const int64_t k = whole.dim(1);
+  if (begin == 0 && end == whole.dim(0)) return whole;
+  return Tensor::FromFloats(
+      {end - begin, k},
+      whole.as<float>().subspan(static_cast<size_t>(begin * k), static_cast<size_t>((end - begin) * k)));
+}
+
+bool CheckpointReader::ReadsRows(absl::string_view) const { return false; }
+
 absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where, absl::string_view tensor) {
   // Counts by the exponent bits, so that the loop vectorises; 2^24 values a part keep the counter small.
   int64_t bad = 0;
@@ -77,6 +90,13 @@ absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where
                                           " values are not finite, the first is ",
                                           std::isnan(values[first]) ? "NaN" : "infinite", " at index ", first,
                                           "; only finite weights are allowed"));
+}
+
+absl::Status CheckRows(const Shape& shape, int64_t begin, int64_t end, absl::string_view where,
+                       absl::string_view tensor) {
+  if (shape.size() == 2 && begin >= 0 && begin <= end && end <= shape[0]) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(where, ": ", tensor, " ", ShapeString(shape), ": has no rows ", begin, "..", end));
 }
 
 absl::Status CheckShape(const Shape& stored, const Shape& needed, absl::string_view where,

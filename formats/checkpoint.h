@@ -50,6 +50,10 @@ class CheckpointReader {
   // Float32 values of a float (or GGUF block) tensor. NotFound; DataLoss with tensor, index and count if any
   // value is NaN or infinite.
   virtual absl::StatusOr<Tensor> ReadF32(absl::string_view name) const = 0;
+  // Rows [begin, end) of ReadF32()'s matrix [n, k], as [end - begin, k], checked alike. Takes the memory of
+  // these rows where ReadsRows(), of the whole matrix elsewhere (GGUF, folds).
+  virtual absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const;
+  virtual bool ReadsRows(absl::string_view name) const;
   // The tensor as stored, no conversion (safetensors only; Unimplemented for GGUF).
   virtual absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const = 0;
   virtual absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const = 0;

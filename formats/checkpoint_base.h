@@ -45,6 +45,9 @@ class CheckpointBase : public CheckpointReader {
 
 // DataLoss "<where>: <tensor>: 2 of 1024 values are not finite, the first is nan at index 17; ..." .
 absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where, absl::string_view tensor);
+// InvalidArgument unless [begin, end) are rows of a matrix of that shape.
+absl::Status CheckRows(const Shape& shape, int64_t begin, int64_t end, absl::string_view where,
+                       absl::string_view tensor);
 // DataLoss with both shapes unless equal.
 absl::Status CheckShape(const Shape& stored, const Shape& needed, absl::string_view where,
                         absl::string_view tensor);

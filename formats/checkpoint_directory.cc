@@ -127,6 +127,8 @@ absl::Status DirectoryCheckpoint::NotFloat(absl::string_view name, DType dtype) 
 
 namespace {
 
+constexpr int64_t kBlockValues = 1 << 20;  // that are converted at a time: their bytes stay in the cache
+
 class FloatDirectory : public DirectoryCheckpoint {
  public:
   static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& path, Json config_json) {
@@ -144,6 +146,34 @@ class FloatDirectory : public DirectoryCheckpoint {
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     if (Find(name) == nullptr) return NoSuchTensor(name);
     return model_->Read(name);
+  }
+  // Matrices a few rows at a time: a tensor as it is stored is never in memory beside its float32 values.
+  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override {
+    if (!ReadsRows(name)) return DirectoryCheckpoint::ReadF32(name);
+    const Shape& shape = Find(name)->shape;
+    Tensor whole(DType::kF32, shape);
+    const int64_t block = std::max<int64_t>(1, kBlockValues / std::max<int64_t>(1, shape[1]));
+    for (int64_t begin = 0; begin < shape[0]; begin += block) {
+      const int64_t end = std::min(begin + block, shape[0]);
+      SF_ASSIGN_OR_RETURN(const Tensor raw, model_->ReadRows(name, begin, end));
+      ToF32(raw.view(), whole.as<float>().data() + begin * shape[1]);
+    }
+    SF_RETURN_IF_ERROR(CheckFinite(whole.as<float>(), path_, name));
+    return whole;
+  }
+  bool ReadsRows(absl::string_view name) const override {
+    const StoredTensor* tensor = Find(name);
+    return tensor != nullptr && tensor->shape.size() == 2;
+  }
+  absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const override {
+    const StoredTensor* stored = Find(name);
+    if (stored == nullptr) return NoSuchTensor(name);
+    SF_RETURN_IF_ERROR(CheckRows(stored->shape, begin, end, path_, name));
+    SF_ASSIGN_OR_RETURN(const Tensor raw, model_->ReadRows(name, begin, end));
+    Tensor rows = ToF32(raw.view());
+    if (CheckFinite(rows.as<float>(), path_, name).ok()) return rows;
+    SF_RETURN_IF_ERROR(ReadF32(name).status());  // counts all of the tensor and says where
+    return absl::DataLossError(absl::StrCat(path_, ": ", name, ": changes while it is read"));
   }
 
  private:
@@ -177,7 +207,8 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenDirectoryCheckpoint(const 
   SF_ASSIGN_OR_RETURN(Json config_json, ReadConfig(path));
   if (const Json* q = config_json.Find("quantization_config"); q != nullptr && !q->is_null()) {
     const absl::StatusOr<std::string> method = q->GetString("quant_method", "config.json");
-    if (method.ok() && *method == "spikefold") return OpenNativeCheckpoint(path);
+    const bool ours = method.ok() && (*method == "spikefold" || *method == "spikefold-part");
+    if (ours) return OpenNativeCheckpoint(path);
     return OpenForeignCheckpoint(path, std::move(config_json));
   }
   return FloatDirectory::Open(path, std::move(config_json));

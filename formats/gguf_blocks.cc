@@ -32,7 +32,7 @@ float HalfAt(const uint8_t* p) {
 }
 
 void DecodeF32(const uint8_t* in, int64_t count, float* out) {
-  std::memcpy(out, in, static_cast<size_t>(count) * 4);
+  if (count > 0) std::memcpy(out, in, static_cast<size_t>(count) * 4);  // which takes no null
 }
 void DecodeF16(const uint8_t* in, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = HalfAt(in + 2 * i);

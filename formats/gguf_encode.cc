@@ -31,7 +31,11 @@ void PackFifthBits(const int32_t code[kBlock], uint8_t* out) {
   std::memcpy(out, &high, 4);
 }
 
-float Inverse(float d) { return d != 0 ? 1.0f / d : 0.0f; }
+// 0 also for steps so small that 1 / d is infinite, which no code times float16 could hold.
+float Inverse(float d) {
+  const float inverse = 1.0f / d;
+  return std::isfinite(inverse) ? inverse : 0.0f;
+}
 
 // Codes around zero: the value of largest magnitude becomes the lowest code, which reaches further than the
 // highest.

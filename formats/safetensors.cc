@@ -393,6 +393,16 @@ absl::StatusOr<Tensor> SafetensorsFile::Read(const SafetensorsEntry& entry) cons
   return tensor;
 }
 
+absl::StatusOr<Tensor> SafetensorsFile::ReadRows(const SafetensorsEntry& entry, int64_t begin,
+                                                 int64_t end) const {
+  Tensor tensor(entry.dtype, {end - begin, entry.shape[1]});
+  const uint64_t row_bytes = static_cast<uint64_t>(entry.shape[1] * DTypeBytes(entry.dtype));
+  SF_RETURN_IF_ERROR(source_->Read(
+      entry.offset + static_cast<uint64_t>(begin) * row_bytes,
+      absl::MakeSpan(static_cast<char*>(tensor.data()), static_cast<size_t>(tensor.num_bytes()))));
+  return tensor;
+}
+
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path,
                                                                              std::vector<Spec> specs,
                                                                              const Metadata& metadata) {

@@ -39,6 +39,8 @@ class SafetensorsFile {
   const std::vector<std::pair<std::string, std::string>>& metadata() const { return metadata_; }
   const std::vector<std::string>& warnings() const { return warnings_; }  // unknown keys of entries
   absl::StatusOr<Tensor> Read(const SafetensorsEntry& entry) const;
+  // Rows [begin, end) of a matrix, which has them.
+  absl::StatusOr<Tensor> ReadRows(const SafetensorsEntry& entry, int64_t begin, int64_t end) const;
   uint64_t file_bytes() const { return source_->size(); }
 
  private:

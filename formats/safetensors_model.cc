@@ -145,6 +145,14 @@ absl::StatusOr<Tensor> SafetensorsModel::Read(absl::string_view name) const {
   return files_[it->second.first]->Read(*it->second.second);
 }
 
+absl::StatusOr<Tensor> SafetensorsModel::ReadRows(absl::string_view name, int64_t begin, int64_t end) const {
+  const auto it = index_.find(name);
+  if (it == index_.end()) {
+    return absl::NotFoundError(absl::StrCat("tensor \"", Printable(name), "\" is not in the model"));
+  }
+  return files_[it->second.first]->ReadRows(*it->second.second, begin, end);
+}
+
 uint64_t SafetensorsModel::file_bytes() const {
   uint64_t sum = 0;
   for (const auto& file : files_) sum += file->file_bytes();

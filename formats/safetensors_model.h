@@ -25,6 +25,8 @@ class SafetensorsModel {
   const std::vector<const SafetensorsEntry*>& entries() const { return entries_; }
   const SafetensorsEntry* Find(absl::string_view name) const;  // nullptr: none
   absl::StatusOr<Tensor> Read(absl::string_view name) const;   // NotFound
+  // Rows [begin, end) of a matrix, which has them.
+  absl::StatusOr<Tensor> ReadRows(absl::string_view name, int64_t begin, int64_t end) const;
   // Base names of the files read, sorted; the index is not among them.
   const std::vector<std::string>& file_names() const { return file_names_; }
   uint64_t file_bytes() const;  // of all safetensors files

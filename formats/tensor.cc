@@ -55,30 +55,34 @@ bool IsFloat(DType dtype) {
 
 Tensor ToF32(const TensorView& tensor) {
   Tensor out(DType::kF32, tensor.shape);
-  const absl::Span<float> y = out.as<float>();
+  ToF32(tensor, out.as<float>().data());
+  return out;
+}
+
+void ToF32(const TensorView& tensor, float* out) {
+  const size_t count = static_cast<size_t>(tensor.num_elements());
   switch (tensor.dtype) {
     case DType::kF32:
-      std::memcpy(y.data(), tensor.data, static_cast<size_t>(tensor.num_bytes()));
+      std::memcpy(out, tensor.data, count * sizeof(float));
       break;
     case DType::kBF16: {
       const auto x = tensor.as<uint16_t>();
-      for (size_t i = 0; i < y.size(); ++i) y[i] = Bf16ToFloat(x[i]);
+      for (size_t i = 0; i < count; ++i) out[i] = Bf16ToFloat(x[i]);
       break;
     }
     case DType::kF16: {
       const auto x = tensor.as<uint16_t>();
-      for (size_t i = 0; i < y.size(); ++i) y[i] = F16ToFloat(x[i]);
+      for (size_t i = 0; i < count; ++i) out[i] = F16ToFloat(x[i]);
       break;
     }
     case DType::kF64: {
       const auto x = tensor.as<double>();
-      for (size_t i = 0; i < y.size(); ++i) y[i] = static_cast<float>(x[i]);
+      for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(x[i]);
       break;
     }
     default:
       std::abort();  // a caller's bug: IsFloat() was not asked
   }
-  return out;
 }
 
 }  // namespace spikefold

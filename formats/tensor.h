@@ -71,5 +71,6 @@ class Tensor {
 // Converts F16, BF16, F32, F64 to F32. Other dtypes: CHECK-fails, the caller has tested IsFloat().
 bool IsFloat(DType dtype);
 Tensor ToF32(const TensorView& tensor);
+void ToF32(const TensorView& tensor, float* out);  // [num_elements]
 
 }  // namespace spikefold

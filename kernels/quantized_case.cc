@@ -86,6 +86,9 @@ std::vector<QuantizedCase> ChannelCases() {
   cases.push_back({.m = 25, .n = 192, .k = 576, .num_kept = 16, .bias = true});
   cases.push_back({.m = 13, .n = 96, .k = 1536, .num_kept = 64, .num_super = 3});
   cases.push_back({.m = 6, .n = 33, .k = 1535, .extremes = true});
+  cases.push_back(
+      {.m = 119, .n = 70, .k = 324, .x_zeros = true, .num_kept = 17, .bias = true});  // chunks of 64, 55 rows
+  cases.push_back({.m = 40, .n = 33, .k = 192, .extremes = true});
   return cases;
 }
 

@@ -11,27 +11,11 @@
 #include "formats/base/version.h"
 #include "formats/quantized/native.h"
 #include "quant/calibrated_ranges.h"
-#include "quant/rounding/round_weights.h"
+#include "quant/round_linear.h"
 #include "quant/rounding/sequential.h"
 
 namespace spikefold {
 namespace {
-
-// The 16-bit float type that loses least of what the model's file holds.
-DType FloatType(const StoredTensor& stored) {
-  const bool wide_range = stored.stored_type == "BF16" || stored.stored_type == "F32";
-  return wide_range ? DType::kBF16 : DType::kF16;  // GGUF blocks: products of a float16 scale
-}
-
-Tensor ToHalf(const Tensor& values, DType dtype) {
-  Tensor out(dtype, values.shape());
-  const auto in = values.as<float>();
-  const auto bits = out.as<uint16_t>();
-  for (size_t i = 0; i < in.size(); ++i) {
-    bits[i] = dtype == DType::kBF16 ? FloatToBf16(in[i]) : FloatToF16(in[i]);
-  }
-  return out;
-}
 
 bool SameSupers(const std::vector<PlannedSuper>& a, const std::vector<PlannedSuper>& b) {
   return std::equal(a.begin(), a.end(), b.begin(), b.end(), [](const PlannedSuper& x, const PlannedSuper& y) {
@@ -59,12 +43,37 @@ class Applier {
     return status;
   }
 
+  absl::StatusOr<ApplyForecast> Forecast() {
+    SF_RETURN_IF_ERROR(Check());
+    SF_ASSIGN_OR_RETURN(const NativeInfo info, Info());
+    FindPlainTensors();
+    const auto is_mine = [this](const TensorDecision& d) { return IsMine(d); };
+    MemoryInput input{.plan = &plan_,
+                      .reader = &reader_,
+                      .writes = is_mine,
+                      .windows = {},
+                      .prefix = static_cast<int64_t>(plan_.prefix.size()),
+                      .num_threads = options_.pool->num_threads()};
+    if (options_.stats != nullptr) {
+      for (const auto& w : WindowsBehind(options_.stats->windows, plan_.prefix, graph_.config.bos_id)) {
+        input.windows.push_back(static_cast<int64_t>(w.size()));
+      }
+    }
+    return ApplyForecast{.file_bytes = NativeFileBytes(info, plain_, Part()),
+                         .memory = ForecastMemory(input)};
+  }
+
  private:
-  absl::Status WriteAll() {
+  absl::Status Check() {
     SF_RETURN_IF_ERROR(CheckModel());
     SF_RETURN_IF_ERROR(CheckStats());
+    return CheckShard();
+  }
+
+  absl::Status WriteAll() {
+    SF_RETURN_IF_ERROR(Check());
     SF_RETURN_IF_ERROR(Open());
-    const auto decisions = AllDecisions();
+    const auto decisions = MyDecisions();
     const int64_t total = static_cast<int64_t>(decisions.size());
     for (int64_t i = 0; i < total; ++i) {
       const TensorDecision& decision = *decisions[static_cast<size_t>(i)];
@@ -74,11 +83,11 @@ class Applier {
       SF_RETURN_IF_ERROR(WriteDecision(decision));
     }
     SF_RETURN_IF_ERROR(WriteGptq());
-    for (const auto& spec : plain_) {
+    for (const auto& spec : HasCommon() ? plain_ : std::vector<SafetensorsWriter::Spec>()) {
       SF_ASSIGN_OR_RETURN(const Tensor values, reader_.ReadF32(spec.name));
       SF_RETURN_IF_ERROR(writer_->WriteTensor(spec.name, values.view()));
     }
-    SF_RETURN_IF_ERROR(WritePrefix());
+    if (HasCommon()) SF_RETURN_IF_ERROR(WritePrefix());
     if (!Report(options_.progress, "quantizing", total, total))
       return absl::CancelledError("quantize: stopped");
     return writer_->Commit();
@@ -89,6 +98,76 @@ class Applier {
     for (const TensorDecision& d : plan_.linears) all.push_back(&d);
     if (plan_.has_head) all.push_back(&plan_.head);
     return all;
+  }
+
+  bool IsSplit() const { return options_.shard.count > 0; }
+  bool HasCommon() const { return options_.shard.index == options_.shard.count; }
+  // Layers of shards 1..i.
+  int LayersUntil(int i) const {
+    return static_cast<int>(int64_t{graph_.config.num_layers} * i / std::max(1, options_.shard.count));
+  }
+  // The shard that rounds a linear.
+  int ShardOf(const TensorDecision& d) const {
+    if (!IsSplit() || d.role == Role::kEmbedding) return IsSplit() ? 1 : 0;
+    int i = 1;
+    while (i < options_.shard.count && (d.role == Role::kHead || d.layer >= LayersUntil(i))) ++i;
+    return i;
+  }
+  bool IsMine(const TensorDecision& d) const { return ShardOf(d) == options_.shard.index; }
+
+  std::vector<const TensorDecision*> MyDecisions() const {
+    std::vector<const TensorDecision*> mine = AllDecisions();
+    mine.erase(std::remove_if(mine.begin(), mine.end(), [this](const auto* d) { return !IsMine(*d); }),
+               mine.end());
+    return mine;
+  }
+
+  NativePart Part() const {
+    NativePart part{
+        .index = options_.shard.index, .count = options_.shard.count, .modules = {}, .common = HasCommon()};
+    for (const TensorDecision* d : MyDecisions()) part.modules.push_back(d->module);
+    return part;
+  }
+
+  // GPTQ needs what was rounded before.
+  absl::Status CheckShard() const {
+    const Shard& shard = options_.shard;
+    if (!IsSplit()) return absl::OkStatus();
+    if (shard.index < 1 || shard.index > shard.count || shard.count > graph_.config.num_layers) {
+      return absl::InvalidArgumentError(absl::StrCat("shard ", shard.index, "/", shard.count,
+                                                     ": the model has ", graph_.config.num_layers,
+                                                     " layers; split it into 1/n to n/n, n at most that"));
+    }
+    const std::string plan = Sha256Hex(PlanToJson(plan_));
+    for (const NativeReader* part : options_.earlier) {
+      if (part->info().plan_sha256 == plan) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat("part ", part->part().index, " of ", part->part().count,
+                       ": was written from another plan; give those of this one"));
+    }
+    const bool gptq = AnyGptq();
+    for (const TensorDecision* d : AllDecisions()) {
+      if (!gptq || d->rounding != Rounding::kGptq || ShardOf(*d) >= shard.index) continue;
+      if (PartWith(d->module) != nullptr) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "shard ", shard.index, "/", shard.count,
+          ": GPTQ rounds each layer on what the ones before it hand ", "over, and ", d->module,
+          " is in none of the parts given; write shard ", ShardOf(*d), "/", shard.count,
+          " first and give the parts of all before this one by --after, or use --rounding nearest"));
+    }
+    return absl::OkStatus();
+  }
+  bool AnyGptq() const {
+    const auto mine = MyDecisions();
+    return std::any_of(mine.begin(), mine.end(),
+                       [](const TensorDecision* d) { return d->rounding == Rounding::kGptq; });
+  }
+  const NativeReader* PartWith(const std::string& module) const {
+    for (const NativeReader* part : options_.earlier) {
+      const auto& modules = part->part().modules;
+      if (std::find(modules.begin(), modules.end(), module) != modules.end()) return part;
+    }
+    return nullptr;
   }
 
   absl::Status CheckModel() const {
@@ -138,22 +217,14 @@ class Applier {
         "plan: it folds a prefix whose keys and values are not in the scan; give the scan it was made from");
   }
 
-  // The stored form of a decision, with the float type that suits the model's file.
-  QuantizedLinearSpec Spec(const TensorDecision& d) const {
-    QuantizedLinearSpec spec = SpecOf(d);
-    const StoredTensor* stored = reader_.Find(d.module + ".weight");
-    if (stored != nullptr) spec.float_dtype = FloatType(*stored);
-    return spec;
-  }
-
-  absl::Status Open() {
+  absl::StatusOr<NativeInfo> Info() const {
     NativeInfo info;
     info.tool_version = ToolVersion();
     info.architecture = graph_.config.architecture;
     info.base_fingerprint =
         options_.base_fingerprint.empty() ? plan_.model_fingerprint : options_.base_fingerprint;
     info.scheme = plan_.recipe.scheme;
-    for (const TensorDecision* d : AllDecisions()) info.linears.push_back(Spec(*d));
+    for (const TensorDecision* d : AllDecisions()) info.linears.push_back(SpecFor(*d, reader_));
     info.prefix = PrefixSpec();
     info.rotations = graph_.rotations;
     for (const Site& site : graph_.sites) {
@@ -168,6 +239,11 @@ class Applier {
     info.calibration = Calibration();
     info.recipe_sha256 = Sha256Hex(RecipeToJson(plan_.recipe).Dump());
     info.plan_sha256 = Sha256Hex(PlanToJson(plan_));
+    return info;
+  }
+
+  absl::Status Open() {
+    SF_ASSIGN_OR_RETURN(NativeInfo info, Info());
     FindPlainTensors();
     SF_ASSIGN_OR_RETURN(const auto files, reader_.SideFiles());
     std::vector<NativeSideFile> side_files;
@@ -176,6 +252,7 @@ class Applier {
     options.overwrite = options_.overwrite;
     if (options_.journal) options.journal_fingerprint = Fingerprint(info);
     options.resume = options_.resume;
+    if (IsSplit()) options.part = Part();
     if (!options_.command.empty()) options.arguments = {options_.command};
     SF_ASSIGN_OR_RETURN(writer_, NativeWriter::Create(options_.output, std::move(info), plain_,
                                                       reader_.config_json(), std::move(side_files), options));
@@ -187,7 +264,8 @@ class Applier {
   std::string Fingerprint(const NativeInfo& info) const {
     return Sha256Hex(absl::StrCat(ToolVersionAndCommit(), "\n", info.base_fingerprint, "\n", info.plan_sha256,
                                   "\n", info.folds.Dump(), "\n", info.calibration.Dump(), "\n",
-                                  options_.journal_key));
+                                  options_.journal_key, "\n", options_.shard.index, "/",
+                                  options_.shard.count));
   }
 
   // Norm gains, in float32.
@@ -231,55 +309,40 @@ class Applier {
   }
 
   absl::Status WriteDecision(const TensorDecision& d) {
-    SF_ASSIGN_OR_RETURN(Tensor w, reader_.ReadF32(d.module + ".weight"));
-    QuantizedLinear q(Spec(d));
-    SF_RETURN_IF_ERROR(ReadBias(d, q));
-    if (q.format == WeightFormat::kFloat) {
-      q.float_weight = ToHalf(w, q.float_dtype);
-      return writer_->WriteLinear(q);
-    }
-    Complete(w, d, RoundWeights(w.as<float>(), d, Importance(d), *options_.pool), q);
+    SF_ASSIGN_OR_RETURN(const QuantizedLinear q, RoundLinear(d, reader_, Importance(d), *options_.pool));
     return writer_->WriteLinear(q);
-  }
-
-  static void Complete(const Tensor& w, const TensorDecision& d, RoundedWeights rounded, QuantizedLinear& q) {
-    q.codes = std::move(rounded.codes);
-    q.scales = std::move(rounded.scales);
-    q.zeros = std::move(rounded.zeros);
-    q.weight_error = std::sqrt(rounded.relative_error);
-    KeepColumns(w, d, q);
-    if (q.act.is_static()) q.input_scale = d.activation_scale;
-    if (q.act.is_static()) q.input_zero = d.activation_zero;
   }
 
   // Linears rounded one after the other, each on what the ones before it hand over.
   absl::Status WriteGptq() {
-    const bool any = std::any_of(plan_.linears.begin(), plan_.linears.end(),
-                                 [](const TensorDecision& d) { return d.rounding == Rounding::kGptq; });
-    if (!any) return absl::OkStatus();
+    if (!AnyGptq()) return absl::OkStatus();
     if (options_.stats == nullptr || options_.stats->windows.empty()) {
       return absl::InvalidArgumentError(
           "rounding \"gptq\" needs the text of a scan; give the scan the plan was made from");
     }
     SF_ASSIGN_OR_RETURN(const bool shared, SharesCodes());
     if (shared) return TakeCodes();
-    SF_ASSIGN_OR_RETURN(const auto model,
-                        LoadModel(reader_, {.pool = options_.pool, .progress = options_.progress}));
+    SF_ASSIGN_OR_RETURN(const auto model, LoadModel(reader_, {.pool = options_.pool, .linears = false}));
     const auto windows = WindowsBehind(options_.stats->windows, plan_.prefix, graph_.config.bos_id);
     SequentialOptions sequential;
     sequential.pool = options_.pool;
+    sequential.weights_on_demand = true;
     sequential.prefix = plan_.prefix.empty() ? nullptr : &options_.stats->prefix;
     sequential.progress = options_.progress;
     const auto choose = [&](int node) -> absl::StatusOr<LinearRounding> {
       const TensorDecision* d = plan_.Find(graph_.nodes[static_cast<size_t>(node)].module);
-      if (d == nullptr || d->rounding != Rounding::kGptq) return LinearRounding{};
+      if (d == nullptr || d->rounding != Rounding::kGptq || ShardOf(*d) > options_.shard.index) {
+        return LinearRounding{};
+      }
       LinearRounding rounding{.round = true,
                               .grid = GridOf(*d),
                               .kept = d->kept,
                               .supers = d->supers,
                               .spike_threshold = d->spike_threshold};
-      if (writer_->HasLinear(d->module)) {
-        SF_ASSIGN_OR_RETURN(QuantizedLinear stored, writer_->ReadBack(d->module));
+      const NativeReader* part = PartWith(d->module);
+      if (part != nullptr || writer_->HasLinear(d->module)) {
+        SF_ASSIGN_OR_RETURN(QuantizedLinear stored,
+                            part != nullptr ? part->ReadLinear(d->module) : writer_->ReadBack(d->module));
         rounding.done.emplace();
         rounding.done->codes = std::move(stored.codes);
         rounding.done->scales = std::move(stored.scales);
@@ -290,10 +353,12 @@ class Applier {
     };
     const auto take = [&](int node, RoundedWeights rounded) -> absl::Status {
       const TensorDecision& d = *plan_.Find(graph_.nodes[static_cast<size_t>(node)].module);
-      SF_ASSIGN_OR_RETURN(const Tensor w, reader_.ReadF32(d.module + ".weight"));
-      QuantizedLinear q(Spec(d));
-      SF_RETURN_IF_ERROR(ReadBias(d, q));
-      Complete(w, d, std::move(rounded), q);
+      Tensor w;
+      if (!d.kept.empty() || !d.supers.empty()) {
+        SF_ASSIGN_OR_RETURN(w, reader_.ReadF32(d.module + ".weight"));
+      }
+      SF_ASSIGN_OR_RETURN(const QuantizedLinear q,
+                          FinishLinear(d, reader_, w.as<float>(), std::move(rounded)));
       return writer_->WriteLinear(q);
     };
     return RoundSequentially(reader_, *model, windows, sequential, choose, take);
@@ -328,37 +393,15 @@ class Applier {
         return absl::CancelledError("quantize: stopped");
       SF_ASSIGN_OR_RETURN(const Tensor w, reader_.ReadF32(d.module + ".weight"));
       SF_ASSIGN_OR_RETURN(QuantizedLinear stored, options_.codes_from.native->ReadLinear(d.module));
-      QuantizedLinear q(Spec(d));
-      SF_RETURN_IF_ERROR(ReadBias(d, q));
       RoundedWeights codes;
       codes.codes = std::move(stored.codes);
       codes.scales = std::move(stored.scales);
       codes.zeros = std::move(stored.zeros);
-      Complete(w, d, std::move(codes), q);
+      SF_ASSIGN_OR_RETURN(QuantizedLinear q, FinishLinear(d, reader_, w.as<float>(), std::move(codes)));
       q.weight_error = stored.weight_error;
       SF_RETURN_IF_ERROR(writer_->WriteLinear(q));
     }
     return absl::OkStatus();
-  }
-
-  absl::Status ReadBias(const TensorDecision& d, QuantizedLinear& q) const {
-    if (!d.has_bias) return absl::OkStatus();
-    SF_ASSIGN_OR_RETURN(const Tensor bias, reader_.ReadF32(d.module + ".bias"));
-    q.bias.assign(bias.as<float>().begin(), bias.as<float>().end());
-    return absl::OkStatus();
-  }
-
-  static void KeepColumns(const Tensor& w, const TensorDecision& d, QuantizedLinear& q) {
-    const auto values = w.as<float>();
-    q.kept_columns = d.kept;
-    for (int64_t row = 0; row < d.n; ++row) {
-      for (const int32_t column : d.kept) {
-        q.kept_weight_bf16.push_back(FloatToBf16(values[static_cast<size_t>(row * d.k + column)]));
-      }
-    }
-    for (const PlannedSuper& s : d.supers) {
-      q.supers.push_back({s.row, s.column, values[static_cast<size_t>(int64_t{s.row} * d.k + s.column)]});
-    }
   }
 
   // Mean squares of the linear's input. The embedding has none.
@@ -429,6 +472,11 @@ bool SharesRounding(const Plan& a, const Plan& b) {
   }
   if (!same(a.embedding, b.Find(a.embedding.module))) return false;
   return any && a.has_head == b.has_head && (!a.has_head || same(a.head, b.Find(a.head.module)));
+}
+
+absl::StatusOr<ApplyForecast> ForecastApply(const Plan& plan, const CheckpointReader& reader,
+                                            const ApplyOptions& options) {
+  return Applier(plan, reader, options).Forecast();
 }
 
 absl::Status ApplyPlan(const Plan& plan, const CheckpointReader& reader, const ApplyOptions& options) {

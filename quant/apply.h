@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "calib/stats.h"
@@ -9,6 +10,7 @@
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "formats/quantized/native.h"
+#include "quant/forecast.h"
 #include "quant/plan.h"
 
 namespace spikefold {
@@ -17,6 +19,12 @@ namespace spikefold {
 struct EarlierCheckpoint {
   const Plan* plan = nullptr;  // that it was written from
   const NativeReader* native = nullptr;
+};
+
+// Which of several processes this is, each with a range of layers: the first has the embedding too, the last
+// the head and all that belongs to no linear. count 0: not split.
+struct Shard {
+  int index = 0, count = 0;  // 1..count, at most as many as layers
 };
 
 struct ApplyOptions {
@@ -36,8 +44,19 @@ struct ApplyOptions {
   bool resume = false;             // does so, to the same bytes as without the interruption
   std::string journal_key;         // what else decides the bytes, beside model, plan, scan and version
   int64_t* num_resumed = nullptr;  // gets the number of linears that were there already; may be null
+  Shard shard;                     // `output` becomes a part for MergeNativeParts()
+  // Parts with all linears of the layers before the shard, of this plan: needed for GPTQ, which rounds on
+  // what these hand over. They outlive the call.
+  std::vector<const NativeReader*> earlier;
   Progress progress;
 };
+// What ApplyPlan() will take, from headers alone.
+struct ApplyForecast {
+  uint64_t file_bytes = 0;  // of the safetensors files, exactly
+  MemoryForecast memory;
+};
+absl::StatusOr<ApplyForecast> ForecastApply(const Plan& plan, const CheckpointReader& reader,
+                                            const ApplyOptions& options);
 // Whether GPTQ gives the same codes for both plans, of one model and scan: the same folds and prefix, and the
 // same linears rounded to the same grids with the same kept columns, super weights and spike rows. Each
 // linear's codes depend on all that were rounded before it, so all must agree or none is shared; what is done

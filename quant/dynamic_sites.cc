@@ -154,8 +154,8 @@ class Measurement {
   std::string CachePath() const {
     if (in_.cache_directory.empty()) return "";
     std::string key = absl::StrCat("damage ", kCacheVersion, in_.plan->model_fingerprint,
-                                   in_.behind_prefix ? " prefix " : " plain ", in_.scan_sha256, " ",
-                                   in_.max_windows, " ", tried_);
+                                   in_.behind_prefix ? " prefix " : " plain ", in_.scan_sha256,
+                                   in_.arithmetic, " ", in_.max_windows, " ", tried_);
     for (const Site* site : sites_) {
       const TensorDecision& d = *DecisionOf(*in_.plan, graph_, *site);
       absl::StrAppend(&key, absl::StrFormat(" %a %d %d %a", d.activation_scale, d.activation_zero,
@@ -220,6 +220,13 @@ absl::StatusOr<std::vector<SiteDamage>> MeasureSiteDamage(const DynamicSitesInpu
 
 absl::StatusOr<std::vector<DynamicSite>> ChooseDynamicSites(const Recipe& recipe,
                                                             const DynamicSitesInput& input) {
+  const std::vector<const Site*> sites = StaticSites(*input.plan, input.reader->graph());
+  if (sites.empty()) return std::vector<DynamicSite>();  // the planner says why there are none
+  if (recipe.dynamic_sites > static_cast<int>(sites.size())) {
+    return absl::InvalidArgumentError(absl::StrCat("dynamic_sites=", recipe.dynamic_sites, ": only ",
+                                                   sites.size(), " inputs have a static scale; use at most ",
+                                                   sites.size()));
+  }
   struct Ranked {
     DynamicSite site;
     double value = 0;
@@ -235,7 +242,7 @@ absl::StatusOr<std::vector<DynamicSite>> ChooseDynamicSites(const Recipe& recipe
     }
   } else {
     std::mt19937_64 random(recipe.seed);
-    for (const Site* site : StaticSites(*input.plan, input.reader->graph())) {
+    for (const Site* site : sites) {
       if (recipe.dynamic_by == DynamicBy::kRandom) {
         ranked.push_back({{site->id, "a scale a token: chosen at random, a control"},
                           static_cast<double>(random() >> 11)});
@@ -248,10 +255,7 @@ absl::StatusOr<std::vector<DynamicSite>> ChooseDynamicSites(const Recipe& recipe
   std::stable_sort(ranked.begin(), ranked.end(),
                    [](const Ranked& a, const Ranked& b) { return a.value > b.value; });
   std::vector<DynamicSite> chosen;
-  for (const Ranked& r : ranked) {
-    if (chosen.size() == static_cast<size_t>(recipe.dynamic_sites)) break;
-    chosen.push_back(r.site);
-  }
+  for (int i = 0; i < recipe.dynamic_sites; ++i) chosen.push_back(ranked[static_cast<size_t>(i)].site);
   return chosen;
 }
 

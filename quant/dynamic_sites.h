@@ -24,8 +24,8 @@ struct DynamicSitesInput {
   bool behind_prefix = false;
   int max_windows = 4;  // of the scan's, whose first 256 tokens are run; not more than a half of them
   ThreadPool* pool = nullptr;
-  std::string cache_directory,
-      scan_sha256;  // what was measured is kept as damage-<hash>.json; empty: nowhere
+  std::string cache_directory;          // what was measured is kept as damage-<hash>.json; empty: nowhere
+  std::string scan_sha256, arithmetic;  // as PrepareInput
   Progress progress;
 };
 
@@ -39,7 +39,7 @@ struct SiteDamage {
 // damage, or on twice `count`. InvalidArgument: a scan without windows; Cancelled.
 absl::StatusOr<std::vector<SiteDamage>> MeasureSiteDamage(const DynamicSitesInput& input, int count);
 
-// recipe.dynamic_sites of them (all, if there are fewer), by recipe.dynamic_by.
+// recipe.dynamic_sites of them, by recipe.dynamic_by. InvalidArgument: there are fewer.
 absl::StatusOr<std::vector<DynamicSite>> ChooseDynamicSites(const Recipe& recipe,
                                                             const DynamicSitesInput& input);
 

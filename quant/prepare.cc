@@ -9,6 +9,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "quant/dynamic_sites.h"
+#include "quant/folds/qk_scales.h"
 #include "quant/folds/smooth.h"
 #include "quant/folds/smooth_search.h"
 #include "quant/planner.h"
@@ -28,6 +29,7 @@ FoldOptions Options(const Treatments& t, uint64_t seed) {
   o.rotate_values = t.rotate.r2;
   o.rotate_qk = t.rotate.r3;
   o.rotate_down = t.rotate.r4;
+  o.rescale = t.rescale;
   o.seed = seed;
   return o;
 }
@@ -44,6 +46,9 @@ class Preparer {
     FoldOptions options = Options(treatments_, recipe_.seed);
     if (treatments_.smooth > 0 || treatments_.smooth_search) {
       SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options, *scheme));
+    }
+    if (recipe_.qk_smooth != 0) {
+      SF_ASSIGN_OR_RETURN(options.qk_scales, QkScalesOf());
     }
     if (treatments_.shift) {
       SF_ASSIGN_OR_RETURN(options.shifts, ShiftsOf(options));
@@ -150,6 +155,16 @@ class Preparer {
     return scales;
   }
 
+  // Of the model itself: no other fold changes a key before its embedding.
+  absl::StatusOr<std::vector<QkScales>> QkScalesOf() {
+    const StatsArm* const arm = in_.stats == nullptr ? nullptr : in_.stats->FindArm(ArmName());
+    if (arm == nullptr || arm->keys.empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("qk_smooth=", recipe_.qk_smooth, ": the scan has no statistics of keys; scan again"));
+    }
+    return ChooseQkScales(arm->keys, in_.reader->graph().config, recipe_.qk_smooth);
+  }
+
   SmoothSearch SearchFor(const Scheme& scheme) const {
     return {.scheme = &scheme,
             .group_size = recipe_.group_size,
@@ -180,18 +195,31 @@ class Preparer {
   }
 
   // Calibrates a model, folded or not, on the scan's text, or finds that it was done before.
+  absl::Status CheckRuns(const CheckpointReader& model) const {
+    uint64_t bytes = 0;
+    for (const StoredTensor& t : model.tensors()) bytes += 4 * static_cast<uint64_t>(NumElements(t.shape));
+    if (in_.max_model_bytes == 0 || bytes <= in_.max_model_bytes) return absl::OkStatus();
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this plan is made by running the folded model, whose weights take ", bytes,
+                     " bytes of memory; ", in_.max_model_bytes,
+                     " are allowed; use --outliers none --rotate none --smooth 0 and no budget, or "
+                     "allow more memory"));
+  }
+
   absl::StatusOr<CalibStats> StatsOf(const CheckpointReader& folded) {
     SF_ASSIGN_OR_RETURN(const std::string fingerprint, folded.Fingerprint());
     std::string cache;
     if (!in_.cache_directory.empty()) {
-      const std::string key = Sha256Hex(absl::StrCat(
-          kStatsVersion, fingerprint, treatments_.fold ? " prefix " : " plain ", in_.scan_sha256));
+      const std::string key =
+          Sha256Hex(absl::StrCat(kStatsVersion, fingerprint, treatments_.fold ? " prefix " : " plain ",
+                                 in_.scan_sha256, in_.arithmetic));
       cache = JoinPath(in_.cache_directory, absl::StrCat("folded-", key.substr(0, 16), ".spike"));
       if (PathExists(cache)) {
         absl::StatusOr<CalibStats> found = LoadStats(cache);
         if (found.ok() && found->model_fingerprint == fingerprint) return found;
       }
     }
+    SF_RETURN_IF_ERROR(CheckRuns(folded));
     SF_ASSIGN_OR_RETURN(const auto model, LoadModel(folded, {.pool = in_.pool, .progress = in_.progress}));
     SF_ASSIGN_OR_RETURN(CalibStats stats,
                         Recalibrate(*model, folded, *in_.stats,
@@ -203,6 +231,7 @@ class Preparer {
   absl::Status PriceStorage(const CheckpointReader& model, PlannerInput& input) {
     SF_ASSIGN_OR_RETURN(const Scheme* const scheme, FindScheme(recipe_.scheme));
     if (!recipe_.has_budget() || input.stats == nullptr) return absl::OkStatus();
+    SF_RETURN_IF_ERROR(CheckRuns(model));
     StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
     how.zeros = WeightZeros(recipe_, *scheme);
     how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated());
@@ -212,7 +241,7 @@ class Preparer {
     if (!in_.cache_directory.empty()) {
       const std::string key = Sha256Hex(absl::StrCat(
           input.model_fingerprint, treatments_.fold ? " prefix " : " plain ", how.zeros ? "zeros " : "",
-          how.trellis ? "trellis " : "", how.gptq ? "gptq " : "", in_.scan_sha256));
+          how.trellis ? "trellis " : "", how.gptq ? "gptq " : "", in_.scan_sha256, in_.arithmetic));
       how.cache = JoinPath(in_.cache_directory, absl::StrCat("costs-", key.substr(0, 16), ".json"));
     }
     SF_ASSIGN_OR_RETURN(storage_costs_, MeasureStorageCosts(how));
@@ -223,6 +252,7 @@ class Preparer {
   // Against the plan in which all sites are static.
   absl::Status ChooseDynamicSites(const CheckpointReader& model, PlannerInput& input) {
     if (recipe_.dynamic_sites <= 0 || input.stats == nullptr) return absl::OkStatus();
+    SF_RETURN_IF_ERROR(CheckRuns(model));
     Recipe recipe = recipe_;
     recipe.dynamic_sites = 0;
     SF_ASSIGN_OR_RETURN(const spikefold::Plan plan, MakePlan(recipe, input));
@@ -232,6 +262,7 @@ class Preparer {
     how.progress = in_.progress;
     how.cache_directory = in_.cache_directory;
     how.scan_sha256 = in_.scan_sha256;
+    how.arithmetic = in_.arithmetic;
     SF_ASSIGN_OR_RETURN(dynamic_sites_, spikefold::ChooseDynamicSites(recipe_, how));
     input.dynamic_sites = &dynamic_sites_;
     return absl::OkStatus();

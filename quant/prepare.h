@@ -28,6 +28,9 @@ struct PrepareInput {
   // What is measured here is kept and found again: statistics on all of the scan's windows as
   // folded-<hash>.spike, costs of rounding as costs-<hash>.json. Empty: nowhere.
   std::string cache_directory;
+  std::string arithmetic;  // of the float kernels where their levels differ, as "fused": caches are of one
+  // Bytes that the float32 weights of a model that must run may take; 0: any. Beyond: ResourceExhausted.
+  uint64_t max_model_bytes = 0;
   Progress progress;
 };
 

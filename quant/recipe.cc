@@ -3,6 +3,7 @@
 #include <array>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
@@ -83,6 +84,22 @@ absl::StatusOr<DynamicBy> ParseDynamicBy(absl::string_view name) {
 }
 const char* DynamicByName(DynamicBy by) { return NameOf(kDynamicBy, by); }
 const char* OutlierModeName(OutlierMode mode) { return NameOf(kOutlierModes, mode); }
+
+absl::Status ParseRescale(absl::string_view word, Recipe& recipe) {
+  recipe.rescale_auto = word == "auto";
+  recipe.rescale = 1;
+  int64_t lambda = 1;
+  const bool number = recipe.rescale_auto || absl::SimpleAtoi(word, &lambda);
+  if (!number || lambda < 1 || lambda > 65536 || (lambda & (lambda - 1)) != 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rescale \"", Printable(word), "\": give \"auto\" or a power of two from 1 (none) to 65536"));
+  }
+  recipe.rescale = static_cast<double>(lambda);
+  return absl::OkStatus();
+}
+std::string RescaleWord(const Recipe& recipe) {
+  return recipe.rescale_auto ? "auto" : absl::StrCat(recipe.rescale);
+}
 
 ScaleMethod ActivationScales(const Recipe& recipe) {
   if (recipe.activation_scales_set) return recipe.activation_scales;

@@ -83,6 +83,11 @@ enum class Shift {
 absl::StatusOr<Shift> ParseShift(absl::string_view name);  // "auto", "none", "mean"
 const char* ShiftName(Shift shift);
 
+// "auto", or a power of two from 1 (none) to 65536, into rescale and rescale_auto.
+struct Recipe;
+absl::Status ParseRescale(absl::string_view word, Recipe& recipe);
+std::string RescaleWord(const Recipe& recipe);
+
 // How the sites are found that get per-token scales in a static scheme (quant/dynamic_sites.h).
 enum class DynamicBy {
   kDamage,  // what a static scale there does to the model, measured
@@ -104,6 +109,9 @@ struct Recipe {
   double smooth = 0;           // > 0: channel scales with this alpha on all four sites (2211.10438); 0: none
   bool smooth_search = false;  // channel scales chosen site by site instead (quant/folds/smooth_search.h)
   Shift shift = Shift::kAuto;
+  double rescale = 1;    // the residual stream is divided by this power of two; 1: it is not
+  double qk_smooth = 0;  // > 0: scales of rotary pairs with this alpha, from queries to keys (qk_scales.h)
+  bool rescale_auto = false;  // by what keeps the scan's spikes below an eighth of float16's end
   OutlierMode outliers = OutlierMode::kAuto;
   Target target = Target::kNative;  // another: only what survives there
   int group_size = 0;               // 0: the scheme's default for this model

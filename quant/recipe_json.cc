@@ -95,6 +95,14 @@ Field KvCount(const char* key, int64_t KvChoice::*member) {
           HasKv};
 }
 
+Field Rescale() {
+  return {"rescale", [](const Recipe& r) { return Json(RescaleWord(r)); },
+          [](const Json& json, absl::string_view where, Recipe& r) -> absl::Status {
+            SF_ASSIGN_OR_RETURN(const std::string word, json.GetString("rescale", where));
+            return ParseRescale(word, r);
+          }};
+}
+
 Field Patterns(const char* key, std::vector<std::string> Recipe::*member) {
   return {key,
           [=](const Recipe& r) {
@@ -123,6 +131,8 @@ const std::vector<Field>& Fields() {
   using R = Recipe;
   const auto elsewhere = [](const R& r) { return r.target != Target::kNative; };
   const auto searched = [](const R& r) { return r.smooth_search; };
+  const auto paired = [](const R& r) { return r.qk_smooth != 0; };
+  const auto rescaled = [](const R& r) { return r.rescale_auto || r.rescale != 1; };
   const auto dynamic = [](const R& r) { return r.dynamic_sites != 0; };
   static const auto* const fields = new std::vector<Field>{
       Word(
@@ -132,6 +142,8 @@ const std::vector<Field>& Fields() {
       Number("smooth", &R::smooth),
       If(searched, Flag("smooth_search", &R::smooth_search)),
       Word("shift", &R::shift, ParseShift, ShiftName),
+      If(paired, Number("qk_smooth", &R::qk_smooth)),
+      If(rescaled, Rescale()),
       Word("rounding", &R::rounding, ParseRounding, RoundingName),
       Word("outliers", &R::outliers, ParseOutlierMode, OutlierModeName),
       If(elsewhere, Word("target", &R::target, ParseTarget, TargetName)),

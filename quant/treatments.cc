@@ -1,7 +1,11 @@
 #include "quant/treatments.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "quant/folds/folds.h"
 
 namespace spikefold {
 namespace {
@@ -63,6 +67,14 @@ void OnlyWhatSurvives(const Recipe& recipe, Treatments& t) {
 
 }  // namespace
 
+double ResidualPeak(const OutlierMap& map) {
+  double peak = 0;
+  for (const auto* life : {&map.life_plain, &map.life_bos}) {
+    for (const LayerLife& layer : *life) peak = std::max(peak, layer.top[0]);
+  }
+  return peak;
+}
+
 absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& scheme, const OutlierMap* map,
                                             const CalibStats* stats) {
   Treatments t;
@@ -92,6 +104,21 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
   }
   if (t.smooth > 0 && stats == nullptr) {
     return absl::InvalidArgumentError(absl::StrCat("smooth=", t.smooth, " needs a scan to take ranges from"));
+  }
+  if (recipe.qk_smooth != 0 && stats == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("qk_smooth=", recipe.qk_smooth, " needs a scan to take the keys' ranges from"));
+  }
+  t.rescale = recipe.rescale;
+  if (recipe.rescale_auto) {
+    if (map == nullptr) {
+      return absl::InvalidArgumentError(
+          "rescale \"auto\" needs a scan to take the residual's peak from; scan, or give a power of two");
+    }
+    const double peak = ResidualPeak(*map);
+    t.rescale = RescaleFor(peak);
+    absl::StrAppend(&t.reason, "; the residual reaches ", std::llround(peak), " and is divided by ",
+                    t.rescale);
   }
   if (recipe.shift != Shift::kAuto) t.shift = recipe.shift == Shift::kMean;
   if (t.shift && stats == nullptr) {

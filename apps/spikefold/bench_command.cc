@@ -10,6 +10,7 @@
 #include "formats/base/status.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/runtime/bench.h"
+#include "kernels/runtime/cuda_options.h"
 #include "kernels/runtime/ops.h"
 
 namespace spikefold {
@@ -79,6 +80,12 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   if (options.prefill == 0 && options.decode == 0) {
     return absl::InvalidArgumentError("bench: --prefill 0 and --decode 0 leave nothing to measure");
   }
+  if (options.bf16_rows && options.backend != "cuda") {
+    return absl::InvalidArgumentError(
+        "bench: --bf16-rows with --backend cpu: the CPU multiplies float rows as they are; add --backend "
+        "cuda");
+  }
+  cuda_rounds_rows = options.bf16_rows;
   SF_ASSIGN_OR_RETURN(
       const OpenedModel opened,
       OpenModel(context, options.model, {.backend = BackendOf(options.backend), .tokenizer = false}));

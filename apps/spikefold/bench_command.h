@@ -16,6 +16,7 @@ struct BenchCommandOptions {
   int64_t prefill = 512, decode = 128;  // tokens; 0: not measured
   KvFlags kv;
   int64_t repeat = 5;
+  bool bf16_rows = false;
 };
 absl::Status RunBench(const BenchCommandOptions& options, Context& context);
 

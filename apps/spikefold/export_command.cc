@@ -88,13 +88,19 @@ absl::Status PrintReport(const ExportCommandOptions& options, const ExportReport
 }
 
 // What would be ignored.
-absl::Status CheckRounding(const ExportCommandOptions& options) {
+absl::Status CheckScanUse(const ExportCommandOptions& options) {
+  const bool gguf = options.format == "gguf";
   if (!options.like.empty() && !options.type.empty()) {
     return absl::InvalidArgumentError("--like and --type both choose types; give one of them");
   }
   const std::optional<GgmlType> type = TypeOf(options.type);
   const bool rounds = !options.like.empty() || (type && FindGgmlScaleLayout(*type) != nullptr);
-  if (options.scan.empty() || rounds) return absl::OkStatus();
+  if (options.scan.empty() || rounds || options.rescale == "auto" || !options.qk_smooth.empty())
+    return absl::OkStatus();
+  if (!gguf) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--scan: is for --to gguf, --rescale auto and --qk-smooth; ", options.format, " has no such choice"));
+  }
   return absl::InvalidArgumentError("--scan: nothing is rounded; add --type q4_0 or another type of blocks");
 }
 
@@ -113,19 +119,21 @@ std::vector<std::string> ExportTypes() {
 absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
   const bool gguf = options.format == "gguf";
   for (const auto& [name, value] :
-       {std::pair("--type", &options.type), std::pair("--scan", &options.scan),
-        std::pair("--rotate", &options.rotate), std::pair("--like", &options.like)}) {
+       {std::pair("--type", &options.type), std::pair("--rotate", &options.rotate),
+        std::pair("--like", &options.like)}) {
     if (gguf || value->empty()) continue;
     return absl::InvalidArgumentError(
         absl::StrCat(name, ": is for --to gguf; ", options.format, " has no such choice"));
   }
-  SF_RETURN_IF_ERROR(CheckRounding(options));
+  SF_RETURN_IF_ERROR(CheckScanUse(options));
   SF_RETURN_IF_ERROR(gguf ? CheckOutputFile(options.output, {options.model})
                           : CheckOutputDirectory(options.output, options.force, {options.model}));
+  SF_ASSIGN_OR_RETURN(const ExportModel model, OpenForExport(options, context));
   const Progress progress = context.console.progress();
   if (gguf) {
-    SF_ASSIGN_OR_RETURN(const GgufRounding rounding, RoundForGguf(options, TypeOf(options.type), context));
-    SF_ASSIGN_OR_RETURN(const ExportReport report, ExportGguf(*rounding.source, options.output,
+    SF_ASSIGN_OR_RETURN(const GgufRounding rounding,
+                        RoundForGguf(model, options, TypeOf(options.type), context));
+    SF_ASSIGN_OR_RETURN(const ExportReport report, ExportGguf(*model.source, options.output,
                                                               {.type = TypeOf(options.type),
                                                                .types = rounding.types,
                                                                .blocks = &rounding.blocks,
@@ -134,11 +142,10 @@ absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
     context.console.EndProgress();
     return PrintReport(options, report, context);
   }
-  SF_ASSIGN_OR_RETURN(const auto source, ExportSource::Open(options.model));
   if (options.format == "gptq" || options.format == "gptq_v2") {
     SF_ASSIGN_OR_RETURN(
         const ExportReport report,
-        ExportGptq(*source, options.output,
+        ExportGptq(*model.source, options.output,
                    {.v2 = options.format == "gptq_v2", .overwrite = options.force, .progress = progress}));
     context.console.EndProgress();
     return PrintReport(options, report, context);
@@ -146,7 +153,8 @@ absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
   const DirectoryExportOptions to_directory{.compressed_tensors = options.format == "compressed-tensors",
                                             .overwrite = options.force,
                                             .progress = progress};
-  SF_ASSIGN_OR_RETURN(const ExportReport report, ExportDirectory(*source, options.output, to_directory));
+  SF_ASSIGN_OR_RETURN(const ExportReport report,
+                      ExportDirectory(*model.source, options.output, to_directory));
   context.console.EndProgress();
   return PrintReport(options, report, context);
 }

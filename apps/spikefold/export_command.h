@@ -11,8 +11,9 @@ namespace spikefold {
 
 struct ExportCommandOptions {
   std::string model, format, output, type;
-  std::string scan, rotate,
-      like;  // GGUF of float models: rounding on a scan, rotations, types of another file
+  // GGUF of float models: rounding on a scan, rotations, types of another file.
+  std::string scan, rotate, like;
+  std::string rescale, qk_smooth;  // of float models, in every format
   bool force = false;
 };
 std::vector<std::string> ExportFormats();  // "gguf", ...

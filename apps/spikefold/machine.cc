@@ -1,6 +1,7 @@
 #include "apps/spikefold/machine.h"
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -72,6 +73,11 @@ Machine ReadMachine() {
   }
   return machine;
 }
+
+uint64_t MemoryInUse() { return KiBytes(ValueOf(ReadSystemFile("/proc/self/status"), "VmRSS")); }
+uint64_t PeakMemory() { return KiBytes(ValueOf(ReadSystemFile("/proc/self/status"), "VmHWM")); }
+
+void ReturnLargeBuffers() { (void)mallopt(M_MMAP_THRESHOLD, 1 << 20); }
 
 absl::Status ChooseIsa(const std::string& name) {
   if (name.empty()) return absl::OkStatus();

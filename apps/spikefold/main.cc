@@ -261,6 +261,7 @@ void CommandLine::AddPlan() {
   AddModel(c, o->model, kFloatModel);
   c->add_option("--scan", o->scan, "What scan wrote")->type_name("DIR");
   c->add_option("-o,--output", o->output, "Write the plan here, one tensor a line")->type_name("FILE");
+  c->add_flag("--dry-run", o->dry_run, "Say what quantizing by this plan would write and take");
   AddRecipe(c, o->recipe);
 }
 
@@ -273,11 +274,18 @@ void CommandLine::AddQuantize() {
                     "spikefold quantize MODEL --scan scan --scheme w4a16 -o model-w4 --resume",
                     RunQuantize, &o);
   AddModel(c, o->model, kFloatModel);
-  c->add_option("-o,--output", o->output, "The quantized model's directory")->required()->type_name("DIR");
+  c->add_option("-o,--output", o->output, "The quantized model's directory")->type_name("DIR");
   c->add_option("--scan", o->scan, "What scan wrote; made here if not given")->type_name("DIR");
   c->add_option("--plan", o->plan, "What plan wrote; made here if not given")->type_name("FILE");
   c->add_flag("--force", o->force, "Replace a model that is there");
   c->add_flag("--resume", o->resume, "Go on with what an interrupted run left, to the same bytes");
+  c->add_flag("--dry-run", o->dry_run, "Only say what would be written and how much memory it would take");
+  c->add_option("--max-memory", o->max_memory, "Refuse, before the work, what would take more: 6GiB")
+      ->type_name("SIZE");
+  c->add_option("--shard", o->shard, "Only the I-th of N ranges of layers, as a part for merge")
+      ->type_name("I/N");
+  c->add_option("--after", o->after, "With --shard and GPTQ: the parts of all shards before it")
+      ->type_name("DIR...");
   AddRecipe(c, o->recipe);
   AddScanText(c, o->text);
 }
@@ -401,6 +409,8 @@ void CommandLine::AddBench() {
   AddCount(c, "--prefill", o->prefill, "Tokens of the prompt (pp); 0: not measured", 0);
   AddCount(c, "--decode", o->decode, "Tokens decoded one by one (tg); 0: not measured", 0);
   AddBackend(c, o->backend);
+  c->add_flag("--bf16-rows", o->bf16_rows,
+              "Float models on a GPU: rows rounded to bf16 before bf16 weights, as other engines' bf16 does");
   AddCount(c, "--repeat", o->repeat, "Repetitions, after one to warm up", 1, 100000);
   AddKv(c, o->kv, kKvForm);
 }

@@ -87,6 +87,16 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
        "Channel scales with this alpha on all four sites, 0.5 to 0.95; search (weights alone): the best "
        "of many, by the expected error; 0: none")
       ->type_name("ALPHA");
+  c->add_option(
+       "--qk-smooth", o.qk_smooth,
+       "Scales of rotary pairs with this alpha from keys to queries, exact, for caches that scale keys "
+       "by row or block; 0: none")
+      ->check(Number(0, 1))
+      ->type_name("ALPHA");
+  c->add_option("--rescale", o.rescale,
+                "Divide the residual stream by this power of two, exactly, for engines whose activations are "
+                "float16; auto: until the scan's spikes stay below 8192 [1]")
+      ->type_name("LAMBDA");
   c->add_option("--group-size", o.group_size,
                 "Weights a scale below 8 bits [64 where it fits, else 128, 32 ...]")
       ->check(Integer(1, 1 << 20))

@@ -54,6 +54,9 @@ absl::Status RunOracle(const EvalCommandOptions& options, Context& context) {
         "--backend torch: is an oracle for this program's own results; add --parity, or use cpu or cuda");
   }
   SF_RETURN_IF_ERROR(CheckParityOptions(options));
+  if (options.kv.any()) {
+    return absl::InvalidArgumentError("--backend torch: keeps float keys and values; leave out --kv");
+  }
   Console& console = context.console;
   SF_RETURN_IF_ERROR(LoadTorchPlugin().status());  // before a model is read
   SF_ASSIGN_OR_RETURN(const OpenedModel opened,

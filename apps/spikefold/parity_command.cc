@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "apps/spikefold/kv_flags.h"
 #include "apps/spikefold/text.h"
 #include "apps/spikefold/text_table.h"
 #include "calib/format_count.h"
@@ -71,11 +72,10 @@ Json Document(const ParityResult& r, const std::string& device, const std::strin
 }  // namespace
 
 absl::Status CheckParityOptions(const EvalCommandOptions& options) {
-  const bool alone =
-      options.output.empty() && options.reference.empty() && !options.kv.any() && !options.noise_floor;
+  const bool alone = options.output.empty() && options.reference.empty() && !options.noise_floor;
   if (alone) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      "--parity: compares one model with itself; leave out --output, --reference, --kv and --noise-floor");
+      "--parity: compares one model with itself; leave out --output, --reference and --noise-floor");
 }
 
 absl::StatusOr<std::vector<EvalWindow>> ParityWindows(const EvalCommandOptions& options,
@@ -96,6 +96,8 @@ absl::Status RunParity(const EvalCommandOptions& options, Context& context) {
   SF_ASSIGN_OR_RETURN(const OpenedModel device,
                       OpenModel(context, options.model, {.backend = BackendOf(options.backend)}));
   SF_ASSIGN_OR_RETURN(const OpenedModel host, OpenModel(context, options.model));
+  SF_RETURN_IF_ERROR(OverrideKv(options.kv, *device.model));
+  SF_RETURN_IF_ERROR(OverrideKv(options.kv, *host.model));
   SF_ASSIGN_OR_RETURN(const std::vector<EvalWindow> windows, ParityWindows(options, host));
   SF_ASSIGN_OR_RETURN(const ParityResult result,
                       CompareBackends(*device.model, *host.model, windows, console.progress()));

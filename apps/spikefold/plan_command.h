@@ -12,6 +12,7 @@ namespace spikefold {
 struct PlanCommandOptions {
   std::string model, output, scan;
   RecipeOptions recipe;
+  bool dry_run = false;
 };
 absl::Status RunPlan(const PlanCommandOptions& options, Context& context);
 

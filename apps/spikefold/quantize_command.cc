@@ -1,9 +1,14 @@
 #include "apps/spikefold/quantize_command.h"
 
+#include <memory>
 #include <optional>
 #include <utility>
 
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "apps/spikefold/dry_run.h"
+#include "apps/spikefold/machine.h"
 #include "apps/spikefold/output_path.h"
 #include "apps/spikefold/plan_text.h"
 #include "apps/spikefold/scan_files.h"
@@ -11,7 +16,6 @@
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native.h"
-#include "kernels/cpu/cpu_features.h"
 
 namespace spikefold {
 namespace {
@@ -26,14 +30,61 @@ absl::StatusOr<LoadedScan> MakeScan(const QuantizeCommandOptions& options, Conte
   return scan;
 }
 
+struct Limits {
+  uint64_t max_memory = 0;  // 0: what the machine has
+  Shard shard;
+};
+
+absl::StatusOr<Limits> ParseLimits(const QuantizeCommandOptions& options) {
+  Limits limits;
+  if (!options.max_memory.empty()) {
+    SF_ASSIGN_OR_RETURN(limits.max_memory, ParseBytes("--max-memory", options.max_memory));
+  }
+  if (options.shard.empty()) {
+    if (options.after.empty()) return limits;
+    return absl::InvalidArgumentError("--after: names the parts before a --shard, which is not given");
+  }
+  const std::vector<std::string> numbers = absl::StrSplit(options.shard, '/');
+  Shard& shard = limits.shard;
+  const bool read = numbers.size() == 2 && absl::SimpleAtoi(numbers[0], &shard.index) &&
+                    absl::SimpleAtoi(numbers[1], &shard.count);
+  if (!read || shard.index < 1 || shard.index > shard.count) {
+    return absl::InvalidArgumentError(absl::StrCat("--shard: \"", Printable(options.shard, 64),
+                                                   "\" is not I/N with I from 1 to N, as in 2/4"));
+  }
+  return limits;
+}
+
+// All shards must go by one scan, and a scan here would be made by each of them.
+absl::Status CheckScanHere(const Limits& limits, const CheckpointReader& reader) {
+  if (limits.shard.count > 0) {
+    return absl::InvalidArgumentError(
+        "--shard: this recipe needs a scan, and all shards the same one; make it once by spikefold scan and "
+        "give it to each with --scan");
+  }
+  const uint64_t need = WeightMemory(reader, false);
+  if (limits.max_memory == 0 || need <= limits.max_memory) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      Printable(reader.path(), 1024), ": the scan that this recipe needs runs the model, whose weights take ",
+      BytesText(need), " of memory; ", BytesText(limits.max_memory),
+      " are allowed by --max-memory; scan it on a larger machine and give the scan with --scan"));
+}
+
+PrepareInput InputFor(const QuantizeCommandOptions& options, const Limits& limits, const LoadedScan* scan,
+                      const CheckpointReader& reader, Context& context) {
+  PrepareInput input = MakePrepareInput(reader, scan, options.scan, context);
+  input.max_model_bytes = limits.max_memory;
+  return input;
+}
+
 struct Decided {
   std::optional<LoadedScan> scan;
   Prepared prepared;
 };
 
 // From a plan file, whose scan must be the one it was made from.
-absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const CheckpointReader& reader,
-                                 Context& context) {
+absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Limits& limits,
+                                 const CheckpointReader& reader, Context& context) {
   if (options.recipe.any()) {
     return absl::InvalidArgumentError(
         "--plan: the plan has decided everything; leave out --scheme, --recipe and what they would ask for");
@@ -50,7 +101,7 @@ absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Ch
     SF_ASSIGN_OR_RETURN(
         decided.prepared,
         PrepareFor(std::move(plan),
-                   MakePrepareInput(reader, decided.scan ? &*decided.scan : nullptr, options.scan, context)));
+                   InputFor(options, limits, decided.scan ? &*decided.scan : nullptr, reader, context)));
     return decided;
   }
   if (given.empty()) {
@@ -63,8 +114,8 @@ absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Ch
       Printable(options.scan, 1024), " is ", given.substr(0, 12), "...; give the one it was made from"));
 }
 
-absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, const CheckpointReader& reader,
-                                     Context& context) {
+absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, const Limits& limits,
+                                     const CheckpointReader& reader, Context& context) {
   SF_ASSIGN_OR_RETURN(const Recipe recipe, BuildRecipe(options.recipe, context.seed));
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader.graph()));
   Decided decided;
@@ -73,12 +124,13 @@ absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, cons
   } else {
     SF_ASSIGN_OR_RETURN(const bool needed, NeedsScan(recipe));
     if (needed) {
+      SF_RETURN_IF_ERROR(CheckScanHere(limits, reader));
       SF_ASSIGN_OR_RETURN(decided.scan, MakeScan(options, context));
     }
   }
-  SF_ASSIGN_OR_RETURN(decided.prepared,
-                      Prepare(recipe, MakePrepareInput(reader, decided.scan ? &*decided.scan : nullptr,
-                                                       options.scan, context)));
+  SF_ASSIGN_OR_RETURN(
+      decided.prepared,
+      Prepare(recipe, InputFor(options, limits, decided.scan ? &*decided.scan : nullptr, reader, context)));
   return decided;
 }
 
@@ -90,7 +142,8 @@ absl::Status WithResumeHint(const absl::Status& status, const std::string& outpu
                                    Printable(PartialPath(output), 1024), ", go on with --resume"));
 }
 
-Json Document(const QuantizeCommandOptions& options, const Plan& plan, const NativeInfo& info) {
+Json Document(const QuantizeCommandOptions& options, const Plan& plan, const NativeInfo& info,
+              const WorkForecast& forecast) {
   Json prefix = Json::MakeArray();
   for (const int32_t token : plan.prefix) prefix.Append(static_cast<int64_t>(token));
   return NewDocument("quantize")
@@ -103,31 +156,75 @@ Json Document(const QuantizeCommandOptions& options, const Plan& plan, const Nat
       .Set("bits_linear", info.bits_linears)
       .Set("bits_total", info.bits_all)
       .Set("activation_bits", plan.totals.activation_bits)
-      .Set("file_bytes", info.file_bytes);
+      .Set("file_bytes", info.file_bytes)
+      .Set("forecast", ForecastJson(forecast))
+      .Set("peak_memory", PeakMemory());
+}
+
+absl::Status PrintDryRun(const Plan& plan, const WorkForecast& forecast, const CheckpointReader& reader,
+                         Context& context) {
+  Console& console = context.console;
+  if (console.json()) {
+    return console.PrintJson(NewDocument("quantize").Set("forecast", ForecastJson(forecast)));
+  }
+  console.Print(absl::StrCat(PlanText(plan, console), ForecastText(forecast, reader)));
+  return console.Flush();
+}
+
+absl::Status PrintResult(const QuantizeCommandOptions& options, const Plan& plan,
+                         const WorkForecast& forecast, const CheckpointReader& reader, Context& context) {
+  const bool part = !options.shard.empty();
+  SF_ASSIGN_OR_RETURN(const auto written,
+                      part ? NativeReader::OpenPart(options.output) : NativeReader::Open(options.output));
+  Console& console = context.console;
+  const NativeInfo& info = written->info();
+  if (console.json()) {
+    Json document = Document(options, plan, info, forecast);
+    if (part) document.Set("shard", options.shard);
+    return console.PrintJson(document);
+  }
+  console.Print(PlanText(plan, console));
+  const std::string name = console.Bold(Printable(options.output, 1024)), bytes = BytesText(info.file_bytes);
+  if (part) {
+    console.Print(absl::StrCat("Wrote ", name, ", part ", options.shard, " of it: ", bytes,
+                               " of weights; put all parts together by spikefold merge.\n"));
+  } else {
+    console.Print(absl::StrCat("Wrote ", name, ": ", bytes, " of weights; the original has ",
+                               BytesText(reader.file_bytes()), ".\n"));
+  }
+  console.Detail(absl::StrCat("memory: ", BytesText(PeakMemory()), " at most, ",
+                              BytesText(forecast.peak_memory), " foreseen"));
+  return console.Flush();
 }
 
 }  // namespace
 
+ApplyOptions MakeApplyOptions(const Prepared& prepared, const LoadedScan* scan, const PreparedOutput& output,
+                              Context& context) {
+  ApplyOptions options;
+  options.pool = &context.pool();
+  options.stats = prepared.stats_or(scan == nullptr ? nullptr : &scan->stats);
+  options.output = output.path;
+  options.overwrite = output.overwrite;
+  options.command = absl::StrCat("spikefold ", context.command);
+  options.folds = prepared.folds();
+  options.codes_from = output.codes_from;
+  options.journal = output.journal;
+  options.resume = output.resume;
+  options.journal_key = FloatArithmetic();
+  options.shard = output.shard;
+  options.earlier = output.earlier;
+  options.progress = context.console.progress();
+  return options;
+}
+
 absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& reader, const LoadedScan* scan,
                            const PreparedOutput& output, Context& context) {
-  SF_ASSIGN_OR_RETURN(const std::string base_fingerprint, reader.Fingerprint());
+  ApplyOptions options = MakeApplyOptions(prepared, scan, output, context);
+  SF_ASSIGN_OR_RETURN(options.base_fingerprint, reader.Fingerprint());
   int64_t num_resumed = 0;
-  // Levels with fused multiply-adds give the same bytes; the plain one others.
-  const bool fused = kernels::ActiveIsa() >= kernels::Isa::kAvx2;
-  SF_RETURN_IF_ERROR(ApplyPlan(prepared.plan, prepared.model(reader),
-                               {.pool = &context.pool(),
-                                .stats = prepared.stats_or(scan == nullptr ? nullptr : &scan->stats),
-                                .output = output.path,
-                                .overwrite = output.overwrite,
-                                .command = absl::StrCat("spikefold ", context.command),
-                                .folds = prepared.folds(),
-                                .base_fingerprint = base_fingerprint,
-                                .codes_from = output.codes_from,
-                                .journal = output.journal,
-                                .resume = output.resume,
-                                .journal_key = fused ? "fused" : "plain",
-                                .num_resumed = &num_resumed,
-                                .progress = context.console.progress()}));
+  options.num_resumed = &num_resumed;
+  SF_RETURN_IF_ERROR(ApplyPlan(prepared.plan, prepared.model(reader), options));
   context.console.EndProgress();
   if (num_resumed > 0) {
     context.console.Note(absl::StrCat("went on behind ", num_resumed, " linears of an interrupted run"));
@@ -136,29 +233,43 @@ absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& rea
 }
 
 absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context) {
-  SF_RETURN_IF_ERROR(CheckOutputDirectory(options.output, options.force,
-                                          {options.model, options.scan, options.plan, options.recipe.file}));
+  if (options.output.empty() && !options.dry_run) {
+    return absl::InvalidArgumentError("-o: says where to write; only --dry-run goes without");
+  }
+  SF_ASSIGN_OR_RETURN(const Limits limits, ParseLimits(options));
+  ReturnLargeBuffers();
+  if (!options.output.empty()) {
+    SF_RETURN_IF_ERROR(CheckOutputDirectory(
+        options.output, options.force, {options.model, options.scan, options.plan, options.recipe.file}));
+  }
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
-  SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty() ? MakePlanHere(options, *reader, context)
-                                                                  : ReadPlan(options, *reader, context));
+  SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty()
+                                                 ? MakePlanHere(options, limits, *reader, context)
+                                                 : ReadPlan(options, limits, *reader, context));
+  context.console.EndProgress();
+  const LoadedScan* const scan = decided.scan ? &*decided.scan : nullptr;
   const Plan& plan = decided.prepared.plan;
-  const absl::Status status =
-      WritePrepared(decided.prepared, *reader, decided.scan ? &*decided.scan : nullptr,
-                    {.path = options.output,
-                     .overwrite = options.force,
-                     .codes_from = {},
-                     .journal = true,
-                     .resume = options.resume},
-                    context);
+  PreparedOutput output{.path = options.output,
+                        .overwrite = options.force,
+                        .codes_from = {},
+                        .journal = true,
+                        .resume = options.resume,
+                        .shard = limits.shard,
+                        .earlier = {}};
+  std::vector<std::unique_ptr<NativeReader>> earlier;
+  for (const std::string& path : options.after) {
+    SF_ASSIGN_OR_RETURN(auto part, NativeReader::OpenPart(path));
+    output.earlier.push_back(part.get());
+    earlier.push_back(std::move(part));
+  }
+  SF_ASSIGN_OR_RETURN(const WorkForecast forecast,
+                      Forecast(plan, decided.prepared.model(*reader),
+                               MakeApplyOptions(decided.prepared, scan, output, context)));
+  if (options.dry_run) return PrintDryRun(plan, forecast, *reader, context);
+  SF_RETURN_IF_ERROR(CheckMemory(forecast, limits.max_memory));
+  const absl::Status status = WritePrepared(decided.prepared, *reader, scan, output, context);
   if (!status.ok()) return WithResumeHint(status, options.output);
-  SF_ASSIGN_OR_RETURN(const auto written, NativeReader::Open(options.output));
-  Console& console = context.console;
-  if (console.json()) return console.PrintJson(Document(options, plan, written->info()));
-  console.Print(PlanText(plan, console));
-  console.Print(absl::StrCat("Wrote ", console.Bold(Printable(options.output, 1024)), ": ",
-                             BytesText(written->info().file_bytes), " of weights; the original has ",
-                             BytesText(reader->file_bytes()), ".\n"));
-  return console.Flush();
+  return PrintResult(options, plan, forecast, *reader, context);
 }
 
 }  // namespace spikefold

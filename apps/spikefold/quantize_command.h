@@ -2,6 +2,7 @@
 #pragma once
 
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "apps/spikefold/context.h"
@@ -18,6 +19,10 @@ struct QuantizeCommandOptions {
   ScanTextOptions text;  // of a scan made here
   bool resume = false;
   bool force = false;
+  bool dry_run = false;
+  std::string max_memory;          // "6GiB"; empty: what the machine has
+  std::string shard;               // "2/4"; empty: everything
+  std::vector<std::string> after;  // parts of the shards before it
 };
 // Writes the checkpoint that a plan stands for. `scan` may be null if the plan needs none.
 struct PreparedOutput {
@@ -25,7 +30,11 @@ struct PreparedOutput {
   bool overwrite = false;
   EarlierCheckpoint codes_from;
   bool journal = false, resume = false;  // as in ApplyOptions
+  Shard shard;
+  std::vector<const NativeReader*> earlier;
 };
+ApplyOptions MakeApplyOptions(const Prepared& prepared, const LoadedScan* scan, const PreparedOutput& output,
+                              Context& context);
 absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& reader, const LoadedScan* scan,
                            const PreparedOutput& output, Context& context);
 absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context);

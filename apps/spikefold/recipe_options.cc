@@ -5,6 +5,7 @@
 #include "apps/spikefold/text.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
+#include "kernels/cpu/cpu_features.h"
 #include "quant/planner.h"
 #include "quant/recipe_checks.h"
 #include "quant/scheme.h"
@@ -25,9 +26,10 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 
 bool RecipeOptions::any() const {
   return !file.empty() || !scheme.empty() || target || outliers || rotate || rounding || codes || shift ||
-         zero_points || smooth || activation_scales || weight_scales || group_size || bits || max_bytes ||
-         max_kld || keep_columns || keep_modules || dynamic_sites || dynamic_by || head_bits ||
-         random_columns || random_bits || keep_rows || keep_super_weights || !keep.empty() || kv.any();
+         zero_points || smooth || rescale || qk_smooth || activation_scales || weight_scales || group_size ||
+         bits || max_bytes || max_kld || keep_columns || keep_modules || dynamic_sites || dynamic_by ||
+         head_bits || random_columns || random_bits || keep_rows || keep_super_weights || !keep.empty() ||
+         kv.any();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
@@ -71,6 +73,8 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) 
                                                      "\": give a number from 0 to 1, or \"search\""));
     }
   }
+  recipe.qk_smooth = options.qk_smooth.value_or(recipe.qk_smooth);
+  if (options.rescale) SF_RETURN_IF_ERROR(ParseRescale(*options.rescale, recipe));
   if (options.activation_scales) {
     SF_ASSIGN_OR_RETURN(recipe.activation_scales, ParseScaleMethod(*options.activation_scales));
     recipe.activation_scales_set = true;
@@ -113,6 +117,8 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   plain.dynamic_sites = 0;
   plain.smooth = 0;
   plain.smooth_search = false;
+  plain.rescale_auto = false;
+  plain.qk_smooth = 0;
   plain.shift = Shift::kNone;
   plain.bits = plain.max_kld = 0;
   plain.max_bytes = 0;
@@ -129,8 +135,8 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
   const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||
                      recipe.keep_super_weights || recipe.smooth > 0 || recipe.smooth_search ||
-                     recipe.shift == Shift::kMean || recipe.has_budget() ||
-                     recipe.rounding == Rounding::kGptq;
+                     recipe.rescale_auto || recipe.qk_smooth != 0 || recipe.shift == Shift::kMean ||
+                     recipe.has_budget() || recipe.rounding == Rounding::kGptq;
   // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
   const bool clips =
       scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);
@@ -140,12 +146,15 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   return keeps || static_keys || clips || treats || scheme->activation_scales == Granularity::kPerTensor;
 }
 
+std::string FloatArithmetic() { return kernels::ActiveIsa() >= kernels::Isa::kAvx2 ? "fused" : "plain"; }
+
 PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
                               const std::string& scan_directory, Context& context) {
   PrepareInput input{.reader = &reader};
   input.pool = &context.pool();
   input.progress = context.console.progress();
   input.cache_directory = scan_directory;
+  input.arithmetic = FloatArithmetic();
   if (scan != nullptr) {
     input.map = &scan->map;
     input.stats = &scan->stats;

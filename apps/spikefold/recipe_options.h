@@ -22,8 +22,9 @@ struct RecipeOptions {
   std::string scheme;
   std::optional<std::string> target, outliers, rotate, rounding, codes, shift, zero_points, activation_scales,
       weight_scales, dynamic_by;
-  std::optional<std::string> smooth;  // a number, or "search"
-  std::optional<double> bits, max_kld;
+  std::optional<std::string> smooth;   // a number, or "search"
+  std::optional<std::string> rescale;  // a power of two, or "auto"
+  std::optional<double> bits, max_kld, qk_smooth;
   std::optional<std::string> max_bytes;  // "80MB"
   std::optional<int> group_size, keep_columns, keep_modules, dynamic_sites, head_bits;
   bool random_columns = false, random_bits = false, keep_rows = false, keep_super_weights = false;
@@ -43,6 +44,9 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe);
 
 // What Prepare needs of a command: `scan` may be null; `scan_directory` (may be empty) also keeps statistics
 // of folded models.
+// "fused" or "plain": levels with fused multiply-adds give the same floats, the plain one others. Journals
+// and caches are of one.
+std::string FloatArithmetic();
 PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
                               const std::string& scan_directory, Context& context);
 

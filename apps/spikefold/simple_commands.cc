@@ -6,6 +6,7 @@
 #include "apps/spikefold/doctor_command.h"
 #include "apps/spikefold/export_command.h"
 #include "apps/spikefold/gate_command.h"
+#include "apps/spikefold/merge_command.h"
 #include "apps/spikefold/report_command.h"
 #include "apps/spikefold/verify_command.h"
 
@@ -48,6 +49,15 @@ CommandSpec ExportSpec() {
        "FILE"},
       {"--rotate", &o->rotate,
        "GGUF of a float model: R2 (values), offline (R1+R2, a head of its own) [nothing]", "WORDS"},
+      {"--qk-smooth", &o->qk_smooth,
+       "A float model's keys scaled down and its queries up by rotary pairs, exactly, with this alpha, for "
+       "caches "
+       "that scale keys by row or block [0]",
+       "ALPHA"},
+      {"--rescale", &o->rescale,
+       "A float model's residual stream divided by this power of two, exactly, for engines whose activations "
+       "are float16; auto: until the spikes of --scan stay below 8192 [1]",
+       "LAMBDA"},
       {"--force", &o->force, "Replace a directory that is there"}};
   return c;
 }
@@ -105,6 +115,17 @@ CommandSpec VerifySpec() {
   return c;
 }
 
+CommandSpec MergeSpec() {
+  CommandSpec c{.name = "merge",
+                .summary = "Puts the parts that quantize --shard wrote together to one model",
+                .examples = "spikefold merge part-1 part-2 part-3 -o model-q"};
+  const auto o = Bind<MergeCommandOptions>(c, RunMerge);
+  c.options = {{"PART", &o->parts, "A directory that quantize --shard wrote; all of them", "", true},
+               {"-o,--output", &o->output, "The quantized model's directory", "DIR", true},
+               {"--force", &o->force, "Replace a model that is there"}};
+  return c;
+}
+
 CommandSpec DoctorSpec() {
   CommandSpec c{.name = "doctor",
                 .summary = "Says what this machine can do, and checks every kernel on it",
@@ -116,7 +137,7 @@ CommandSpec DoctorSpec() {
 }  // namespace
 
 std::vector<CommandSpec> SimpleCommands() {
-  return {ExportSpec(), GateSpec(), DiffSpec(), ReportSpec(), VerifySpec(), DoctorSpec()};
+  return {MergeSpec(), ExportSpec(), GateSpec(), DiffSpec(), ReportSpec(), VerifySpec(), DoctorSpec()};
 }
 
 }  // namespace spikefold

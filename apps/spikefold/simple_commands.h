@@ -27,7 +27,7 @@ struct CommandSpec {
   std::function<absl::Status(Context&)> run;
 };
 
-// export, gate, diff, report, verify, doctor; in the order of the help.
+// merge, export, gate, diff, report, verify, doctor; in the order of the help.
 std::vector<CommandSpec> SimpleCommands();
 
 }  // namespace spikefold

@@ -14,6 +14,8 @@
 namespace spikefold {
 namespace {
 
+constexpr int64_t kDefaultGroup = 128;  // of GPTQ's and AWQ's tools
+
 absl::Status NotRead(absl::string_view where, absl::string_view what, absl::string_view allowed) {
   return absl::UnimplementedError(absl::StrCat(where, ": ", what, "; ", allowed, " can be read"));
 }
@@ -195,7 +197,7 @@ class Reader {
   }
 
   // The columns of a group: what the configuration says of such codes and the number of groups agrees with.
-  absl::StatusOr<int64_t> GroupSize(absl::string_view suffix, int64_t groups, int bits) const {
+  absl::StatusOr<int64_t> GroupSize(absl::string_view suffix, int64_t groups, int bits, bool indexed) const {
     const int64_t k = grid_.k;
     int64_t found = 0;
     std::vector<std::string> said;
@@ -204,8 +206,13 @@ class Reader {
       const int64_t size = c.group_size == 0 ? k : std::min(c.group_size, k);
       const int64_t needed = (k - 1) / size + 1;
       said.push_back(c.group_size == 0 ? "1 a row"
-                                       : absl::StrCat(needed, " of ", c.group_size, " columns (group_size)"));
+                                       : absl::StrCat(needed, " of ", c.group_size, " columns (group_size",
+                                                      c.assumed ? ", by default)" : ")"));
       if (needed != groups || size == found) continue;
+      if (c.assumed && !indexed && groups > 1 && k % size != 0) {
+        return Bad(suffix, absl::StrCat(groups, " groups of ", k, " columns need not be of ", size,
+                                        " each, the default; say group_size in quantization_config"));
+      }
       if (found != 0) {
         return Bad(suffix, absl::StrCat(groups, " groups of ", k, " columns may have ", found, " or ", size,
                                         " columns each: the configuration says both"));
@@ -257,10 +264,11 @@ class Reader {
   absl::Status AssignGroups(absl::string_view suffix, int64_t groups, int bits, const std::string& index) {
     const int64_t k = grid_.k;
     if (groups < 1 || groups > k) return Bad(suffix, absl::StrCat(groups, " groups of ", k, " columns"));
-    SF_ASSIGN_OR_RETURN(const int64_t size, GroupSize(suffix, groups, bits));
+    const bool indexed = !index.empty() && parts_.has(index);
+    SF_ASSIGN_OR_RETURN(const int64_t size, GroupSize(suffix, groups, bits, indexed));
     grid_.groups = groups;
     grid_.group_of.resize(static_cast<size_t>(k));
-    if (!index.empty() && parts_.has(index)) {
+    if (indexed) {
       SF_ASSIGN_OR_RETURN(const Tensor ids, parts_.read(index));
       if (ids.dtype() != DType::kI32 || ids.num_elements() != k) {
         return Bad(index, absl::StrCat("is ", DTypeName(ids.dtype()), " ", ShapeString(ids.shape()),
@@ -304,14 +312,15 @@ absl::StatusOr<int64_t> Integer(const Json& config, absl::string_view key, int64
   return config.GetInt(key, where);
 }
 
-absl::Status AddCodes(int64_t bits, int64_t group_size, absl::string_view where, ForeignConfig& out) {
+absl::Status AddCodes(int64_t bits, int64_t group_size, absl::string_view where, ForeignConfig& out,
+                      bool assumed = false) {
   if (bits != 2 && bits != 4 && bits != 8) {
     return NotRead(where, absl::StrCat("codes of ", bits, " bits"), "2, 4 and 8");
   }
   if (group_size < -1 || group_size == 0) {
     return absl::DataLossError(absl::StrCat(where, ": group_size is ", group_size, "; -1 or at least 1"));
   }
-  out.codes.push_back({static_cast<int>(bits), std::max<int64_t>(group_size, 0)});
+  out.codes.push_back({static_cast<int>(bits), std::max<int64_t>(group_size, 0), assumed});
   return absl::OkStatus();
 }
 
@@ -319,15 +328,19 @@ absl::Status AddCodes(int64_t bits, int64_t group_size, absl::string_view where,
 absl::StatusOr<ForeignConfig> WithTopLevelCodes(ForeignConfig out, const Json& config,
                                                 absl::string_view where) {
   SF_ASSIGN_OR_RETURN(const int64_t bits, config.GetInt("bits", where));
-  SF_ASSIGN_OR_RETURN(const int64_t group_size, Integer(config, "group_size", 128, where));
-  SF_RETURN_IF_ERROR(AddCodes(bits, group_size, where, out));
+  const auto says = [](const Json& rule) {
+    const Json* size = rule.Find("group_size");
+    return size != nullptr && !size->is_null();
+  };
+  SF_ASSIGN_OR_RETURN(const int64_t group_size, Integer(config, "group_size", kDefaultGroup, where));
+  SF_RETURN_IF_ERROR(AddCodes(bits, group_size, where, out, !says(config)));
   const Json* dynamic = config.Find("dynamic");
   if (dynamic == nullptr || !dynamic->is_object()) return out;
   for (const auto& [pattern, rule] : dynamic->object()) {
     if (absl::StartsWith(pattern, "-:")) continue;  // float linears
     SF_ASSIGN_OR_RETURN(const int64_t rule_bits, Integer(rule, "bits", bits, where));
     SF_ASSIGN_OR_RETURN(const int64_t rule_group, Integer(rule, "group_size", group_size, where));
-    SF_RETURN_IF_ERROR(AddCodes(rule_bits, rule_group, where, out));
+    SF_RETURN_IF_ERROR(AddCodes(rule_bits, rule_group, where, out, !says(config) && !says(rule)));
   }
   return out;
 }

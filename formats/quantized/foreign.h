@@ -29,6 +29,7 @@ enum class ForeignLayout { kGptq, kGptqV2, kAwq, kCompressedTensors };
 struct ForeignCodes {
   int bits = 4;            // 2, 4, 8
   int64_t group_size = 0;  // columns; 0: one group a row
+  bool assumed = false;    // no group_size was said, and 128 is the tools' default
 };
 struct ForeignConfig {
   ForeignLayout layout = ForeignLayout::kGptq;

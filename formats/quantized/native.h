@@ -159,6 +159,15 @@ struct NativeSideFile {
   std::string name, bytes;  // a plain file name
 };
 
+// A part of a checkpoint, as one of several processes writes it. On disk it looks like a checkpoint whose
+// quant_method is "spikefold-part" and whose sidecar, which describes the whole, says in "x-part" what is
+// there: the linears `modules`, and in one part (`common`) everything that belongs to none.
+struct NativePart {
+  int64_t index = 0, count = 0;  // 1..count; count 0: no part, everything
+  std::vector<std::string> modules;
+  bool common = false;
+};
+
 // Writes a native checkpoint; nothing holds more than the linear being written. The order of Write calls is
 // free; the bytes depend on the content only. OUT appears at Commit(); destruction before removes everything.
 class NativeWriter {
@@ -173,6 +182,7 @@ class NativeWriter {
     // destroyed before Commit() without Discard(), or the process is killed.
     std::string journal_fingerprint;
     bool resume = false;  // goes on where the journal ends, if there is one
+    NativePart part;      // only that part is written and expected
   };
   // `plain` declares all other tensors (norm gains, float embedding ...): float dtypes, HF names. config_json
   // is the base model's; its quantization_config is replaced. Reserves the disk space: Unavailable when it is
@@ -207,7 +217,10 @@ std::string JournalPath(const std::string& path);
 class NativeReader {
  public:
   static absl::StatusOr<std::unique_ptr<NativeReader>> Open(const std::string& path);
+  // A part, of which only what it holds can be read. InvalidArgument: a whole checkpoint, or none of ours.
+  static absl::StatusOr<std::unique_ptr<NativeReader>> OpenPart(const std::string& path);
   virtual ~NativeReader() = default;
+  virtual const NativePart& part() const = 0;  // of OpenPart()
   virtual const NativeInfo& info() const = 0;
   virtual const Json& config_json() const = 0;
   virtual const QuantizedLinearSpec* FindLinear(absl::string_view module) const = 0;  // nullptr: none
@@ -218,6 +231,21 @@ class NativeReader {
   virtual absl::StatusOr<NativePrefix> ReadPrefix() const = 0;  // empty ids when there is none
   virtual const std::vector<std::string>& warnings() const = 0;
 };
+// The bytes of the safetensors files that a NativeWriter would make of these, headers included.
+uint64_t NativeFileBytes(const NativeInfo& info, const std::vector<SafetensorsWriter::Spec>& plain,
+                         const NativePart& part = {});
+
+// Puts the parts of one checkpoint together, one linear in memory at a time; the bytes are those of the run
+// that was not split (but for the arguments in the manifest). InvalidArgument: a part is missing, there twice
+// or of something else. DataLoss: a part is corrupt. `overwrite` and errors of writing as NativeWriter.
+struct MergeOptions {
+  bool overwrite = false;
+  std::vector<std::string> arguments;
+  Progress progress;
+};
+absl::Status MergeNativeParts(const std::vector<std::string>& parts, const std::string& output,
+                              const MergeOptions& options);
+
 // Whether `path` is a directory whose config.json names the quantization method "spikefold".
 bool IsNativeCheckpoint(const std::string& path);
 

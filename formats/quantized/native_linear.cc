@@ -110,9 +110,20 @@ absl::Status CheckScales(const QuantizedLinear& q) {
   return absl::OkStatus();
 }
 
+// Without a way out of the loop it is done in vectors.
+bool AllWithin(const std::vector<int8_t>& values, int lo, int hi) {
+  int8_t least = 0, most = 0;
+  for (const int8_t v : values) {
+    least = v < least ? v : least;
+    most = v > most ? v : most;
+  }
+  return values.empty() || (least >= lo && most <= hi);  // 0 is within every range
+}
+
 absl::Status CheckCodes(const QuantizedLinear& q) {
   if (q.format.is_float()) return absl::OkStatus();
   const int lo = q.format.lo(), hi = q.format.hi();
+  if (AllWithin(q.codes, lo, hi) && AllWithin(q.zeros, lo, hi)) return absl::OkStatus();
   for (size_t i = 0; i < q.codes.size(); ++i) {
     if (q.codes[i] < lo || q.codes[i] > hi) {
       return Rule(q).Broken("code ", int{q.codes[i]}, " at row ", i / Size(q.k), ", column ", i % Size(q.k),
@@ -200,7 +211,9 @@ absl::Status CheckFloatWeight(const QuantizedLinear& q) {
   }
   const uint16_t exponent = q.float_dtype == DType::kBF16 ? 0x7f80 : 0x7c00;
   const auto x = w.as<uint16_t>();
-  for (size_t i = 0; i < x.size(); ++i) {
+  uint16_t any = 0;  // without a way out of the loop it is done in vectors
+  for (const uint16_t bits : x) any |= (bits & exponent) == exponent ? 1 : 0;
+  for (size_t i = 0; any != 0 && i < x.size(); ++i) {
     if ((x[i] & exponent) == exponent) return broken(i);
   }
   return absl::OkStatus();

@@ -17,7 +17,7 @@ inline constexpr int kNativeFormatVersion = 1;
 inline constexpr char kSidecarFile[] = "spikefold.json";
 inline constexpr char kManifestFile[] = "manifest.json";
 inline constexpr char kConfigFile[] = "config.json";
-inline constexpr char kQuantMethod[] = "spikefold";
+inline constexpr char kQuantMethod[] = "spikefold", kPartMethod[] = "spikefold-part";
 
 // Hands the tensors of a linear to `write`, one at a time, in the order of TensorSpecs().
 absl::Status EncodeLinear(const QuantizedLinear& linear,
@@ -41,8 +41,16 @@ Json ShiftsToJson(const std::vector<NativeShift>& shifts);
 absl::StatusOr<std::vector<NativeShift>> ShiftsFromJson(const Json& json, absl::string_view sidecar);
 SafetensorsWriter::Spec ShiftTensorSpec(const NativeShift& shift);
 absl::Status CheckShifts(const std::vector<NativeShift>& shifts);  // InvalidArgument: values
-// All tensors that follow from the sidecar: of linears, prefix, rotations, shifts and key scales.
-std::vector<SafetensorsWriter::Spec> ImpliedTensorSpecs(const NativeInfo& info);
+// The tensors that follow from the sidecar and belong to no linear: of prefix, rotations, shifts, key scales.
+std::vector<SafetensorsWriter::Spec> CommonTensorSpecs(const NativeInfo& info);
+// native_merge.cc. Of the linears of a part, and where it has them the common and the plain ones; of
+// everything without a part.
+std::vector<SafetensorsWriter::Spec> PartTensorSpecs(const NativeInfo& info,
+                                                     const std::vector<SafetensorsWriter::Spec>& plain,
+                                                     const NativePart& part);
+inline constexpr char kPartKey[] = "x-part";  // of the sidecar
+Json PartToJson(const NativePart& part);
+absl::StatusOr<NativePart> PartFromJson(const Json& sidecar, absl::string_view where);
 
 struct NativeBits {
   double linears = 0, all = 0;
@@ -54,6 +62,9 @@ NativeBits CountBits(const NativeInfo& info, const std::vector<SafetensorsWriter
 std::string SealManifest(absl::string_view text);
 // DataLoss unless `text` is what SealManifest() made.
 absl::Status CheckManifestSeal(absl::string_view text, absl::string_view where);
+
+// Bytes and SHA-256 of each file of manifest.json, and that there is no other file. DataLoss.
+absl::Status VerifyManifest(const std::string& path, const Progress& progress);
 
 using TensorHashes = std::vector<std::pair<std::string, std::string>>;  // name, xxh3
 Json SidecarToJson(const NativeInfo& info, const TensorHashes& hashes);

@@ -1,4 +1,6 @@
 #include <algorithm>
+#include <atomic>
+#include <thread>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
@@ -26,7 +28,7 @@ absl::Status AsDataLoss(const absl::Status& status, absl::string_view path) {
   return absl::DataLossError(absl::StrCat(Printable(path, 1024), ": ", status.message()));
 }
 
-absl::Status CheckConfig(const Json& config, absl::string_view path) {
+absl::Status CheckConfig(const Json& config, absl::string_view path, bool part) {
   const std::string where = absl::StrCat(Printable(path, 1024), "/", kConfigFile);
   const Json* method = config.Find("quantization_config");
   if (method == nullptr || !method->is_object()) {
@@ -34,7 +36,15 @@ absl::Status CheckConfig(const Json& config, absl::string_view path) {
   }
   SF_ASSIGN_OR_RETURN(const std::string name, method->GetString("quant_method", where));
   SF_ASSIGN_OR_RETURN(const int64_t version, method->GetInt("format_version", where));
-  if (name != kQuantMethod || version != kNativeFormatVersion) {
+  if (part && name != kPartMethod) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        Printable(path, 1024), ": is no part of a model; give the directories that quantize --shard wrote"));
+  }
+  if (!part && name == kPartMethod) {
+    return absl::UnimplementedError(absl::StrCat(
+        Printable(path, 1024), ": is a part of a quantized model; put all together by spikefold merge"));
+  }
+  if ((!part && name != kQuantMethod) || version != kNativeFormatVersion) {
     return absl::UnimplementedError(absl::StrCat(where, ": quant_method \"", Printable(name), "\" version ",
                                                  version, "; this Spikefold reads \"", kQuantMethod,
                                                  "\" version ", kNativeFormatVersion));
@@ -46,15 +56,19 @@ class Reader : public NativeReader {
  public:
   explicit Reader(std::string path) : path_(std::move(path)) {}
 
-  absl::Status Load() {
+  absl::Status Load(bool part) {
     SF_ASSIGN_OR_RETURN(config_, ReadJsonIn(path_, kConfigFile));
-    SF_RETURN_IF_ERROR(CheckConfig(config_, path_));
+    SF_RETURN_IF_ERROR(CheckConfig(config_, path_, part));
     SF_ASSIGN_OR_RETURN(const Json sidecar, ReadJsonIn(path_, kSidecarFile));
+    if (part) {
+      SF_ASSIGN_OR_RETURN(part_, PartFromJson(sidecar, SidecarName()));
+    }
     SF_RETURN_IF_ERROR(SidecarFromJson(sidecar, SidecarName(), &info_, &hashes_));
     SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModel::Open(path_));
     for (size_t i = 0; i < info_.linears.size(); ++i) linear_index_.emplace(info_.linears[i].module, i);
     SF_RETURN_IF_ERROR(CheckTensors());
     SF_RETURN_IF_ERROR(CheckCounts());
+    if (part && !part_.common) return absl::OkStatus();
     SF_RETURN_IF_ERROR(ReadSigns());
     SF_RETURN_IF_ERROR(ReadShifts());
     return ReadKeyScales();
@@ -62,6 +76,7 @@ class Reader : public NativeReader {
 
   const NativeInfo& info() const override { return info_; }
   const Json& config_json() const override { return config_; }
+  const NativePart& part() const override { return part_; }
   const std::vector<SafetensorsEntry>& plain() const override { return plain_; }
   const std::vector<std::string>& warnings() const override { return tensors_->warnings(); }
   const TensorHashes& hashes() const { return hashes_; }
@@ -111,7 +126,7 @@ class Reader : public NativeReader {
   // The tensors in the files are exactly those that the sidecar implies, and plain ones.
   absl::Status CheckTensors() {
     absl::flat_hash_map<std::string, SafetensorsWriter::Spec> expected;
-    for (SafetensorsWriter::Spec& t : ImpliedTensorSpecs(info_)) expected.emplace(t.name, t);
+    for (SafetensorsWriter::Spec& t : PartTensorSpecs(info_, {}, part_)) expected.emplace(t.name, t);
     for (const SafetensorsEntry* e : tensors_->entries()) {
       const auto it = expected.find(e->name);
       if (it == expected.end()) {
@@ -185,6 +200,7 @@ class Reader : public NativeReader {
       return absl::DataLossError(absl::StrCat(SidecarName(), ": lists ", hashes_.size(),
                                               " tensors; the files hold ", tensors_->entries().size()));
     }
+    if (part_.count > 0 && !part_.common) return absl::OkStatus();  // the others have what is counted
     std::vector<SafetensorsWriter::Spec> plain;
     for (const SafetensorsEntry& e : plain_) plain.push_back({e.name, e.dtype, e.shape});
     const NativeBits bits = CountBits(info_, plain);
@@ -202,17 +218,18 @@ class Reader : public NativeReader {
   Json config_;
   NativeInfo info_;
   TensorHashes hashes_;
+  NativePart part_;
   std::unique_ptr<SafetensorsModel> tensors_;
   absl::flat_hash_map<std::string, size_t> linear_index_;
   std::vector<SafetensorsEntry> plain_;
 };
 
-absl::StatusOr<std::unique_ptr<Reader>> OpenReader(const std::string& path) {
+absl::StatusOr<std::unique_ptr<Reader>> OpenReader(const std::string& path, bool part = false) {
   if (!IsDirectory(path)) {
     return absl::NotFoundError(absl::StrCat(Printable(path, 1024), ": is not a directory"));
   }
   auto reader = std::make_unique<Reader>(path);
-  SF_RETURN_IF_ERROR(reader->Load());
+  SF_RETURN_IF_ERROR(reader->Load(part));
   return reader;
 }
 
@@ -233,7 +250,9 @@ absl::Status VerifyFile(const std::string& path, const std::string& name, const 
   return absl::OkStatus();
 }
 
-absl::Status VerifyFiles(const std::string& path, const Progress& progress) {
+}  // namespace
+
+absl::Status VerifyManifest(const std::string& path, const Progress& progress) {
   SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> source, OpenFileIn(path, kManifestFile));
   SF_ASSIGN_OR_RETURN(const std::string text, ReadToString(*source, kMaxJsonBytes));
   const std::string where = Printable(source->name(), 1024);
@@ -259,10 +278,13 @@ absl::Status VerifyFiles(const std::string& path, const Progress& progress) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<NativeReader>> NativeReader::Open(const std::string& path) {
   SF_ASSIGN_OR_RETURN(std::unique_ptr<Reader> reader, OpenReader(path));
+  return std::unique_ptr<NativeReader>(std::move(reader));
+}
+
+absl::StatusOr<std::unique_ptr<NativeReader>> NativeReader::OpenPart(const std::string& path) {
+  SF_ASSIGN_OR_RETURN(std::unique_ptr<Reader> reader, OpenReader(path, true));
   return std::unique_ptr<NativeReader>(std::move(reader));
 }
 
@@ -273,28 +295,52 @@ bool IsNativeCheckpoint(const std::string& path) {
   return name != nullptr && name->is_string() && name->string_value() == kQuantMethod;
 }
 
-absl::Status NativeVerify(const std::string& path, const Progress& progress) {
-  SF_RETURN_IF_ERROR(VerifyFiles(path, progress));
+namespace {
+
+// Each tensor's hash, and each linear's rules, in one pass over the files.
+absl::Status VerifyTensors(const std::string& path, const Progress& progress) {
   SF_ASSIGN_OR_RETURN(const std::unique_ptr<Reader> reader, OpenReader(path));
-  const int64_t total = static_cast<int64_t>(reader->hashes().size() + reader->info().linears.size());
-  int64_t done = 0;
-  for (const auto& [name, hash] : reader->hashes()) {
-    if (!Report(progress, "checking tensors", done++, total))
-      return absl::CancelledError("verify: interrupted");
-    SF_ASSIGN_OR_RETURN(const Tensor tensor, reader->tensors().Read(name));
+  absl::flat_hash_map<absl::string_view, absl::string_view> hashes;
+  for (const auto& [name, hash] : reader->hashes()) hashes.emplace(name, hash);
+  const auto read = [&](const std::string& name) -> absl::StatusOr<Tensor> {
+    SF_ASSIGN_OR_RETURN(Tensor tensor, reader->tensors().Read(name));
     const std::string measured = Xxh3Hex(absl::MakeConstSpan(static_cast<const char*>(tensor.data()),
                                                              static_cast<size_t>(tensor.num_bytes())));
-    if (measured != hash) {
+    const auto it = hashes.find(name);  // CheckCounts() saw that each has one
+    if (it != hashes.end() && measured != it->second) {
       return absl::DataLossError(absl::StrCat(Printable(path, 1024), ": tensor ", Printable(name),
-                                              " has XXH3 ", measured, ", not ", Printable(hash)));
+                                              " has XXH3 ", measured, ", not ", Printable(it->second)));
     }
+    if (it != hashes.end()) hashes.erase(it);
+    return tensor;
+  };
+  const auto& linears = reader->info().linears;
+  const int64_t total = static_cast<int64_t>(linears.size());
+  for (int64_t i = 0; i < total; ++i) {
+    if (!Report(progress, "checking linears", i, total)) return absl::CancelledError("verify: interrupted");
+    const absl::StatusOr<QuantizedLinear> linear = DecodeLinear(linears[static_cast<size_t>(i)], read);
+    if (!linear.ok()) return AsDataLoss(linear.status(), path);
   }
-  for (const QuantizedLinearSpec& s : reader->info().linears) {
-    if (!Report(progress, "checking linears", done++, total))
-      return absl::CancelledError("verify: interrupted");
-    SF_RETURN_IF_ERROR(reader->ReadLinear(s.module).status());
-  }
+  std::vector<std::string> others;
+  for (const auto& [name, hash] : hashes) others.emplace_back(name);
+  std::sort(others.begin(), others.end());
+  for (const std::string& name : others) SF_RETURN_IF_ERROR(read(name).status());
   return reader->ReadPrefix().status();
+}
+
+}  // namespace
+
+// SHA-256 is slower than everything else together, so it has a thread of its own.
+absl::Status NativeVerify(const std::string& path, const Progress& progress) {
+  std::atomic<bool> stop = false;
+  absl::Status files;
+  std::thread hashing(
+      [&] { files = VerifyManifest(path, [&stop](absl::string_view, int64_t, int64_t) { return !stop; }); });
+  const absl::Status tensors = VerifyTensors(path, progress);
+  stop = absl::IsCancelled(tensors);
+  hashing.join();
+  if (absl::IsCancelled(tensors)) return tensors;
+  return files.ok() ? tensors : files;  // a file that is not as written explains what else is wrong
 }
 
 }  // namespace spikefold

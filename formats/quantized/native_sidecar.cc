@@ -335,12 +335,8 @@ std::vector<SafetensorsWriter::Spec> PrefixTensorSpecs(const NativePrefixSpec& p
   return out;
 }
 
-std::vector<SafetensorsWriter::Spec> ImpliedTensorSpecs(const NativeInfo& info) {
-  std::vector<SafetensorsWriter::Spec> specs;
-  for (const QuantizedLinearSpec& s : info.linears) {
-    for (SafetensorsWriter::Spec& t : TensorSpecs(s)) specs.push_back(std::move(t));
-  }
-  for (SafetensorsWriter::Spec& t : PrefixTensorSpecs(info.prefix)) specs.push_back(std::move(t));
+std::vector<SafetensorsWriter::Spec> CommonTensorSpecs(const NativeInfo& info) {
+  std::vector<SafetensorsWriter::Spec> specs = PrefixTensorSpecs(info.prefix);
   for (const Rotation& r : info.rotations) specs.push_back(RotationTensorSpec(r));
   for (const NativeShift& s : info.shifts) specs.push_back(ShiftTensorSpec(s));
   for (SafetensorsWriter::Spec& t : NativeKvTensorSpecs(info.kv)) specs.push_back(std::move(t));

@@ -55,8 +55,7 @@ class Writer : public NativeWriter {
 
   // Declares all tensors and writes what is known already.
   absl::Status Begin(const std::vector<NativeSideFile>& side_files) {
-    std::vector<SafetensorsWriter::Spec> specs = ImpliedTensorSpecs(info_);
-    specs.insert(specs.end(), plain_.begin(), plain_.end());
+    std::vector<SafetensorsWriter::Spec> specs = PartTensorSpecs(info_, plain_, options_.part);
     const std::string& partial = directory_->partial_path();
     if (journal_ != nullptr && !journal_->records().empty()) {
       num_written_ =
@@ -73,6 +72,12 @@ class Writer : public NativeWriter {
       SF_ASSIGN_OR_RETURN(
           tensors_, SafetensorsModelWriter::Create(partial, std::move(specs), options_.max_shard_bytes));
     }
+    for (const NativeSideFile& file : side_files) SF_RETURN_IF_ERROR(AddFile(file.name, file.bytes));
+    return is_part() && !options_.part.common ? absl::OkStatus() : WriteCommon();
+  }
+
+  // What is known without any weight.
+  absl::Status WriteCommon() {
     for (const Rotation& r : info_.rotations) {
       const SafetensorsWriter::Spec spec = RotationTensorSpec(r);
       SF_RETURN_IF_ERROR(WriteAny(spec.name, TensorView{spec.dtype, spec.shape, r.signs.data()}));
@@ -88,7 +93,6 @@ class Writer : public NativeWriter {
       const TensorView view = {scales[i].dtype, scales[i].shape, NativeKvTensor(info_.kv, i).data()};
       SF_RETURN_IF_ERROR(WriteAny(scales[i].name, view));
     }
-    for (const NativeSideFile& file : side_files) SF_RETURN_IF_ERROR(AddFile(file.name, file.bytes));
     return absl::OkStatus();
   }
 
@@ -147,7 +151,8 @@ class Writer : public NativeWriter {
     SF_RETURN_IF_ERROR(tensors_->Finish());
     for (const std::string& name : tensors_->file_names()) SF_RETURN_IF_ERROR(HashFile(name));
     Json method = Json::MakeObject();
-    method.Set("quant_method", kQuantMethod).Set("format_version", kNativeFormatVersion);
+    method.Set("quant_method", is_part() ? kPartMethod : kQuantMethod)
+        .Set("format_version", kNativeFormatVersion);
     config_.Set("quantization_config", std::move(method));
     SF_RETURN_IF_ERROR(AddFile(kConfigFile, config_.Dump(2) + "\n"));
     const NativeBits bits = CountBits(info_, plain_);
@@ -155,7 +160,9 @@ class Writer : public NativeWriter {
     info_.bits_all = bits.all;
     info_.file_bytes = tensors_->file_bytes();
     const TensorHashes hashes(hashes_.begin(), hashes_.end());
-    SF_RETURN_IF_ERROR(AddFile(kSidecarFile, SidecarToJson(info_, hashes).Dump(2) + "\n"));
+    Json sidecar = SidecarToJson(info_, hashes);
+    if (is_part()) sidecar.Set(kPartKey, PartToJson(options_.part));
+    SF_RETURN_IF_ERROR(AddFile(kSidecarFile, sidecar.Dump(2) + "\n"));
     SF_RETURN_IF_ERROR(WriteManifest());
     SF_RETURN_IF_ERROR(directory_->Commit());
     done_ = true;
@@ -165,6 +172,8 @@ class Writer : public NativeWriter {
   }
 
  private:
+  bool is_part() const { return options_.part.count > 0; }
+
   // What the journal says is written, as far as it is there.
   absl::Status TakeUp() {
     SF_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(directory_->partial_path()));

@@ -1,6 +1,8 @@
 #include "kernels/cpu/cpu_features.h"
 
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdint>
@@ -11,7 +13,8 @@
 namespace spikefold::kernels {
 namespace {
 
-constexpr absl::string_view kNames[] = {"plain", "avx2", "avx512", "avx512-vnni", "avx512-bf16"};
+constexpr absl::string_view kNames[] = {"plain",       "avx2",        "avx512",
+                                        "avx512-vnni", "avx512-bf16", "avx512-amx"};
 
 struct Registers {
   uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
@@ -37,6 +40,12 @@ constexpr bool HasBits(uint64_t value, std::initializer_list<int> bits) {
   return true;
 }
 
+// Linux saves the 8 KiB of tile registers only for a process that asks (Documentation/arch/x86/xstate.rst).
+bool MayUseTiles() {
+  constexpr long kRequest = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequest, kTileData) == 0;
+}
+
 // Bit numbers: Intel SDM volume 2A, CPUID leaves 1 and 7, and volume 1, section 13.3 for XCR0.
 Isa Detect() {
   const Registers leaf1 = Cpuid(1, 0), leaf7 = Cpuid(7, 0), leaf7_1 = Cpuid(7, 1);
@@ -48,7 +57,10 @@ Isa Detect() {
     return Isa::kAvx2;
   }
   if (!HasBits(leaf7.ecx, {11 /* VNNI */})) return Isa::kAvx512;
-  return HasBits(leaf7_1.eax, {5 /* BF16 */}) ? Isa::kAvx512Bf16 : Isa::kAvx512Vnni;
+  if (!HasBits(leaf7_1.eax, {5 /* BF16 */})) return Isa::kAvx512Vnni;
+  const bool tiles = HasBits(leaf7.edx, {24 /* AMX-TILE */, 25 /* AMX-INT8 */}) &&
+                     HasBits(xcr0, {17, 18 /* tile configuration, tile data */}) && MayUseTiles();
+  return tiles ? Isa::kAvx512Amx : Isa::kAvx512Bf16;
 }
 
 std::atomic<Isa>& Active() {
@@ -61,7 +73,7 @@ std::atomic<Isa>& Active() {
 absl::string_view IsaName(Isa isa) { return kNames[static_cast<int>(isa)]; }
 
 absl::StatusOr<Isa> ParseIsa(absl::string_view name) {
-  for (int i = 0; i <= static_cast<int>(Isa::kAvx512Bf16); ++i) {
+  for (int i = 0; i <= static_cast<int>(Isa::kAvx512Amx); ++i) {
     if (kNames[i] == name) return static_cast<Isa>(i);
   }
   return absl::InvalidArgumentError(

@@ -18,14 +18,17 @@ enum class Isa {
   kAvx512,      // AVX-512 F, BW, VL, DQ
   kAvx512Vnni,  // + VNNI
   kAvx512Bf16,  // + BF16
+  kAvx512Amx,   // + AMX tiles with INT8
 };
 
-// "plain", "avx2", "avx512", "avx512-vnni", "avx512-bf16": the values of --isa.
+// "plain", "avx2", "avx512", "avx512-vnni", "avx512-bf16", "avx512-amx": the values of --isa.
 absl::string_view IsaName(Isa isa);
 // InvalidArgument for an unknown name, with the known ones.
 absl::StatusOr<Isa> ParseIsa(absl::string_view name);
 
-Isa DetectedIsa();                 // the best level that the CPU and the operating system support
+// The best level that the CPU and the operating system support. The first call asks Linux for AMX's tile
+// registers, which threads started later inherit.
+Isa DetectedIsa();
 std::vector<Isa> AvailableIsas();  // kPlain .. DetectedIsa(), ascending
 Isa ActiveIsa();                   // DetectedIsa() unless SetIsa chose a lower one
 // Chooses the level for the whole process. Call it before kernels run or between their calls, never beside

@@ -5,7 +5,6 @@
 namespace spikefold::kernels {
 namespace {
 
-constexpr int64_t kRowBlock = 48;                   // four tiles of 12 rows: x stays in L2 beside the weights
 constexpr int64_t kChunkOps = int64_t{4} << 20;     // multiply-adds: about 20 us, long against a hand-over
 constexpr int64_t kChunkBytes = int64_t{48} << 10;  // weight bytes: about 3 us of one core's share of memory
 constexpr int64_t kPanelBlockBytes = int64_t{512} << 10;  // half of a 1 MiB L2
@@ -16,7 +15,7 @@ int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 }  // namespace
 
 void ForEachTile(ThreadPool& pool, const TileGrid& grid, TileBody body) {
-  const int64_t row_blocks = grid.m <= kRowBlock ? 1 : CeilDiv(grid.m, kRowBlock);
+  const int64_t row_blocks = CeilDiv(grid.m, grid.row_block);
   const int64_t rows = CeilDiv(grid.m, row_blocks);
   // Small m is bound by weight bytes, large m by multiply-adds: a chunk is worth its hand-over by either.
   const int64_t least = std::clamp<int64_t>(

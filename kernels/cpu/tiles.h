@@ -13,6 +13,8 @@ struct TileGrid {
   int64_t num_panels = 0;   // weight panels
   int64_t panel_bytes = 0;  // packed bytes of one panel
   int64_t panel_ops = 0;    // multiply-adds of one row with one panel
+  int64_t row_block =
+      48;  // most rows of a chunk: a multiple of a register tile's, few enough for x to stay in L2
 };
 
 // Rows [m_begin, m_end) against panels [p_begin, p_end).

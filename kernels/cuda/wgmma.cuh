@@ -81,6 +81,21 @@ __device__ inline void WgmmaBf16(uint32_t (&d)[64], uint64_t a, uint64_t b) {
                : SF_BIND_64("+r", d)
                : "l"(a), "l"(b));
 }
+// d = a * b + (add ? d : 0).
+__device__ inline void WgmmaBf16(uint32_t (&d)[128], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " SF_TEXT_128 "}, %128, %129, p, 1, 1, 0, 0;\n}"
+      : SF_BIND_128("+r", d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaBf16(uint32_t (&d)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " SF_TEXT_64 "}, %64, %65, p, 1, 1, 0, 0;\n}"
+      : SF_BIND_64("+r", d)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
 
 #undef SF_TEXT_64
 #undef SF_TEXT_128

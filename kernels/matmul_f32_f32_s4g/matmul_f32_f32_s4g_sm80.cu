@@ -1,5 +1,3 @@
-#include <cuda_bf16.h>
-
 #include <algorithm>
 
 #include "kernels/cuda/digit_rows.cuh"
@@ -7,27 +5,13 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
+#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_tiles.cuh"
 
 namespace spikefold::kernels::matmul_f32_f32_s4g {
 namespace {
 
 constexpr int kRowsOfTile = static_cast<int>(kTileRows);
 constexpr int kDepth = 4;  // tiles of codes under way: 64 bytes a lane hide the way to memory
-constexpr uint32_t kBf16Base = 0x43004300;  // 128 in both halves: bf16 has 7 bits behind the point
-
-__device__ uint32_t Bits(__nv_bfloat162 v) { return *reinterpret_cast<const uint32_t*>(&v); }
-__device__ __nv_bfloat162 Pair(uint32_t bits) { return *reinterpret_cast<const __nv_bfloat162*>(&bits); }
-
-// x as two bf16 values: the nearest one, and the nearest one of what it leaves.
-struct Halves {
-  uint32_t high, low;
-};
-__device__ Halves Split(float2 x) {
-  const __nv_bfloat162 high = __floats2bfloat162_rn(x.x, x.y);
-  const float2 rounded = __bfloat1622float2(high);
-  return {Bits(high), Bits(__floats2bfloat162_rn(x.x - rounded.x, x.y - rounded.y))};
-}
-
 // What a lane holds of a tile: codes, and the scales and zero points of its channels g and g + 8.
 struct Weights {
   uint4 codes;
@@ -90,8 +74,8 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp)
     __nv_bfloat162 zero0[kRowTiles], zero1[kRowTiles];
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
-      zero0[r] = Pair(kBf16Base | weights[r].zero0 | weights[r].zero0 << 16);
-      zero1[r] = Pair(kBf16Base | weights[r].zero1 | weights[r].zero1 << 16);
+      zero0[r] = ZeroPair(weights[r].zero0);
+      zero1[r] = ZeroPair(weights[r].zero1);
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
@@ -106,14 +90,8 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp)
       }
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r) {
-        const uint4& q = weights[r].codes;
-        const uint32_t word = j == 0 ? q.x : j == 1 ? q.y : j == 2 ? q.z : q.w;
         uint32_t a[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const __nv_bfloat162 code = Pair((word >> (4 * i) & 0x000f000f) | kBf16Base);
-          a[i] = Bits(__hsub2(code, i % 2 == 0 ? zero0[r] : zero1[r]));
-        }
+        Operand(weights[r].codes, j, zero0[r], zero1[r], a);
 #pragma unroll
         for (int c = 0; c < kTiles; ++c) {
           if constexpr (kPaired) {

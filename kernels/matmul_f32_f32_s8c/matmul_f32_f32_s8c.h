@@ -3,11 +3,15 @@
 // Layout    shares Pack of matmul_f32_s8r_s8c, so a tied head serves embedding look-up (UnpackRow * scale),
 //           W8A16 and W8A8.
 // Requires  codes in [-127, 127]; any M, N, K >= 1; no alignment beyond float.
-// Moves     N*K + 4*M*K + 4*M*N bytes; bound by memory for M < ~4, by the FMA rate above.
-// Exact     one float32 accumulator an output, fused multiply-adds over k ascending, then * w_scale, then the
-//           tail (outlier_tail.h): y is bitwise the same on AVX2 and AVX-512, for any number of threads and
-//           whatever rows are computed with it. The plain target does not fuse: tolerance there.
-// Targets   AVX-512, AVX2+FMA, plain C++.
+// Moves     N*K + 4*M*K + 4*M*N bytes; bound by memory for M < ~4, by products above.
+// Exact     with AMX and VNNI a row of x is rounded to whole numbers of 2^-22 of the power of two above its
+//           largest value, their products with the codes are summed as integers and without error, and the
+//           sum is rounded once: x loses less than a float32 sum of products would. A row with a value that
+//           is not finite is NaN throughout. With AVX-512 and AVX2 (2.5 times as slow in integers) one
+//           float32 accumulator an output, fused multiply-adds over k ascending. Then * w_scale, then the
+//           tail (outlier_tail.h): y is bitwise the same on all levels of either kind, for any number of
+//           threads and whatever rows are computed with it. The plain target does not fuse: tolerance there.
+// Targets   AMX (from 16 rows), AVX-512 VNNI, AVX-512, AVX2+FMA, plain C++.
 #pragma once
 
 #include <cstdint>

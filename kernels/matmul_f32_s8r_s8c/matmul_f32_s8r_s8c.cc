@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "formats/base/vector_clones.h"
 #include "kernels/cpu/cpu_features.h"
 #include "kernels/cpu/tiles.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_isa.h"
@@ -19,9 +20,19 @@ constexpr uint8_t kZero = 128;  // how code 0 is stored
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 TileFunction* ChooseTarget(Isa isa) {
+  if (isa >= Isa::kAvx512Amx) return TilesAvx512Amx;
   if (isa >= Isa::kAvx512Bf16) return TilesAvx512Bf16;
   if (isa >= Isa::kAvx512Vnni) return TilesAvx512Vnni;
   return isa >= Isa::kAvx2 ? TilesAvx2 : TilesPlain;
+}
+
+SF_VECTOR_CLONES void Offsets(const Params& p, int32_t* offset) {
+  for (int64_t m = 0; m < p.m; ++m) {
+    const int8_t* x = p.x + m * p.k;
+    int32_t sum = 0;
+    for (int64_t k = 0; k < p.k; ++k) sum += x[k];
+    offset[m] = -128 * sum;
+  }
 }
 
 }  // namespace
@@ -37,7 +48,14 @@ void Pack(const int8_t* codes, int64_t n, int64_t k, void* packed) {
   for (int64_t row = 0; row < n; ++row) {
     const int8_t* in = codes + row * k;
     uint8_t* lane = out + row / kPanel * (k4 * kPanel * 4) + row % kPanel * 4;
-    for (int64_t i = 0; i < k; ++i) lane[i / 4 * (kPanel * 4) + i % 4] = static_cast<uint8_t>(in[i] + kZero);
+    int64_t i = 0;
+    for (; i + 4 <= k; i += 4) {
+      uint32_t four;
+      std::memcpy(&four, in + i, 4);
+      four ^= 0x80808080u;  // + 128 of each, modulo 256
+      std::memcpy(lane + i * kPanel, &four, 4);
+    }
+    for (; i < k; ++i) lane[i / 4 * (kPanel * 4) + i % 4] = static_cast<uint8_t>(in[i] + kZero);
   }
 }
 
@@ -100,16 +118,13 @@ absl::Status Run(const Params& p, ThreadPool& pool) {
     call.x = padded.data();
   }
   std::vector<int32_t> offset(static_cast<size_t>(p.m));
-  for (int64_t m = 0; m < p.m; ++m) {
-    int32_t sum = 0;
-    for (int64_t k = 0; k < p.k; ++k) sum += p.x[m * p.k + k];
-    offset[static_cast<size_t>(m)] = -128 * sum;
-  }
+  Offsets(p, offset.data());
   call.offset = offset.data();
   const TileGrid grid{.m = p.m,
                       .num_panels = CeilDiv(p.n, kPanel),
                       .panel_bytes = call.k4 * 4 * kPanel,
-                      .panel_ops = call.k4 * 4 * kPanel};
+                      .panel_ops = call.k4 * 4 * kPanel,
+                      .row_block = ActiveIsa() >= Isa::kAvx512Amx ? 64 : 48};
   TileFunction* const tiles = ChooseTarget(ActiveIsa());
   ForEachTile(pool, grid, [&](int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
     tiles(call, m_begin, m_end, p_begin, p_end);

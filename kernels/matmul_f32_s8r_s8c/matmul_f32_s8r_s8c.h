@@ -13,7 +13,7 @@
 // Exact     the int32 sums are equal on every ISA and to the reference. float(sum) is rounded once, then
 //           * x_scale, then * w_scale; then the tail (outlier_tail.h): y is bitwise the same on every ISA,
 //           for any number of threads and whatever rows are computed with it.
-// Targets   AVX-512 VNNI (+ BF16 for the tail), AVX2, plain C++.
+// Targets   AMX (from 16 rows), AVX-512 VNNI (+ BF16 for the tail), AVX2, plain C++.
 #pragma once
 
 #include <cstddef>

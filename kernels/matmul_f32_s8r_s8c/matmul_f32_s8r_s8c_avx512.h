@@ -1,14 +1,14 @@
-// AVX-512 VNNI, for two targets: with and without BF16 for the tail. Everything is in an anonymous namespace,
-// a copy a target. A register tile is up to 12 rows x 32 channels: 24 accumulators hide vpdpbusd's latency
-// and leave registers for two weights and a broadcast; two weight loads and 12 broadcasts feed 24 vpdpbusd.
-// With fewer rows the two accumulators of a row are still above what memory delivers.
+// AVX-512 VNNI, for three targets: with and without BF16 for the tail, and beside AMX. Everything is in an
+// anonymous namespace, a copy a target. A register tile is up to 12 rows x 32 channels: 24 accumulators hide
+// vpdpbusd's latency and leave registers for two weights and a broadcast; two weight loads and 12 broadcasts
+// feed 24 vpdpbusd. With fewer rows the two accumulators of a row are still above what memory delivers.
 #pragma once
 
 #include <immintrin.h>
 
-#include <cstring>
 #include <utility>
 
+#include "kernels/cpu/dot_avx512.h"
 #include "kernels/cpu/epilogue_avx512.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_isa.h"
 
@@ -17,42 +17,10 @@ namespace {
 
 constexpr int kMaxRows = 12;
 
-inline __m512i Broadcast4(const int8_t* x) {
-  int32_t four;
-  std::memcpy(&four, x, sizeof(four));
-  return _mm512_set1_epi32(four);
-}
-
-// sum += w (unsigned) * x (signed), four products a lane. As asm because GCC 12 copies the accumulator of the
-// intrinsic to a fresh register each time, and 24 of them then spill.
-inline void DotAdd(__m512i& sum, __m512i w, __m512i x) {
-  asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
-}
-
+// From the integer sums of R rows and one panel to outputs.
 template <int R>
-void Tile(const Call& c, int64_t m, int64_t panel) {
+void FinishSums(const Call& c, int64_t m, int64_t panel, __m512i (&sum)[R][2]) {
   const Params& p = c.params;
-  __m512i sum[R][2];
-#pragma GCC unroll 12
-  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(c.offset[m + r]);
-
-  // Rows lie at base, base + stride, base + 2 * stride of every third pointer: addresses x86 forms for free.
-  constexpr int kBases = (R + 2) / 3;
-  const int8_t* base[kBases];
-#pragma GCC unroll 4
-  for (int b = 0; b < kBases; ++b) base[b] = c.x + (m + 3 * b) * c.x_stride;
-  const uint8_t* w = static_cast<const uint8_t*>(p.w) + panel * c.k4 * kPanel * 4;
-  for (int64_t i = 0; i < c.k4; ++i) {
-    const __m512i w0 = _mm512_loadu_si512(w + i * 128);
-    const __m512i w1 = _mm512_loadu_si512(w + i * 128 + 64);
-#pragma GCC unroll 12
-    for (int r = 0; r < R; ++r) {
-      const __m512i x = Broadcast4(base[r / 3] + r % 3 * c.x_stride + 4 * i);
-      DotAdd(sum[r][0], w0, x);
-      DotAdd(sum[r][1], w1, x);
-    }
-  }
-
   const int64_t n0 = panel * kPanel;
   const __mmask16 mask0 = LaneMask(p.n - n0), mask1 = LaneMask(p.n - n0 - kHalf);
   if (p.x_zero != nullptr) {
@@ -83,6 +51,17 @@ void Tile(const Call& c, int64_t m, int64_t panel) {
     acc[r][1] = _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(sum[r][1]), x_scale), scale1);
   }
   FinishRows<R>(p.tail, c.tail, m, panel, p.n, acc, p.y);
+}
+
+template <int R>
+void Tile(const Call& c, int64_t m, int64_t panel) {
+  __m512i sum[R][2];
+#pragma GCC unroll 12
+  for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(c.offset[m + r]);
+
+  const uint8_t* w = static_cast<const uint8_t*>(c.params.w) + panel * c.k4 * kPanelStep;
+  DotRows<R>(c.x + m * c.x_stride, c.x_stride, w, 0, c.k4, sum);
+  FinishSums<R>(c, m, panel, sum);
 }
 
 using TilePointer = void (*)(const Call&, int64_t, int64_t);

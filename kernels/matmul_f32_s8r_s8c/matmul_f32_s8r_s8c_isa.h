@@ -17,6 +17,6 @@ struct Call {
 };
 // Computes rows [m_begin, m_end) of the channels of panels [p_begin, p_end), super weights aside.
 using TileFunction = void(const Call& call, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end);
-TileFunction TilesPlain, TilesAvx2, TilesAvx512Vnni, TilesAvx512Bf16;
+TileFunction TilesPlain, TilesAvx2, TilesAvx512Vnni, TilesAvx512Bf16, TilesAvx512Amx;
 
 }  // namespace spikefold::kernels::matmul_f32_s8r_s8c

@@ -32,17 +32,8 @@ __device__ inline void ShiftRow(const float* shift, int64_t k, float* row) {
 
 __device__ inline float RoundToBf16(float v) { return __bfloat162float(__float2bfloat16_rn(v)); }
 
-// Row m with the scale given; a spike row becomes zeros.
-__device__ inline void WriteRow(const CudaParams& p, int64_t m, const float* x, float scale, bool spike) {
-  const float inv_scale = 1.0f / scale;
-  const float low = static_cast<float>(-p.code_max), high = static_cast<float>(p.code_max);
-  int64_t saturated = 0;
-  int8_t* q = p.q + m * p.q_stride;
-  for (int64_t k = threadIdx.x; k < p.q_stride; k += blockDim.x) {
-    const float value = k >= p.k || spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale;
-    q[k] = static_cast<int8_t>(RoundClamp(value, -p.code_max, p.code_max));
-    saturated += p.static_scale > 0 && (rintf(value) < low || rintf(value) > high);
-  }
+// Kept and super columns of row m, rounded to bf16; zeros of a spike row.
+__device__ inline void WriteColumns(const CudaParams& p, int64_t m, const float* x, bool spike) {
   for (int64_t c = threadIdx.x; c < p.num_kept; c += blockDim.x) {
     p.kept_x[m * p.num_kept + c] = spike ? 0.0f : RoundToBf16(x[p.kept[c]]);
   }
@@ -54,6 +45,20 @@ __device__ inline void WriteRow(const CudaParams& p, int64_t m, const float* x, 
   for (int64_t s = threadIdx.x; s < p.num_super; s += blockDim.x) {
     p.super_x[m * p.num_super + s] = spike ? 0.0f : RoundToBf16(x[p.super[s]]);
   }
+}
+
+// Row m with the scale given; a spike row becomes zeros.
+__device__ inline void WriteRow(const CudaParams& p, int64_t m, const float* x, float scale, bool spike) {
+  const float inv_scale = 1.0f / scale;
+  const float low = static_cast<float>(-p.code_max), high = static_cast<float>(p.code_max);
+  int64_t saturated = 0;
+  int8_t* q = p.q + m * p.q_stride;
+  for (int64_t k = threadIdx.x; k < p.q_stride; k += blockDim.x) {
+    const float value = k >= p.k || spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale;
+    q[k] = static_cast<int8_t>(RoundClamp(value, -p.code_max, p.code_max));
+    saturated += p.static_scale > 0 && (rintf(value) < low || rintf(value) > high);
+  }
+  WriteColumns(p, m, x, spike);
   if (threadIdx.x == 0) p.scale[m] = scale;
   if (p.static_scale > 0 && saturated > 0) {
     atomicAdd(&p.counters->saturated, static_cast<unsigned long long>(saturated));

@@ -1,7 +1,7 @@
-// quantize_s8r_f32 on a GPU: symmetric codes, one scale a row or one static scale. Codes, scales, lists and
-// counts equal the CPU's bit for bit.
+// quantize_s8r_f32 on a GPU. Codes, scales, lists and counts equal the CPU's bit for bit.
 // Method    a block a row: largest magnitude, then codes. With a spike threshold the largest magnitudes come
-//           first in a launch of their own and one block picks the first spike rows in order.
+//           first in a launch of their own and one block picks the first spike rows in order. Zero points and
+//           groups have a kernel of their own, which no other fuses: a warp a group.
 // Moves     5*M*K bytes; a row is read twice, the second time from L1 or L2.
 // Targets   sm_80.
 #pragma once
@@ -20,9 +20,14 @@ struct CudaCounters {
 
 struct CudaParams {  // device addresses
   int64_t m = 0, k = 0, q_stride = 0;
-  const float* x = nullptr;          // [m, k]
-  int code_max = 127;                // or 7
-  float static_scale = 0;            // 0: found here
+  const float* x = nullptr;  // [m, k]
+  int code_max = 127;        // or 7
+  float static_scale = 0;    // 0: found here
+  int bits = 8;              // or 4
+  bool symmetric = true;
+  int64_t group = 0;                 // columns that share a scale; 0: all of a row
+  int static_zero = 0;               // static asymmetric: the code of 0
+  int32_t* zero = nullptr;           // [m] of asymmetric 8 bits
   const uint8_t* is_kept = nullptr;  // [k] 1 at kept columns; null: none
   int64_t num_kept = 0;
   const int32_t* kept = nullptr;  // [num_kept]
@@ -31,7 +36,7 @@ struct CudaParams {  // device addresses
   float spike_threshold = 0;
   int64_t max_spike_rows = 0;
   int8_t* q = nullptr;            // [m, q_stride]; columns from k on become 0
-  float* scale = nullptr;         // [m]
+  float* scale = nullptr;         // [m], or [m, k/group]
   float* kept_x = nullptr;        // [m, num_kept], values rounded to bf16
   int64_t kept_row_columns = 0;   // of kept_rows, num_kept or more
   uint16_t* kept_rows = nullptr;  // [m, kept_row_columns] kept_x in bf16, then zeros; null: not written

@@ -48,6 +48,82 @@ __global__ void __launch_bounds__(kMostThreads) quantize_s8r_f32_sm80(const __gr
   WriteRow(p, m, x, p.static_scale > 0 ? p.static_scale : found, spike);
 }
 
+struct Range {
+  float low, high;
+};
+template <typename Combine>
+__device__ float WarpReduce(float value, Combine combine) {
+  for (int offset = cuda::kWarp / 2; offset > 0; offset /= 2) {
+    value = combine(value, __shfl_xor_sync(0xffffffffu, value, offset));
+  }
+  return value;
+}
+// Range of the columns [begin, end) that are not kept, and 0, over `step` threads of which this is one.
+__device__ Range RangeOf(const CudaParams& p, const float* x, int64_t begin, int64_t end, int64_t step) {
+  Range r = {0, 0};
+  for (int64_t k = begin; k < end; k += step) {
+    if (IsKept(p, k)) continue;
+    r.low = fminf(r.low, x[k]);
+    r.high = fmaxf(r.high, x[k]);
+  }
+  return r;
+}
+__device__ AsymmetricScale ScaleOf(const CudaParams& p, const Range& r) {
+  if (p.static_scale > 0) return {p.static_scale, p.static_zero};
+  const int high = ActivationMax(p.bits);
+  if (p.symmetric) return {SymmetricScale(fmaxf(-r.low, r.high), high), 0};
+  return AsymmetricScaleOf(r.low, r.high, ActivationMin(p.bits, false), high);
+}
+
+// Zero points and groups: a block a row, a warp a group.
+__global__ void __launch_bounds__(kThreads)
+    quantize_s8r_f32_grids_sm80(const __grid_constant__ CudaParams p) {
+  const int64_t m = blockIdx.x;
+  const float* x = p.x + m * p.k;
+  int8_t* q = p.q + m * p.q_stride;
+  const bool spike = p.spike_threshold > 0 && p.is_spike[m] != 0;
+  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarp,
+            warp = static_cast<int>(threadIdx.x) / cuda::kWarp;
+  unsigned long long saturated = 0;
+  const auto convert = [&](const AsymmetricScale& s, int64_t begin, int64_t end, int64_t step) {
+    const int low = ActivationMin(p.bits, p.symmetric) - s.zero, high = ActivationMax(p.bits) - s.zero;
+    const int shift = p.bits == 8 ? s.zero : 0;
+    const float inv_scale = 1.0f / s.scale;
+    for (int64_t k = begin; k < end; k += step) {
+      const float value = spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale;
+      q[k] = static_cast<int8_t>(RoundClamp(value, low, high) + shift);
+      saturated += p.static_scale > 0 &&
+                   (rintf(value) < static_cast<float>(low) || rintf(value) > static_cast<float>(high));
+    }
+  };
+  const AsymmetricScale of_spike = {p.static_scale > 0 ? p.static_scale : 1.0f, 0};
+  if (p.group > 0) {
+    const int64_t groups = p.k / p.group;
+    for (int64_t g = warp; g < groups; g += kThreads / cuda::kWarp) {
+      const int64_t begin = g * p.group + lane, end = (g + 1) * p.group;
+      Range r = RangeOf(p, x, begin, end, cuda::kWarp);
+      r.low = -WarpReduce(-r.low, cuda::Max());
+      r.high = WarpReduce(r.high, cuda::Max());
+      const AsymmetricScale scale = spike ? of_spike : ScaleOf(p, r);
+      convert(scale, begin, end, cuda::kWarp);
+      if (lane == 0) p.scale[m * groups + g] = scale.scale;
+    }
+  } else {
+    Range r = RangeOf(p, x, threadIdx.x, p.k, kThreads);
+    r.low = -cuda::BlockReduce(-r.low, cuda::Max());
+    r.high = cuda::BlockReduce(r.high, cuda::Max());
+    const AsymmetricScale scale = spike ? of_spike : ScaleOf(p, r);
+    convert(scale, threadIdx.x, p.k, kThreads);
+    if (threadIdx.x == 0) {
+      p.scale[m] = scale.scale;
+      if (p.zero != nullptr) p.zero[m] = scale.zero;
+    }
+  }
+  for (int64_t k = p.k + threadIdx.x; k < p.q_stride; k += kThreads) q[k] = 0;
+  WriteColumns(p, m, x, spike);
+  if (saturated > 0) atomicAdd(&p.counters->saturated, saturated);
+}
+
 }  // namespace
 
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
@@ -57,6 +133,9 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
     SF_RETURN_IF_ERROR(cuda::Launch("quantize_s8r_f32 amax", quantize_s8r_f32_amax_sm80, rows, stream, p));
     SF_RETURN_IF_ERROR(cuda::Launch("quantize_s8r_f32 spikes", quantize_s8r_f32_spikes_sm80,
                                     {.grid = dim3(1), .block = dim3(cuda::kWarp)}, stream, p));
+  }
+  if (!p.symmetric || p.group > 0) {
+    return cuda::Launch("quantize_s8r_f32 grids", quantize_s8r_f32_grids_sm80, rows, stream, p);
   }
   cuda::Shape last = rows;
   last.overlaps = true;

@@ -38,9 +38,6 @@ class CpuBuffer : public Buffer {
   Tensor data_;
 };
 
-// Whether codes carry a zero point that the linears must take off: 4-bit codes come without theirs.
-inline bool HasWideZeros(const ActivationFormat& f) { return f.bits == 8 && !f.symmetric; }
-
 class CpuActivation : public Activation {
  public:
   explicit CpuActivation(int64_t width) : buffer(width) {}

@@ -8,6 +8,7 @@
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
 #include "kernels/outlier_tail.h"
+#include "kernels/runtime/code_sums.h"
 #include "kernels/runtime/cpu_ops.h"
 
 namespace spikefold {
@@ -16,41 +17,12 @@ namespace {
 namespace f32 = kernels::matmul_f32_f32_f32;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
 
-// Every element `times` times.
-template <typename T>
-std::vector<T> Repeat(absl::Span<const T> values, int64_t times) {
-  std::vector<T> out;
-  out.reserve(values.size() * static_cast<size_t>(times));
-  for (const T value : values) out.insert(out.end(), static_cast<size_t>(times), value);
-  return out;
-}
-
 void PackChannels(const CodeMatrix& w, const ActivationFormat& act, LinearWeights& out) {
   out.kind = LinearWeights::Kind::kS8c;
   out.packed = Tensor::ForWeights(DType::kU8, {static_cast<int64_t>(s8c::PackedBytes(w.n, w.k))});
   s8c::Pack(w.codes.data(), w.n, w.k, out.packed.data());
   out.scale.assign(w.scales.begin(), w.scales.end());
-  for (int64_t n = 0; n < w.n && HasWideZeros(act); ++n) {
-    const int8_t* row = w.codes.data() + n * w.k;
-    out.code_sum.push_back(std::accumulate(row, row + w.k, int32_t{0}));
-  }
-}
-
-// [n] sum of scale * (code - zero), added up in float64.
-std::vector<float> RowSums(const kernels::GroupWeights& w) {
-  const int64_t groups = w.k / w.group;
-  std::vector<float> sums;
-  for (int64_t n = 0; n < w.n; ++n) {
-    double sum = 0;
-    for (int64_t g = 0; g < groups; ++g) {
-      const int8_t* codes = w.codes + n * w.k + g * w.group;
-      const int64_t zero = w.zeros == nullptr ? 0 : w.zeros[n * groups + g];
-      const int64_t code_sum = std::accumulate(codes, codes + w.group, int64_t{0});
-      sum += double{w.scales[n * groups + g]} * static_cast<double>(code_sum - zero * w.group);
-    }
-    sums.push_back(static_cast<float>(sum));
-  }
-  return sums;
+  if (HasWideZeros(act)) out.code_sum = CodeSums(w.codes, w.n, w.k);
 }
 
 // Groups that lie within those of the activations: their scales are applied to one integer sum.

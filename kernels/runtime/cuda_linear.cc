@@ -2,6 +2,7 @@
 // launch.
 #include <algorithm>
 #include <cstring>
+#include <numeric>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -14,7 +15,10 @@
 #include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_grids_cuda.h"
+#include "kernels/runtime/code_sums.h"
 #include "kernels/runtime/cuda_ops.h"
+#include "kernels/runtime/cuda_options.h"
 
 namespace spikefold {
 namespace {
@@ -80,6 +84,19 @@ absl::StatusOr<std::vector<int8_t>> CodeRows(const CodeMatrix& w, int64_t group)
   return rows;
 }
 
+// What zero points of activations multiply.
+absl::Status UploadSums(const CodeMatrix& w, bool channels, const cuda::Stream& stream, CudaWeights& device) {
+  if (channels) return Upload(CodeSums(w.codes, w.n, w.k), stream, device, device.code_sum);
+  const kernels::GroupWeights groups{.n = w.n,
+                                     .k = w.k,
+                                     .group = w.group > 0 ? w.group : w.k,
+                                     .bits = w.format.bits,
+                                     .codes = w.codes.data(),
+                                     .scales = w.scales.data(),
+                                     .zeros = w.zeros.empty() ? nullptr : w.zeros.data()};
+  return Upload(RowSums(groups), stream, device, device.row_sum);
+}
+
 // The weights in bf16; empty if some value needs more.
 std::vector<uint16_t> Bf16Rows(const Tensor& w) {
   const absl::Span<const float> values = w.as<float>();
@@ -127,16 +144,20 @@ absl::Status CudaOps::PackF32(const Tensor& w, LinearWeights& out) {
 }
 
 absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act, LinearWeights& out) {
-  const bool channels = w.format == WeightFormat::kS8c;
-  const int64_t group = channels ? 0 : w.group > 0 ? w.group : w.k;
-  if (act.group > 0 || !act.symmetric || (group % kGroupStep != 0 && group != w.k)) {
+  const bool channels = w.format == WeightFormat::kS8c && act.group == 0;
+  // Groups of weights lie within those of the activations.
+  const int64_t stored = w.group > 0 ? w.group : w.k;
+  const int64_t group = channels ? 0 : act.group > 0 ? std::gcd(stored, act.group) : stored;
+  if (group % kGroupStep != 0 && group != w.k) {
     return absl::UnimplementedError(
         absl::StrCat("backend \"cuda\": no kernel for ", FormatText(w.format, w.group), " weights with ",
-                     FormatText(act), " activations; use symmetric ones per token, or --backend cpu"));
+                     FormatText(act), " activations: groups of ", group, " are not a multiple of ",
+                     kGroupStep, "; use 32, 64 or 128, or --backend cpu"));
   }
-  if (w.k >= kMaxK) {
+  const int64_t max_k = HasWideZeros(act) ? kMaxK / 2 : kMaxK;
+  if (w.k >= max_k) {
     return absl::UnimplementedError(
-        absl::StrCat("backend \"cuda\": K=", w.k, " is not below ", kMaxK, "; use --backend cpu"));
+        absl::StrCat("backend \"cuda\": K=", w.k, " is not below ", max_k, "; use --backend cpu"));
   }
   out.kind = channels ? Kind::kS8c : Kind::kGroups;
   out.n = w.n;
@@ -153,9 +174,10 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
     out.device = std::move(device);
     return stream_->Sync();
   }
-  SF_ASSIGN_OR_RETURN(const std::vector<int8_t> rows, CodeRows(w, group));
+  SF_ASSIGN_OR_RETURN(const std::vector<int8_t> rows, CodeRows(w, w.zeros.empty() ? 0 : stored));
   SF_RETURN_IF_ERROR(Upload(rows, *stream_, *device, device->w));
-  std::vector<float> scales(w.scales.begin(), w.scales.end());
+  std::vector<float> scales = Repeat(w.scales, channels ? 1 : stored / group);
+  if (HasWideZeros(act)) SF_RETURN_IF_ERROR(UploadSums(w, channels, *stream_, *device));
   SF_RETURN_IF_ERROR(Upload(scales, *stream_, *device, device->scale));
   if (channels) out.scale = std::move(scales);
   out.device = std::move(device);
@@ -193,11 +215,19 @@ absl::Status CudaOps::FloatLinears(const CudaActivation& x, absl::Span<const Lin
     cuda::LinearGroup& group = device->bf16 ? bf16.linears : params.linears;
     group.linear[group.count++] = LinearOf(*w[i], *device, y[i]);
   }
-  if (bf16.linears.count > 0) {
-    SF_RETURN_IF_ERROR(kernels::matmul_f32_f32_bf16::RunCuda(bf16, *stream_));
-  }
+  if (bf16.linears.count > 0) SF_RETURN_IF_ERROR(Bf16Linears(bf16));
   if (params.linears.count == 0) return absl::OkStatus();
   return kernels::matmul_f32_f32_f32::RunCuda(params, *stream_);
+}
+
+absl::Status CudaOps::Bf16Linears(const cuda::SimtParams& p) {
+  namespace bf16 = kernels::matmul_f32_f32_bf16;
+  if (device_.sm != 90 || p.m < bf16::kHopperRows || !bf16::SupportsHopper(p.k)) {
+    return bf16::RunCuda(p, *stream_);
+  }
+  const bf16::Rows rows = cuda_rounds_rows ? bf16::Rows::kBf16 : bf16::Rows::kExact;
+  SF_RETURN_IF_ERROR(bf16_parts_.Reserve(bf16::PartsBytes(p.m, p.k, rows)));
+  return bf16::RunHopper(p, rows, bf16_parts_.as<uint16_t>(), device_, *stream_);
 }
 
 absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
@@ -209,11 +239,19 @@ absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const Line
                             .num_kept = static_cast<int64_t>(x.form->kept.size()),
                             .kept_x = x.kept_x.as<float>(),
                             .kept_rows = x.kept_rows.as<uint16_t>()};
+  const ActivationFormat& format = x.form->format;
+  kernels::matmul_f32_s8r_sxg::GridParams grids = {
+      .x_group = format.group, .x_zero = HasWideZeros(format) ? x.zero.as<int32_t>() : nullptr};
   for (size_t i = 0; i < w.size(); ++i) {
     SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
+    grids.code_sum[i] = device->code_sum.as<int32_t>();
+    grids.row_sum[i] = device->row_sum.as<float>();
     params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
   }
-  if (w[0]->kind == Kind::kGroups) {
+  if (grids.x_group > 0 || grids.x_zero != nullptr) {
+    grids.base = params;
+    SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_sxg::RunGrids(grids, *stream_));
+  } else if (w[0]->kind == Kind::kGroups) {
     SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_sxg::RunCuda(params, *stream_));
   } else {
     SF_RETURN_IF_ERROR(s8c::RunCuda(params, device_, *stream_));
@@ -259,7 +297,7 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
     p.linears.linear[p.linears.count++] = LinearOf(*w[i], *device, y[i]);
   }
   if (tiled.linears.count > 0) {
-    SF_RETURN_IF_ERROR(s4g::RunCuda(tiled, *stream_));
+    SF_RETURN_IF_ERROR(s4g::RunCuda(tiled, device_, *stream_));
   }
   if (params.linears.count == 0) return absl::OkStatus();
   return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)

@@ -161,7 +161,8 @@ absl::Status CudaOps::HeadNormRope(const HeadNormRopeArgs& a) {
     SF_ASSIGN_OR_RETURN(k_gain, constants_.Vector(*a.k_gain));
   }
   SF_ASSIGN_OR_RETURN(const CudaConstants::Rope* rope, constants_.Tables(*a.rope, a.head_dim));
-  if (step_.active && q_gain == nullptr && k_gain == nullptr && a.rotation == nullptr) {
+  rope_ = rope;
+  if (step_.active && !step_.paged && q_gain == nullptr && k_gain == nullptr && a.rotation == nullptr) {
     step_.rope = rope;
     return absl::OkStatus();
   }
@@ -173,7 +174,7 @@ absl::Status CudaOps::HeadNormRope(const HeadNormRopeArgs& a) {
       .eps = a.eps,
       .cos = rope->cos.as<float>() + (step_.active ? 0 : a.first * (a.head_dim / 2)),
       .sin = rope->sin.as<float>() + (step_.active ? 0 : a.first * (a.head_dim / 2)),
-      .first = step_.active ? &step_.state.as<StepState>()->first : nullptr};
+      .first = step_.active ? &step_.state.as<StepState>()->at.first : nullptr};
   if (a.rotation != nullptr) {
     SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*a.rotation));
     params.rotation = *plan;
@@ -208,10 +209,7 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
   if (a.hidden_position >= 0) {
     return absl::UnimplementedError("backend \"cuda\": no position can be hidden; use --backend cpu");
   }
-  if (a.cache->pages() != nullptr) {
-    return absl::UnimplementedError(
-        "backend \"cuda\": no kernel for a quantized key/value cache; use a float one, or --backend cpu");
-  }
+  if (a.cache->pages() != nullptr) return PagedAttention(a);
   SF_ASSIGN_OR_RETURN(CudaRows * rows, RowsOf(*a.cache, a));
   if (step_.active) return DecodeAttention(a, *rows);
   const int64_t width = a.num_kv_heads * a.head_dim;
@@ -295,7 +293,8 @@ absl::StatusOr<CudaOps::Target> CudaOps::TargetOf(int64_t rows, const Activation
   const int64_t k = out.buffer.width();
   SF_ASSIGN_OR_RETURN(target.quantize, QuantizeParams(out, k));
   target.quantizes = true;
-  target.fused = form.spike_threshold == 0 && quantize::Fits(k, target.rotation);
+  const bool plain = form.format.symmetric && form.format.group == 0;
+  target.fused = plain && form.spike_threshold == 0 && quantize::Fits(k, target.rotation);
   return target;
 }
 
@@ -323,17 +322,15 @@ absl::Status CudaOps::Finish(const Target& target, CudaActivation& out) {
 absl::StatusOr<quantize::CudaParams> CudaOps::QuantizeParams(CudaActivation& out, int64_t k) {
   const ActivationForm& form = *out.form;
   const ActivationFormat& format = form.format;
-  if (!format.symmetric || format.group > 0) {
-    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": no kernel for ", FormatText(format),
-                                                 " activations; use symmetric ones, or --backend cpu"));
-  }
+  const size_t groups = static_cast<size_t>(format.group > 0 ? k / format.group : 1);
   const int64_t rows = out.rows, stride = kernels::matmul_f32_s8r_s8c::RowBytes(k);
   const size_t m = static_cast<size_t>(rows);
   SF_ASSIGN_OR_RETURN(const CudaConstants::Form* columns, constants_.Columns(form, k));
   out.max_spike_rows =
       form.spike_threshold > 0 ? form.max_spike_rows * ((rows + kSpikeRowsPer - 1) / kSpikeRowsPer) : 0;
   SF_RETURN_IF_ERROR(out.codes.Reserve(m * static_cast<size_t>(stride)));
-  SF_RETURN_IF_ERROR(out.scale.Reserve(m * sizeof(float)));
+  SF_RETURN_IF_ERROR(out.scale.Reserve(m * groups * sizeof(float)));
+  if (HasWideZeros(format)) SF_RETURN_IF_ERROR(out.zero.Reserve(m * sizeof(int32_t)));
   SF_RETURN_IF_ERROR(out.kept_x.Reserve(m * form.kept.size() * sizeof(float)));
   const int64_t kept_columns =
       kernels::matmul_f32_s8r_s8c::KeptColumns(static_cast<int64_t>(form.kept.size()));
@@ -350,6 +347,11 @@ absl::StatusOr<quantize::CudaParams> CudaOps::QuantizeParams(CudaActivation& out
                               .x = out.buffer.data(),
                               .code_max = format.hi(),
                               .static_scale = format.is_static() ? form.static_scale : 0.0f,
+                              .bits = format.bits,
+                              .symmetric = format.symmetric,
+                              .group = format.group,
+                              .static_zero = format.is_static() ? form.static_zero : 0,
+                              .zero = HasWideZeros(format) ? out.zero.as<int32_t>() : nullptr,
                               .is_kept = form.kept.empty() ? nullptr : columns->is_kept.as<uint8_t>(),
                               .num_kept = static_cast<int64_t>(form.kept.size()),
                               .kept = columns->device_kept.as<int32_t>(),

@@ -5,8 +5,10 @@
 
 #include "kernels/cuda/copy.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/simt_matmul.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
+#include "kernels/runtime/cuda_kv.h"
 #include "kernels/runtime/cuda_state.h"
 #include "kernels/runtime/ops.h"
 
@@ -66,6 +68,10 @@ class CudaOps : public Ops {
   absl::StatusOr<kernels::quantize_s8r_f32::CudaParams> QuantizeParams(CudaActivation& out, int64_t k);
   absl::StatusOr<CudaRows*> RowsOf(KvCache& cache, const AttentionArgs& args);
   absl::Status DecodeAttention(const AttentionArgs& args, CudaRows& rows);
+  // cuda_step.cc: over a cache in pages.
+  absl::StatusOr<CudaPages*> PagesOf(KvCache& cache, const AttentionArgs& args);
+  absl::Status PagedAttention(const AttentionArgs& args);
+  absl::Status AttendPages(const AttentionArgs& args, CudaPages& pages, int64_t from, int64_t rows);
   // Device to pageable host memory, through two pinned buffers.
   absl::Status ReadOut(const float* device, int64_t count, float* host);
 
@@ -73,6 +79,7 @@ class CudaOps : public Ops {
   absl::StatusOr<const CudaWeights*> Complete(const LinearWeights& w);
   absl::Status FloatLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                             absl::Span<float* const> y);
+  absl::Status Bf16Linears(const cuda::SimtParams& params);
   absl::Status CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                            absl::Span<float* const> y);
   // Float rows times codes: all rows, or the spike rows alone.
@@ -89,12 +96,14 @@ class CudaOps : public Ops {
   ThreadPool* pool_;
   CudaConstants constants_;
   std::unique_ptr<CudaActivation> head_x_;
-  cuda::DeviceMemory logits_, tokens_, counters_;
+  cuda::DeviceMemory logits_, tokens_, counters_, bf16_parts_;
   cuda::PinnedMemory staging_;
+  const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned
 
   // cuda_step.cc: one token at a time.
   struct StepData {
     bool active = false;
+    bool paged = false;
     int64_t splits = 0;
     int64_t allocations = -1;              // when a walk last ran without one: pointers are as then
     cuda::PinnedMemory host;               // StepState

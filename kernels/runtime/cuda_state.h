@@ -12,6 +12,7 @@
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/outlier_tail_cuda.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
+#include "kernels/kv_page_cuda.h"
 #include "kernels/runtime/ops.h"
 
 namespace spikefold {
@@ -38,7 +39,8 @@ class CudaActivation : public Activation {
 
   CudaBuffer buffer;              // [rows, k] float rows, always filled
   cuda::DeviceMemory codes;       // [rows, RowBytes(k)]
-  cuda::DeviceMemory scale;       // [rows]
+  cuda::DeviceMemory scale;       // [rows], or a scale a group
+  cuda::DeviceMemory zero;        // int32 [rows] of 8-bit codes with zero points
   cuda::DeviceMemory kept_x;      // [rows, num kept]
   cuda::DeviceMemory kept_rows;   // the same in bf16, [rows, KeptColumns(num kept)]
   cuda::DeviceMemory super_x;     // [rows, num super]
@@ -55,22 +57,27 @@ struct CudaWeights : DeviceWeights {
   bool bf16 = false;   // f32 that was bf16 before
   bool tiled = false;  // as matmul_f32_f32_s4g wants them
   cuda::DeviceMemory scale, bias;
-  cuda::DeviceMemory kept, kept_rows;  // bf16 [r, n]; [n, KeptColumns(r)]
+  cuda::DeviceMemory code_sum, row_sum;  // LinearWeights::code_sum, row_sum
+  cuda::DeviceMemory kept, kept_rows;    // bf16 [r, n]; [n, KeptColumns(r)]
   cuda::DeviceMemory super_slot, super_row, super_value;
   bool complete = false;
 };
 
 // What changes from token to token of a recorded step, in device memory.
 struct StepState {
-  int32_t token = 0, first = 0;
+  int32_t token = 0;
+  kernels::KvPlace at;
 };
 
-// Keys and values of all layers, [capacity, num_kv_heads * head_dim] each.
-struct CudaRows : KvCache::DeviceRows {
-  cuda::DeviceMemory k, v;
-  int64_t layer_floats = 0;
+// What a sequence keeps on the device.
+struct CudaSequence : KvCache::DeviceRows {
   std::map<int64_t, cuda::Graph> steps;  // recorded, by number of splits of the attention
   int64_t allocations = -1;              // cuda::NumAllocations() when they were recorded
+};
+// Keys and values of all layers, [capacity, num_kv_heads * head_dim] each.
+struct CudaRows : CudaSequence {
+  cuda::DeviceMemory k, v;
+  int64_t layer_floats = 0;
 };
 
 // Copies of host objects by their address. The contents are compared, because a temporary object may come to

@@ -51,7 +51,8 @@ void KvCache::Reset() {
 
 void KvCache::Truncate(int64_t length) {
   const int64_t wanted = std::clamp(length, prefix_length_, length_);
-  if (pages_ && !pages_->Truncate(wanted)) {
+  const bool kept = device_.rows == nullptr || device_.rows->Truncate(wanted);
+  if (!kept || (pages_ && !pages_->Truncate(wanted))) {
     Reset();
     return;
   }

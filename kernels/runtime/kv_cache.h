@@ -51,9 +51,12 @@ class KvCache {
   const float* k(int layer) const { return k_[static_cast<size_t>(layer)].data(); }
   const float* v(int layer) const { return v_[static_cast<size_t>(layer)].data(); }
   // A device backend's own copy of the rows. It makes it on first use and appends to it; k() and v() follow
-  // on Ops::ReadCache. A copy of a cache has what k() and v() hold.
+  // on Ops::ReadCache. A copy of a cache has what k() and v() hold;
+  // one in pages can be copied while it holds pinned rows alone.
   struct DeviceRows {
     virtual ~DeviceRows() = default;
+    // False if rows have left that a row at `length` would see.
+    virtual bool Truncate(int64_t) { return true; }
   };
   DeviceRows* device() const { return device_.rows.get(); }
   void set_device(std::unique_ptr<DeviceRows> rows) { device_.rows = std::move(rows); }

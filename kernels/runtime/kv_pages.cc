@@ -13,9 +13,6 @@ namespace {
 namespace f16 = kernels::convert_f16_f32;
 using kernels::kPageTokens;
 
-// A layer whose rows leave keeps this many more, so that a short step back loses nothing.
-constexpr int64_t kStepBack = 256;
-
 }  // namespace
 
 KvTurns::KvTurns(const RopeConfig& rope, int64_t head_dim)

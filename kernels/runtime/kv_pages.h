@@ -34,7 +34,16 @@ class KvPages {
  public:
   KvPages(const ModelConfig& config, const KvOptions& options, int64_t num_pinned);
 
+  // A layer whose rows leave keeps this many more, so that a short step back loses nothing.
+  static constexpr int64_t kStepBack = 256;
+
   int64_t num_pinned() const { return num_pinned_; }
+  int num_layers() const { return static_cast<int>(layers_.size()); }
+  const KvOptions& options() const { return options_; }
+  const kernels::KvFormat& format() const { return format_; }
+  int64_t Reach(int layer) const;  // rows behind the pinned ones that a query sees at most; 0: all
+  const uint16_t* pinned_k(int layer) const { return layers_[static_cast<size_t>(layer)].pinned_k.data(); }
+  const uint16_t* pinned_v(int layer) const { return layers_[static_cast<size_t>(layer)].pinned_v.data(); }
   // One pinned row, [num_kv_heads, head_dim] each, as attention sees it.
   void SetPinned(int layer, int64_t position, const float* k, const float* v);
 
@@ -63,7 +72,6 @@ class KvPages {
     std::vector<std::vector<uint8_t>> pages;   // [first_row_page]; empty ones have left
   };
   int64_t PageBegin(int64_t page) const { return num_pinned_ + kernels::kPageTokens * page; }
-  int64_t Reach(int layer) const;  // rows behind the pinned ones that a query sees at most; 0: all
   KvTurns& TurnsOf(int layer);
   kernels::KeyRotation RotationOf(int layer, int64_t page);
   kernels::ChannelScales ChannelsOf(int layer) const;

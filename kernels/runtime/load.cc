@@ -66,13 +66,16 @@ absl::Status LoadedModel::LoadFloatNode(const CheckpointReader& reader, int node
   return LoadFloatLinear(reader, node);
 }
 
-absl::Status LoadedModel::LoadFloat(const CheckpointReader& reader, const Progress& progress) {
+absl::Status LoadedModel::LoadFloat(const CheckpointReader& reader, bool linears, const Progress& progress) {
   const std::vector<int> order = LoadOrder(graph_);
   for (size_t i = 0; i < order.size(); ++i) {
     if (!Report(progress, "loading", static_cast<int64_t>(i), static_cast<int64_t>(order.size()))) {
       return absl::CancelledError("load: stopped");
     }
-    SF_RETURN_IF_ERROR(LoadFloatNode(reader, order[i]));
+    const Op op = graph_.nodes[static_cast<size_t>(order[i])].op;
+    if (linears || op == Op::kNorm || op == Op::kHeadNorm) {
+      SF_RETURN_IF_ERROR(LoadFloatNode(reader, order[i]));
+    }
   }
   SetRotations();
   return absl::OkStatus();
@@ -93,10 +96,10 @@ void LoadedModel::SetRotations() {
 
 absl::Status LoadedModel::ReplaceLinear(int node, LinearWeights weights) {
   const size_t at = static_cast<size_t>(node);
-  if (node < 0 || at >= linears_.size() || linears_[at] == nullptr) {
-    return absl::InvalidArgumentError(absl::StrCat("replace: node ", node, " is not a linear"));
-  }
-  const LinearWeights& old = *linears_[at];
+  const bool is_linear = node >= 0 && at < linears_.size() &&
+                         (graph_.nodes[at].op == Op::kLinear || graph_.nodes[at].op == Op::kEmbed);
+  if (!is_linear) return absl::InvalidArgumentError(absl::StrCat("replace: node ", node, " is not a linear"));
+  const Node& old = graph_.nodes[at];
   if (weights.n != old.n || weights.k != old.k) {
     return absl::InvalidArgumentError(absl::StrCat(graph_.nodes[at].module, ": [", weights.n, ", ", weights.k,
                                                    "] cannot replace [", old.n, ", ", old.k, "]"));
@@ -140,7 +143,7 @@ absl::StatusOr<std::unique_ptr<RuntimeModel>> LoadModel(const CheckpointReader& 
     SF_RETURN_IF_ERROR(model->LoadNative(reader, options.simulate, options.progress));
     return model;
   }
-  SF_RETURN_IF_ERROR(model->LoadFloat(reader, options.progress));
+  SF_RETURN_IF_ERROR(model->LoadFloat(reader, options.linears, options.progress));
   return model;
 }
 

@@ -36,8 +36,9 @@ class LoadedModel : public RuntimeModel {
   absl::Status set_kv(const KvOptions& options) override;
   uint64_t weight_bytes() const override;
   absl::Status ReplaceLinear(int node, LinearWeights weights) override;
+  void ReleaseLinear(int node) override { linears_[static_cast<size_t>(node)].reset(); }
 
-  absl::Status LoadFloat(const CheckpointReader& reader, const Progress& progress);
+  absl::Status LoadFloat(const CheckpointReader& reader, bool linears, const Progress& progress);
   // load_native.cc
   absl::Status LoadNative(const CheckpointReader& reader, bool simulate, const Progress& progress);
 

@@ -45,6 +45,8 @@ class RuntimeModel {
   // shares the embedding's table no longer does. InvalidArgument: not a linear, or of another shape. Not
   // while a Forward runs.
   virtual absl::Status ReplaceLinear(int node, LinearWeights weights) = 0;
+  // Gives its memory back; it cannot run until ReplaceLinear().
+  virtual void ReleaseLinear(int node) = 0;
 };
 
 enum class Backend { kCpu, kCuda };
@@ -55,6 +57,9 @@ struct LoadOptions {
   // Run a quantized model in float: weights dequantized, activations rounded to their codes and back. The
   // check on the real kernels.
   bool simulate = false;
+  // Float models only: false leaves out all linears and the embedding, linear() being null: whoever runs the
+  // model part by part brings them by ReplaceLinear() and takes them away by ReleaseLinear().
+  bool linears = true;
   Progress progress;
 };
 // Float models (any CheckpointKind) and native quantized ones. Tensors are read one at a time; peak memory is

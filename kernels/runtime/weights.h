@@ -30,6 +30,9 @@ struct ActivationForm {
   std::shared_ptr<const std::vector<float>> shift;
 };
 
+// 8-bit codes whose zero points the kernels see: they lie outside int8 once taken off.
+inline bool HasWideZeros(const ActivationFormat& f) { return f.bits == 8 && !f.symmetric; }
+
 // A quantized weight before it is packed: w = scale * (code - zero).
 struct CodeMatrix {
   int64_t n = 0, k = 0;

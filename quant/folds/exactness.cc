@@ -13,7 +13,7 @@
 namespace spikefold {
 namespace {
 
-constexpr double kSmoothAlpha = 0.85;
+constexpr double kSmoothAlpha = 0.85, kRescale = 16;
 constexpr size_t kLogitRows = 32;  // of a 262,144-word head: 32 MiB
 
 // Ranges and sums of what every linear of the blocks reads.
@@ -68,6 +68,18 @@ std::vector<SiteShift> Means(const ModelGraph& graph, const StatsArm& arm) {
     }
   }
   return shifts;
+}
+
+// Between 1/4 and 4, in every layer.
+std::vector<QkScales> SomeQkScales(const ModelConfig& config) {
+  std::vector<QkScales> all;
+  for (int layer = 0; layer < config.num_layers; ++layer) {
+    QkScales& s = all.emplace_back(QkScales{.layer = layer, .scales = {}});
+    for (int64_t i = 0; i < config.num_kv_heads * (config.head_dim / 2); ++i) {
+      s.scales.push_back(std::exp2(static_cast<float>(i % (config.head_dim / 2) * 7 % 41 - 20) / 10));
+    }
+  }
+  return all;
 }
 
 // ln softmax(x) = x - this
@@ -156,10 +168,12 @@ class Prover {
     SF_RETURN_IF_ERROR(Compare(Jittered(reader_, options_.seed), {.interventions = &values}, proofs_.back()));
     SF_RETURN_IF_ERROR(Prove("norm_gain", {.norm_gain = true}));
     SF_RETURN_IF_ERROR(Prove("R1", {.rotate_residual = true}));
+    SF_RETURN_IF_ERROR(Prove("rescale", {.rescale = kRescale}));
     SF_RETURN_IF_ERROR(Prove("R2", {.rotate_values = true}));
     SF_RETURN_IF_ERROR(Prove("R3", {.rotate_qk = true}));
     SF_RETURN_IF_ERROR(Prove("R4", {.rotate_down = true}));
     SF_RETURN_IF_ERROR(Prove("smooth", {.smooth = scales}));
+    SF_RETURN_IF_ERROR(Prove("qk_scale", {.qk_scales = SomeQkScales(graph_.config)}));
     SF_RETURN_IF_ERROR(Prove("shift", {.shifts = Means(graph_, plain.arm)}));
     // Stacked: scales belong to the model behind the offline rotations, shifts to all before them.
     FoldOptions all = {.rotate_residual = true, .rotate_values = true};
@@ -173,7 +187,7 @@ class Prover {
   }
 
  private:
-  static constexpr int64_t kArms = 11;
+  static constexpr int64_t kArms = 13;
 
   // `next`: gets the scales and the online rotations that stack on this arm.
   absl::Status Prove(const char* name, FoldOptions fold, SiteTap* tap = nullptr,

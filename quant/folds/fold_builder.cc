@@ -73,6 +73,19 @@ std::vector<float> FoldBuilder::SetGain(int index, absl::Span<const double> gain
   return actual;
 }
 
+void FoldBuilder::SetExactGain(int index, absl::Span<const double> gain) {
+  std::vector<float>& stored = model_.gains[node(index).module + ".weight"];
+  stored.clear();
+  for (const double g : gain) {
+    stored.push_back(static_cast<float>(g - static_cast<double>(graph().config.norm_gain_offset)));
+  }
+}
+
+void FoldBuilder::DivideNormEps(double divisor) {
+  float& eps = model_.graph.config.norm_eps;
+  eps = static_cast<float>(static_cast<double>(eps) / divisor);
+}
+
 void FoldBuilder::Untie() {
   if (!graph().config.tied_embeddings) return;
   model_.graph.config.tied_embeddings = false;

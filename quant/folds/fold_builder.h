@@ -44,6 +44,10 @@ class FoldBuilder {
   absl::StatusOr<std::vector<float>> Gain(int node) const;
   // Sets it to the nearest gains that can be stored, and returns those.
   std::vector<float> SetGain(int node, absl::Span<const double> gain);
+  // As it is, rounded to float32 alone: where no linear can take what a narrower number leaves.
+  void SetExactGain(int node, absl::Span<const double> gain);
+  // The epsilon of every norm of the model.
+  void DivideNormEps(double divisor);
   // Gives a tied head its own copy of the embedding.
   void Untie();
   absl::Status AddRotation(Rotation rotation) {
@@ -73,8 +77,10 @@ Json RotationProvenance(const Rotation& rotation, uint64_t seed);
 // not legal is refused.
 absl::Status FoldNormGains(const FoldOptions& options, FoldBuilder& builder);
 absl::Status RotateResidual(const FoldOptions& options, FoldBuilder& builder);
+absl::Status RescaleResidual(const FoldOptions& options, FoldBuilder& builder);
 absl::Status RotateValues(const FoldOptions& options, FoldBuilder& builder);
 absl::Status ScaleChannels(const FoldOptions& options, FoldBuilder& builder);
+absl::Status ScaleQueriesKeys(const FoldOptions& options, FoldBuilder& builder);
 absl::Status RotateDown(const FoldOptions& options, FoldBuilder& builder);
 absl::Status RotateQueriesKeys(const FoldOptions& options, FoldBuilder& builder);
 absl::Status ShiftChannels(const FoldOptions& options, FoldBuilder& builder);

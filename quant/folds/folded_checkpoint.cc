@@ -19,6 +19,10 @@ class Folded : public FoldedCheckpoint {
     config_json_ = base_.config_json();
     // Both generations of config.json spell it so.
     if (model_.untied && config_json_.is_object()) config_json_.Set("tie_word_embeddings", false);
+    const float eps = model_.graph.config.norm_eps, old_eps = base_.graph().config.norm_eps;
+    if (eps != old_eps && config_json_.is_object()) {
+      config_json_.Set("rms_norm_eps", static_cast<double>(eps));
+    }
     ListTensors();
   }
 

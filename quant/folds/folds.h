@@ -2,14 +2,19 @@
 // is in folds.cc. FoldCheckpoint() wraps a reader, so that everything downstream (LoadModel, Scan, rounding,
 // the quantized writer) sees an ordinary model and nothing holds more than one tensor.
 //
-//   fold         what moves                                                        legal unless
-//   norm_gain    a norm's gain into the linears that read it                       the norm feeds a tied head
-//   R1           the residual stream is rotated; all readers and writers with it   a branch is normed before
-//   it is added R2           values and context are rotated head by head (v rows, o columns)   something lies
-//   between v and o smooth       channel scales: norm->q,k,v, norm->gate,up, up->down, v->o        nothing
-//   can absorb 1/s R4           down_proj's input is rotated online, down_proj's columns with it  - R3
-//   queries and keys are rotated online after RoPE (for KV caches)    - shift
-//   a constant is taken off a linear's input online, its product goes into the bias    -
+//   fold       what moves                                                    legal unless
+//   norm_gain  a norm's gain into the linears that read it                   the norm feeds a tied head
+//   R1         the residual stream is rotated, all readers and writers too   a branch is normed before its
+//   add rescale    the residual stream is divided by a power of two              something reads it without a
+//   norm R2         values and context are rotated head by head (v rows, o        something lies between v
+//   and o
+//              columns)
+//   smooth     channel scales: norm->q,k,v, norm->gate,up, up->down, v->o    nothing can absorb 1/s
+//   qk_scale   rotary pairs of queries are multiplied, those of keys divided  -
+//   R4         down_proj's input is rotated online, its columns with it      -
+//   R3         queries and keys are rotated online after RoPE (KV caches)    -
+//   shift      a constant is taken off a linear's input online, its product  -
+//              goes into the bias
 //
 // They are applied in this order (gains first, since a rotation needs the norms free of them; scales between
 // offline and online rotations). A fold that cannot be proved from the graph is left out and listed in
@@ -47,21 +52,37 @@ struct SiteShift {
   std::vector<float> values;             // [site.k]; the nearest values of BF16 are used
 };
 
+// Scales of a layer's rotary pairs: queries are multiplied by them, keys are divided.
+struct QkScales {
+  int layer = 0;
+  // > 0. [num_kv_heads * head_dim / 2]: pair i of a head is its channels i and i + head_dim / 2. With QK-norm
+  // all heads have the same.
+  std::vector<float> scales;
+};
+
 struct FoldOptions {
   bool norm_gain = false;
   bool rotate_residual = false;         // R1; folds all norm gains and unties the head
+  double rescale = 1;                   // the residual stream is divided by this power of two; 1: it is not
   bool rotate_values = false;           // R2
   bool rotate_down = false;             // R4
   std::vector<int> rotate_down_layers;  // R4: ascending; empty: all
   bool rotate_qk = false;               // R3
   std::vector<SiteScales> smooth;       // smooth.h makes them from statistics of the model with R1 and R2
+  std::vector<QkScales> qk_scales;      // ascending layers; qk_scales.h makes them
   std::vector<SiteShift> shifts;        // means of the model with all other folds
   uint64_t seed = 1;                    // of the rotations' signs
   bool any() const {
     return norm_gain || rotate_residual || rotate_values || rotate_down || rotate_qk || !smooth.empty() ||
-           !shifts.empty();
+           !shifts.empty() || rescale != 1 || !qk_scales.empty();
   }
 };
+
+// What float16 activations leave room for: an eighth of 65,504, since text that was not seen may spike
+// higher.
+inline constexpr double kRescaledPeak = 8192;
+// The least power of two that brings the largest |h| seen below it.
+double RescaleFor(double peak);
 
 struct RefusedFold {
   std::string fold;    // "R1"

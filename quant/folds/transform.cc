@@ -5,13 +5,14 @@
 
 #include "absl/functional/function_ref.h"
 #include "formats/base/hadamard.h"
+#include "formats/base/vector_clones.h"
 
 namespace spikefold {
 namespace {
 
 constexpr int64_t kColumns = 64;  // of a block of columns: 64 * 8 B * width stays in the second-level cache
 
-void Butterflies(double* x, int64_t count, int64_t distance) {
+SF_VECTOR_CLONES void Butterflies(double* x, int64_t count, int64_t distance) {
   for (int64_t group = 0; group < count; group += 2 * distance) {
     double* a = x + group;
     double* b = a + distance;
@@ -26,8 +27,8 @@ void Butterflies(double* x, int64_t count, int64_t distance) {
 constexpr int64_t kSlice = 8;  // sums of so many columns stay in registers
 
 // Columns [0, width) of all points: y[c * distance + i] = sum_a x[a * kColumns + i] * table[a][c].
-void SignedSums(const std::vector<int8_t>& table, int64_t order, const double* x, int64_t width,
-                int64_t distance, double* y) {
+SF_VECTOR_INLINE void SignedSums(const std::vector<int8_t>& table, int64_t order, const double* x,
+                                 int64_t width, int64_t distance, double* y) {
   for (int64_t c = 0; c < order; ++c) {
     double sum[kSlice] = {};
     if (width == kSlice) {
@@ -47,7 +48,8 @@ void SignedSums(const std::vector<int8_t>& table, int64_t order, const double* x
 }
 
 // y[c] = sum_a x[a] * H[a][c] over points that lie `distance` apart, in slices of kColumns.
-void TableProducts(double* x, int64_t count, int64_t order, int64_t distance, std::vector<double>& scratch) {
+SF_VECTOR_CLONES void TableProducts(double* x, int64_t count, int64_t order, int64_t distance,
+                                    std::vector<double>& scratch) {
   const std::vector<int8_t>& table = HadamardTable(order);
   scratch.resize(static_cast<size_t>(order * kColumns));
   for (int64_t group = 0; group < count; group += order * distance) {

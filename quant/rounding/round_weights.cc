@@ -52,39 +52,52 @@ RoundedWeights NearestPaths(const RoundingInput& input, const WeightGrid& grid,
 
 }  // namespace
 
-RoundedWeights RoundToNearest(const RoundingInput& input, const WeightGrid& grid,
-                              absl::Span<const float> importance, ThreadPool& pool) {
-  if (grid.trellis) return NearestPaths(input, grid, importance, pool);
-  const int64_t n = input.n, k = input.k;
-  const float* h = importance.empty() ? nullptr : importance.data();
-  RoundedWeights out;
-  out.codes.resize(static_cast<size_t>(n * k));
-  out.scales.resize(static_cast<size_t>(n * grid.num_groups(k)));
-  if (!grid.symmetric) out.zeros.resize(out.scales.size());
+NearestRounder::NearestRounder(const RoundingInput& input, const WeightGrid& grid,
+                               absl::Span<const float> importance)
+    : input_(input), grid_(grid), importance_(importance) {
+  out_.codes.resize(static_cast<size_t>(input.n * input.k));
+  out_.scales.resize(static_cast<size_t>(input.n * grid.num_groups(input.k)));
+  if (!grid.symmetric) out_.zeros.resize(out_.scales.size());
+}
+
+void NearestRounder::Add(absl::Span<const float> rows, ThreadPool& pool) {
+  const int64_t k = input_.k, n = static_cast<int64_t>(rows.size()) / k;
+  const float* h = importance_.empty() ? nullptr : importance_.data();
   std::vector<RowSums> sums(static_cast<size_t>(n));
   pool.ParallelFor(n, kRowGrain, [&](int64_t begin, int64_t end) {
     std::vector<float> row(static_cast<size_t>(k));
     for (int64_t r = begin; r < end; ++r) {
-      std::copy_n(input.w.data() + r * k, k, row.data());
+      std::copy_n(rows.data() + r * k, k, row.data());
       RowSums& sum = sums[static_cast<size_t>(r)];
       for (int64_t c = 0; c < k; ++c) {
         const double w = static_cast<double>(row[static_cast<size_t>(c)]);
         sum.power += (h == nullptr ? 1.0 : static_cast<double>(h[c])) * w * w;
       }
-      for (const int32_t column : input.kept) row[static_cast<size_t>(column)] = 0;
-      for (const PlannedSuper& s : input.supers) {
-        if (s.row == r) row[static_cast<size_t>(s.column)] = 0;
+      for (const int32_t column : input_.kept) row[static_cast<size_t>(column)] = 0;
+      for (const PlannedSuper& s : input_.supers) {
+        if (s.row == begin_ + r) row[static_cast<size_t>(s.column)] = 0;
       }
-      sum.error = RoundRow(row, r, grid, h, out);
+      sum.error = RoundRow(row, begin_ + r, grid_, h, out_);
     }
   });
-  RowSums total;
   for (const RowSums& sum : sums) {
-    total.error += sum.error;
-    total.power += sum.power;
+    error_ += sum.error;
+    power_ += sum.power;
   }
-  out.relative_error = total.power > 0 ? total.error / total.power : 0;
-  return out;
+  begin_ += n;
+}
+
+RoundedWeights NearestRounder::Finish() {
+  out_.relative_error = power_ > 0 ? error_ / power_ : 0;
+  return std::move(out_);
+}
+
+RoundedWeights RoundToNearest(const RoundingInput& input, const WeightGrid& grid,
+                              absl::Span<const float> importance, ThreadPool& pool) {
+  if (grid.trellis) return NearestPaths(input, grid, importance, pool);
+  NearestRounder rounder(input, grid, importance);
+  rounder.Add(input.w, pool);
+  return rounder.Finish();
 }
 
 WeightGrid GridOf(const TensorDecision& d) {

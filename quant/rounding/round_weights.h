@@ -29,6 +29,24 @@ struct RoundingInput {
 RoundedWeights RoundToNearest(const RoundingInput& input, const WeightGrid& grid,
                               absl::Span<const float> importance, ThreadPool& pool);
 
+// The same for a matrix whose rows come a few at a time: what is in memory is the codes and those few.
+// `input.w` is not looked at; kept columns, super weights and importance outlive the rounder. No trellis:
+// paths are rounded as a whole.
+class NearestRounder {
+ public:
+  NearestRounder(const RoundingInput& input, const WeightGrid& grid, absl::Span<const float> importance);
+  void Add(absl::Span<const float> rows, ThreadPool& pool);  // [any, k], the next ones
+  RoundedWeights Finish();                                   // once, after all n
+
+ private:
+  const RoundingInput input_;
+  const WeightGrid grid_;
+  const absl::Span<const float> importance_;
+  int64_t begin_ = 0;
+  double error_ = 0, power_ = 0;
+  RoundedWeights out_;
+};
+
 // The grid of a decision: one float32 scale a row, or one bf16 scale a group.
 WeightGrid GridOf(const TensorDecision& decision);
 RoundedWeights RoundWeights(absl::Span<const float> w /* [n, k] */, const TensorDecision& decision,

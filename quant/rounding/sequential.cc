@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "calib/nonfinite.h"
 #include "formats/base/parallel_copy.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
@@ -28,7 +29,7 @@ class SiteTap : public Taps {
   bool WantsAttention(int) const override { return false; }
   void OnRows(const TapRows& seen) override {
     const int64_t count = seen.num_rows * seen.width;
-    rows_.resize(static_cast<size_t>(count));
+    if (rows_.size() < static_cast<size_t>(count)) rows_.resize(static_cast<size_t>(count));
     ParallelCopy(pool_, seen.data, count, rows_.data());
   }
 
@@ -53,10 +54,13 @@ class Stream {
   // Returns what they read, [tokens, k], valid until the next call for this window.
   absl::StatusOr<absl::Span<const float>> Run(size_t window, int first_node, const Site& site) {
     std::vector<float>& input = input_[window];
+    const absl::Span<const float> stopped =
+        absl::MakeConstSpan(input).first(windows_[window].size() * width_);
     SiteTap tap(site, model_.pool(), input);  // at the end, when the walk has long taken the rows from there
-    SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front(), input}, windows_[window],
+    SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front(), stopped}, windows_[window],
                                     cache_, absl::MakeSpan(residual_[window]), {.taps = &tap}));
-    return absl::MakeConstSpan(input);
+    if (window + 1 == windows_.size()) width_ = static_cast<size_t>(site.k);
+    return absl::MakeConstSpan(input).first(windows_[window].size() * static_cast<size_t>(site.k));
   }
 
  private:
@@ -70,7 +74,9 @@ class Stream {
   const Windows& windows_;
   KvCache cache_;
   std::vector<std::vector<float>> residual_;  // [windows][tokens, d] before the branch that is under way
-  std::vector<std::vector<float>> input_;     // [windows][tokens, k] of the site where the stream stands
+  // [windows][tokens, width_], or more, of the site where the stream stands.
+  std::vector<std::vector<float>> input_;
+  size_t width_ = 0;  // k of that site; 0 before the first
 };
 
 class Driver {
@@ -109,9 +115,12 @@ class Driver {
       SF_ASSIGN_OR_RETURN(LinearRounding w, choose_(node));
       wanted.push_back(std::move(w));
     }
-    if (std::any_of(wanted.begin(), wanted.end(),
-                    [](const LinearRounding& w) { return w.round && !w.done.has_value(); })) {
+    const auto any = [&wanted](auto is) { return std::any_of(wanted.begin(), wanted.end(), is); };
+    if (any([](const LinearRounding& w) { return w.round && !w.done.has_value(); })) {
       SF_RETURN_IF_ERROR(Calibrate(site, wanted.front().spike_threshold));
+    } else if (options_.weights_on_demand &&
+               any([](const LinearRounding& w) { return w.done.has_value(); })) {
+      SF_RETURN_IF_ERROR(Advance(site));  // so that what lies before it need not wait in memory
     }
     for (size_t l = 0; l < wanted.size(); ++l) {
       if (!wanted[l].round) continue;
@@ -119,6 +128,32 @@ class Driver {
                                                     : RoundLinear(site.linears[l], wanted[l]));
     }
     factor_.reset();
+    hessian_ = std::vector<double>();  // {} would keep the memory
+    cross_ = std::vector<double>();
+    return absl::OkStatus();
+  }
+
+  // What the streams pass on their way to the site, read where it is not there, and let go behind them.
+  absl::Status LoadBefore(const Site& site) {
+    for (int node = at_; node < site.linears.front(); ++node) {
+      const Op op = graph_.nodes[static_cast<size_t>(node)].op;
+      if ((op != Op::kLinear && op != Op::kEmbed) || model_.linear(node) != nullptr) continue;
+      SF_ASSIGN_OR_RETURN(const Tensor weight, ReadWeight(graph_.nodes[static_cast<size_t>(node)]));
+      SF_RETURN_IF_ERROR(PutWeight(node, weight));
+    }
+    return absl::OkStatus();
+  }
+  void MoveTo(const Site& site) {
+    for (int node = at_; options_.weights_on_demand && node < site.linears.front(); ++node) {
+      model_.ReleaseLinear(node);
+    }
+    at_ = site.linears.front();
+  }
+
+  absl::Status Advance(const Site& site) {
+    SF_RETURN_IF_ERROR(LoadBefore(site));
+    for (size_t w = 0; w < windows_.size(); ++w) SF_RETURN_IF_ERROR(stream_.Run(w, at_, site).status());
+    MoveTo(site);
     return absl::OkStatus();
   }
 
@@ -126,10 +161,13 @@ class Driver {
   absl::Status Calibrate(const Site& site, float spike_threshold) {
     const RowWeighting weighting{.cap = options_.row_cap, .spike_threshold = spike_threshold};
     ThreadPool& pool = *options_.pool;
+    SF_RETURN_IF_ERROR(LoadBefore(site));
     Hessian hessian(site.k);
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
+      SF_RETURN_IF_ERROR(
+          CheckSiteFinite(graph_, site, x, static_cast<int64_t>(w), windows_[w], "rounding", pool));
       const int64_t rows = static_cast<int64_t>(windows_[w].size());
       const std::vector<float> weight = RowWeights(x.data(), rows, site.k, weighting, pool);
       SF_RETURN_IF_ERROR(hessian.Add(x.data(), x.data(), rows, weight, pool));
@@ -139,10 +177,14 @@ class Driver {
       for (size_t i = 0; i < difference.size(); ++i) difference[i] -= x[i];
       SF_RETURN_IF_ERROR(cross.Add(difference.data(), x.data(), rows, weight, pool));
     }
-    at_ = site.linears.front();
+    MoveTo(site);
     hessian_ = hessian.Full();
     cross_ = cross.Full();
     return absl::OkStatus();
+  }
+
+  static absl::Status Named(const Node& n, const absl::Status& status) {
+    return absl::Status(status.code(), absl::StrCat(n.module, ": ", status.message()));
   }
 
   absl::StatusOr<Tensor> ReadWeight(const Node& n) const {
@@ -163,28 +205,27 @@ class Driver {
   absl::Status RoundLinear(int node, const LinearRounding& wanted) {
     const Node& n = graph_.nodes[static_cast<size_t>(node)];
     if (!factor_ || factored_kept_ != wanted.kept) {  // linears of a site agree as a rule
-      SF_ASSIGN_OR_RETURN(
-          factor_,
-          FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool));
+      auto factor =
+          FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool);
+      if (!factor.ok()) return Named(n, factor.status());
+      factor_ = *std::move(factor);
       factored_kept_ = wanted.kept;
     }
-    SF_ASSIGN_OR_RETURN(const Tensor weight, ReadWeight(n));
-    const auto values = weight.as<float>();
-    std::vector<float> w(values.begin(), values.end());
+    SF_ASSIGN_OR_RETURN(Tensor weight, ReadWeight(n));
     if (reference_) {
-      SF_RETURN_IF_ERROR(FollowReference(n, w));
+      SF_RETURN_IF_ERROR(FollowReference(n, weight.as<float>()));
     }
-    const RoundingInput input{.w = w, .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
+    const RoundingInput input{
+        .w = weight.as<float>(), .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
     auto rounded = Gptq(input, *factor_, wanted.grid, options_.gptq, *options_.pool);
-    if (!rounded.ok()) {
-      return absl::Status(rounded.status().code(), absl::StrCat(n.module, ": ", rounded.status().message()));
-    }
+    if (!rounded.ok()) return Named(n, rounded.status());
     if (options_.sequential) SF_RETURN_IF_ERROR(Replace(node, input, *rounded));
+    weight = Tensor();  // whoever takes the codes needs memory of his own
     return take_(node, *std::move(rounded));
   }
 
   // w += strength * w E[(x - x^) x^T] H^-1, kept columns excepted.
-  absl::Status FollowReference(const Node& n, std::vector<float>& w) {
+  absl::Status FollowReference(const Node& n, absl::Span<float> w) {
     const int64_t m = static_cast<int64_t>(factor_->order.size());
     const size_t k = static_cast<size_t>(n.k);
     std::vector<double> h(static_cast<size_t>(m * m));
@@ -225,8 +266,7 @@ class Driver {
   }
 
   absl::Status Replace(int node, const RoundingInput& input, const RoundedWeights& rounded) {
-    const std::vector<float> values = Dequantize(rounded, input.n, input.k, *options_.pool);
-    Tensor w = Tensor::FromFloats({input.n, input.k}, values);
+    Tensor w = Tensor::FromFloats({input.n, input.k}, Dequantize(rounded, input.n, input.k, *options_.pool));
     float* out = w.as<float>().data();
     for (const int32_t column : input.kept) {
       for (int64_t row = 0; row < input.n; ++row) {
@@ -238,8 +278,18 @@ class Driver {
       const int64_t at = s.row * input.k + s.column;
       out[at] = input.w[static_cast<size_t>(at)];
     }
+    return PutWeight(node, w);
+  }
+
+  absl::Status PutWeight(int node, const Tensor& w) {
+    const Node& n = graph_.nodes[static_cast<size_t>(node)];
     LinearWeights weights;
-    weights.bias = model_.linear(node)->bias;
+    if (model_.linear(node) != nullptr) {
+      weights.bias = model_.linear(node)->bias;
+    } else if (n.has_bias) {
+      SF_ASSIGN_OR_RETURN(const Tensor bias, reader_.ReadF32(n.module + ".bias"));
+      weights.bias.assign(bias.as<float>().begin(), bias.as<float>().end());
+    }
     SF_RETURN_IF_ERROR(model_.ops().PackF32(w, weights));
     SF_RETURN_IF_ERROR(model_.ops().Prepare(weights));
     return model_.ReplaceLinear(node, std::move(weights));

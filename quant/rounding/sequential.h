@@ -34,6 +34,9 @@ struct SequentialOptions {
   const KvPrefix* prefix = nullptr;         // before every window
   const RuntimeModel* reference = nullptr;  // the float model once more: rounds to its outputs, see below
   double reference_strength = 0.5;
+  // `model` was loaded without its linears and has them only while the text passes through them: not together
+  // with `reference`. What an earlier call rounded is passed through site by site.
+  bool weights_on_demand = false;
   bool sequential = true;  // false: Hessians of the float model throughout, `model` stays as it is
   double damping = 0.01;
   double row_cap = 16;  // RowWeighting::cap

@@ -64,4 +64,19 @@ inline std::string ReadAll(const std::string& path) {
   return *bytes;
 }
 
+// What happens at the run's `call`-th call that changes the file system: SPIKEFOLD_KILL_AT, SPIKEFOLD_FULL_AT
+// (tests/apps/disk_fault.cc).
+inline ProcessOptions DiskFault(const std::string& what, int64_t call) {
+  return {.environment = {"LD_PRELOAD=" SPIKEFOLD_DISK_FAULT, "ASAN_OPTIONS=verify_asan_link_order=0",
+                          absl::StrCat(what, "=", call)}};
+}
+// The number of such calls of a whole run, which succeeds.
+inline int64_t CountDiskCalls(const std::vector<std::string>& arguments) {
+  const TempDirectory elsewhere;
+  ProcessOptions options = DiskFault("SPIKEFOLD_KILL_AT", 0);
+  options.environment.push_back(absl::StrCat("SPIKEFOLD_COUNT=", elsewhere / "count"));
+  Succeed(arguments, options);
+  return std::stoll(ReadAll(elsewhere / "count"));
+}
+
 }  // namespace spikefold::testing

@@ -37,11 +37,11 @@ TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", 
 }
 
 TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]") {
-  CheckRefused(
-      {"scna", "x"}, 2,
-      "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
-      "compare, folds, plan, quantize, refine, eval, sweep, export, gate, diff, report, verify, doctor, "
-      "generate, bench, fixture, completion, man");
+  CheckRefused({"scna", "x"}, 2,
+               "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
+               "compare, folds, plan, quantize, refine, eval, sweep, merge, export, gate, diff, report, "
+               "verify, doctor, "
+               "generate, bench, fixture, completion, man");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
                "spikefold bench: option \"--prefil\" is unknown (did you mean \"--prefill\"?); see spikefold "
                "bench --help");
@@ -81,8 +81,8 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
       "spikefold quantize: kv: sinks, recent rows and a window need a form of the cache; give kv 16, "
       "8, 4, 3 or 2");
   CheckRefused({"eval", w.model, "--text", w.text, "--parity", "--backend", "cuda", "-o", w / "e.json"}, 2,
-               "spikefold eval: --parity: compares one model with itself; leave out --output, --reference, "
-               "--kv and --noise-floor");
+               "spikefold eval: --parity: compares one model with itself; leave out --output, --reference "
+               "and --noise-floor");
   CheckRefused(
       quantize({"--scheme", "w4a16", "--group-size", "96"}), 2,
       "spikefold quantize: model.layers.0.self_attn.q_proj: K=64 is not a multiple of group_size=96; "

@@ -107,6 +107,42 @@ TEST_CASE("Shifts go into biases and trellis codes become their levels, with the
   }
 }
 
+TEST_CASE("A rescaled model has its epsilon in the config and the same perplexity, exported or quantized",
+          "[apps]") {
+  const Workplace w;
+  const auto ppl = [&](const std::string& model) {
+    return *SucceedJson({"eval", model, "--reference", w.model, "--text", w.text, "--context", "64",
+                         "--windows", "4"})
+                .GetDouble("ppl", "");
+  };
+  const auto eps = [](const std::string& model) {
+    return *ParseJson(ReadAll(model + "/config.json"), "config.json")->GetDouble("rms_norm_eps", "");
+  };
+  Succeed({"export", w.model, "--to", "safetensors", "-o", w / "plain"});
+  Succeed({"export", w.model, "--to", "safetensors", "--rescale", "16", "-o", w / "rescaled"});
+  CHECK(eps(w / "rescaled") == Approx(eps(w / "plain") / 256).epsilon(1e-6));
+  CHECK(ppl(w / "rescaled") == ppl(w / "plain"));
+  for (const char* name : {"q", "q16"}) {
+    Succeed({"quantize", w.model, "-o", w / name, "--scheme", "w8a8", "--outliers", "none", "--rotate",
+             "none", "--rounding", "nearest", "--rescale", name == std::string("q") ? "1" : "16"});
+  }
+  CHECK(eps(w / "q16") == eps(w / "rescaled"));
+  CHECK(ppl(w / "q16") == ppl(w / "q"));  // the same codes
+  const std::vector<std::string> start = {"export", w.model, "--to", "safetensors", "-o", w / "no"};
+  const auto refused = [&](const std::vector<std::string>& more, const std::string& message) {
+    std::vector<std::string> arguments = start;
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    CheckRefused(arguments, 2, absl::StrCat("spikefold export: ", message));
+    CHECK(!PathExists(w / "no"));
+  };
+  refused({"--rescale", "3"}, "rescale \"3\": give \"auto\" or a power of two from 1 (none) to 65536");
+  refused({"--rescale", "auto"},
+          "--rescale auto: takes the residual's peak from a scan; add --scan, or give a power of two");
+  refused({"--qk-smooth", "0.5"}, "--qk-smooth: takes the keys' ranges from a scan; add --scan");
+  refused({"--scan", w / "q"},
+          "--scan: is for --to gguf, --rescale auto and --qk-smooth; safetensors has no such choice");
+}
+
 TEST_CASE("Types that are read but not written are refused by name", "[apps]") {
   const TempDirectory w;
   Succeed({"fixture", "-o", w / "m", "--layers", "1"});

@@ -10,7 +10,6 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
 #include <stdexcept>
 
 namespace spikefold::testing {
@@ -87,19 +86,8 @@ Finished RunSpikefold(const std::vector<std::string>& arguments, const ProcessOp
   std::array<pollfd, 2> streams = {
       {{options.unread_stdout ? -1 : out.read, POLLIN, 0}, {err.read, POLLIN, 0}}};
   bool sent = false;
-  const auto start = std::chrono::steady_clock::now();
   while (streams[0].fd >= 0 || streams[1].fd >= 0) {
-    int wait = -1;
-    if (options.kill_after > 0) {
-      const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
-      wait = std::max(0, static_cast<int>(1000 * (options.kill_after - passed.count())));
-    }
-    const int ready = poll(streams.data(), streams.size(), wait);
-    if (ready < 0) break;
-    if (ready == 0) {
-      kill(pid, SIGKILL);
-      break;
-    }
+    if (poll(streams.data(), streams.size(), -1) < 0) break;
     if (streams[0].revents != 0 && !Drain(out.read, finished.out)) streams[0].fd = -1;
     if (streams[1].revents != 0 && !Drain(err.read, finished.err)) streams[1].fd = -1;
     if (!sent && options.when && options.when(finished)) {

@@ -22,7 +22,6 @@ struct ProcessOptions {
   // Called with what was said so far whenever there is more. True: send `signals` (once).
   std::function<bool(const Finished&)> when;
   std::vector<int> signals;  // all pending before the first is delivered
-  double kill_after = 0;     // seconds; then SIGKILL; 0: never
 };
 Finished RunSpikefold(const std::vector<std::string>& arguments, const ProcessOptions& options = {});
 

@@ -1,7 +1,6 @@
 // A run that is killed, at whatever moment, is gone on with to the same bytes.
 #include <signal.h>
 
-#include <chrono>
 #include <filesystem>
 #include <random>
 
@@ -44,24 +43,25 @@ struct ResumeWorkplace : Workplace {
 
 bool Resumed(const Finished& run) { return run.err.find("went on behind") != std::string::npos; }
 
-TEST_CASE("A quantization killed at 20 random moments is gone on with to the same bytes", "[apps][resume]") {
+TEST_CASE("A quantization killed at 20 random points is gone on with to the same bytes", "[apps][resume]") {
   const ResumeWorkplace w;
-  const auto start = std::chrono::steady_clock::now();
-  Succeed(w.Quantize("whole"));
-  const std::chrono::duration<double> whole = std::chrono::steady_clock::now() - start;
+  const int64_t calls = CountDiskCalls(w.Quantize("whole"));
+  REQUIRE(calls > 50);
   const std::string expected = AllBytes(w / "whole");
   std::mt19937 random(7);
   int resumed = 0, killed = 0;
   for (int i = 0; i < 20; ++i) {
     const std::string out = absl::StrCat("q", i);
-    // Killed again and again, sooner each time, until it comes through.
-    double share = std::uniform_real_distribution<>(0.05, 1.0)(random);
+    // One point in each twentieth; what goes on is killed once more, on its way or behind its end.
+    int64_t call = 1 + (i * calls + static_cast<int64_t>(random() % static_cast<uint32_t>(calls))) / 20;
+    INFO("killed at call " << call << " of " << calls);
     for (int attempt = 0;; ++attempt) {
-      ProcessOptions options;
-      if (attempt < 2) options.kill_after = share * whole.count();
-      const Finished run = RunSpikefold(w.Quantize(out, {"--resume"}), options);
+      const Finished run =
+          RunSpikefold(w.Quantize(out, {"--resume"}),
+                       attempt < 2 ? DiskFault("SPIKEFOLD_KILL_AT", call) : ProcessOptions{});
       INFO(run.err);
       REQUIRE((run.exit == 0 || run.signal == SIGKILL));
+      REQUIRE((attempt > 0 || run.signal == SIGKILL));
       killed += run.signal == SIGKILL ? 1 : 0;
       resumed += Resumed(run) ? 1 : 0;
       if (run.exit == 0) break;
@@ -69,21 +69,22 @@ TEST_CASE("A quantization killed at 20 random moments is gone on with to the sam
         std::filesystem::remove(w / absl::StrCat(out, ".partial.journal"));
         break;
       }
-      share *= 0.8;
+      call = 1 + static_cast<int64_t>(random() % static_cast<uint32_t>(calls));
     }
     CHECK(AllBytes(w / out) == expected);
     Succeed({"verify", w / out});
     std::filesystem::remove_all(w / out);
     w.CheckOnly({"whole"});
   }
-  CHECK(killed >= 10);
-  CHECK(resumed >= 5);
+  CHECK(killed >= 25);
+  CHECK(resumed >= 15);
 }
 
 // An interrupted run of which something is left.
-void Interrupt(const ResumeWorkplace& w, const std::string& out) {
+void Interrupt(const ResumeWorkplace& w, const std::string& out, Args more = {}) {
+  more.insert(more.end(), {"--progress", "always"});
   const Finished run =
-      RunSpikefold(w.Quantize(out, {"--progress", "always"}),
+      RunSpikefold(w.Quantize(out, more),
                    {.when = [](const Finished& r) { return r.err.find("rounding: ") != std::string::npos; },
                     .signals = {SIGINT}});
   INFO(run.err);
@@ -121,6 +122,35 @@ TEST_CASE("What an interrupted run left is neither lost nor mixed up", "[apps][r
   Succeed(w.Quantize("q", {"--resume"}));
   CHECK(AllBytes(w / "q") == expected);
   w.CheckOnly({"q", "whole"});
+}
+
+TEST_CASE("Kept columns and forms of the key/value cache survive an interruption", "[apps][resume]") {
+  const ResumeWorkplace w;
+  for (const Args& recipe :
+       {Args{"--outliers", "keep", "--keep-columns", "4", "--codes", "grid", "--kv", "4"},
+        Args{"--outliers", "keep", "--codes", "grid", "--kv", "k4v2", "--kv-window", "64"}}) {
+    CAPTURE(recipe);
+    const auto with = [&recipe](Args more) {
+      more.insert(more.end(), recipe.begin(), recipe.end());
+      return more;
+    };
+    Succeed(w.Quantize("whole", recipe));
+    const Json sidecar = *ParseJson(ReadAll(w / "whole/spikefold.json"), "sidecar");
+    int64_t kept = 0;
+    for (const auto& [module, linear] : sidecar.Find("linears")->object()) {
+      kept += *linear.GetInt("kept", "sidecar");
+    }
+    CHECK(kept > 0);
+    CHECK(!sidecar.Find("kv")->is_null());
+    Interrupt(w, "q", recipe);
+    const Finished resumed = RunSpikefold(w.Quantize("q", with({"--resume"})));
+    INFO(resumed.err);
+    REQUIRE(resumed.exit == 0);
+    CHECK(Resumed(resumed));
+    CHECK((AllBytes(w / "q") == AllBytes(w / "whole")));
+    std::filesystem::remove_all(w / "q");
+    std::filesystem::remove_all(w / "whole");
+  }
 }
 
 TEST_CASE("What is left of another run gives way to --force, and to anything if it holds nothing",

@@ -198,6 +198,31 @@ TEST_CASE("Groups end where the configuration says, which must agree with the sh
              Fails(StatusCode::kDataLoss, "scales: 2 groups of 32 columns; the configuration says 1 of 128"));
 }
 
+TEST_CASE("A group size that nobody says is 128 columns, and refused where it could be another",
+          "[foreign]") {
+  const auto read = [](int64_t k, int64_t groups, bool indexed) {
+    const auto config =
+        ParseForeignConfig(*ParseJson(R"({"quant_method": "gptq", "bits": 4})", "config"), "c");
+    const ForeignParts parts{
+        .has = [=](absl::string_view suffix) { return suffix != "g_idx" || indexed; },
+        .read = [=](absl::string_view suffix) -> absl::StatusOr<Tensor> {
+          if (suffix == "scales") return Tensor(DType::kF16, {groups, 8});
+          if (suffix == "g_idx") return Tensor(DType::kI32, {k});
+          return Tensor(DType::kI32, suffix == "qzeros" ? Shape{groups, 1} : Shape{k / 8, 8});
+        }};
+    return DequantizeForeign(*config, parts, "m", 8, k).status();
+  };
+  CHECK(read(256, 2, false) == absl::OkStatus());
+  CHECK(read(96, 1, false) == absl::OkStatus());
+  CHECK(read(192, 2, true) == absl::OkStatus());
+  CHECK_THAT(read(192, 2, false),
+             Fails(StatusCode::kDataLoss,
+                   "m.scales: 2 groups of 192 columns need not be of 128 each, the default; "
+                   "say group_size in quantization_config"));
+  CHECK_THAT(read(256, 4, true), Fails(StatusCode::kDataLoss,
+                                       "the configuration says 2 of 128 columns (group_size, by default)"));
+}
+
 TEST_CASE("Rows of GPTQ's zero points that are no whole words are refused", "[foreign]") {
   const ForeignConfig config{ForeignLayout::kGptq, "GPTQ", {{.bits = 4, .group_size = 8}}};
   const ForeignParts parts{.has = [](absl::string_view suffix) { return suffix != "g_idx"; },

@@ -44,6 +44,24 @@ TEST_CASE("Floats become the blocks that gguf-py makes of them, byte by byte", "
   CHECK(at == bytes->size());
 }
 
+TEST_CASE("Blocks of the smallest numbers become zeros", "[gguf][export]") {
+  std::vector<float> values(32, 9e-41f);
+  values[3] = 0;
+  values[7] = -9e-41f;
+  for (const GgmlType type :
+       {GgmlType::kQ4_0, GgmlType::kQ4_1, GgmlType::kQ5_0, GgmlType::kQ5_1, GgmlType::kQ8_0}) {
+    const GgmlTypeInfo* info = FindGgmlType(static_cast<uint32_t>(type));
+    INFO(info->name);
+    std::vector<char> block(static_cast<size_t>(info->block_bytes));
+    EncodeGguf(type, values, block.data());
+    std::vector<float> back(32, 1);
+    info->decode(reinterpret_cast<const uint8_t*>(block.data()), 1, back.data());
+    CHECK(back == std::vector<float>(32, 0));
+    if (type == GgmlType::kQ4_0)
+      CHECK(block[2] == '\x88');  // the code of zero, not what a cast of infinity gives
+  }
+}
+
 TEST_CASE("Codes go into blocks without a second rounding", "[gguf][export]") {
   int8_t codes[32];
   for (int i = 0; i < 32; ++i) codes[i] = static_cast<int8_t>(i % 16 - 8);

@@ -1,6 +1,7 @@
-// One libFuzzer binary a target: SPIKEFOLD_FUZZ_TARGET is its name.
+// The libFuzzer binary of all targets: the environment names the one to run, as SPIKEFOLD_FUZZ_TARGET=gguf.
 #include <algorithm>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 #include <random>
 #include <string>
@@ -11,7 +12,10 @@
 extern "C" size_t LLVMFuzzerMutate(uint8_t* data, size_t size, size_t max_size);
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  static const spikefold::fuzz::Target* const target = spikefold::fuzz::FindTarget(SPIKEFOLD_FUZZ_TARGET);
+  static const spikefold::fuzz::Target* const target = [] {
+    const char* const name = std::getenv("SPIKEFOLD_FUZZ_TARGET");
+    return spikefold::fuzz::FindTarget(name == nullptr ? "" : name);
+  }();
   FUZZ_CHECK(target != nullptr);
   target->run({reinterpret_cast<const char*>(data), size});
   return 0;

@@ -15,6 +15,7 @@ constexpr Target kTargets[] = {
     {"tokenize", Tokenize},
     {"config_json", ConfigJson},
     {"sidecar", Sidecar},
+    {"foreign", Foreign},
     {"journal", Journal},
     {"pack_round_trip", PackRoundTrip},
     {"zstd_cache", ZstdCache},

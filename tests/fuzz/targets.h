@@ -29,6 +29,7 @@ void TokenizerJson(absl::string_view bytes);  // tokenizer.json, then text
 void Tokenize(absl::string_view bytes);       // text, with a committed tokenizer
 void ConfigJson(absl::string_view bytes);     // config.json
 void Sidecar(absl::string_view bytes);        // spikefold.json
+void Foreign(absl::string_view bytes);        // GPTQ, AWQ, compressed-tensors: configuration and one linear
 void Journal(absl::string_view bytes);        // the journal of an interrupted run
 void PackRoundTrip(absl::string_view bytes);  // code streams and trellis codes
 // calib, quant

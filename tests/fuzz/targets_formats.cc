@@ -9,6 +9,7 @@
 #include "formats/gguf.h"
 #include "formats/model_graph.h"
 #include "formats/quantized/code_stream.h"
+#include "formats/quantized/foreign.h"
 #include "formats/quantized/native_journal.h"
 #include "formats/quantized/native_parts.h"
 #include "formats/quantized/trellis.h"
@@ -161,7 +162,7 @@ void Sidecar(absl::string_view bytes) {
     FUZZ_CHECK(CheckSpec(linear).ok());
     FUZZ_CHECK(StoredBytes(linear) >= 0);
   }
-  (void)ImpliedTensorSpecs(info);
+  (void)PartTensorSpecs(info, {}, {});
   // What was read is written, read and written again to the same text.
   const std::string text = SidecarToJson(info, hashes).Dump();
   NativeInfo info2;
@@ -169,6 +170,29 @@ void Sidecar(absl::string_view bytes) {
   const auto again = ParseJson(text, "again");
   FUZZ_CHECK(again.ok() && SidecarFromJson(*again, "again", &info2, &hashes2).ok());
   FUZZ_CHECK(SidecarToJson(info2, hashes2).Dump() == text);
+}
+
+void Foreign(absl::string_view bytes) {
+  const size_t end = bytes.find('\0');  // {"n", "k", "quantization_config"}, and behind it a safetensors file
+  const auto json = ParseJson(bytes.substr(0, end), "fuzz", kJsonLimits);
+  if (!json.ok() || end == absl::string_view::npos) return;
+  const auto n = json->GetInt("n", "fuzz"), k = json->GetInt("k", "fuzz");
+  const Json* said = json->Find("quantization_config");
+  if (!n.ok() || !k.ok() || *n < 1 || *n > 256 || *k < 1 || *k > 256 || said == nullptr) return;
+  const auto config = ParseForeignConfig(*said, "fuzz");
+  if (!config.ok()) return;
+  const auto file = SafetensorsFile::FromSource(Source(bytes.substr(end + 1)));
+  if (!file.ok()) return;
+  const ForeignParts parts{
+      .has = [&](absl::string_view suffix) { return (*file)->Find(absl::StrCat("m.", suffix)) != nullptr; },
+      .read = [&](absl::string_view suffix) -> absl::StatusOr<Tensor> {
+        const SafetensorsEntry* entry = (*file)->Find(absl::StrCat("m.", suffix));
+        if (entry == nullptr) return absl::NotFoundError(suffix);
+        return (*file)->Read(*entry);
+      }};
+  const auto weights = DequantizeForeign(*config, parts, "m", *n, *k);
+  if (!weights.ok()) return;
+  FUZZ_CHECK(weights->dtype() == DType::kF32 && weights->shape() == Shape({*n, *k}));
 }
 
 void Journal(absl::string_view bytes) {

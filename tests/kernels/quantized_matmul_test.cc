@@ -141,11 +141,20 @@ TEST_CASE("Outputs are bitwise the same at every vector level and for any number
   ThreadPool one(1), three(3);
   const std::vector<float> best = Run(float_x, o, one);
   CHECK(Run(float_x, o, three) == best);
+  // Float rows times codes of a channel: sums in float32 below VNNI, of integers from there on.
+  const bool two_kinds = float_x && o.shape.group == 0;
+  std::vector<float> fused;
   for (const Isa isa : AvailableIsas()) {
     if (isa == Isa::kPlain && float_x) continue;  // the plain target does not fuse
     const IsaGuard guard(isa);
     INFO(std::string(IsaName(isa)));
-    CHECK(Run(float_x, o, three) == best);
+    const std::vector<float> y = Run(float_x, o, three);
+    if (!two_kinds || isa >= Isa::kAvx512Vnni) {
+      CHECK(y == best);
+    } else {
+      if (fused.empty()) fused = y;
+      CHECK(y == fused);
+    }
   }
 }
 

@@ -86,6 +86,9 @@ TEST_CASE("The sites that a static scale measurably hurts most get scales a toke
   const auto again = MeasureSiteDamage(in, 1);
   REQUIRE(again.ok());
   CHECK((*again)[0].fixed == (*damage)[0].fixed);
+  in.arithmetic = "plain";  // is no answer for other arithmetic
+  CHECK_THAT(MeasureSiteDamage(in, 1).status(), Fails(absl::StatusCode::kInvalidArgument, "scan first"));
+  in.arithmetic.clear();
   plan.linears.back().activation_scale *= 2;
   CHECK_THAT(MeasureSiteDamage(in, 1).status(), Fails(absl::StatusCode::kInvalidArgument, "scan first"));
 }
@@ -110,7 +113,8 @@ TEST_CASE(
     CHECK(read->recipe.dynamic_sites == 2);
     CHECK(read->recipe.dynamic_by == by);
   }
-  const auto all = Prepare(Static(1000), InputOf(s));
+  const int num_sites = static_cast<int>(s.tiny.checkpoint->graph().sites.size()) - 1;  // all but the head's
+  const auto all = Prepare(Static(num_sites), InputOf(s));
   REQUIRE(all.ok());
   Recipe token = Static(0);
   token.scheme = "w8a8";
@@ -123,8 +127,17 @@ TEST_CASE(
   }
 }
 
-TEST_CASE("Dynamic sites are refused where nothing is static") {
+TEST_CASE("Dynamic sites are refused where nothing, or less than that many, is static") {
   const Scanned s = ScanTiny(PlainModel());
+  const int num_sites = static_cast<int>(s.tiny.checkpoint->graph().sites.size()) - 1;  // all but the head's
+  for (const DynamicBy by : {DynamicBy::kDamage, DynamicBy::kScore, DynamicBy::kRandom}) {
+    Recipe many = Static(num_sites + 1);
+    many.dynamic_by = by;
+    CHECK_THAT(Prepare(many, InputOf(s)).status(),
+               Fails(absl::StatusCode::kInvalidArgument,
+                     absl::StrCat("dynamic_sites=", num_sites + 1, ": only ", num_sites,
+                                  " inputs have a static scale; use at most ", num_sites)));
+  }
   Recipe recipe = Static(2);
   recipe.scheme = "w8a8";
   CHECK_THAT(Prepare(recipe, InputOf(s)).status(),

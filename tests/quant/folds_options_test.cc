@@ -5,6 +5,7 @@
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
 #include "kernels/runtime/row_rotation.h"
 #include "quant/folds/fold_builder.h"
+#include "quant/folds/qk_scales.h"
 #include "quant/folds/smooth.h"
 #include "tests/kernels/runtime/runtime_kit.h"
 #include "tests/testing/status_matchers.h"
@@ -47,6 +48,11 @@ TEST_CASE("A folded model has another fingerprint, which names its folds and fol
       print({.shifts = {{0, ValueKind::kFfnIn, twos}}}),
       print({.shifts = {{1, ValueKind::kFfnIn, twos}}}),
       print({.shifts = {{1, ValueKind::kFfnIn, ones}}}),
+      print({.rescale = 2}),
+      print({.rescale = 4}),
+      print({.qk_scales = {{0, {1, 2}}}}),
+      print({.qk_scales = {{0, {2, 1}}}}),
+      print({.qk_scales = {{1, {1, 2}}}}),
   };
   for (size_t i = 0; i < prints.size(); ++i) {
     for (size_t j = 0; j < i; ++j) CHECK(prints[i] != prints[j]);
@@ -253,6 +259,50 @@ TEST_CASE("Scaled gains are numbers of 16 bits, and the linears take what they d
     }
     CHECK(narrow >= (offset == 0 ? 64 : 40));
   }
+}
+
+TEST_CASE("Rescaling and scales of rotary pairs that cannot be are refused") {
+  const TinyModel tiny = Tiny();
+  const auto fold = [&](const FoldOptions& options) {
+    return FoldCheckpoint(*tiny.checkpoint, options).status();
+  };
+  for (const double lambda : {3.0, 0.5, 0.0, -2.0, 131072.0, HUGE_VAL}) {
+    CHECK_THAT(fold({.rescale = lambda}), Fails(StatusCode::kInvalidArgument, "is not a power of two"));
+  }
+  CHECK_THAT(fold({.qk_scales = {{2, {1, 1}}}}), Fails(StatusCode::kInvalidArgument, "no such layer"));
+  CHECK_THAT(fold({.qk_scales = {{0, {1}}}}), Fails(StatusCode::kInvalidArgument, "2 are needed"));
+  CHECK_THAT(fold({.qk_scales = {{0, {1, 0}}}}), Fails(StatusCode::kInvalidArgument, "scale 1 is 0"));
+  CHECK_THAT(fold({.qk_scales = {{1, {1, 1}}, {1, {1, 1}}}}),
+             Fails(StatusCode::kInvalidArgument, "does not ascend"));
+}
+
+TEST_CASE("The least power of two brings a peak below an eighth of float16's end") {
+  CHECK(RescaleFor(0) == 1);
+  CHECK(RescaleFor(kRescaledPeak) == 1);
+  CHECK(RescaleFor(23'600) == 4);
+  CHECK(RescaleFor(88'000) == 16);
+  CHECK(RescaleFor(1e12) == 65536);
+}
+
+TEST_CASE("Scales of rotary pairs follow the larger of a pair's keys, by head, as powers of two") {
+  ModelConfig c;
+  c.num_layers = 1;
+  c.num_kv_heads = 2;
+  c.head_dim = 4;
+  // Pairs of head 0: 16 (of 1 and -16) and 1; of head 1: 2 and 2 * 2^0.9.
+  const std::vector<float> sizes = {1, 1, -16, 0.5f, 2, 3.73f, 1, 1};
+  KeyStats keys{.layer = 0, .rows = 100, .quantiles = {}};
+  for (int i = 0; i < kKeyQuantiles; ++i) {
+    const float spread = KeyQuantileShare(i) < 1.0 / 64 || KeyQuantileShare(i) > 63.0 / 64 ? 100 : 1;
+    for (const float size : sizes) keys.quantiles.push_back(size * spread);  // rare rows do not count
+  }
+  const auto scales = [&](double alpha) { return (*ChooseQkScales({&keys, 1}, c, alpha))[0].scales; };
+  CHECK(scales(1) == std::vector<float>{4, 0.25f, 1, 1});
+  CHECK(scales(0.5) == std::vector<float>{2, 0.5f, 1, 1});
+  CHECK(scales(0) == std::vector<float>{1, 1, 1, 1});
+  c.qk_norm = true;  // one gain for both heads: 16 and 3.73
+  CHECK(scales(1) == std::vector<float>{2, 0.5f, 2, 0.5f});
+  CHECK_THAT(ChooseQkScales({&keys, 1}, c, 1.5).status(), Fails(StatusCode::kInvalidArgument, "alpha"));
 }
 
 }  // namespace spikefold::testing

@@ -1,6 +1,7 @@
 // Folds on real models. Needs `make models`.
 #include <cmath>
 
+#include "formats/base/dtype.h"
 #include "formats/safetensors.h"
 #include "quant/folds/smooth.h"
 #include "tests/kernels/runtime/runtime_kit.h"
@@ -63,6 +64,19 @@ class Ranges : public Taps {
   std::vector<std::pair<int, ValueKind>> values;
 };
 
+// The residual stream as an engine with float16 activations holds it.
+class Float16Residual : public Interventions {
+ public:
+  bool Wants(int, ValueKind v) const override { return v == ValueKind::kResidual; }
+  void Edit(int, ValueKind, float* data, int64_t rows, int64_t width, int64_t) override {
+    for (int64_t i = 0; i < rows * width; ++i) {
+      data[i] = F16ToFloat(FloatToF16(data[i]));
+      peak = std::max(peak, std::fabs(data[i]));
+    }
+  }
+  float peak = 0;
+};
+
 double WorstKld(const std::vector<float>& p, const std::vector<float>& q, size_t vocab) {
   double worst = 0;
   for (size_t row = 0; row < p.size(); row += vocab) {
@@ -119,6 +133,30 @@ TEST_CASE("What is legal on Gemma 3 changes none of its logits, and R1 is refuse
   CHECK(folded->refused()[1].fold == "R1");
   CHECK(folded->graph().config.tied_embeddings);
   CHECK(RelativeError(RunLogits(*Load(*folded), real.tokens), want) < kTolerance);
+}
+
+TEST_CASE("A float16 residual of Gemma 3 overflows, and does not once it is rescaled") {
+  const Real real = OpenReal("gemma-3-270m-q4_k_m.gguf", "gemma-3-270m.safetensors");
+  const std::vector<float> want = RunLogits(*Load(*real.reader), real.tokens);
+  Float16Residual wide, narrow;
+  const auto finite = [](const std::vector<float>& x) {
+    return std::all_of(x.begin(), x.end(), [](float v) { return std::isfinite(v); });
+  };
+  CHECK_FALSE(finite(RunLogits(*Load(*real.reader), real.tokens, 0, {.interventions = &wide})));
+  const auto folded = Fold(*real.reader, {.rescale = 16});
+  CHECK(folded->refused().empty());
+  CHECK(RelativeError(RunLogits(*Load(*folded), real.tokens), want) < kTolerance);
+  const std::vector<float> rounded = RunLogits(*Load(*folded), real.tokens, 0, {.interventions = &narrow});
+  REQUIRE(finite(rounded));
+  CHECK(narrow.peak > 2000);
+  CHECK(narrow.peak < kRescaledPeak);
+  CHECK(WorstKld(want, rounded, static_cast<size_t>(folded->graph().config.vocab)) < 1e-3);
+}
+
+TEST_CASE("SmolLM2 with a rescaled residual computes the same logits to the bit") {
+  const Real real = OpenReal("smollm2-135m-instruct-q4_1.gguf", "smollm2-135m.safetensors");
+  const auto folded = Fold(*real.reader, {.rescale = 4});
+  CHECK(RunLogits(*Load(*folded), real.tokens) == RunLogits(*Load(*real.reader), real.tokens));
 }
 
 }  // namespace spikefold::testing

@@ -48,6 +48,21 @@ std::vector<SiteShift> SomeShifts(const ModelGraph& graph) {
   return all;
 }
 
+// Between 1/4 and 4, for all layers.
+std::vector<QkScales> SomeQkScales(const ModelGraph& graph) {
+  const ModelConfig& c = graph.config;
+  std::vector<QkScales> all;
+  for (int layer = 0; layer < c.num_layers; ++layer) {
+    QkScales& s = all.emplace_back(QkScales{.layer = layer, .scales = {}});
+    const auto drawn = SomeTokens(c.num_kv_heads * c.head_dim / 2, 1000, 90 + static_cast<uint64_t>(layer));
+    for (size_t i = 0; i < drawn.size(); ++i) {
+      const size_t from = c.qk_norm ? i % static_cast<size_t>(c.head_dim / 2) : i;  // all heads alike
+      s.scales.push_back(std::exp2(static_cast<float>(drawn[from]) / 250 - 2));
+    }
+  }
+  return all;
+}
+
 // "norm_gain", "R1", ... or "all".
 FoldOptions Options(const std::string& fold, const ModelGraph& graph) {
   FoldOptions o;
@@ -57,11 +72,13 @@ FoldOptions Options(const std::string& fold, const ModelGraph& graph) {
   o.rotate_values = all || fold == "R2";
   o.rotate_qk = all || fold == "R3";
   o.rotate_down = all || fold == "R4";
+  if (all || fold == "rescale") o.rescale = 8;
+  if (all || fold == "qk_scale") o.qk_scales = SomeQkScales(graph);
   if (all || fold == "smooth") o.smooth = SomeScales(graph);
   if (all || fold == "shift") o.shifts = SomeShifts(graph);
   return o;
 }
-const char* const kFolds[] = {"norm_gain", "R1", "R2", "smooth", "R4", "R3", "shift", "all"};
+const char* const kFolds[] = {"norm_gain", "R1", "R2", "smooth", "qk_scale", "R4", "R3", "shift", "all"};
 
 std::unique_ptr<FoldedCheckpoint> Fold(const CheckpointReader& base, const FoldOptions& options) {
   auto folded = FoldCheckpoint(base, options, &Pool());
@@ -123,14 +140,18 @@ std::vector<std::string> Changed(const FoldedCheckpoint& folded) {
   return names;
 }
 
-// Largest |h| behind layer 2.
+// Largest |h| behind a layer.
 class Peak : public Taps {
  public:
-  bool Wants(int layer, ValueKind v) const override { return layer == 2 && v == ValueKind::kResidual; }
+  explicit Peak(int layer = 2) : layer_(layer) {}
+  bool Wants(int layer, ValueKind v) const override { return layer == layer_ && v == ValueKind::kResidual; }
   void OnRows(const TapRows& r) override {
     for (int64_t i = 0; i < r.num_rows * r.width; ++i) peak = std::max(peak, std::abs(r.data[i]));
   }
   float peak = 0;
+
+ private:
+  const int layer_;
 };
 
 // Each fold alone and all: equal logits; and unequal ones when any one of its tensors is left out.
@@ -216,6 +237,47 @@ TEST_CASE("No fold changes a logit of the tiny models of five families") {
     const auto folded = Fold(**base, Options("all", (*base)->graph()));
     const Tensor want = *expected->Read(*expected->Find("logits_a"));
     CHECK(RelativeError(RunLogits(*Load(*folded), ids.as<int32_t>()), want.as<float>()) < 2 * kTolerance);
+  }
+}
+
+// Epsilons as large as what they are added to, so that it shows where one was not divided.
+TEST_CASE("A residual that is divided by a power of two gives the same logits to the bit") {
+  TinyModelOptions options = {.hidden = 48,
+                              .intermediate = 80,
+                              .num_layers = 2,
+                              .num_heads = 4,
+                              .num_kv_heads = 2,
+                              .head_dim = 12,
+                              .vocab = 67,
+                              .norm_eps = 0.5f,
+                              .random_gains = true,
+                              .write_scale = 0.3};
+  bool to_the_bit = true;
+  SECTION("untied, with every bias") { options.qkv_bias = options.o_bias = options.mlp_bias = true; }
+  SECTION("tied") { options.tied = true; }
+  SECTION("tied, sandwich norm, QK-norm with biases") {
+    options.tied = options.sandwich = options.qk_norm = options.qkv_bias = options.o_bias = true;
+  }
+  SECTION("the same with gains that are stored less 1") {
+    options.tied = options.sandwich = options.qk_norm = true;
+    options.norm_gain_offset = 1;
+    options.embedding_scale = 7;
+    to_the_bit = false;  // 1/8 of a gain, less 1, has other digits
+  }
+  const TinyModel tiny = MakeTinyModel(options);
+  const std::vector<int32_t> tokens = SomeTokens(30, 67);
+  Peak before(1), after(1);
+  const std::vector<float> want = RunLogits(*Load(*tiny.checkpoint), tokens, 0, {.taps = &before});
+  const auto folded = Fold(*tiny.checkpoint, {.rescale = 8});
+  const std::vector<float> got = RunLogits(*Load(*folded), tokens, 0, {.taps = &after});
+  CHECK((got == want) == to_the_bit);
+  CHECK(RelativeError(got, want) < 1e-6);
+  CHECK(after.peak == Approx(before.peak / 8).epsilon(1e-6));
+  CHECK(folded->graph().config.norm_eps == 0.5f / 64);
+  CHECK(*folded->config_json().GetDouble("rms_norm_eps", "config.json") == 0.5 / 64);
+  for (const std::string& name : Changed(*folded)) {
+    INFO("without " << name);
+    CHECK(RelativeError(RunLogits(*Load(AllButOne(*folded, name, name)), tokens), want) > 1e-3);
   }
 }
 

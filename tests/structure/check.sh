@@ -48,8 +48,8 @@ function check_own_include(target, from, to) {
     report(from " may not include " to " (\"" target "\"); allowed:" reach[from])
     return
   }
-  if (from == "quant" && to == "calib" && target !~ /^calib\/(stats|census|evaluate|recalibrate|hessian|self_divergence)\.h$/)
-    report("quant takes only stats.h, census.h, evaluate.h, recalibrate.h, hessian.h and self_divergence.h from calib, not \"" target "\"")
+  if (from == "quant" && to == "calib" && target !~ /^calib\/(stats|census|evaluate|recalibrate|hessian|nonfinite|self_divergence)\.h$/)
+    report("quant takes only stats.h, census.h, evaluate.h, recalibrate.h, hessian.h, nonfinite.h and self_divergence.h from calib, not \"" target "\"")
   if (from == "quant" && to == "kernels" && target !~ /^kernels\/(numeric|matmul_f32_f32_f32\/matmul_f32_f32_f32|trellis_s8_f32\/trellis_s8_f32)\.h$/)
     report("quant takes only numeric.h, the float matmul and the trellis encoder from kernels, not \"" target "\"")
 }

@@ -99,15 +99,68 @@ TEST_CASE("A recorded token's results are those of a prefill, over several recor
   }
 }
 
-TEST_CASE("What has no kernel is refused", "[gpu][model]") {
-  const TinyModel tiny = MakeTinyModel(Llama());
-  const auto gpu = LoadCuda(*tiny.checkpoint);
-  KvCache cache(gpu->graph().config, 8, nullptr, {.k_bits = 8, .v_bits = 8});
-  std::vector<float> hidden(2 * 192);
-  const absl::Status status = Forward(*gpu, {1, 2}, cache, absl::MakeSpan(hidden), {});
-  CHECK(status.code() == absl::StatusCode::kUnimplemented);
-  CHECK(status.message() ==
-        "backend \"cuda\": no kernel for a quantized key/value cache; use a float one, or --backend cpu");
+struct PagedCase {
+  const char* name;
+  TinyModelOptions model;
+  KvOptions kv;
+  double bound;
+};
+
+TEST_CASE("A cache in pages gives the CPU's rows, in one call, in steps and after a step back",
+          "[gpu][model][paged]") {
+  TinyModelOptions wide = Llama(), slides = Gemma();
+  wide.head_dim = 64;
+  slides.sliding_window = 40;
+  using kernels::KeyScale;
+  // Codes turn where a last bit differs: then rows differ by a step of the grid.
+  const PagedCase cases[] = {
+      {"8", Llama(), {.k_bits = 8, .v_bits = 8, .k_before_rope = true, .sinks = 1}, 2e-2},
+      {"4 wide", wide, {.k_bits = 4, .v_bits = 4, .k_before_rope = true, .sinks = 1}, 5e-2},
+      {"8 wide", wide, {.k_bits = 8, .v_bits = 8, .sinks = 1}, 2e-2},
+      {"k8rv8 wide", wide, {.k_bits = 8, .v_bits = 8, .k_scale = KeyScale::kToken, .recent = 40}, 2e-2},
+      {"16 wide", wide, {.k_bits = 16, .v_bits = 16}, 1e-3},
+      {"k3v2", Llama(), {.k_bits = 3, .v_bits = 2, .k_before_rope = true}, 2e-1},
+      {"sliding", slides, {.k_bits = 8, .v_bits = 8, .k_before_rope = true, .sinks = 2}, 2e-2},
+      {"evicting", wide, {.k_bits = 8, .v_bits = 8, .k_before_rope = true, .sinks = 2, .evict = 96}, 2e-2},
+  };
+  for (const PagedCase& c : cases) {
+    INFO(c.name);
+    const TinyModel tiny = MakeTinyModel(c.model);
+    const auto cpu = Load(*tiny.checkpoint), gpu = LoadCuda(*tiny.checkpoint);
+    const std::vector<int32_t> tokens = SomeTokens(500, c.model.vocab);
+    const int64_t room = static_cast<int64_t>(tokens.size());
+    KvCache host(cpu->graph().config, room, nullptr, c.kv), whole(gpu->graph().config, room, nullptr, c.kv),
+        parts(gpu->graph().config, room, nullptr, c.kv), steps(gpu->graph().config, room, nullptr, c.kv);
+    const std::vector<float> expected = Hidden(*cpu, tokens, host);
+    CHECK(RelativeError(Hidden(*gpu, tokens, whole), expected) < c.bound);
+    CHECK(RelativeError(Hidden(*gpu, tokens, parts, 37), expected) < c.bound);
+    CHECK(RelativeError(Hidden(*gpu, tokens, steps, 1), expected) < c.bound);
+    steps.Reset();  // the recording stays
+    CHECK(RelativeError(Hidden(*gpu, tokens, steps, 1), expected) < c.bound);
+    host.Truncate(475);
+    steps.Truncate(475);
+    REQUIRE(host.length() == steps.length());
+    const auto more = absl::MakeConstSpan(tokens).subspan(static_cast<size_t>(host.length()) % 500, 25);
+    CHECK(RelativeError(Hidden(*gpu, more, steps, 1), Hidden(*cpu, more, host, 1)) < c.bound);
+  }
+}
+
+TEST_CASE("Text runs behind a prefix in pages, and no token allocates", "[gpu][model][paged]") {
+  TinyModelOptions wide = Llama();
+  wide.head_dim = 64;
+  const TinyModel tiny = MakeTinyModel(wide);
+  const auto cpu = Load(*tiny.checkpoint), gpu = LoadCuda(*tiny.checkpoint);
+  const std::vector<int32_t> head = SomeTokens(3, 256, 5), tokens = SomeTokens(200, 256, 6);
+  const auto prefix = ComputePrefix(*cpu, head);
+  REQUIRE(prefix.ok());
+  const KvOptions kv = {.k_bits = 8, .v_bits = 8, .k_before_rope = true};
+  KvCache on_cpu(cpu->graph().config, 203, &*prefix, kv), on_gpu(gpu->graph().config, 203, &*prefix, kv);
+  CHECK(RelativeError(Hidden(*gpu, tokens, on_gpu), Hidden(*cpu, tokens, on_cpu)) < 2e-2);
+  on_gpu.Reset();
+  (void)Hidden(*gpu, absl::MakeConstSpan(tokens).first(4), on_gpu, 1);
+  const int64_t before = kernels::cuda::NumAllocations();
+  (void)Hidden(*gpu, absl::MakeConstSpan(tokens).subspan(4), on_gpu, 1);
+  CHECK(kernels::cuda::NumAllocations() == before);
 }
 
 }  // namespace

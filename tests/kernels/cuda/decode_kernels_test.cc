@@ -40,7 +40,12 @@ void ExpectProduct(const QuantizedOperands& o, std::vector<double>& expected,
   }
 }
 
-void RunTiles(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& report) {
+bool IsHopper() {
+  static const bool is = cuda::QueryDevice()->sm == 90;
+  return is;
+}
+
+void RunTiles(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& report, bool hopper = false) {
   const QuantizedOperands o(c, seed);
   std::vector<double> expected, tolerance;
   ExpectProduct(o, expected, tolerance);
@@ -58,36 +63,49 @@ void RunTiles(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& rep
                          .group = c.group,
                          .bias = o.bias.empty() ? nullptr : bias.data(),
                          .y = y.data()};
-  Ok(s4g::RunCuda(p, TheStream()));
-  report.Compare(CaseName(c), y.Read(), expected, tolerance);
+  Ok(hopper ? s4g::RunHopper(p, TheStream()) : s4g::RunCuda(p, TheStream()));
+  report.Compare(absl::StrCat(CaseName(c), hopper ? " in clusters" : ""), y.Read(), expected, tolerance);
 }
 
 TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][decode]") {
   CheckReport report;
   uint64_t seed = 3;
-  for (const int64_t m : {1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33, 64, 70}) {
-    for (const bool zeros : {false, true}) {
-      RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4, .w_zeros = zeros, .bias = m % 2 == 0},
-               ++seed, false, report);
+  for (const bool hopper : {false, true}) {
+    if (hopper && !IsHopper()) continue;
+    const auto run = [&](const QuantizedCase& c) { RunTiles(c, ++seed, false, report, hopper); };
+    for (const int64_t m : {1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33, 64, 70}) {
+      for (const bool zeros : {false, true}) {
+        run({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4, .w_zeros = zeros, .bias = m % 2 == 0});
+      }
+    }
+    for (const int64_t m : {1, 6, 12, 20}) {
+      run({.m = m, .n = 100, .k = 4096, .group = 128, .bits = 4, .w_zeros = true});
+      run({.m = m, .n = 33, .k = 64, .group = 64, .bits = 4});
+    }
+    run({.m = 1, .n = 17000, .k = 256, .group = 64, .bits = 4});
+    run({.m = 2, .n = 8500, .k = 256, .group = 64, .bits = 4});
+    run({.m = 1, .n = 64, .k = 14336, .group = 64, .bits = 4, .extremes = true});
+  }
+  if (IsHopper()) {  // blocks of several pairs of tiles, warps that share K, several rounds
+    for (const int64_t m : {2, 5, 16, 32}) {
+      RunTiles({.m = m, .n = 4100, .k = 1024, .group = 64, .bits = 4}, ++seed, false, report, true);
+      RunTiles({.m = m, .n = 500, .k = 14336, .group = 128, .bits = 4, .w_zeros = true}, ++seed, false,
+               report, true);
     }
   }
-  for (const int64_t m : {1, 6, 12, 20}) {
-    RunTiles({.m = m, .n = 100, .k = 4096, .group = 128, .bits = 4, .w_zeros = true}, ++seed, false, report);
-    RunTiles({.m = m, .n = 33, .k = 64, .group = 64, .bits = 4}, ++seed, false, report);
-  }
-  RunTiles({.m = 1, .n = 17000, .k = 256, .group = 64, .bits = 4}, ++seed, false, report);
-  RunTiles({.m = 2, .n = 8500, .k = 256, .group = 64, .bits = 4}, ++seed, false, report);
-  RunTiles({.m = 1, .n = 64, .k = 14336, .group = 64, .bits = 4, .extremes = true}, ++seed, false, report);
   INFO(report.detail);
   CHECK(report.ok());
 }
 
 TEST_CASE("One wrong nibble of a tile is found", "[gpu][matmul][decode][canary]") {
-  for (const int64_t m : {1, 8, 40}) {
-    CheckReport report;
-    RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4}, 5, true, report);
-    CHECK(report.num_values > 0);
-    CHECK(report.worst > 2);
+  for (const bool hopper : {false, true}) {
+    if (hopper && !IsHopper()) continue;
+    for (const int64_t m : {1, 8, 40}) {
+      CheckReport report;
+      RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4}, 5, true, report, hopper);
+      CHECK(report.num_values > 0);
+      CHECK(report.worst > 2);
+    }
   }
 }
 

@@ -265,22 +265,42 @@ TEST_CASE("Attention holds its bound, and a row's result does not depend on the 
   CHECK(report.ok());
 }
 
-// Weights in float32, or the same kernel's input in bf16.
-void RunFloatLinear(int64_t m, int64_t n, int64_t k, bool bf16, CheckReport& report) {
-  const std::vector<float> x = RandomFloats(m * k, 1), bias = RandomFloats(n, 3);
+// Weights in float32, in bf16, or in bf16 on sm_90a: rows in two parts (whose second, `flip` loses), or
+// rounded.
+enum class FloatLinear { kF32, kBf16, kSplit, kRounded };
+void RunFloatLinear(int64_t m, int64_t n, int64_t k, FloatLinear kind, CheckReport& report,
+                    bool flip = false) {
+  const bool bf16 = kind != FloatLinear::kF32, hopper = bf16 && kind != FloatLinear::kBf16;
+  std::vector<float> x = RandomFloats(m * k, 1);
+  const std::vector<float> bias = RandomFloats(n, 3);
   std::vector<float> w = RandomFloats(n * k, 2);
   std::vector<uint16_t> rounded;
   for (float& v : w) {
     rounded.push_back(FloatToBf16(v));
     if (bf16) v = Bf16ToFloat(rounded.back());
   }
+  if (flip) {
+    for (float& v : x) v = Bf16ToFloat(FloatToBf16(v));
+  }
   const Array<float> d_x(x), d_w(w), d_bias(bias), y(m * n);
   const Array<uint16_t> d_rounded(rounded);
+  if (flip) x = RandomFloats(m * k, 1);
+  if (kind == FloatLinear::kRounded) {
+    for (float& v : x) v = Bf16ToFloat(FloatToBf16(v));
+  }
   cuda::SimtParams p = {.m = m, .k = k, .x = d_x.data(), .linears = {.count = 1}};
   p.linears.linear[0] = {.n = n, .w = d_w.data(), .w_stride = k, .bias = d_bias.data(), .y = y.data()};
   if (bf16) {
     p.linears.linear[0].w = d_rounded.data();
-    Ok(matmul_f32_f32_bf16::RunCuda(p, TheStream()));
+    namespace of_bf16 = matmul_f32_f32_bf16;
+    if (hopper) {
+      const auto rows = kind == FloatLinear::kSplit ? of_bf16::Rows::kExact : of_bf16::Rows::kBf16;
+      const Array<uint16_t> parts(m * k * static_cast<int64_t>(rows));
+      Ok(of_bf16::RunHopper(p, rows, parts.data(), *cuda::QueryDevice(), TheStream()));
+      Ok(TheStream().Sync());
+    } else {
+      Ok(of_bf16::RunCuda(p, TheStream()));
+    }
   } else {
     Ok(matmul_f32_f32_f32::RunCuda(p, TheStream()));
   }
@@ -294,23 +314,43 @@ void RunFloatLinear(int64_t m, int64_t n, int64_t k, bool bf16, CheckReport& rep
         size += std::abs(term);
       }
       expected.push_back(sum);
-      tolerance.push_back(kUnit * size * 12);
+      // The tensor cores cut off what lies below the largest term of a step; two parts leave 2^-17 of x.
+      const double steps = static_cast<double>(k) / 16 + 1;
+      tolerance.push_back(hopper ? size * (kUnit * 2 * steps + (kind == FloatLinear::kSplit ? 0x1p-17 : 0))
+                                 : kUnit * size * 12);
     }
   }
-  Compare(absl::StrCat("M=", m, " N=", n, " K=", k, bf16 ? " bf16" : ""), y.Read(), expected, tolerance,
-          report);
+  Compare(absl::StrCat("M=", m, " N=", n, " K=", k, bf16 ? " bf16" : "", hopper ? " on sm_90a" : ""),
+          y.Read(), expected, tolerance, report);
 }
 
 TEST_CASE("Float linears hold their bound on few rows and many", "[gpu][matmul]") {
   CheckReport report;
-  for (const bool bf16 : {false, true}) {
+  for (const FloatLinear kind : {FloatLinear::kF32, FloatLinear::kBf16}) {
     for (const int64_t m : {1, 3, 8, 9, 70, 300}) {
-      RunFloatLinear(m, m == 300 ? 9000 : 129, 77, bf16, report);
-      if (m < 300) RunFloatLinear(m, 50, 1352, bf16, report);
+      RunFloatLinear(m, m == 300 ? 9000 : 129, 77, kind, report);
+      if (m < 300) RunFloatLinear(m, 50, 1352, kind, report);
     }
   }
   INFO(report.detail);
   CHECK(report.ok());
+}
+
+TEST_CASE("Float rows times bf16 weights hold their bound on the tensor cores, and need both parts",
+          "[gpu][matmul][hopper]") {
+  if (cuda::QueryDevice()->sm != 90) return;
+  CheckReport report, canary;
+  for (const FloatLinear kind : {FloatLinear::kSplit, FloatLinear::kRounded}) {
+    for (const int64_t m : {1, 9, 64, 65, 128, 129, 300}) {
+      RunFloatLinear(m, m == 300 ? 9000 : 129, 88, kind, report);
+      if (m < 300) RunFloatLinear(m, 50, 1352, kind, report);
+      if (m < 100) RunFloatLinear(m, 264, 8, kind, report);
+    }
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+  RunFloatLinear(70, 50, 136, FloatLinear::kSplit, canary, true);
+  CHECK(canary.worst > 2);
 }
 
 TEST_CASE("Float rows times codes hold their bound; spike rows alone leave the others untouched",

@@ -16,6 +16,7 @@
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
 #include "kernels/quantized_case.h"
 #include "tests/kernels/cuda/cuda_kit.h"
+#include "tests/kernels/cuda/integer_kit.h"
 
 namespace spikefold::kernels {
 namespace {
@@ -25,22 +26,6 @@ using cuda::Ok;
 using cuda::TheStream;
 namespace s8c = matmul_f32_s8r_s8c;
 namespace quantize = quantize_s8r_f32;
-
-// Rows padded with zeros to the kernel's row bytes.
-std::vector<int8_t> Padded(const std::vector<int8_t>& codes, int64_t rows, int64_t k) {
-  const int64_t stride = s8c::RowBytes(k);
-  std::vector<int8_t> out(static_cast<size_t>(rows * stride), 0);
-  for (int64_t r = 0; r < rows; ++r) std::copy_n(codes.begin() + r * k, k, out.begin() + r * stride);
-  return out;
-}
-
-std::vector<uint16_t> Transposed(const std::vector<uint16_t>& w, int64_t n, int64_t r) {
-  std::vector<uint16_t> out(w.size());
-  for (int64_t i = 0; i < n; ++i) {
-    for (int64_t c = 0; c < r; ++c) out[static_cast<size_t>(c * n + i)] = w[static_cast<size_t>(i * r + c)];
-  }
-  return out;
-}
 
 // [rows, r] -> [rows, KeptColumns(r)] in bf16.
 template <typename T>
@@ -191,18 +176,6 @@ TEST_CASE("One wrong code of a weight is found", "[gpu][matmul][canary]") {
   }
 }
 
-// Codes without zero points, as the GPU's group kernels read them.
-std::vector<int8_t> Effective(const QuantizedOperands& o) {
-  std::vector<int8_t> codes = o.codes;
-  const QuantizedCase& c = o.shape;
-  for (size_t i = 0; i < codes.size() && !o.w_zero.empty(); ++i) {
-    const size_t row = i / static_cast<size_t>(c.k), k = i % static_cast<size_t>(c.k);
-    codes[i] = static_cast<int8_t>(
-        codes[i] - o.w_zero[row * static_cast<size_t>(c.k / c.group) + k / static_cast<size_t>(c.group)]);
-  }
-  return codes;
-}
-
 TEST_CASE("Products of codes in groups equal the CPU's bit for bit", "[gpu][matmul]") {
   CheckReport integers, floats;
   ThreadPool pool(4);
@@ -336,6 +309,9 @@ struct QuantizeCase {
   std::vector<int32_t> kept, super;
   float threshold = 0;
   int64_t room = 0;
+  bool symmetric = true;
+  int64_t group = 0;
+  int static_zero = 0;
 };
 
 void Quantize(const QuantizeCase& c, CheckReport& report, bool flip = false) {
@@ -346,14 +322,20 @@ void Quantize(const QuantizeCase& c, CheckReport& report, bool flip = false) {
   const size_t m = static_cast<size_t>(c.m), k = static_cast<size_t>(c.k);
   const size_t num_kept = c.kept.size(), num_super = c.super.size();
   std::vector<int8_t> q(m * k);
-  std::vector<float> scale(m), kept_x(m * num_kept), super_x(m * num_super);
+  const int64_t groups = c.group > 0 ? c.k / c.group : 1;
+  const bool wide_zero = !c.symmetric && c.code_max == 127;
+  std::vector<float> scale(m * static_cast<size_t>(groups)), kept_x(m * num_kept), super_x(m * num_super);
+  std::vector<int32_t> zero(wide_zero ? m : 0);
   std::vector<int32_t> spikes(static_cast<size_t>(c.room));
   int64_t num_spikes = 0, missed = 0, saturated = 0;
   Ok(quantize::Reference({.m = c.m,
                           .k = c.k,
                           .x = x.data(),
                           .bits = c.code_max == 7 ? 4 : 8,
+                          .symmetric = c.symmetric,
+                          .group = c.group,
                           .static_scale = c.static_scale,
+                          .static_zero = c.static_zero,
                           .num_kept = static_cast<int64_t>(num_kept),
                           .kept = c.kept.data(),
                           .num_super = static_cast<int64_t>(num_super),
@@ -362,6 +344,7 @@ void Quantize(const QuantizeCase& c, CheckReport& report, bool flip = false) {
                           .max_spike_rows = c.room,
                           .q = q.data(),
                           .scale = scale.data(),
+                          .zero = wide_zero ? zero.data() : nullptr,
                           .kept_x = kept_x.data(),
                           .super_x = super_x.data(),
                           .spike_rows = spikes.data(),
@@ -373,7 +356,8 @@ void Quantize(const QuantizeCase& c, CheckReport& report, bool flip = false) {
   std::vector<uint8_t> is_kept(k, 0);
   for (const int32_t column : c.kept) is_kept[static_cast<size_t>(column)] = 1;
   const int64_t stride = s8c::RowBytes(c.k);
-  const Array<float> d_x(x), d_scale(c.m), d_kept_x(c.m * static_cast<int64_t>(num_kept)),
+  const Array<int32_t> d_zero(static_cast<int64_t>(zero.size()));
+  const Array<float> d_x(x), d_scale(c.m * groups), d_kept_x(c.m * static_cast<int64_t>(num_kept)),
       d_super_x(c.m * static_cast<int64_t>(num_super)), d_amax(c.m);
   const Array<uint8_t> d_is_kept(is_kept), d_is_spike(c.m);
   const Array<int32_t> d_kept(c.kept), d_super(c.super), d_spikes(c.room), d_num(std::vector<int32_t>{0});
@@ -385,6 +369,11 @@ void Quantize(const QuantizeCase& c, CheckReport& report, bool flip = false) {
                         .x = d_x.data(),
                         .code_max = c.code_max,
                         .static_scale = c.static_scale,
+                        .bits = c.code_max == 7 ? 4 : 8,
+                        .symmetric = c.symmetric,
+                        .group = c.group,
+                        .static_zero = c.static_zero,
+                        .zero = wide_zero ? d_zero.data() : nullptr,
                         .is_kept = c.kept.empty() ? nullptr : d_is_kept.data(),
                         .num_kept = static_cast<int64_t>(num_kept),
                         .kept = d_kept.data(),
@@ -406,6 +395,7 @@ void Quantize(const QuantizeCase& c, CheckReport& report, bool flip = false) {
                                         " threshold=", c.threshold);
   report.CompareExact(absl::StrCat(name, " codes"), d_q.Read(), Padded(q, c.m, c.k));
   report.CompareExact(absl::StrCat(name, " scales"), d_scale.Read(), scale);
+  if (wide_zero) report.CompareExact(absl::StrCat(name, " zeros"), d_zero.Read(), zero);
   report.CompareExact(absl::StrCat(name, " kept"), d_kept_x.Read(), kept_x);
   report.CompareExact(absl::StrCat(name, " super"), d_super_x.Read(), super_x);
   const std::vector<uint64_t> counts = counters.Read();
@@ -431,14 +421,24 @@ TEST_CASE("Codes, scales, kept columns and spike rows equal the CPU's bit for bi
            {.m = 70, .k = 300, .kept = {1, 2}, .super = {5, 1, 299}, .threshold = 8, .room = 4},
            {.m = 70, .k = 300, .static_scale = 0.05f, .threshold = 8, .room = 100},
            {.m = 3, .k = 8192, .super = {8191}},
+           {.m = 20, .k = 576, .kept = {0, 575}, .symmetric = false},
+           {.m = 20, .k = 100, .code_max = 7, .symmetric = false},
+           {.m = 9, .k = 300, .static_scale = 0.02f, .kept = {9}, .symmetric = false, .static_zero = -40},
+           {.m = 9, .k = 300, .code_max = 7, .static_scale = 0.3f, .symmetric = false, .static_zero = 3},
+           {.m = 30, .k = 576, .kept = {64}, .group = 64},
+           {.m = 70, .k = 384, .code_max = 7, .threshold = 8, .room = 4, .group = 32},
+           {.m = 5, .k = 256, .code_max = 7, .symmetric = false, .group = 128},
+           {.m = 70, .k = 300, .threshold = 8, .room = 4, .symmetric = false},
        }) {
     Quantize(c, report);
   }
   INFO(report.detail);
   CHECK(report.ok());
-  CheckReport canary;
-  Quantize({.m = 4, .k = 64}, canary, true);
-  CHECK(canary.worst > 1);
+  for (const bool symmetric : {true, false}) {
+    CheckReport canary;
+    Quantize({.m = 4, .k = 64, .symmetric = symmetric}, canary, true);
+    CHECK(canary.worst > 1);
+  }
 }
 
 TEST_CASE("Embedding rows equal the CPU's, kept columns and super weights put back", "[gpu][embed]") {

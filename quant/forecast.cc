@@ -1,0 +1,137 @@
+#include "quant/forecast.h"
+
+#include <algorithm>
+
+#include "quant/round_linear.h"
+#include "quant/rounding/row_panel.h"
+
+namespace spikefold {
+namespace {
+
+constexpr int64_t kFloat = sizeof(float), kDouble = sizeof(double);
+
+class Forecaster {
+ public:
+  explicit Forecaster(const MemoryInput& input)
+      : in_(input), graph_(input.reader->graph()), config_(graph_.config) {
+    for (const int64_t w : in_.windows) tokens_ += w, longest_ = std::max(longest_, w);
+  }
+
+  MemoryForecast Run() {
+    SeeNearest(in_.plan->embedding);
+    for (const TensorDecision& d : in_.plan->linears) SeeNearest(d);
+    if (in_.plan->has_head) SeeNearest(in_.plan->head);
+    const bool gptq = std::any_of(in_.plan->linears.begin(), in_.plan->linears.end(),
+                                  [&](const TensorDecision& d) { return IsGptq(d) && in_.writes(d); });
+    if (gptq) SeeGptq();
+    return out_;
+  }
+
+ private:
+  static bool IsGptq(const TensorDecision& d) { return d.rounding == Rounding::kGptq; }
+
+  void See(const std::string& at, int64_t bytes, int64_t text = 0) {
+    if (bytes > out_.bytes) out_ = {.bytes = bytes, .at = at, .text_bytes = text};
+  }
+
+  void SeeNearest(const TensorDecision& d) {
+    if (!IsGptq(d) && in_.writes(d)) See(d.module, RoundLinearMemory(d, *in_.reader));
+  }
+
+  const Node& NodeOf(int node) const { return graph_.nodes[static_cast<size_t>(node)]; }
+  int64_t Packed(int node) const { return kFloat * NodeOf(node).n * NodeOf(node).k; }
+
+  // Linears that the text passes between two sites; while the last of them is read, its values twice.
+  int64_t LinearsBetween(int begin, int end) const {
+    int64_t bytes = 0;
+    for (int node = begin; node < end; ++node) {
+      const Op op = NodeOf(node).op;
+      if (op == Op::kLinear || op == Op::kEmbed) bytes += Packed(node);
+    }
+    return bytes;
+  }
+  int64_t LargestRead(int begin, int end) const {
+    int64_t bytes = 0;
+    for (int node = begin; node < end; ++node) {
+      const Node& n = NodeOf(node);
+      const bool weights = n.op == Op::kLinear || n.op == Op::kEmbed;
+      if (weights) bytes = std::max(bytes, ReadMemory(*in_.reader, n.module + ".weight", n.n * n.k));
+    }
+    return bytes;
+  }
+
+  // Keys and values of a window.
+  int64_t CacheBytes() const {
+    return 2 * kFloat * config_.num_layers * (longest_ + in_.prefix) * config_.num_kv_heads *
+           config_.head_dim;
+  }
+  // And the values of one layer: walk.cc.
+  int64_t ForwardBytes() const {
+    const int64_t q = config_.num_heads * config_.head_dim, kv = config_.num_kv_heads * config_.head_dim;
+    const int64_t row = 3 * config_.hidden + 2 * q + 2 * kv + 3 * config_.intermediate;
+    return CacheBytes() + kFloat * longest_ * row;
+  }
+
+  void SeeGptq() {
+    int at = 0;
+    int64_t widest = 0;
+    for (const Site& site : graph_.sites) {
+      bool rounds = false, mine = false;
+      for (const int node : site.linears) {
+        const TensorDecision* d = in_.plan->Find(NodeOf(node).module);
+        rounds = rounds || (d != nullptr && IsGptq(*d));
+        mine = mine || (d != nullptr && IsGptq(*d) && in_.writes(*d));
+      }
+      if (!rounds) continue;  // passed on the way to the next
+      widest = std::max(widest, site.k);
+      // Residuals, and the rows where the text stands, which give way to wider ones window by window.
+      const int64_t text = kFloat * tokens_ * (config_.hidden + widest);
+      SeeSite(site, at, mine, text);
+      at = site.linears.front();
+    }
+  }
+
+  void SeeSite(const Site& site, int at, bool mine, int64_t text) {
+    const int64_t k = site.k, squares = k * k, forward = text + ForwardBytes();
+    const int64_t passed = LinearsBetween(at, site.linears.front());
+    const std::string where = site.name;
+    const int64_t residual = kFloat * tokens_ * config_.hidden;  // all that is there before the first forward
+    See(where, (at == 0 ? residual + CacheBytes() : forward) + passed + LargestRead(at, site.linears.front()),
+        at == 0 ? residual : text);
+    if (!mine) return;
+    const int64_t tiles = kDouble * squares / 2 + kDouble * k * 64;
+    const int64_t chunk = 2 * kFloat * k * std::min<int64_t>(512, longest_);
+    See(where, forward + passed + tiles + chunk, text);             // the text runs through
+    See(where, forward + tiles + chunk + kDouble * squares, text);  // halves become a whole
+    // Whole, as float32, and its factor in double and then in float32.
+    See(where, forward + (2 * kDouble + 2 * kFloat) * squares, text);
+    const int64_t ready = forward + (kDouble + 2 * kFloat) * squares;
+    int64_t packed = 0;  // of the site, rounded and back in the model
+    for (const int node : site.linears) {
+      const Node& n = NodeOf(node);
+      const TensorDecision* d = in_.plan->Find(n.module);
+      if (d == nullptr || !IsGptq(*d)) continue;
+      const int64_t values = kFloat * n.n * n.k;
+      const int64_t groups = d->group_size > 0 ? k / d->group_size : 1, lanes = RowPanel::kRows;
+      const int64_t panels = in_.num_threads * lanes * (5 * kFloat * k + kDouble * groups * groups);
+      const int64_t read = ReadMemory(*in_.reader, n.module + ".weight", n.n * n.k);
+      const int64_t codes = n.n * n.k + kFloat * n.n * groups;
+      See(n.module, ready + packed + values + codes + panels, text);
+      See(n.module, ready + packed + values + codes + 2 * values, text);  // what the codes stand for, packed
+      packed += values;
+      See(n.module, ready + packed + std::max(read + codes, values + StoredMemory(*d)), text);
+    }
+  }
+
+  const MemoryInput& in_;
+  const ModelGraph& graph_;
+  const ModelConfig& config_;
+  int64_t tokens_ = 0, longest_ = 0;
+  MemoryForecast out_;
+};
+
+}  // namespace
+
+MemoryForecast ForecastMemory(const MemoryInput& input) { return Forecaster(input).Run(); }
+
+}  // namespace spikefold

@@ -1,0 +1,40 @@
+// Operands of integer kernels as the GPU reads them.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
+#include "kernels/quantized_case.h"
+
+namespace spikefold::kernels {
+
+// Rows padded with zeros to the kernel's row bytes.
+inline std::vector<int8_t> Padded(const std::vector<int8_t>& codes, int64_t rows, int64_t k) {
+  const int64_t stride = matmul_f32_s8r_s8c::RowBytes(k);
+  std::vector<int8_t> out(static_cast<size_t>(rows * stride), 0);
+  for (int64_t r = 0; r < rows; ++r) std::copy_n(codes.begin() + r * k, k, out.begin() + r * stride);
+  return out;
+}
+
+inline std::vector<uint16_t> Transposed(const std::vector<uint16_t>& w, int64_t n, int64_t r) {
+  std::vector<uint16_t> out(w.size());
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t c = 0; c < r; ++c) out[static_cast<size_t>(c * n + i)] = w[static_cast<size_t>(i * r + c)];
+  }
+  return out;
+}
+
+// Codes without zero points, as the GPU's group kernels read them.
+inline std::vector<int8_t> Effective(const QuantizedOperands& o) {
+  std::vector<int8_t> codes = o.codes;
+  const QuantizedCase& c = o.shape;
+  for (size_t i = 0; i < codes.size() && !o.w_zero.empty(); ++i) {
+    const size_t row = i / static_cast<size_t>(c.k), k = i % static_cast<size_t>(c.k);
+    codes[i] = static_cast<int8_t>(
+        codes[i] - o.w_zero[row * static_cast<size_t>(c.k / c.group) + k / static_cast<size_t>(c.group)]);
+  }
+  return codes;
+}
+
+}  // namespace spikefold::kernels
