@@ -80,19 +80,20 @@ absl::Status RunRefine(const RefineCommandOptions& options, Context& context) {
         absl::StrCat(Printable(options.model, 1024), ": is not quantized; give what quantize wrote"));
   }
   SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(options.model));
-  SF_ASSIGN_OR_RETURN(const OpenedModel reference, OpenFloatModel(context, options.reference));
-  SF_ASSIGN_OR_RETURN(const std::string fingerprint, reference.reader->Fingerprint());
+  SF_ASSIGN_OR_RETURN(const auto reference, OpenFloatReader(context, options.reference));
+  SF_ASSIGN_OR_RETURN(const auto tokenizer, reference->LoadTokenizer());
+  SF_ASSIGN_OR_RETURN(const std::string fingerprint, reference->Fingerprint());
   if (fingerprint != native->info().base_fingerprint) {
     return absl::InvalidArgumentError(absl::StrCat(Printable(options.reference, 1024),
                                                    ": is not the model that ", Printable(options.model, 1024),
                                                    " was quantized from; give that one"));
   }
-  SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*reference.tokenizer, options.texts));
+  SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*tokenizer, options.texts));
   SF_ASSIGN_OR_RETURN(RefineOptions how,
-                      MakeOptions(options, *reference.tokenizer, text, native->info().prefix.num_tokens > 0));
+                      MakeOptions(options, *tokenizer, text, native->info().prefix.num_tokens > 0));
   how.num_threads = context.num_threads();
   how.progress = console.progress();
-  SF_ASSIGN_OR_RETURN(const Refined refined, Refine(*quantized, *reference.model, how));
+  SF_ASSIGN_OR_RETURN(const Refined refined, Refine(*quantized, *reference, how));
   console.EndProgress();
   SF_RETURN_IF_ERROR(WriteRefined(*quantized, refined,
                                   {.text = text.source,

@@ -7,7 +7,6 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native.h"
-#include "kernels/runtime/forward.h"
 #include "kernels/runtime/torch/torch_model.h"
 
 namespace spikefold {
@@ -18,40 +17,33 @@ constexpr int64_t kPoints = 4;  // of the curve, beside the first
 
 using Window = std::vector<int32_t>;
 
-// What the float model says behind the prefix, as logits of every row.
+// What the float model says behind the prefix, as logits of every row. LibTorch runs it where it runs the
+// model that learns; the prefix's tokens go before each window, so that nothing need be kept of them.
 class Teacher {
  public:
-  static absl::StatusOr<Teacher> Make(const RuntimeModel& model, const Window& prefix_tokens,
-                                      int64_t longest) {
-    KvPrefix prefix;
-    if (!prefix_tokens.empty()) {
-      SF_ASSIGN_OR_RETURN(prefix, ComputePrefix(model, prefix_tokens));
-    }
-    return Teacher(model, prefix, longest);
+  static absl::StatusOr<Teacher> Make(const CheckpointReader& reader, const Window& prefix,
+                                      const TorchOptions& options) {
+    SF_ASSIGN_OR_RETURN(auto model, TorchModel::Load(reader, options));
+    return Teacher(std::move(model), prefix, reader.graph().config.vocab);
   }
 
-  // What feeds the head, [tokens, d].
-  absl::StatusOr<std::vector<float>> Hidden(const Window& window) {
-    std::vector<float> hidden(window.size() * static_cast<size_t>(model_.graph().config.hidden));
-    cache_.Reset();
-    SF_RETURN_IF_ERROR(Forward(model_, window, cache_, absl::MakeSpan(hidden), {}));
-    return hidden;
-  }
-  absl::StatusOr<absl::Span<const float>> Logits(const std::vector<float>& hidden) {
-    const ModelConfig& c = model_.graph().config;
-    logits_.resize(hidden.size() / static_cast<size_t>(c.hidden) * static_cast<size_t>(c.vocab));
-    SF_RETURN_IF_ERROR(spikefold::Logits(model_, hidden, absl::MakeSpan(logits_)));
+  // Valid until the next call.
+  absl::StatusOr<absl::Span<const float>> Logits(const Window& window) {
+    Window tokens = prefix_;
+    tokens.insert(tokens.end(), window.begin(), window.end());
+    logits_.resize(window.size() * static_cast<size_t>(vocab_));
+    SF_RETURN_IF_ERROR(model_->Logits(tokens, static_cast<int64_t>(prefix_.size()), absl::MakeSpan(logits_)));
     return absl::Span<const float>(logits_);
   }
 
  private:
-  Teacher(const RuntimeModel& model, const KvPrefix& prefix, int64_t longest)
-      : model_(model),
-        cache_(model.graph().config, prefix.size() + longest, prefix.empty() ? nullptr : &prefix) {}
+  Teacher(std::unique_ptr<TorchModel> model, Window prefix, int64_t vocab)
+      : model_(std::move(model)), prefix_(std::move(prefix)), vocab_(vocab) {}
 
-  const RuntimeModel& model_;
-  KvCache cache_;
-  std::vector<float> logits_;
+  std::unique_ptr<TorchModel> model_;
+  Window prefix_;
+  int64_t vocab_;
+  std::vector<float> logits_;  // [rows of the window, vocab]
 };
 
 class Learner {
@@ -59,21 +51,16 @@ class Learner {
   Learner(const CheckpointReader& reader, const NativeReader& native, const RefineOptions& options)
       : graph_(reader.graph()), native_(native), options_(options) {}
 
-  absl::StatusOr<Refined> Run(const CheckpointReader& reader, const RuntimeModel& reference) {
-    SF_ASSIGN_OR_RETURN(model_, TorchModel::Load(reader, {.num_threads = options_.num_threads,
-                                                          .bf16 = true,
-                                                          .device = options_.device,
-                                                          .progress = options_.progress}));
+  absl::StatusOr<Refined> Run(const CheckpointReader& reader, const CheckpointReader& reference) {
+    TorchOptions how = {.num_threads = options_.num_threads,
+                        .bf16 = true,
+                        .device = options_.device,
+                        .progress = options_.progress};
+    SF_ASSIGN_OR_RETURN(model_, TorchModel::Load(reader, how));
     SF_RETURN_IF_ERROR(ChooseParameters());
-    size_t longest = 0;
-    for (const auto* list : {&options_.windows, &options_.held_out}) {
-      for (const Window& w : *list) longest = std::max(longest, w.size());
-    }
     SF_ASSIGN_OR_RETURN(const NativePrefix prefix, native_.ReadPrefix());
-    SF_ASSIGN_OR_RETURN(Teacher teacher, Teacher::Make(reference, prefix.ids, static_cast<int64_t>(longest)));
-    for (const Window& window : options_.held_out) {
-      SF_ASSIGN_OR_RETURN(held_out_.emplace_back(), teacher.Hidden(window));
-    }
+    how.bf16 = false;
+    SF_ASSIGN_OR_RETURN(Teacher teacher, Teacher::Make(reference, prefix.ids, how));
     SF_RETURN_IF_ERROR(Measure(teacher, 0, 0));
     out_.before = out_.after = out_.curve.front().held_out;
     if (!std::isfinite(out_.before)) {
@@ -129,9 +116,9 @@ class Learner {
 
   absl::Status Measure(Teacher& teacher, int64_t step, double learnt) {
     double sum = 0;
-    for (size_t i = 0; i < held_out_.size(); ++i) {
-      SF_ASSIGN_OR_RETURN(const auto target, teacher.Logits(held_out_[i]));
-      SF_ASSIGN_OR_RETURN(const double mean, model_->Divergence(options_.held_out[i], 0, target));
+    for (const Window& window : options_.held_out) {
+      SF_ASSIGN_OR_RETURN(const auto target, teacher.Logits(window));
+      SF_ASSIGN_OR_RETURN(const double mean, model_->Divergence(window, 0, target));
       sum += mean;
     }
     out_.curve.push_back(
@@ -154,8 +141,7 @@ class Learner {
     for (int64_t step = 0; step < steps; ++step) {
       if (!Report(options_.progress, "learning", step, steps)) return absl::CancelledError("refine: stopped");
       const Window& window = options_.windows[static_cast<size_t>(step)];
-      SF_ASSIGN_OR_RETURN(const std::vector<float> hidden, teacher.Hidden(window));
-      SF_ASSIGN_OR_RETURN(const auto target, teacher.Logits(hidden));
+      SF_ASSIGN_OR_RETURN(const auto target, teacher.Logits(window));
       SF_ASSIGN_OR_RETURN(const double mean, model_->Accumulate(window, 0, target, 1));
       SF_ASSIGN_OR_RETURN(const bool finite, model_->AdamStep(Rate(step, steps)));
       if (!finite || !std::isfinite(mean)) {
@@ -196,17 +182,20 @@ class Learner {
   const NativeReader& native_;
   const RefineOptions& options_;
   std::unique_ptr<TorchModel> model_;
-  std::vector<std::vector<float>> held_out_;  // the teacher's rows of options_.held_out
   Refined out_;
 };
 
 }  // namespace
 
-absl::StatusOr<Refined> Refine(const CheckpointReader& quantized, const RuntimeModel& reference,
+absl::StatusOr<Refined> Refine(const CheckpointReader& quantized, const CheckpointReader& reference,
                                const RefineOptions& options) {
   if (quantized.kind() != CheckpointKind::kNative) {
     return absl::InvalidArgumentError(
         absl::StrCat(quantized.path(), ": is not quantized; give what quantize wrote"));
+  }
+  if (reference.kind() == CheckpointKind::kNative) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(reference.path(), ": is quantized; give the float model as the reference"));
   }
   if (options.windows.empty() || options.held_out.empty()) {
     return absl::InvalidArgumentError("refine: windows to learn from and windows held out are needed");

@@ -13,7 +13,6 @@
 #include "absl/status/statusor.h"
 #include "formats/base/progress.h"
 #include "formats/checkpoint.h"
-#include "kernels/runtime/model.h"
 
 namespace spikefold {
 
@@ -41,9 +40,9 @@ struct Refined {
 };
 
 // `quantized` is a native checkpoint, `reference` the float model it came from (not folded). Both run behind
-// the checkpoint's prefix. InvalidArgument: no windows, another model, nothing to learn; Unimplemented: no
-// plugin; Internal: gradients that are not finite; Cancelled.
-absl::StatusOr<Refined> Refine(const CheckpointReader& quantized, const RuntimeModel& reference,
+// the checkpoint's prefix, in LibTorch. InvalidArgument: no windows, another model, nothing to learn;
+// Unimplemented: no plugin; Internal: gradients that are not finite; Cancelled.
+absl::StatusOr<Refined> Refine(const CheckpointReader& quantized, const CheckpointReader& reference,
                                const RefineOptions& options);
 
 struct RefineSource {  // of the text, for the record

@@ -82,7 +82,7 @@ TEST_CASE("Gradients find scales that were spoiled, on text that no gradient saw
     const auto reader = *CheckpointReader::Open(spoiled.path);
     const RefineOptions options = {
         .windows = SomeWindows(60, 1), .held_out = SomeWindows(6, 2), .rate = 0.01};
-    const auto refined = Refine(*reader, *spoiled.s.model, options);
+    const auto refined = Refine(*reader, *spoiled.s.tiny.checkpoint, options);
     INFO(refined.status());
     REQUIRE(refined.ok());
     CHECK(refined->after < 0.9 * refined->before);
@@ -100,7 +100,7 @@ TEST_CASE("Gradients find scales that were spoiled, on text that no gradient saw
     CHECK(mean_ratio(path) < 1.5);
     CHECK(mean_ratio(path) > 1);
     // What was written is what was measured.
-    const auto again = Refine(**CheckpointReader::Open(path), *spoiled.s.model,
+    const auto again = Refine(**CheckpointReader::Open(path), *spoiled.s.tiny.checkpoint,
                               {.windows = SomeWindows(1, 3), .held_out = options.held_out, .rate = 1e-9});
     REQUIRE(again.ok());
     CHECK(again->before == Approx(refined->after).epsilon(0.05));
@@ -110,12 +110,15 @@ TEST_CASE("Gradients find scales that were spoiled, on text that no gradient saw
 TEST_CASE("Refining refuses what cannot be refined", "[refine]") {
   const Spoiled spoiled("w4a16");
   const auto message = [&](const CheckpointReader& reader, const RefineOptions& options) {
-    return std::string(Refine(reader, *spoiled.s.model, options).status().message());
+    return std::string(Refine(reader, *spoiled.s.tiny.checkpoint, options).status().message());
   };
   const auto reader = *CheckpointReader::Open(spoiled.path);
   CHECK(message(*spoiled.s.tiny.checkpoint, {}) == "memory: is not quantized; give what quantize wrote");
   CHECK(message(*reader, {.windows = SomeWindows(1, 1)}) ==
         "refine: windows to learn from and windows held out are needed");
+  const RefineOptions options = {.windows = SomeWindows(1, 1), .held_out = SomeWindows(1, 2)};
+  CHECK(Refine(*reader, *reader, options).status().message() ==
+        spoiled.path + ": is quantized; give the float model as the reference");
 }
 
 }  // namespace

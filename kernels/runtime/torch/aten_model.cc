@@ -222,10 +222,10 @@ at::Tensor Model::Heads(const at::Tensor& x) const {
 
 at::Tensor Model::Rope(const at::Tensor& x, int layer, int64_t first) const {
   const std::vector<double>& frequencies = Slides(layer) ? local_frequencies_ : frequencies_;
-  const at::Tensor positions = at::arange(first, first + x.size(1), at::kDouble);
-  const at::Tensor angles = at::outer(positions, at::tensor(frequencies, at::kDouble));
-  const at::Tensor cos = angles.cos().to(at::kFloat).to(device_),
-                   sin = angles.sin().to(at::kFloat).to(device_);
+  const at::TensorOptions wide = at::TensorOptions().dtype(at::kDouble).device(device_);
+  const at::Tensor positions = at::arange(first, first + x.size(1), wide);
+  const at::Tensor angles = at::outer(positions, at::tensor(frequencies, at::kDouble).to(device_));
+  const at::Tensor cos = angles.cos().to(at::kFloat), sin = angles.sin().to(at::kFloat);
   const std::vector<at::Tensor> halves = x.chunk(2, -1);
   at::Tensor y = at::cat({halves[0] * cos - halves[1] * sin, halves[1] * cos + halves[0] * sin}, -1);
   if (graph_.qk_rotation >= 0) y = Rotate(y, rotations_[static_cast<size_t>(graph_.qk_rotation)]);
@@ -240,14 +240,16 @@ at::Tensor Model::Attention(const at::Tensor& q, at::Tensor k, at::Tensor v, int
     v = at::cat({prefix_v, v}, 1);
   }
   const int64_t rows = q.size(1), positions = k.size(1), first = positions - rows;
-  const at::Tensor i = at::arange(first, positions).unsqueeze(1), j = at::arange(positions).unsqueeze(0);
+  const at::TensorOptions whole = at::TensorOptions().dtype(at::kLong).device(device_);
+  const at::Tensor i = at::arange(first, positions, whole).unsqueeze(1),
+                   j = at::arange(positions, whole).unsqueeze(0);
   at::Tensor hidden = j > i;
   if (Slides(layer)) hidden = hidden.logical_or(j <= i - graph_.sliding_window);
   const int64_t shared = graph_.num_heads / graph_.num_kv_heads;
   k = k.repeat_interleave(shared, 0);
   v = v.repeat_interleave(shared, 0);
   const at::Tensor scores =
-      (at::matmul(q, k.transpose(1, 2)) * graph_.attention_scale).masked_fill(hidden.to(device_), -INFINITY);
+      (at::matmul(q, k.transpose(1, 2)) * graph_.attention_scale).masked_fill(hidden, -INFINITY);
   const at::Tensor context = at::matmul(at::softmax(scores, -1), v);
   return context.transpose(0, 1).reshape({rows, -1});
 }

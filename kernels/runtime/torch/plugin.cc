@@ -102,10 +102,13 @@ int32_t AdamStep(SfTorchModel* m, double rate, double beta1, double beta2, int32
                  SfTorchError* error) {
   return Guarded(error, [&] {
     const at::NoGradGuard guard;
-    *finite = 1;
+    at::Tensor all;  // asked for once: on a GPU each answer waits for all that was begun
     for (Parameter* p : m->model.learnt()) {
-      if (p->t.grad().defined() && !p->t.grad().isfinite().all().item<bool>()) *finite = 0;
+      if (!p->t.grad().defined()) continue;
+      const at::Tensor one = p->t.grad().isfinite().all();
+      all = all.defined() ? all.logical_and(one) : one;
     }
+    *finite = !all.defined() || all.item<bool>() ? 1 : 0;
     if (*finite != 0) ++m->model.steps;
     const double step = static_cast<double>(m->model.steps);
     for (Parameter* p : m->model.learnt()) {
