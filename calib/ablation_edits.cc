@@ -101,7 +101,7 @@ bool SpikeEdit::Wants(int layer, ValueKind value) const {
 void SpikeEdit::Edit(int, ValueKind, float* data, int64_t num_rows, int64_t width, int64_t) {
   std::vector<int64_t> rows, others;
   for (int64_t t = 0; t < num_rows; ++t) (test_(data + t * width) ? rows : others).push_back(t);
-  if (first_only_ && rows.size() > 1) rows.resize(1);
+  if (first_only_ && rows.size() > 1) rows.erase(rows.begin() + 1, rows.end());
   if (!control_) {
     for (const int64_t t : rows) Change(data + t * width, channels_, width);
     return;
