@@ -25,9 +25,9 @@ std::vector<float> RowWeights(const float* x, int64_t rows, int64_t k, const Row
 
 // sum_t omega_t a_t b_t^T, [k, k], over any number of calls. Of up to 512 rows sqrt(omega_t) a_t is rounded
 // to INT8 with a scale a column, max / 127; the products' sums are integers and exact, and those of all
-// chunks are added in float64: no order of threads or instruction set shows. If a is b, only half is computed
-// and kept. A column's rounding errors are on average at most 512 / (12 * 127^2) = 0.26 % of its power, if
-// one row holds all of it, and 1e-4 for Gaussian values, where GPTQ's damping is 1 % of the mean.
+// chunks are added in their order: no number of threads or instruction set shows. If a is b, only half is
+// computed and kept. A column's rounding errors are on average at most 512 / (12 * 127^2) = 0.26 % of its
+// power, if one row holds all of it, and 1e-4 for Gaussian values, where GPTQ's damping is 1 % of the mean.
 class OuterProductSum {
  public:
   OuterProductSum(int64_t k, bool symmetric);

@@ -140,6 +140,12 @@ class Applier {
     }
     const std::string plan = Sha256Hex(PlanToJson(plan_));
     for (const NativeReader* part : options_.earlier) {
+      const NativePart& from = part->part();
+      if (from.index >= shard.index || from.count != shard.count) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("part ", from.index, " of ", from.count, ": is not before shard ", shard.index, "/",
+                         shard.count, "; give the parts of the shards before this one"));
+      }
       if (part->info().plan_sha256 == plan) continue;
       return absl::InvalidArgumentError(
           absl::StrCat("part ", part->part().index, " of ", part->part().count,

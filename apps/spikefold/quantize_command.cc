@@ -16,6 +16,7 @@
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native.h"
+#include "formats/quantized/native_parts.h"
 
 namespace spikefold {
 namespace {
@@ -259,6 +260,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
   std::vector<std::unique_ptr<NativeReader>> earlier;
   for (const std::string& path : options.after) {
     SF_ASSIGN_OR_RETURN(auto part, NativeReader::OpenPart(path));
+    SF_RETURN_IF_ERROR(VerifyManifest(path, context.console.progress()));  // later parts rest on its bytes
     output.earlier.push_back(part.get());
     earlier.push_back(std::move(part));
   }

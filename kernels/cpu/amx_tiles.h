@@ -25,6 +25,7 @@ class FullTiles {
       config.row_bytes[i] = kTileBytes;
       config.rows[i] = kTileRows;
     }
+    asm volatile("" : : "m"(config) : "memory");  // GCC 12 does not say that all of it is read
     _tile_loadconfig(&config);
   }
   ~FullTiles() { _tile_release(); }

@@ -25,7 +25,8 @@ struct Target {
   int64_t row_block = 48;  // see TileGrid
 };
 
-Target ChooseTarget(Isa isa) {
+Target ChooseTarget(Isa isa, int64_t k) {
+  if (k > kMaxBytesK) isa = std::min(isa, Isa::kAvx512);
   if (isa >= Isa::kAvx512Amx) return {TilesAvx512Amx, true, 64};
   if (isa >= Isa::kAvx512Vnni) return {TilesAvx512Vnni, true};
   if (isa >= Isa::kAvx512) return {TilesAvx512};
@@ -124,7 +125,7 @@ void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, 
 
 absl::Status Run(const Params& p, ThreadPool& pool) {
   SF_RETURN_IF_ERROR(Supports(p));
-  const Target target = ChooseTarget(ActiveIsa());
+  const Target target = ChooseTarget(ActiveIsa(), p.k);
   const TailOperands tail(p.tail, p.m, p.n);
   Call call{.params = p, .tail = tail, .k4 = CeilDiv(p.k, 4), .x = p.x, .x_stride = p.k};
   std::vector<float> padded;  // rows whose last step of four would end outside x

@@ -9,6 +9,7 @@ namespace spikefold::kernels::matmul_f32_f32_s8c {
 
 // x [m, k] as whole numbers q, |q| <= 2^22, of a unit a row, in bytes: q = 65536 b[2] + 256 b[1] + b[0].
 constexpr int kBytes = 3;
+constexpr int64_t kMaxBytesK = 65536;  // sums of 128 * 127 * K stay far from the ends of int32
 
 struct Call {
   const Params& params;

@@ -134,6 +134,10 @@ absl::StatusOr<std::vector<QkScales>> ChooseQkScales(absl::Span<const KeyStats> 
   const size_t pairs = static_cast<size_t>(c.head_dim / 2), heads = static_cast<size_t>(c.num_kv_heads);
   std::vector<QkScales> out;
   for (const KeyStats& layer : keys) {
+    if (layer.quantiles.size() != kKeyQuantiles * heads * 2 * pairs) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("scan: keys of layer ", layer.layer, " are another model's; scan this one"));
+    }
     std::vector<double> sizes(heads * pairs);  // log2
     for (size_t i = 0; i < sizes.size(); ++i) {
       const size_t channel = i / pairs * 2 * pairs + i % pairs;

@@ -86,6 +86,9 @@ TEST_CASE("GPTQ goes from part to part, to the bytes of one run", "[apps][scale]
         std::string::npos);
   CHECK(!PathExists(w.Part(2)));
   Succeed(w.Shard(recipe, 2, 3, {"--after", w.Part(1)}));
+  const Finished itself = RunSpikefold(w.Shard(recipe, 2, 3, {"--after", w.Part(1), w.Part(2), "--force"}));
+  CHECK(itself.exit == 2);
+  CHECK(itself.err.find("part 2 of 3: is not before shard 2/3") != std::string::npos);
   Succeed(w.Shard(recipe, 3, 3, {"--after", w.Part(1), w.Part(2)}));
   Succeed({"merge", w.Part(1), w.Part(2), w.Part(3), "-o", w / "merged"});
   CHECK((AllBytes(w / "merged") == AllBytes(w / "whole")));
