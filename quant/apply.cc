@@ -5,6 +5,7 @@
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "calib/recalibrate.h"
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
@@ -123,9 +124,16 @@ class Applier {
   }
 
   NativePart Part() const {
-    NativePart part{
-        .index = options_.shard.index, .count = options_.shard.count, .modules = {}, .common = HasCommon()};
+    NativePart part{.index = options_.shard.index,
+                    .count = options_.shard.count,
+                    .modules = {},
+                    .common = HasCommon(),
+                    .made_by = absl::StrCat(ToolVersionAndCommit(), " ", options_.journal_key),
+                    .rests_on = {},
+                    .sha256 = {}};
     for (const TensorDecision* d : MyDecisions()) part.modules.push_back(d->module);
+    for (const NativeReader* earlier : options_.earlier) part.rests_on.push_back(earlier->part().sha256);
+    std::sort(part.rests_on.begin(), part.rests_on.end());
     return part;
   }
 
@@ -270,8 +278,8 @@ class Applier {
   std::string Fingerprint(const NativeInfo& info) const {
     return Sha256Hex(absl::StrCat(ToolVersionAndCommit(), "\n", info.base_fingerprint, "\n", info.plan_sha256,
                                   "\n", info.folds.Dump(), "\n", info.calibration.Dump(), "\n",
-                                  options_.journal_key, "\n", options_.shard.index, "/",
-                                  options_.shard.count));
+                                  options_.journal_key, "\n", options_.shard.index, "/", options_.shard.count,
+                                  "\n", absl::StrJoin(Part().rests_on, "\n")));
   }
 
   // Norm gains, in float32.

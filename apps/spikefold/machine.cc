@@ -17,9 +17,9 @@ namespace spikefold {
 namespace {
 
 // Files of /proc and /sys have no size, so they are read to their end (at most 1 MiB). Empty: not there.
-std::string ReadSystemFile(const char* path) {
+std::string ReadSystemFile(const std::string& path) {
   std::string text;
-  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
   if (fd < 0) return text;
   std::array<char, 4096> part;
   ssize_t n = 0;
@@ -47,13 +47,51 @@ uint64_t KiBytes(absl::string_view text) {  // "24684084 kB"
   return absl::SimpleAtoi(text.substr(0, text.find(' ')), &value) ? value * 1024 : 0;
 }
 
-// Of the container, or the largest number if there is none.
-uint64_t MemoryLimit() {
-  for (const char* path : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    uint64_t limit = 0;
-    if (absl::SimpleAtoi(absl::StripAsciiWhitespace(ReadSystemFile(path)), &limit) && limit > 0) return limit;
+struct GroupMemory {
+  uint64_t limit = UINT64_MAX, free = UINT64_MAX;  // the largest number if nothing is limited
+};
+
+uint64_t Number(const std::string& path) {
+  uint64_t value = 0;
+  return absl::SimpleAtoi(absl::StripAsciiWhitespace(ReadSystemFile(path)), &value) ? value : 0;
+}
+
+// One control group's, of either version, if it has a limit. File cache that the kernel may drop counts as
+// free.
+void TakeGroup(const std::string& directory, bool v2, GroupMemory& least) {
+  const uint64_t limit = Number(directory + (v2 ? "/memory.max" : "/memory.limit_in_bytes"));
+  if (limit == 0) return;
+  const uint64_t used = Number(directory + (v2 ? "/memory.current" : "/memory.usage_in_bytes"));
+  uint64_t cache = 0;
+  const std::string stat = ReadSystemFile(directory + "/memory.stat");
+  for (absl::string_view line : absl::StrSplit(stat, '\n')) {
+    if (absl::ConsumePrefix(&line, v2 ? "inactive_file " : "total_inactive_file ")) {
+      (void)absl::SimpleAtoi(line, &cache);
+    }
   }
-  return UINT64_MAX;
+  const uint64_t taken = used - std::min(used, cache);
+  least.limit = std::min(least.limit, limit);
+  least.free = std::min(least.free, limit - std::min(limit, taken));
+}
+
+// The least of the groups that this process is in and of all above them (kernel documentation, cgroup-v2.rst
+// and cgroup-v1/memory.rst).
+GroupMemory ReadGroups() {
+  GroupMemory least;
+  const std::string groups =
+      ReadSystemFile("/proc/self/cgroup");  // a line each, "4:memory:/path" or "0::/path"
+  for (absl::string_view line : absl::StrSplit(groups, '\n')) {
+    const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
+    if (parts.size() < 3 || !(parts[1].empty() || parts[1] == "memory")) continue;
+    const bool v2 = parts[1].empty();
+    std::string path = parts[2] == "/" ? "" : parts[2];
+    while (true) {
+      TakeGroup(absl::StrCat("/sys/fs/cgroup", v2 ? "" : "/memory", path), v2, least);
+      if (path.empty()) break;
+      path.resize(std::min(path.rfind('/'), path.size() - 1));
+    }
+  }
+  return least;
 }
 
 }  // namespace
@@ -63,8 +101,9 @@ Machine ReadMachine() {
   machine.cpu = ValueOf(ReadSystemFile("/proc/cpuinfo"), "model name");
   machine.online_cores = static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN));
   const std::string memory = ReadSystemFile("/proc/meminfo");
-  machine.memory_total = std::min(KiBytes(ValueOf(memory, "MemTotal")), MemoryLimit());
-  machine.memory_available = std::min(KiBytes(ValueOf(memory, "MemAvailable")), MemoryLimit());
+  const GroupMemory groups = ReadGroups();
+  machine.memory_total = std::min(KiBytes(ValueOf(memory, "MemTotal")), groups.limit);
+  machine.memory_available = std::min(KiBytes(ValueOf(memory, "MemAvailable")), groups.free);
   // "always [madvise] never": the chosen one stands in brackets.
   const std::string pages = ReadSystemFile("/sys/kernel/mm/transparent_hugepage/enabled");
   const size_t begin = pages.find('['), end = pages.find(']');

@@ -166,6 +166,10 @@ struct NativePart {
   int64_t index = 0, count = 0;  // 1..count; count 0: no part, everything
   std::vector<std::string> modules;
   bool common = false;
+  // What parts of one checkpoint agree in beside their content: the build and the arithmetic.
+  std::string made_by;
+  std::vector<std::string> rests_on;  // `sha256` of the parts whose codes it was rounded behind
+  std::string sha256;  // of the sidecar, which holds the hashes of all tensors; when it was read
 };
 
 // Writes a native checkpoint; nothing holds more than the linear being written. The order of Write calls is

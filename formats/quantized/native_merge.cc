@@ -6,6 +6,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/file.h"
+#include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "formats/quantized/native_parts.h"
 
@@ -20,7 +21,7 @@ struct Part {
   std::string path;
   std::unique_ptr<NativeReader> native;
   std::vector<NativeSideFile> side_files;
-  std::string identity;  // what all parts of one checkpoint have in common
+  std::string identity;  // SHA-256 of what all parts of one checkpoint have in common
 };
 
 absl::StatusOr<std::vector<NativeSideFile>> SideFilesIn(const std::string& path) {
@@ -44,7 +45,7 @@ std::string IdentityOf(const NativeReader& native, const std::vector<NativeSideF
   info.file_bytes = 0;
   std::string text = absl::StrCat(SidecarToJson(info, {}).Dump(), "\n", native.config_json().Dump(), "\n");
   for (const NativeSideFile& file : files) absl::StrAppend(&text, file.name, "\n", file.bytes, "\n");
-  return text;
+  return Sha256Hex(text);
 }
 
 absl::StatusOr<Part> OpenPart(const std::string& path, const Progress& progress) {
@@ -53,7 +54,31 @@ absl::StatusOr<Part> OpenPart(const std::string& path, const Progress& progress)
   SF_RETURN_IF_ERROR(VerifyManifest(path, progress));
   SF_ASSIGN_OR_RETURN(part.side_files, SideFilesIn(path));
   part.identity = IdentityOf(*part.native, part.side_files);
+  if (!part.native->part().common) part.side_files = {};  // those of one are enough
   return part;
+}
+
+// All made alike, and each behind those that are here.
+absl::Status CheckMaking(const std::vector<Part>& parts) {
+  const Part& first = parts.front();
+  absl::flat_hash_set<absl::string_view> here;
+  for (const Part& part : parts) here.insert(part.native->part().sha256);
+  for (const Part& part : parts) {
+    const NativePart& p = part.native->part();
+    if (p.made_by != first.native->part().made_by) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Quoted(part.path), ": was made by ", Printable(p.made_by), ", ", Quoted(first.path),
+                       " by ", Printable(first.native->part().made_by), "; write all by one"));
+    }
+    for (const std::string& hash : p.rests_on) {
+      if (here.contains(hash)) continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          Quoted(part.path), ": part ", p.index, " of ", p.count,
+          ", was rounded behind a part that is not among these; write it again, with --after the ",
+          "parts that are"));
+    }
+  }
+  return absl::OkStatus();
 }
 
 // All of one checkpoint, none missing, none twice; in order afterwards.
@@ -84,9 +109,14 @@ absl::Status CheckParts(std::vector<Part>& parts) {
                                                    " are given; write it by quantize --shard ", i, "/",
                                                    count));
   }
+  SF_RETURN_IF_ERROR(CheckMaking(parts));
   absl::flat_hash_set<absl::string_view> there;
   for (const Part& part : parts) {
     for (const std::string& module : part.native->part().modules) {
+      if (part.native->FindLinear(module) == nullptr) {
+        return absl::DataLossError(absl::StrCat(Quoted(part.path), ": lists ", Printable(module),
+                                                ", which is no linear of the model; write the part again"));
+      }
       if (there.insert(module).second) continue;
       return absl::DataLossError(absl::StrCat(Quoted(part.path), ": holds ", Printable(module),
                                               ", which another part holds too; write the parts again"));

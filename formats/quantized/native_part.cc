@@ -5,6 +5,25 @@
 #include "formats/quantized/native_parts.h"
 
 namespace spikefold {
+namespace {
+
+absl::StatusOr<std::vector<std::string>> StringsOf(const Json& object, const char* key,
+                                                   absl::string_view where) {
+  const Json* list = object.Find(key);
+  if (list == nullptr || !list->is_array()) {
+    return absl::DataLossError(absl::StrCat(where, ": \"", kPartKey, "\" has no list \"", key, "\""));
+  }
+  std::vector<std::string> strings;
+  for (const Json& value : list->array()) {
+    if (!value.is_string()) {
+      return absl::DataLossError(absl::StrCat(where, ": \"", key, "\" holds what is no string"));
+    }
+    strings.push_back(value.string_value());
+  }
+  return strings;
+}
+
+}  // namespace
 
 std::vector<SafetensorsWriter::Spec> PartTensorSpecs(const NativeInfo& info,
                                                      const std::vector<SafetensorsWriter::Spec>& plain,
@@ -30,30 +49,32 @@ uint64_t NativeFileBytes(const NativeInfo& info, const std::vector<SafetensorsWr
 Json PartToJson(const NativePart& part) {
   Json modules = Json::MakeArray();
   for (const std::string& module : part.modules) modules.Append(module);
+  Json rests_on = Json::MakeArray();
+  for (const std::string& hash : part.rests_on) rests_on.Append(hash);
   return Json::MakeObject()
       .Set("index", part.index)
       .Set("count", part.count)
       .Set("common", part.common)
+      .Set("made_by", part.made_by)
+      .Set("rests_on", std::move(rests_on))
       .Set("modules", std::move(modules));
 }
 
 absl::StatusOr<NativePart> PartFromJson(const Json& sidecar, absl::string_view where) {
   const Json* j = sidecar.Find(kPartKey);
   if (j == nullptr) return absl::DataLossError(absl::StrCat(where, ": has no \"", kPartKey, "\""));
-  SF_RETURN_IF_ERROR(CheckKeys(*j, {"index", "count", "common", "modules"}, where));
+  SF_RETURN_IF_ERROR(CheckKeys(*j, {"index", "count", "common", "made_by", "rests_on", "modules"}, where));
   NativePart part;
   SF_ASSIGN_OR_RETURN(part.index, j->GetInt("index", where));
   SF_ASSIGN_OR_RETURN(part.count, j->GetInt("count", where));
   SF_ASSIGN_OR_RETURN(part.common, j->GetBool("common", where));
-  const Json* modules = j->Find("modules");
-  if (part.index < 1 || part.index > part.count || modules == nullptr || !modules->is_array()) {
-    return absl::DataLossError(absl::StrCat(where, ": \"", kPartKey, "\" says part ", part.index, " of ",
-                                            part.count, ", or lists no modules"));
+  SF_ASSIGN_OR_RETURN(part.made_by, j->GetString("made_by", where));
+  if (part.index < 1 || part.index > part.count) {
+    return absl::DataLossError(
+        absl::StrCat(where, ": \"", kPartKey, "\" says part ", part.index, " of ", part.count));
   }
-  for (const Json& module : modules->array()) {
-    if (!module.is_string()) return absl::DataLossError(absl::StrCat(where, ": a module is no string"));
-    part.modules.push_back(module.string_value());
-  }
+  SF_ASSIGN_OR_RETURN(part.modules, StringsOf(*j, "modules", where));
+  SF_ASSIGN_OR_RETURN(part.rests_on, StringsOf(*j, "rests_on", where));
   return part;
 }
 

@@ -62,6 +62,7 @@ class Reader : public NativeReader {
     SF_ASSIGN_OR_RETURN(const Json sidecar, ReadJsonIn(path_, kSidecarFile));
     if (part) {
       SF_ASSIGN_OR_RETURN(part_, PartFromJson(sidecar, SidecarName()));
+      SF_ASSIGN_OR_RETURN(part_.sha256, Sha256File(JoinPath(path_, kSidecarFile)));
     }
     SF_RETURN_IF_ERROR(SidecarFromJson(sidecar, SidecarName(), &info_, &hashes_));
     SF_ASSIGN_OR_RETURN(tensors_, SafetensorsModel::Open(path_));

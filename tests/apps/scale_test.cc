@@ -2,6 +2,8 @@
 #include <filesystem>
 #include <thread>
 
+#include "formats/base/hash.h"
+#include "formats/quantized/native_parts.h"
 #include "tests/apps/apps_kit.h"
 
 namespace spikefold::testing {
@@ -39,6 +41,19 @@ struct ScaleWorkplace : Workplace {
   }
   const std::string planted = directory / "planted", scan = directory / "scan";
 };
+
+// The same content in other bytes, with a manifest that says so.
+void RewriteSidecar(const std::string& part) {
+  std::string sidecar = ReadAll(part + "/spikefold.json"), manifest = ReadAll(part + "/manifest.json");
+  const std::string old_hash = Sha256Hex(sidecar), old_bytes = absl::StrCat(sidecar.size(), ",");
+  sidecar += "\n";
+  const size_t entry = manifest.find("\"spikefold.json\"");
+  manifest.replace(manifest.find(old_bytes, entry), old_bytes.size(), absl::StrCat(sidecar.size(), ","));
+  manifest.replace(manifest.find(old_hash, entry), old_hash.size(), Sha256Hex(sidecar));
+  manifest.resize(manifest.rfind(",\n  \"self_sha256\""));
+  WriteBytes(part + "/spikefold.json", sidecar);
+  WriteBytes(part + "/manifest.json", SealManifest(manifest + "\n}\n"));
+}
 
 TEST_CASE("Parts that several processes write at once become the bytes of one run", "[apps][scale]") {
   const ScaleWorkplace w;
@@ -92,6 +107,18 @@ TEST_CASE("GPTQ goes from part to part, to the bytes of one run", "[apps][scale]
   Succeed(w.Shard(recipe, 3, 3, {"--after", w.Part(1), w.Part(2)}));
   Succeed({"merge", w.Part(1), w.Part(2), w.Part(3), "-o", w / "merged"});
   CHECK((AllBytes(w / "merged") == AllBytes(w / "whole")));
+  // An earlier part that was written again is no longer what the later ones rest on.
+  RewriteSidecar(w.Part(1));
+  CheckRefused(
+      {"merge", w.Part(1), w.Part(2), w.Part(3), "-o", w / "again"}, 2,
+      absl::StrCat("spikefold merge: ", w.Part(2),
+                   ": part 2 of 3, was rounded behind a part that is not among these; write it again, "
+                   "with --after the parts that are"));
+  Succeed(w.Shard(recipe, 1, 3, {"--force", "--isa", "plain"}));
+  const Finished plain = RunSpikefold({"merge", w.Part(1), w.Part(2), w.Part(3), "-o", w / "again"});
+  CHECK(plain.exit == 2);
+  CHECK(plain.err.find(" plain; write all by one") != std::string::npos);
+  CHECK(!PathExists(w / "again"));
   const Finished other =
       RunSpikefold(w.Shard({"--scheme", "w3a16"}, 2, 3, {"--after", w.Part(1), "--force"}));
   CHECK(other.exit == 2);
