@@ -14,6 +14,13 @@
 
 namespace spikefold::testing {
 
+using Args = std::vector<std::string>;
+
+inline Args With(Args args, const Args& more) {
+  args.insert(args.end(), more.begin(), more.end());
+  return args;
+}
+
 // A temporary directory with the tiny model in "model" and text in "text.txt".
 struct Workplace {
   Workplace() {
@@ -27,7 +34,7 @@ struct Workplace {
 };
 
 // Runs, and requires that it succeeds.
-inline std::string Succeed(const std::vector<std::string>& arguments, const ProcessOptions& options = {}) {
+inline std::string Succeed(const Args& arguments, const ProcessOptions& options = {}) {
   const Finished run = RunSpikefold(arguments, options);
   INFO(run.err);
   REQUIRE(run.exit == 0);
@@ -35,7 +42,7 @@ inline std::string Succeed(const std::vector<std::string>& arguments, const Proc
 }
 
 // The one document on stdout.
-inline Json SucceedJson(std::vector<std::string> arguments) {
+inline Json SucceedJson(Args arguments) {
   arguments.push_back("--json");
   const std::string out = Succeed(arguments);
   const auto json = ParseJson(out, "stdout");
@@ -46,7 +53,7 @@ inline Json SucceedJson(std::vector<std::string> arguments) {
 }
 
 // Fails with this exit code and exactly this line on stderr, and says nothing on stdout.
-inline void CheckRefused(const std::vector<std::string>& arguments, int exit, const std::string& line) {
+inline void CheckRefused(const Args& arguments, int exit, const std::string& line) {
   const Finished run = RunSpikefold(arguments);
   CHECK(run.exit == exit);
   CHECK(run.err == line + "\n");
@@ -64,6 +71,17 @@ inline std::string ReadAll(const std::string& path) {
   return *bytes;
 }
 
+// Every file of a directory but the manifest, which holds the command.
+inline std::string AllBytes(const std::string& directory) {
+  const auto names = ListDirectory(directory);
+  REQUIRE(names.ok());
+  std::string all;
+  for (const std::string& name : *names) {
+    if (name != "manifest.json") absl::StrAppend(&all, name, "\n", ReadAll(JoinPath(directory, name)));
+  }
+  return all;
+}
+
 // What happens at the run's `call`-th call that changes the file system: SPIKEFOLD_KILL_AT, SPIKEFOLD_FULL_AT
 // (tests/apps/disk_fault.cc).
 inline ProcessOptions DiskFault(const std::string& what, int64_t call) {
@@ -71,7 +89,7 @@ inline ProcessOptions DiskFault(const std::string& what, int64_t call) {
                           absl::StrCat(what, "=", call)}};
 }
 // The number of such calls of a whole run, which succeeds.
-inline int64_t CountDiskCalls(const std::vector<std::string>& arguments) {
+inline int64_t CountDiskCalls(const Args& arguments) {
   const TempDirectory elsewhere;
   ProcessOptions options = DiskFault("SPIKEFOLD_KILL_AT", 0);
   options.environment.push_back(absl::StrCat("SPIKEFOLD_COUNT=", elsewhere / "count"));

@@ -8,8 +8,6 @@
 namespace spikefold::testing {
 namespace {
 
-using Args = std::vector<std::string>;
-
 const std::vector<std::string> kCommands = {
     "inspect", "scan",   "ablate",   "compare", "folds",   "plan",       "quantize",
     "refine",  "eval",   "sweep",    "export",  "gate",    "diff",       "report",

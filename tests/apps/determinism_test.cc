@@ -4,8 +4,6 @@
 namespace spikefold::testing {
 namespace {
 
-using Args = std::vector<std::string>;
-
 // Ways to run that must not matter. Where the CPU has no AVX-512, only the number of threads differs.
 std::vector<Args> Ways() {
   std::vector<Args> ways = {{"--threads", "1"}, {"--threads", "2"}, {"--threads", "3"}};
@@ -18,10 +16,6 @@ std::vector<Args> Ways() {
     WARN("no AVX-512 here: only threads are compared");
   }
   return ways;
-}
-Args With(Args args, const Args& more) {
-  args.insert(args.end(), more.begin(), more.end());
-  return args;
 }
 
 TEST_CASE("A checkpoint's bytes do not depend on threads or vector instructions", "[apps][determinism]") {

@@ -9,24 +9,6 @@
 namespace spikefold::testing {
 namespace {
 
-using Args = std::vector<std::string>;
-
-Args With(Args args, const Args& more) {
-  args.insert(args.end(), more.begin(), more.end());
-  return args;
-}
-
-// Every file of a directory but the manifest, which holds the command.
-std::string AllBytes(const std::string& directory) {
-  const auto names = ListDirectory(directory);
-  REQUIRE(names.ok());
-  std::string all;
-  for (const std::string& name : *names) {
-    if (name != "manifest.json") absl::StrAppend(&all, name, "\n", ReadAll(JoinPath(directory, name)));
-  }
-  return all;
-}
-
 struct ScaleWorkplace : Workplace {
   ScaleWorkplace() {
     WritePlantedModel(planted);
