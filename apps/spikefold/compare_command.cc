@@ -20,7 +20,7 @@ using Scans = std::vector<ComparedScan>;
 // A table with a column a scan; a row that no scan has anything for is left out.
 class Columns {
  public:
-  explicit Columns(const Scans& scans) : scans_(scans), table_("l" + std::string(scans.size(), 'l')) {}
+  explicit Columns(const Scans& scans) : scans_(scans), table_(std::string(scans.size() + 1, 'l')) {}
   void Row(const std::string& name, const std::function<std::string(const ComparedScan&)>& text_of) {
     std::vector<std::string> cells = {name};
     for (const ComparedScan& scan : scans_) cells.push_back(text_of(scan));
