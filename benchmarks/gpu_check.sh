@@ -20,6 +20,9 @@ options_of() {
     w8a8-static) echo "--scheme w8a8-static" ;;
     w8a8-static-shift) echo "--scheme w8a8-static --shift mean" ;;
     w4a16) echo "--scheme w4a16" ;;
+    w3a16 | w4a4 | w4a4-group) echo "--scheme $1" ;;
+    w8a8-static-kv8) echo "--scheme w8a8-static --kv 8" ;;
+    w4a4-kv4) echo "--scheme w4a4 --kv 4" ;;
     w4a16-grid) echo "--scheme w4a16 --codes grid" ;;
     w4a8) echo "--scheme w4a8" ;;
     w4a8-static) echo "--scheme w4a8-static" ;;
@@ -27,7 +30,7 @@ options_of() {
     *) echo "gpu_check: unknown quantization $1" >&2; exit 2 ;;
   esac
 }
-all=w8a8,w8a8-keep,w8a8-static,w8a8-static-shift,w4a16,w4a16-grid,w4a8,w4a8-static,w4a8-static-shift
+all=w8a8,w8a8-keep,w8a8-static,w8a8-static-shift,w8a8-static-kv8,w4a16,w4a16-grid,w3a16,w4a8,w4a8-static,w4a8-static-shift,w4a4,w4a4-group,w4a4-kv4
 
 pack() {  # BUILD_DIR OUT.tgz
   local dir
