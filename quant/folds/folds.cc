@@ -34,6 +34,23 @@ constexpr FoldEntry kFolds[] = {
     {[](const FoldOptions& o, const ModelGraph&) { return !o.shifts.empty(); }, ShiftChannels},
 };
 
+// Learned rotations are for exactly the folds that take them: one that is there and not asked for, or the
+// reverse, is another model than the one that was learnt on.
+absl::Status CheckLearned(const FoldOptions& options, const CheckpointReader& base) {
+  const LearnedRotations& learned = *options.learned;
+  SF_RETURN_IF_ERROR(CheckLearnedRotations(learned, base));
+  std::string why;
+  const bool r1 = options.rotate_residual && ResidualMayRotate(base.graph(), &why);
+  const bool r2 = options.rotate_values && ValuesMayRotate(base.graph(), &why);
+  const auto words = [](bool one, bool two) { return one ? two ? "R1 and R2" : "R1" : two ? "R2" : "none"; };
+  const bool has_r1 = learned.residual != nullptr, has_r2 = !learned.values.empty();
+  if (r1 == has_r1 && r2 == has_r2) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("the learned rotations are ", words(has_r1, has_r2),
+                                                 "; what is asked for and legal here is ", words(r1, r2),
+                                                 "; rotate as they were learnt, or learn others",
+                                                 why.empty() ? "" : absl::StrCat(" (", why, ")")));
+}
+
 absl::StatusOr<FoldedModel> MakeFolds(const CheckpointReader& base, const FoldOptions& options) {
   if (base.kind() == CheckpointKind::kNative) {
     return absl::InvalidArgumentError(absl::StrCat(
@@ -45,6 +62,7 @@ absl::StatusOr<FoldedModel> MakeFolds(const CheckpointReader& base, const FoldOp
     return absl::InvalidArgumentError(absl::StrCat(base.path(), ": is ", shifted ? "shifted" : "rotated",
                                                    " already; fold the model itself, once"));
   }
+  if (options.learned != nullptr) SF_RETURN_IF_ERROR(CheckLearned(options, base));
   FoldBuilder builder(base);
   for (const FoldEntry& fold : kFolds) {
     if (fold.wanted(options, base.graph())) SF_RETURN_IF_ERROR(fold.apply(options, builder));
