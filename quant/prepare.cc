@@ -102,8 +102,9 @@ class Preparer {
     if (wanted == given) {
       options.learned = in_.rotations;
       if (!wanted.empty()) {
+        const bool r1 = in_.rotations->residual != nullptr, r2 = !in_.rotations->values.empty();
         absl::StrAppend(&treatments_.reason, "; learned rotations (", wanted.substr(0, 12), "...) turn ",
-                        "the residual stream and the values");
+                        r1 ? "the residual stream" : "", r1 && r2 ? " and " : "", r2 ? "the values" : "");
       }
       return absl::OkStatus();
     }

@@ -66,6 +66,10 @@ absl::Status RunLearnRotations(const LearnRotationsCommandOptions& options, Cont
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(const Recipe recipe, BuildRecipe(options.recipe, context.seed));
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader->graph()));
+  if (!recipe.rotations_sha256.empty()) {
+    return absl::InvalidArgumentError(
+        "learn-rotations: the recipe has learned rotations already; learning starts at Hadamard matrices");
+  }
   SF_ASSIGN_OR_RETURN(const auto tokenizer, reader->LoadTokenizer());
   SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*tokenizer, options.text.texts));
   std::optional<LoadedScan> scan;

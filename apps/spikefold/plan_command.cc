@@ -38,7 +38,9 @@ absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.seed));
   SF_ASSIGN_OR_RETURN(const auto rotations, ReadRotations(options.rotate_from));
-  if (rotations != nullptr) recipe.rotations_sha256 = rotations->sha256;
+  if (rotations != nullptr && recipe.rotations_sha256.empty()) {
+    recipe.rotations_sha256 = rotations->sha256;
+  }
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader->graph()));
   std::optional<LoadedScan> scan;
   if (!options.scan.empty()) {

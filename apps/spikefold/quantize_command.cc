@@ -126,7 +126,9 @@ absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Gi
 absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, const Given& given,
                                      const CheckpointReader& reader, Context& context) {
   SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.seed));
-  if (given.rotations != nullptr) recipe.rotations_sha256 = given.rotations->sha256;
+  if (given.rotations != nullptr && recipe.rotations_sha256.empty()) {
+    recipe.rotations_sha256 = given.rotations->sha256;
+  }
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader.graph()));
   Decided decided;
   if (!options.scan.empty()) {

@@ -85,7 +85,7 @@ std::vector<QkScales> SomeQkScales(const ModelConfig& config) {
 
 // Products of two random Hadamard rotations: dense and orthogonal, and no Hadamard matrices.
 absl::StatusOr<std::shared_ptr<const LearnedRotations>> SomeRotations(const CheckpointReader& reader,
-                                                                      uint64_t seed) {
+                                                                      uint64_t seed, ThreadPool* pool) {
   const ModelGraph& graph = reader.graph();
   std::string why;
   const bool r1 = ResidualMayRotate(graph, &why), r2 = ValuesMayRotate(graph, &why);
@@ -93,10 +93,11 @@ absl::StatusOr<std::shared_ptr<const LearnedRotations>> SomeRotations(const Chec
   SF_ASSIGN_OR_RETURN(some->model_fingerprint, reader.Fingerprint());
   if (r1) {
     const DenseMatrix other = DrawnRotations(graph, true, false, seed + 1).residual;
-    some->residual = Turned(some->residual, *other, some->hidden);
+    some->residual = Multiplied(some->residual, other, some->hidden, pool);
   }
   for (DenseMatrix& value : some->values) {
-    value = Turned(value, *DrawnRotations(graph, false, true, ++seed).values.front(), some->head_dim);
+    value =
+        Multiplied(value, DrawnRotations(graph, false, true, ++seed).values.front(), some->head_dim, pool);
   }
   SealRotations(*some);
   return some;
@@ -213,7 +214,7 @@ class Prover {
   absl::Status ProveLearned() {
     std::shared_ptr<const LearnedRotations> learned = options_.learned;
     if (learned == nullptr) {
-      SF_ASSIGN_OR_RETURN(learned, SomeRotations(reader_, options_.seed));
+      SF_ASSIGN_OR_RETURN(learned, SomeRotations(reader_, options_.seed, options_.pool));
     }
     const bool given = options_.learned != nullptr;  // alone they may be one of the two
     return Prove("R1+R2 learned", {.rotate_residual = !given || learned->residual != nullptr,

@@ -77,7 +77,7 @@ struct FoldOptions {
   uint64_t seed = 1;  // of the rotations' signs
   bool any() const {
     return norm_gain || rotate_residual || rotate_values || rotate_down || rotate_qk || !smooth.empty() ||
-           !shifts.empty() || rescale != 1 || !qk_scales.empty();
+           !shifts.empty() || rescale != 1 || !qk_scales.empty() || learned != nullptr;
   }
 };
 

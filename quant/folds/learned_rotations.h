@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "formats/base/json.h"
+#include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
 
 namespace spikefold {
@@ -39,8 +40,9 @@ struct LearnedRotations {
 LearnedRotations DrawnRotations(const ModelGraph& graph, bool r1, bool r2, uint64_t seed);
 // M <- M * q, brought back to the nearest orthogonal matrix. `q` is nearly orthogonal.
 DenseMatrix Turned(const DenseMatrix& m, const std::vector<double>& q, int64_t order);
+DenseMatrix Multiplied(const DenseMatrix& a, const DenseMatrix& b, int64_t order, ThreadPool* pool);
 // The largest entry of |M M^T - 1|; infinite where M is not finite.
-double OrthogonalityError(const std::vector<double>& m, int64_t order);
+double OrthogonalityError(const std::vector<double>& m, int64_t order, ThreadPool* pool = nullptr);
 struct NamedRotation {
   std::string name;  // "R1", "layers.3.R2"
   DenseMatrix matrix;
@@ -52,7 +54,8 @@ std::string RotationTensorName(int64_t layer);  // of R2
 void SealRotations(LearnedRotations& rotations);
 
 // That they are this model's, of its sizes and orthogonal. InvalidArgument, naming the rotation.
-absl::Status CheckLearnedRotations(const LearnedRotations& rotations, const CheckpointReader& base);
+absl::Status CheckLearnedRotations(const LearnedRotations& rotations, const CheckpointReader& base,
+                                   ThreadPool* pool);
 
 absl::Status SaveRotations(const LearnedRotations& rotations, const std::string& path);
 // DataLoss: not such a file, or damaged. Unimplemented: another format version.

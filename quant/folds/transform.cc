@@ -87,16 +87,21 @@ SF_VECTOR_INLINE void ProductTile(const Product& p, int64_t m, int64_t n) {
   for (int64_t r = 0; r < kRows; ++r) std::copy_n(sum[r], kWidth, p.y + (m + r) * p.ldy + n);
 }
 
+// The wider side is read once: of a wide b a panel of columns stays in the second-level cache for all rows.
 SF_VECTOR_CLONES void Products(const Product& p, int64_t count, int64_t width) {
   constexpr int64_t kRows = 4, kWidth = 16;
-  for (int64_t m = 0; m < count; m += kRows) {
-    int64_t n = 0;
-    if (m + kRows <= count) {
-      for (; n + kWidth <= width; n += kWidth) ProductTile<kRows, kWidth>(p, m, n);
+  const int64_t whole_rows = count - count % kRows, whole_width = width - width % kWidth;
+  if (width > count) {
+    for (int64_t n = 0; n < whole_width; n += kWidth) {
+      for (int64_t m = 0; m < whole_rows; m += kRows) ProductTile<kRows, kWidth>(p, m, n);
     }
-    for (int64_t r = m; r < std::min(m + kRows, count); ++r) {
-      for (int64_t i = n; i < width; ++i) ProductTile<1, 1>(p, r, i);
+  } else {
+    for (int64_t m = 0; m < whole_rows; m += kRows) {
+      for (int64_t n = 0; n < whole_width; n += kWidth) ProductTile<kRows, kWidth>(p, m, n);
     }
+  }
+  for (int64_t m = 0; m < count; ++m) {
+    for (int64_t n = m < whole_rows ? whole_width : 0; n < width; ++n) ProductTile<1, 1>(p, m, n);
   }
 }
 
@@ -106,7 +111,7 @@ void ForRange(ThreadPool* pool, int64_t count, int64_t grain,
   pool->ParallelFor(count, grain, body);
 }
 
-constexpr int64_t kRowsAtOnce = 16;
+constexpr int64_t kRowsAtOnce = 64;  // that share a reading of a dense matrix
 
 void RightOnly(const Rewrite& r, ThreadPool* pool, int64_t n, int64_t k, float* w) {
   ForRange(pool, n, kRowsAtOnce, [&](int64_t begin, int64_t end) {

@@ -48,7 +48,7 @@ class RotationLearner {
     SF_ASSIGN_OR_RETURN(out.rotations.model_fingerprint, base_.Fingerprint());
     if (out.best_step > 0) SF_RETURN_IF_ERROR(Turn(out.rotations));
     SealRotations(out.rotations);
-    SF_RETURN_IF_ERROR(CheckLearnedRotations(out.rotations, base_));
+    SF_RETURN_IF_ERROR(CheckLearnedRotations(out.rotations, base_, nullptr));
     return out;
   }
 
@@ -71,13 +71,18 @@ class RotationLearner {
     bool rounds = false;
     for (const Site& site : graph.sites) {
       TorchForms::Site& form = forms_.sites.emplace_back();
-      const TensorDecision* const d = plan_.Find(graph.nodes[static_cast<size_t>(site.linears[0])].module);
-      if (d == nullptr) continue;  // a head that shares the embedding's table
-      if (!d->kept.empty() || !d->supers.empty() || d->spike_threshold > 0) {
-        return Refused(absl::StrCat(
-            d->module,
-            ": kept columns, super weights and spike rows belong to one basis; learn without them"));
+      const TensorDecision* d = nullptr;  // that rounds the input: a linear in 16 bit reads it as it is
+      for (const int node : site.linears) {
+        const TensorDecision* const one = plan_.Find(graph.nodes[static_cast<size_t>(node)].module);
+        if (one == nullptr) continue;  // a head that shares the embedding's table
+        if (!one->kept.empty() || !one->supers.empty() || one->spike_threshold > 0) {
+          return Refused(absl::StrCat(
+              one->module,
+              ": kept columns, super weights and spike rows belong to one basis; learn without them"));
+        }
+        if (d == nullptr || SpecOf(*d).act.is_float()) d = one;
       }
+      if (d == nullptr) continue;
       form.act = SpecOf(*d).act;
       form.input_scale = d->activation_scale;
       form.input_zero = d->activation_zero;
@@ -127,9 +132,6 @@ absl::StatusOr<RotationsLearnt> LearnRotations(const CheckpointReader& base, con
                                                const CalibStats* stats, const LearningOptions& options) {
   if (prepared.folded == nullptr) {
     return Refused("neither R1 nor R2 is asked for and legal; there is nothing to learn");
-  }
-  if (!prepared.plan.recipe.rotations_sha256.empty()) {
-    return Refused("the recipe has learned rotations already; learning starts at Hadamard matrices");
   }
   return RotationLearner(base, prepared, stats, options).Run();
 }

@@ -79,6 +79,19 @@ TEST_CASE("Rotations that are damaged, of another model or none of ours are refu
                2,
                "spikefold quantize: the learned rotations are R1 and R2; what is asked for and legal here is "
                "R2; rotate as they were learnt, or learn others");
+  // Nothing that is given is silently left out.
+  CheckRefused({"quantize", w.model, "--scheme", "w8a8", "--outliers", "none", "--rotate", "none",
+                "--rotate-from", file, "-o", w / "out"},
+               2,
+               "spikefold quantize: the learned rotations are R1 and R2; what is asked for and legal here is "
+               "none; rotate as they were learnt, or learn others");
+  const std::string recipe = w / "recipe.json", wanted(64, 'a');
+  WriteBytes(recipe, R"({"scheme":"w8a8","outliers":"none","rotate":"offline","rotations_sha256":")" +
+                         wanted + "\"}");
+  CheckRefused(
+      {"quantize", w.model, "--recipe", recipe, "--rotate-from", file, "-o", w / "out"}, 2,
+      "spikefold quantize: rotations: the recipe asks for learned ones (aaaaaaaaaaaa...); given are " +
+          sha256.substr(0, 12) + "...; give what it was made with by --rotate-from");
   CHECK(!PathExists(w / "out"));
 }
 

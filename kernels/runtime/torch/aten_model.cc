@@ -123,6 +123,7 @@ void Model::SetGain(int node, const float* gain, int64_t size) {
 }
 
 void Model::SetPrefix(int layer, int64_t positions, const float* k, const float* v) {
+  TORCH_CHECK(layer >= 0 && layer < graph_.num_layers, "prefix: layer ", layer, " of ", graph_.num_layers);
   prefix_.resize(static_cast<size_t>(graph_.num_layers));
   const std::vector<int64_t> shape = {graph_.num_kv_heads, positions, graph_.head_dim};
   prefix_[static_cast<size_t>(layer)] = {FromFloats(k, shape), FromFloats(v, shape)};

@@ -184,8 +184,10 @@ class Loader {
   absl::Status LoadPrefix(const KvPrefix& prefix) {
     const ModelConfig& c = graph_.config;
     const size_t values = static_cast<size_t>(c.num_kv_heads * prefix.size() * c.head_dim);
-    for (size_t l = 0; l < prefix.k.size(); ++l) {
-      if (prefix.k[l].size() != values || prefix.v[l].size() != values) {
+    const size_t layers = static_cast<size_t>(c.num_layers);
+    const bool all = prefix.k.size() == layers && prefix.v.size() == layers;
+    for (size_t l = 0; l < layers; ++l) {
+      if (!all || prefix.k[l].size() != values || prefix.v[l].size() != values) {
         return absl::DataLossError("the prefix's keys and values do not fit the model; scan again");
       }
       std::vector<float> k, v;
