@@ -44,6 +44,7 @@ class Preparer {
     SF_RETURN_IF_ERROR(CheckScan());
     SF_ASSIGN_OR_RETURN(treatments_, ChooseTreatments(recipe_, *scheme, in_.map, in_.stats));
     FoldOptions options = Options(treatments_, recipe_.seed);
+    SF_RETURN_IF_ERROR(TakeRotations(options));
     if (treatments_.smooth > 0 || treatments_.smooth_search) {
       SF_ASSIGN_OR_RETURN(options.smooth, SmoothScalesOf(options, *scheme));
     }
@@ -93,6 +94,26 @@ class Preparer {
     if (in_.stats->model_fingerprint == fingerprint) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("the scan is of model ", in_.stats->model_fingerprint,
                                                    ", this is model ", fingerprint, "; scan this model"));
+  }
+
+  absl::Status TakeRotations(FoldOptions& options) {
+    const std::string &wanted = recipe_.rotations_sha256,
+                      given = in_.rotations == nullptr ? "" : in_.rotations->sha256;
+    if (wanted == given) {
+      options.learned = in_.rotations;
+      if (!wanted.empty()) {
+        const bool r1 = in_.rotations->residual != nullptr, r2 = !in_.rotations->values.empty();
+        absl::StrAppend(&treatments_.reason, "; learned rotations (", wanted.substr(0, 12), "...) turn ",
+                        r1 ? "the residual stream" : "", r1 && r2 ? " and " : "", r2 ? "the values" : "");
+      }
+      return absl::OkStatus();
+    }
+    const auto words = [](const std::string& sha256) {
+      return sha256.empty() ? "none" : absl::StrCat(Printable(sha256.substr(0, 12)), "...");
+    };
+    return absl::InvalidArgumentError(absl::StrCat("rotations: the recipe asks for learned ones (",
+                                                   words(wanted), "); given are ", words(given),
+                                                   "; give what it was made with by --rotate-from"));
   }
 
   const char* ArmName() const { return treatments_.fold ? "prefix" : "plain"; }

@@ -24,6 +24,7 @@ struct PrepareInput {
   const OutlierMap* map = nullptr;           // null: no scan was made
   const CalibStats* stats = nullptr;         // of `reader`; null: no scan was made
   std::string scan_sha256;
+  std::shared_ptr<const LearnedRotations> rotations;  // those whose hash the recipe names; null: none
   ThreadPool* pool = nullptr;
   // What is measured here is kept and found again: statistics on all of the scan's windows as
   // folded-<hash>.spike, costs of rounding as costs-<hash>.json. Empty: nowhere.

@@ -105,6 +105,7 @@ const char* TargetName(Target target);
 struct Recipe {
   std::string scheme;  // a row of Schemes()
   RotationChoice rotate;
+  std::string rotations_sha256;  // of learned R1 and R2 (quant/folds/learned_rotations.h); empty: Hadamard
   Rounding rounding = Rounding::kAuto;
   double smooth = 0;           // > 0: channel scales with this alpha on all four sites (2211.10438); 0: none
   bool smooth_search = false;  // channel scales chosen site by site instead (quant/folds/smooth_search.h)

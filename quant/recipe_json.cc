@@ -130,6 +130,7 @@ Field If(bool (*is_written)(const Recipe&), Field field) {
 const std::vector<Field>& Fields() {
   using R = Recipe;
   const auto elsewhere = [](const R& r) { return r.target != Target::kNative; };
+  const auto learned = [](const R& r) { return !r.rotations_sha256.empty(); };
   const auto searched = [](const R& r) { return r.smooth_search; };
   const auto paired = [](const R& r) { return r.qk_smooth != 0; };
   const auto rescaled = [](const R& r) { return r.rescale_auto || r.rescale != 1; };
@@ -139,6 +140,10 @@ const std::vector<Field>& Fields() {
           "scheme", &R::scheme, [](const std::string& w) { return absl::StatusOr<std::string>(w); },
           [](const std::string& w) { return w; }),
       Word("rotate", &R::rotate, ParseRotations, RotationWords),
+      If(learned, Word(
+                      "rotations_sha256", &R::rotations_sha256,
+                      [](const std::string& w) { return absl::StatusOr<std::string>(w); },
+                      [](const std::string& w) { return w; })),
       Number("smooth", &R::smooth),
       If(searched, Flag("smooth_search", &R::smooth_search)),
       Word("shift", &R::shift, ParseShift, ShiftName),

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "apps/spikefold/recipe_options.h"
 #include "apps/spikefold/text.h"
 #include "apps/spikefold/text_table.h"
 #include "calib/dataset.h"
@@ -89,10 +90,10 @@ absl::Status RunFolds(const FoldsCommandOptions& options, Context& context) {
     SF_ASSIGN_OR_RETURN(text, TokenizeFiles(*opened.tokenizer, options.texts));
   }
   SF_ASSIGN_OR_RETURN(const auto windows, CutWindows(text, options.windows, options.length));
-  SF_ASSIGN_OR_RETURN(
-      const std::vector<FoldProof> proofs,
-      ProveFolds(*opened.reader, windows,
-                 {.pool = &context.pool(), .seed = context.seed, .progress = console.progress()}));
+  FoldProofOptions how{.pool = &context.pool(), .seed = context.seed};
+  how.progress = console.progress();
+  SF_ASSIGN_OR_RETURN(how.learned, ReadRotations(options.rotate_from));
+  SF_ASSIGN_OR_RETURN(const std::vector<FoldProof> proofs, ProveFolds(*opened.reader, windows, how));
   console.EndProgress();
   if (console.json()) {
     SF_RETURN_IF_ERROR(console.PrintJson(Document(proofs, opened, text, options, context)));

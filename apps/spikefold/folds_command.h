@@ -13,6 +13,7 @@ namespace spikefold {
 struct FoldsCommandOptions {
   std::string model;
   std::vector<std::string> texts;  // empty: the model writes its own
+  std::string rotate_from;         // what learn-rotations wrote; empty: random orthogonal matrices
   int64_t windows = 4, length = 128;
 };
 // FailedPrecondition, after the table: a fold is not exact.

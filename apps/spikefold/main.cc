@@ -23,6 +23,7 @@
 #include "apps/spikefold/help.h"
 #include "apps/spikefold/inspect_command.h"
 #include "apps/spikefold/interrupt.h"
+#include "apps/spikefold/learn_rotations_command.h"
 #include "apps/spikefold/machine.h"
 #include "apps/spikefold/man_page.h"
 #include "apps/spikefold/option_groups.h"
@@ -74,6 +75,7 @@ class CommandLine {
     AddFolds();
     AddPlan();
     AddQuantize();
+    AddLearnRotations();
     AddRefine();
     AddEval();
     AddSweep();
@@ -164,6 +166,17 @@ class CommandLine {
         ->capture_default_str();
   }
 
+  static void AddRotateFrom(CLI::App* command, std::string& path) {
+    command->add_option("--rotate-from", path, "What learn-rotations wrote, in place of Hadamard matrices")
+        ->type_name("FILE");
+  }
+  static void AddLearningText(CLI::App* command, LearningText& text) {
+    command->add_option("--text", text.texts, "UTF-8 text to learn from")->required()->type_name("FILE...");
+    AddCount(command, "--windows", text.windows, "Steps, each on a window of its own", 1, 1 << 20);
+    AddCount(command, "--length", text.length, "Tokens of a window", 8, 1 << 14);
+    AddBackend(command, text.backend);
+  }
+
   void AddInspect();
   void AddScan();
   void AddAblate();
@@ -171,6 +184,7 @@ class CommandLine {
   void AddFolds();
   void AddPlan();
   void AddQuantize();
+  void AddLearnRotations();
   void AddRefine();
   void AddEval();
   void AddSweep();
@@ -250,6 +264,7 @@ void CommandLine::AddFolds() {
       ->type_name("FILE");
   AddCount(c, "--windows", o->windows, "Windows of text", 1);
   AddCount(c, "--length", o->length, "Tokens of a window", 2);
+  AddRotateFrom(c, o->rotate_from);
 }
 
 void CommandLine::AddPlan() {
@@ -262,6 +277,7 @@ void CommandLine::AddPlan() {
   c->add_option("--scan", o->scan, "What scan wrote")->type_name("DIR");
   c->add_option("-o,--output", o->output, "Write the plan here, one tensor a line")->type_name("FILE");
   c->add_flag("--dry-run", o->dry_run, "Say what quantizing by this plan would write and take");
+  AddRotateFrom(c, o->rotate_from);
   AddRecipe(c, o->recipe);
 }
 
@@ -286,8 +302,27 @@ void CommandLine::AddQuantize() {
       ->type_name("I/N");
   c->add_option("--after", o->after, "With --shard and GPTQ: the parts of all shards before it")
       ->type_name("DIR...");
+  AddRotateFrom(c, o->rotate_from);
   AddRecipe(c, o->recipe);
   AddScanText(c, o->text);
+}
+
+void CommandLine::AddLearnRotations() {
+  LearnRotationsCommandOptions* o = nullptr;
+  CLI::App* c =
+      Add("learn-rotations", "Learns R1 and R2 in place of Hadamard matrices, for quantize",
+          "spikefold learn-rotations MODEL --scan scan --scheme w4a4 --text train.txt -o rotations.spike\n"
+          "spikefold quantize MODEL --scan scan --scheme w4a4 --rotate-from rotations.spike -o model-q",
+          RunLearnRotations, &o);
+  AddModel(c, o->model, kFloatModel);
+  c->add_option("--scan", o->scan, "What scan wrote")->type_name("DIR");
+  c->add_option("-o,--output", o->output, "The rotations")->required()->type_name("FILE");
+  AddLearningText(c, o->text);
+  c->add_option("--rate", o->rate, "The angle in radians that a step turns an axis by, where gradients agree")
+      ->check(Number(1e-9, 1))
+      ->type_name("X")
+      ->capture_default_str();
+  AddRecipe(c, o->recipe);
 }
 
 void CommandLine::AddRefine() {
@@ -297,15 +332,12 @@ void CommandLine::AddRefine() {
           "spikefold refine model-w3 --reference MODEL --text train.txt -o model-w3-refined", RunRefine, &o);
   AddModel(c, o->model, "A directory that quantize wrote");
   c->add_option("--reference", o->reference, "The float model it came from")->required()->type_name("MODEL");
-  c->add_option("--text", o->texts, "UTF-8 text to learn from")->required()->type_name("FILE...");
   c->add_option("-o,--output", o->output, "The refined model's directory")->required()->type_name("DIR");
-  AddCount(c, "--windows", o->windows, "Steps, each on a window of its own", 1, 1 << 20);
-  AddCount(c, "--length", o->length, "Tokens of a window", 8, 1 << 14);
+  AddLearningText(c, o->text);
   c->add_option("--rate", o->rate, "Largest relative change of a step, nearly")
       ->check(Number(1e-9, 1))
       ->type_name("X")
       ->capture_default_str();
-  AddBackend(c, o->backend);
   c->add_flag("--force", o->force, "Replace a model that is there");
 }
 

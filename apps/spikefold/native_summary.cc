@@ -39,7 +39,12 @@ std::string FoldsText(const NativeInfo& info) {
     const std::string name = text(fold, "name");
     const bool online = std::any_of(info.rotations.begin(), info.rotations.end(),
                                     [&](const Rotation& r) { return IsOnline(r.place) && r.name == name; });
-    parts.push_back(absl::StrCat(name.empty() ? text(fold, "kind") : name, online ? " (while it runs)" : ""));
+    const bool learned = text(fold, "kind") == "learned rotation";
+    parts.push_back(absl::StrCat(name.empty() ? text(fold, "kind") : name,
+                                 online ? " (while it runs)"
+                                 : learned
+                                     ? absl::StrCat(" (learned, ", text(fold, "sha256").substr(0, 12), "...)")
+                                     : ""));
   }
   return absl::StrJoin(parts, ", ");
 }

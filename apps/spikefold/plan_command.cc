@@ -31,19 +31,24 @@ absl::Status PrintForecast(const Prepared& prepared, const CheckpointReader& rea
 
 absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
   if (!options.output.empty()) {
-    SF_RETURN_IF_ERROR(CheckOutputFile(options.output, {options.model, options.recipe.file}));
+    SF_RETURN_IF_ERROR(
+        CheckOutputFile(options.output, {options.model, options.recipe.file, options.rotate_from}));
   }
   if (options.dry_run) ReturnLargeBuffers();  // as quantize does
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
-  SF_ASSIGN_OR_RETURN(const Recipe recipe, BuildRecipe(options.recipe, context.seed));
+  SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.seed));
+  SF_ASSIGN_OR_RETURN(const auto rotations, ReadRotations(options.rotate_from));
+  if (rotations != nullptr && recipe.rotations_sha256.empty()) {
+    recipe.rotations_sha256 = rotations->sha256;
+  }
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader->graph()));
   std::optional<LoadedScan> scan;
   if (!options.scan.empty()) {
     SF_ASSIGN_OR_RETURN(scan, LoadScan(options.scan, reader->graph()));
   }
-  SF_ASSIGN_OR_RETURN(
-      const Prepared prepared,
-      Prepare(recipe, MakePrepareInput(*reader, scan ? &*scan : nullptr, options.scan, context)));
+  PrepareInput input = MakePrepareInput(*reader, scan ? &*scan : nullptr, options.scan, context);
+  input.rotations = rotations;
+  SF_ASSIGN_OR_RETURN(const Prepared prepared, Prepare(recipe, input));
   context.console.EndProgress();
   const Plan& plan = prepared.plan;
   const std::string json = PlanToJson(plan);

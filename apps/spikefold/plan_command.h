@@ -11,6 +11,7 @@ namespace spikefold {
 
 struct PlanCommandOptions {
   std::string model, output, scan;
+  std::string rotate_from;  // what learn-rotations wrote
   RecipeOptions recipe;
   bool dry_run = false;
 };

@@ -71,10 +71,18 @@ absl::Status CheckScanHere(const Limits& limits, const CheckpointReader& reader)
       " are allowed by --max-memory; scan it on a larger machine and give the scan with --scan"));
 }
 
-PrepareInput InputFor(const QuantizeCommandOptions& options, const Limits& limits, const LoadedScan* scan,
+using Rotations = std::shared_ptr<const LearnedRotations>;
+
+struct Given {
+  Limits limits;
+  Rotations rotations;  // null: none
+};
+
+PrepareInput InputFor(const QuantizeCommandOptions& options, const Given& given, const LoadedScan* scan,
                       const CheckpointReader& reader, Context& context) {
   PrepareInput input = MakePrepareInput(reader, scan, options.scan, context);
-  input.max_model_bytes = limits.max_memory;
+  input.max_model_bytes = given.limits.max_memory;
+  input.rotations = given.rotations;
   return input;
 }
 
@@ -84,7 +92,7 @@ struct Decided {
 };
 
 // From a plan file, whose scan must be the one it was made from.
-absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Limits& limits,
+absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Given& given,
                                  const CheckpointReader& reader, Context& context) {
   if (options.recipe.any()) {
     return absl::InvalidArgumentError(
@@ -97,27 +105,30 @@ absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Li
     SF_ASSIGN_OR_RETURN(decided.scan, LoadScan(options.scan, reader.graph()));
   }
   const std::string wanted = plan.scan_sha256;
-  const std::string given = decided.scan ? decided.scan->sha256 : "";
-  if (wanted == given) {
+  const std::string is = decided.scan ? decided.scan->sha256 : "";
+  if (wanted == is) {
     SF_ASSIGN_OR_RETURN(
         decided.prepared,
         PrepareFor(std::move(plan),
-                   InputFor(options, limits, decided.scan ? &*decided.scan : nullptr, reader, context)));
+                   InputFor(options, given, decided.scan ? &*decided.scan : nullptr, reader, context)));
     return decided;
   }
-  if (given.empty()) {
+  if (is.empty()) {
     return absl::InvalidArgumentError(absl::StrCat(Printable(options.plan, 1024), ": was made from a scan (",
                                                    Printable(wanted, 12), "...); give it with --scan"));
   }
   return absl::InvalidArgumentError(absl::StrCat(
       Printable(options.plan, 1024), ": was made from ",
       wanted.empty() ? "no scan" : absl::StrCat("scan ", Printable(wanted, 12), "..."), ", ",
-      Printable(options.scan, 1024), " is ", given.substr(0, 12), "...; give the one it was made from"));
+      Printable(options.scan, 1024), " is ", is.substr(0, 12), "...; give the one it was made from"));
 }
 
-absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, const Limits& limits,
+absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, const Given& given,
                                      const CheckpointReader& reader, Context& context) {
-  SF_ASSIGN_OR_RETURN(const Recipe recipe, BuildRecipe(options.recipe, context.seed));
+  SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.seed));
+  if (given.rotations != nullptr && recipe.rotations_sha256.empty()) {
+    recipe.rotations_sha256 = given.rotations->sha256;
+  }
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader.graph()));
   Decided decided;
   if (!options.scan.empty()) {
@@ -125,13 +136,13 @@ absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, cons
   } else {
     SF_ASSIGN_OR_RETURN(const bool needed, NeedsScan(recipe));
     if (needed) {
-      SF_RETURN_IF_ERROR(CheckScanHere(limits, reader));
+      SF_RETURN_IF_ERROR(CheckScanHere(given.limits, reader));
       SF_ASSIGN_OR_RETURN(decided.scan, MakeScan(options, context));
     }
   }
   SF_ASSIGN_OR_RETURN(
       decided.prepared,
-      Prepare(recipe, InputFor(options, limits, decided.scan ? &*decided.scan : nullptr, reader, context)));
+      Prepare(recipe, InputFor(options, given, decided.scan ? &*decided.scan : nullptr, reader, context)));
   return decided;
 }
 
@@ -237,16 +248,19 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
   if (options.output.empty() && !options.dry_run) {
     return absl::InvalidArgumentError("-o: says where to write; only --dry-run goes without");
   }
-  SF_ASSIGN_OR_RETURN(const Limits limits, ParseLimits(options));
+  Given given;
+  SF_ASSIGN_OR_RETURN(given.limits, ParseLimits(options));
   ReturnLargeBuffers();
   if (!options.output.empty()) {
     SF_RETURN_IF_ERROR(CheckOutputDirectory(
-        options.output, options.force, {options.model, options.scan, options.plan, options.recipe.file}));
+        options.output, options.force,
+        {options.model, options.scan, options.plan, options.recipe.file, options.rotate_from}));
   }
+  SF_ASSIGN_OR_RETURN(given.rotations, ReadRotations(options.rotate_from));
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty()
-                                                 ? MakePlanHere(options, limits, *reader, context)
-                                                 : ReadPlan(options, limits, *reader, context));
+                                                 ? MakePlanHere(options, given, *reader, context)
+                                                 : ReadPlan(options, given, *reader, context));
   context.console.EndProgress();
   const LoadedScan* const scan = decided.scan ? &*decided.scan : nullptr;
   const Plan& plan = decided.prepared.plan;
@@ -255,7 +269,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
                         .codes_from = {},
                         .journal = true,
                         .resume = options.resume,
-                        .shard = limits.shard,
+                        .shard = given.limits.shard,
                         .earlier = {}};
   std::vector<std::unique_ptr<NativeReader>> earlier;
   for (const std::string& path : options.after) {
@@ -268,7 +282,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
                       Forecast(plan, decided.prepared.model(*reader),
                                MakeApplyOptions(decided.prepared, scan, output, context)));
   if (options.dry_run) return PrintDryRun(plan, forecast, *reader, context);
-  SF_RETURN_IF_ERROR(CheckMemory(forecast, limits.max_memory));
+  SF_RETURN_IF_ERROR(CheckMemory(forecast, given.limits.max_memory));
   const absl::Status status = WritePrepared(decided.prepared, *reader, scan, output, context);
   if (!status.ok()) return WithResumeHint(status, options.output);
   return PrintResult(options, plan, forecast, *reader, context);

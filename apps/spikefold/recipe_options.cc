@@ -131,6 +131,12 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   return MakePlan(plain, {.graph = &graph}).status();
 }
 
+absl::StatusOr<std::shared_ptr<const LearnedRotations>> ReadRotations(const std::string& path) {
+  if (path.empty()) return nullptr;
+  SF_ASSIGN_OR_RETURN(LearnedRotations rotations, LoadRotations(path));
+  return std::make_shared<const LearnedRotations>(std::move(rotations));
+}
+
 absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
   const bool keeps = recipe.keep_columns > 0 || recipe.keep_modules > 0 || recipe.keep_rows ||

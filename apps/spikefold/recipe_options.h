@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -38,6 +39,9 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed);
 // What can be said about a recipe before any scan: scheme, group size, patterns. The work of minutes should
 // not end with "unknown scheme".
 absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph);
+
+// What learn-rotations wrote, for a recipe that is made with them; null where `path` is empty.
+absl::StatusOr<std::shared_ptr<const LearnedRotations>> ReadRotations(const std::string& path);
 
 // Whether the planner has use for a scan.
 absl::StatusOr<bool> NeedsScan(const Recipe& recipe);

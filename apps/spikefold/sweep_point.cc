@@ -26,6 +26,9 @@ bool AnyMayShare(const SweepPoint& point, absl::Span<const SweepPoint> later) {
 absl::StatusOr<Prepared> PreparePoint(const SweepPoint& point, const SweepInputs& inputs, Context& context) {
   const CheckpointReader& reader = *inputs.reference.reader;
   SF_RETURN_IF_ERROR(CheckRecipe(point.recipe, reader.graph()));
+  if (!point.recipe.rotations_sha256.empty()) {
+    return absl::InvalidArgumentError("learned rotations: sweep reads none; quantize with --rotate-from");
+  }
   auto prepared =
       Prepare(point.recipe, MakePrepareInput(reader, &inputs.scan, inputs.scan_directory, context));
   context.console.EndProgress();

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
+#include "quant/folds/fold_builder.h"
 #include "quant/folds/folds.h"
 #include "quant/folds/smooth.h"
 
@@ -80,6 +81,26 @@ std::vector<QkScales> SomeQkScales(const ModelConfig& config) {
     }
   }
   return all;
+}
+
+// Products of two random Hadamard rotations: dense and orthogonal, and no Hadamard matrices.
+absl::StatusOr<std::shared_ptr<const LearnedRotations>> SomeRotations(const CheckpointReader& reader,
+                                                                      uint64_t seed, ThreadPool* pool) {
+  const ModelGraph& graph = reader.graph();
+  std::string why;
+  const bool r1 = ResidualMayRotate(graph, &why), r2 = ValuesMayRotate(graph, &why);
+  auto some = std::make_shared<LearnedRotations>(DrawnRotations(graph, r1, r2, seed));
+  SF_ASSIGN_OR_RETURN(some->model_fingerprint, reader.Fingerprint());
+  if (r1) {
+    const DenseMatrix other = DrawnRotations(graph, true, false, seed + 1).residual;
+    some->residual = Multiplied(some->residual, other, some->hidden, pool);
+  }
+  for (DenseMatrix& value : some->values) {
+    value =
+        Multiplied(value, DrawnRotations(graph, false, true, ++seed).values.front(), some->head_dim, pool);
+  }
+  SealRotations(*some);
+  return some;
 }
 
 // ln softmax(x) = x - this
@@ -170,6 +191,7 @@ class Prover {
     SF_RETURN_IF_ERROR(Prove("R1", {.rotate_residual = true}));
     SF_RETURN_IF_ERROR(Prove("rescale", {.rescale = kRescale}));
     SF_RETURN_IF_ERROR(Prove("R2", {.rotate_values = true}));
+    SF_RETURN_IF_ERROR(ProveLearned());
     SF_RETURN_IF_ERROR(Prove("R3", {.rotate_qk = true}));
     SF_RETURN_IF_ERROR(Prove("R4", {.rotate_down = true}));
     SF_RETURN_IF_ERROR(Prove("smooth", {.smooth = scales}));
@@ -187,7 +209,18 @@ class Prover {
   }
 
  private:
-  static constexpr int64_t kArms = 13;
+  static constexpr int64_t kArms = 14;
+
+  absl::Status ProveLearned() {
+    std::shared_ptr<const LearnedRotations> learned = options_.learned;
+    if (learned == nullptr) {
+      SF_ASSIGN_OR_RETURN(learned, SomeRotations(reader_, options_.seed, options_.pool));
+    }
+    const bool given = options_.learned != nullptr;  // alone they may be one of the two
+    return Prove("R1+R2 learned", {.rotate_residual = !given || learned->residual != nullptr,
+                                   .rotate_values = !given || !learned->values.empty(),
+                                   .learned = learned});
+  }
 
   // `next`: gets the scales and the online rotations that stack on this arm.
   absl::Status Prove(const char* name, FoldOptions fold, SiteTap* tap = nullptr,

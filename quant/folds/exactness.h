@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@
 #include "formats/base/progress.h"
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
+#include "quant/folds/learned_rotations.h"
 
 namespace spikefold {
 
@@ -34,6 +36,8 @@ bool IsExact(const FoldProof& proof, const FoldProof& control);
 struct FoldProofOptions {
   ThreadPool* pool = nullptr;  // required
   uint64_t seed = 1;           // of the rotations' signs
+  // Proved as "R1+R2 learned"; null: dense orthogonal matrices drawn at random, others in each layer.
+  std::shared_ptr<const LearnedRotations> learned;
   Progress progress;
 };
 // The control first. Runs every window through the model and through each of its rewrites. Scales and shifts

@@ -133,4 +133,14 @@ Json RotationProvenance(const Rotation& r, uint64_t seed) {
   return j;
 }
 
+Json LearnedProvenance(const std::string& name, RotationPlace place, int64_t width,
+                       const LearnedRotations& learned) {
+  return Json::MakeObject()
+      .Set("kind", "learned rotation")
+      .Set("name", name)
+      .Set("at", RotationPlaceName(place))
+      .Set("width", width)
+      .Set("sha256", learned.sha256);
+}
+
 }  // namespace spikefold

@@ -72,6 +72,9 @@ class FoldBuilder {
 Rotation RandomRotation(const std::string& name, RotationPlace place, int64_t width, uint64_t seed);
 // {"kind": "rotation", "name", "at", "factors", "block", "width", "seed"}.
 Json RotationProvenance(const Rotation& rotation, uint64_t seed);
+// {"kind": "learned rotation", "name", "at", "width", "sha256"}: the matrices are in no checkpoint.
+Json LearnedProvenance(const std::string& name, RotationPlace place, int64_t width,
+                       const LearnedRotations& learned);
 
 // The folds, each in a file of its own. An error means bad options or an unreadable tensor; a fold that is
 // not legal is refused.
@@ -86,5 +89,7 @@ absl::Status RotateQueriesKeys(const FoldOptions& options, FoldBuilder& builder)
 absl::Status ShiftChannels(const FoldOptions& options, FoldBuilder& builder);
 // residual_rotation.cc: whether the residual stream may be rotated once norm gains are gone.
 bool ResidualMayRotate(const ModelGraph& graph, std::string* why);
+// value_rotation.cc: whether each head's values may be.
+bool ValuesMayRotate(const ModelGraph& graph, std::string* why);
 
 }  // namespace spikefold

@@ -34,6 +34,7 @@
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "formats/rotation.h"
+#include "quant/folds/learned_rotations.h"
 
 namespace spikefold {
 
@@ -71,10 +72,12 @@ struct FoldOptions {
   std::vector<SiteScales> smooth;       // smooth.h makes them from statistics of the model with R1 and R2
   std::vector<QkScales> qk_scales;      // ascending layers; qk_scales.h makes them
   std::vector<SiteShift> shifts;        // means of the model with all other folds
-  uint64_t seed = 1;                    // of the rotations' signs
+  // In place of the Hadamard matrices of R1 and R2, all those of the two that are asked for and legal.
+  std::shared_ptr<const LearnedRotations> learned;
+  uint64_t seed = 1;  // of the rotations' signs
   bool any() const {
     return norm_gain || rotate_residual || rotate_values || rotate_down || rotate_qk || !smooth.empty() ||
-           !shifts.empty() || rescale != 1 || !qk_scales.empty();
+           !shifts.empty() || rescale != 1 || !qk_scales.empty() || learned != nullptr;
   }
 };
 
@@ -100,7 +103,7 @@ class FoldedCheckpoint : public CheckpointReader {
 
 // `base` is a float model. Small tensors (norm gains) are read at once, the others when they are asked for.
 // InvalidArgument: a quantized model, scales of the wrong length or not positive and finite, a site twice or
-// unknown, layers that do not ascend.
+// unknown, layers that do not ascend, learned rotations that are not for this model and these options.
 absl::StatusOr<std::unique_ptr<FoldedCheckpoint>> FoldCheckpoint(std::unique_ptr<CheckpointReader> base,
                                                                  const FoldOptions& options,
                                                                  ThreadPool* pool = nullptr);

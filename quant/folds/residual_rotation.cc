@@ -50,8 +50,11 @@ absl::Status RotateResidual(const FoldOptions& options, FoldBuilder& b) {
     b.Refuse(kName, why);
     return absl::OkStatus();
   }
-  const Rotation r = RandomRotation(kName, RotationPlace::kResidual, b.graph().config.hidden, options.seed);
-  const Transform turn = Transform::Rotate(r);
+  const int64_t width = b.graph().config.hidden;
+  const Rotation r = RandomRotation(kName, RotationPlace::kResidual, width, options.seed);
+  const LearnedRotations* const learned = options.learned.get();
+  const Transform turn =
+      learned == nullptr ? Transform::Rotate(r) : Transform::Dense(learned->residual, width);
   for (int i = 0; i < static_cast<int>(b.graph().nodes.size()); ++i) {
     const Node& node = b.node(i);
     if (node.op == Op::kEmbed) b.Right(i, turn);
@@ -59,6 +62,10 @@ absl::Status RotateResidual(const FoldOptions& options, FoldBuilder& b) {
     for (const int reader : ReadersOf(b.graph(), node.layer, node.out)) b.Right(reader, turn);
   }
   for (const int writer : writers) b.Left(writer, turn);
+  if (learned != nullptr) {  // offline, and no Hadamard matrix: the graph has nothing to say of it
+    b.Applied(kName, LearnedProvenance(kName, RotationPlace::kResidual, width, *learned));
+    return absl::OkStatus();
+  }
   b.Applied(kName, RotationProvenance(r, options.seed));
   return b.AddRotation(r);
 }

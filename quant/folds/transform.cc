@@ -66,24 +66,62 @@ SF_VECTOR_CLONES void TableProducts(double* x, int64_t count, int64_t order, int
   }
 }
 
+// y[m * ldy + n] = sum_a x[a * step + m * ldx] * b[a * ldb + n] for m < count, n < width; terms are added in
+// the order of a, whatever the tile.
+struct Product {
+  const double *x, *b;
+  double* y;
+  int64_t step, ldx, ldb, ldy, depth;
+};
+
+template <int64_t kRows, int64_t kWidth>
+SF_VECTOR_INLINE void ProductTile(const Product& p, int64_t m, int64_t n) {
+  double sum[kRows][kWidth] = {};
+  for (int64_t a = 0; a < p.depth; ++a) {
+    const double* b = p.b + a * p.ldb + n;
+    for (int64_t r = 0; r < kRows; ++r) {
+      const double x = p.x[a * p.step + (m + r) * p.ldx];
+      for (int64_t i = 0; i < kWidth; ++i) sum[r][i] += x * b[i];
+    }
+  }
+  for (int64_t r = 0; r < kRows; ++r) std::copy_n(sum[r], kWidth, p.y + (m + r) * p.ldy + n);
+}
+
+// The wider side is read once: of a wide b a panel of columns stays in the second-level cache for all rows.
+SF_VECTOR_CLONES void Products(const Product& p, int64_t count, int64_t width) {
+  constexpr int64_t kRows = 4, kWidth = 16;
+  const int64_t whole_rows = count - count % kRows, whole_width = width - width % kWidth;
+  if (width > count) {
+    for (int64_t n = 0; n < whole_width; n += kWidth) {
+      for (int64_t m = 0; m < whole_rows; m += kRows) ProductTile<kRows, kWidth>(p, m, n);
+    }
+  } else {
+    for (int64_t m = 0; m < whole_rows; m += kRows) {
+      for (int64_t n = 0; n < whole_width; n += kWidth) ProductTile<kRows, kWidth>(p, m, n);
+    }
+  }
+  for (int64_t m = 0; m < count; ++m) {
+    for (int64_t n = m < whole_rows ? whole_width : 0; n < width; ++n) ProductTile<1, 1>(p, m, n);
+  }
+}
+
 void ForRange(ThreadPool* pool, int64_t count, int64_t grain,
               absl::FunctionRef<void(int64_t, int64_t)> body) {
   if (pool == nullptr) return body(0, count);
   pool->ParallelFor(count, grain, body);
 }
 
-// Rows [begin, end) of w, widened, times R.
-void ApplyRight(const std::vector<Transform>& right, double* row, int64_t k) {
-  for (const Transform& t : right) t.Apply(row, k, 1);
-}
+constexpr int64_t kRowsAtOnce = 64;  // that share a reading of a dense matrix
 
 void RightOnly(const Rewrite& r, ThreadPool* pool, int64_t n, int64_t k, float* w) {
-  ForRange(pool, n, 16, [&](int64_t begin, int64_t end) {
-    std::vector<double> row(static_cast<size_t>(k));
-    for (float* at = w + begin * k; at < w + end * k; at += k) {
-      std::copy_n(at, k, row.data());
-      ApplyRight(r.right, row.data(), k);
-      for (int64_t i = 0; i < k; ++i) at[i] = static_cast<float>(row[static_cast<size_t>(i)]);
+  ForRange(pool, n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+    std::vector<double> rows;
+    for (int64_t first = begin; first < end; first += kRowsAtOnce) {
+      const int64_t count = std::min(kRowsAtOnce, end - first);
+      float* at = w + first * k;
+      rows.assign(at, at + count * k);
+      for (const Transform& t : r.right) t.ApplyRows(rows.data(), count, k);
+      for (size_t i = 0; i < rows.size(); ++i) at[i] = static_cast<float>(rows[i]);
     }
   });
 }
@@ -92,8 +130,8 @@ void RightOnly(const Rewrite& r, ThreadPool* pool, int64_t n, int64_t k, float* 
 void BothSides(const Rewrite& r, ThreadPool* pool, int64_t n, int64_t k, float* w) {
   std::vector<double> wide(w, w + n * k);
   if (!r.right.empty()) {
-    ForRange(pool, n, 16, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row) ApplyRight(r.right, wide.data() + row * k, k);
+    ForRange(pool, n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
+      for (const Transform& t : r.right) t.ApplyRows(wide.data() + begin * k, end - begin, k);
     });
   }
   ForRange(pool, (k + kColumns - 1) / kColumns, 1, [&](int64_t begin, int64_t end) {
@@ -129,7 +167,37 @@ Transform Transform::Rotate(const Rotation& r) {
   return t;
 }
 
+Transform Transform::Dense(std::shared_ptr<const std::vector<double>> matrix, int64_t order) {
+  Transform t;
+  t.dense_ = std::move(matrix);
+  t.order_ = order;
+  return t;
+}
+
+void Transform::ApplyRows(double* rows, int64_t count, int64_t width) const {
+  if (dense_ == nullptr) {
+    for (int64_t row = 0; row < count; ++row) Apply(rows + row * width, width, 1);
+    return;
+  }
+  std::vector<double> y(static_cast<size_t>(count * order_));
+  for (int64_t block = 0; block < width; block += order_) {
+    Products({rows + block, dense_->data(), y.data(), 1, width, order_, order_, order_}, count, order_);
+    for (int64_t row = 0; row < count; ++row) {
+      std::copy_n(y.data() + row * order_, order_, rows + row * width + block);
+    }
+  }
+}
+
 void Transform::Apply(double* x, int64_t width, int64_t inner) const {
+  if (dense_ != nullptr) {
+    if (inner == 1) return ApplyRows(x, 1, width);
+    std::vector<double> y(static_cast<size_t>(order_ * inner));
+    for (double* block = x; block < x + width * inner; block += order_ * inner) {
+      Products({dense_->data(), block, y.data(), order_, 1, inner, inner, order_}, order_, inner);
+      std::copy(y.begin(), y.end(), block);
+    }
+    return;
+  }
   const int64_t period = static_cast<int64_t>(scale_.size());
   for (int64_t i = 0; i < width; ++i) {
     const double scale = scale_[static_cast<size_t>(i % period)];

@@ -1,6 +1,5 @@
 #include "quant/refine/refine.h"
 
-#include <algorithm>
 #include <cmath>
 #include <memory>
 
@@ -12,63 +11,24 @@
 namespace spikefold {
 namespace {
 
-constexpr double kPi = 3.14159265358979323846;
-constexpr int64_t kPoints = 4;  // of the curve, beside the first
-
-using Window = std::vector<int32_t>;
-
-// What the float model says behind the prefix, as logits of every row. LibTorch runs it where it runs the
-// model that learns; the prefix's tokens go before each window, so that nothing need be kept of them.
-class Teacher {
- public:
-  static absl::StatusOr<Teacher> Make(const CheckpointReader& reader, const Window& prefix,
-                                      const TorchOptions& options) {
-    SF_ASSIGN_OR_RETURN(auto model, TorchModel::Load(reader, options));
-    return Teacher(std::move(model), prefix, reader.graph().config.vocab);
-  }
-
-  // Valid until the next call.
-  absl::StatusOr<absl::Span<const float>> Logits(const Window& window) {
-    Window tokens = prefix_;
-    tokens.insert(tokens.end(), window.begin(), window.end());
-    logits_.resize(window.size() * static_cast<size_t>(vocab_));
-    SF_RETURN_IF_ERROR(model_->Logits(tokens, static_cast<int64_t>(prefix_.size()), absl::MakeSpan(logits_)));
-    return absl::Span<const float>(logits_);
-  }
-
- private:
-  Teacher(std::unique_ptr<TorchModel> model, Window prefix, int64_t vocab)
-      : model_(std::move(model)), prefix_(std::move(prefix)), vocab_(vocab) {}
-
-  std::unique_ptr<TorchModel> model_;
-  Window prefix_;
-  int64_t vocab_;
-  std::vector<float> logits_;  // [rows of the window, vocab]
-};
-
 class Learner {
  public:
-  Learner(const CheckpointReader& reader, const NativeReader& native, const RefineOptions& options)
+  Learner(const CheckpointReader& reader, const NativeReader& native, const LearningOptions& options)
       : graph_(reader.graph()), native_(native), options_(options) {}
 
   absl::StatusOr<Refined> Run(const CheckpointReader& reader, const CheckpointReader& reference) {
-    TorchOptions how = {.num_threads = options_.num_threads,
-                        .bf16 = true,
-                        .device = options_.device,
-                        .progress = options_.progress};
+    TorchOptions how{.num_threads = options_.num_threads, .bf16 = true, .device = options_.device};
+    how.progress = options_.progress;
     SF_ASSIGN_OR_RETURN(model_, TorchModel::Load(reader, how));
     SF_RETURN_IF_ERROR(ChooseParameters());
     SF_ASSIGN_OR_RETURN(const NativePrefix prefix, native_.ReadPrefix());
-    how.bf16 = false;
-    SF_ASSIGN_OR_RETURN(Teacher teacher, Teacher::Make(reference, prefix.ids, how));
-    SF_RETURN_IF_ERROR(Measure(teacher, 0, 0));
-    out_.before = out_.after = out_.curve.front().held_out;
-    if (!std::isfinite(out_.before)) {
-      return absl::InvalidArgumentError("refine: the model's divergence on the held-out text is not finite");
-    }
-    SF_RETURN_IF_ERROR(model_->Remember());
-    SF_RETURN_IF_ERROR(Descend(teacher));
-    SF_RETURN_IF_ERROR(model_->Recall());
+    const auto step = [this](double rate) { return model_->AdamStep(rate); };
+    SF_ASSIGN_OR_RETURN(static_cast<Learning&>(out_), Descend({.what = "refine",
+                                                               .model = model_.get(),
+                                                               .reference = &reference,
+                                                               .prefix = prefix.ids,
+                                                               .step = step},
+                                                              options_));
     if (out_.best_step > 0) SF_RETURN_IF_ERROR(ReadParameters());
     if (out_.best_step == 0) {  // everything stays bit for bit
       out_.scales.clear();
@@ -114,53 +74,6 @@ class Learner {
     return absl::OkStatus();
   }
 
-  absl::Status Measure(Teacher& teacher, int64_t step, double learnt) {
-    double sum = 0;
-    for (const Window& window : options_.held_out) {
-      SF_ASSIGN_OR_RETURN(const auto target, teacher.Logits(window));
-      SF_ASSIGN_OR_RETURN(const double mean, model_->Divergence(window, 0, target));
-      sum += mean;
-    }
-    out_.curve.push_back(
-        {.step = step, .learnt = learnt, .held_out = sum / static_cast<double>(options_.held_out.size())});
-    return absl::OkStatus();
-  }
-
-  // A short way up, then half a cosine down to nothing.
-  double Rate(int64_t step, int64_t steps) const {
-    const double done = static_cast<double>(step) / static_cast<double>(steps);
-    const double warm = std::min(1.0, static_cast<double>(step + 1) / 8);
-    return options_.rate * warm * 0.5 * (1 + std::cos(kPi * done));
-  }
-
-  absl::Status Descend(Teacher& teacher) {
-    const int64_t steps = static_cast<int64_t>(options_.windows.size());
-    const int64_t every = std::max<int64_t>(1, (steps + kPoints - 1) / kPoints);
-    double sum = 0;
-    int64_t count = 0;
-    for (int64_t step = 0; step < steps; ++step) {
-      if (!Report(options_.progress, "learning", step, steps)) return absl::CancelledError("refine: stopped");
-      const Window& window = options_.windows[static_cast<size_t>(step)];
-      SF_ASSIGN_OR_RETURN(const auto target, teacher.Logits(window));
-      SF_ASSIGN_OR_RETURN(const double mean, model_->Accumulate(window, 0, target, 1));
-      SF_ASSIGN_OR_RETURN(const bool finite, model_->AdamStep(Rate(step, steps)));
-      if (!finite || !std::isfinite(mean)) {
-        return absl::InternalError(
-            absl::StrCat("refine: step ", step + 1, ": gradients are not finite; try a smaller --rate"));
-      }
-      sum += mean;
-      ++count;
-      if ((step + 1) % every != 0 && step + 1 != steps) continue;
-      SF_RETURN_IF_ERROR(Measure(teacher, step + 1, sum / static_cast<double>(count)));
-      sum = count = 0;
-      if (!(out_.curve.back().held_out < out_.after)) continue;  // not a number is no gain
-      out_.after = out_.curve.back().held_out;
-      out_.best_step = step + 1;
-      SF_RETURN_IF_ERROR(model_->Remember());
-    }
-    return absl::OkStatus();
-  }
-
   absl::Status ReadParameters() {
     const auto read = [this](TorchParameter parameter,
                              std::map<int, std::vector<float>>& values) -> absl::Status {
@@ -180,7 +93,7 @@ class Learner {
 
   const ModelGraph& graph_;
   const NativeReader& native_;
-  const RefineOptions& options_;
+  const LearningOptions& options_;
   std::unique_ptr<TorchModel> model_;
   Refined out_;
 };
@@ -188,7 +101,7 @@ class Learner {
 }  // namespace
 
 absl::StatusOr<Refined> Refine(const CheckpointReader& quantized, const CheckpointReader& reference,
-                               const RefineOptions& options) {
+                               const LearningOptions& options) {
   if (quantized.kind() != CheckpointKind::kNative) {
     return absl::InvalidArgumentError(
         absl::StrCat(quantized.path(), ": is not quantized; give what quantize wrote"));

@@ -11,39 +11,22 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "formats/base/progress.h"
 #include "formats/checkpoint.h"
+#include "quant/refine/descent.h"
 
 namespace spikefold {
 
-struct RefineOptions {
-  std::vector<std::vector<int32_t>> windows;   // one step of Adam each, in this order
-  std::vector<std::vector<int32_t>> held_out;  // decide which step is kept; no gradient sees them
-  double rate = 1e-3;                          // the largest relative change of a step, nearly
-  int num_threads = 1;
-  std::string device = "cpu";
-  Progress progress;
-};
-
-struct RefinePoint {
-  int64_t step = 0;
-  double learnt = 0;    // mean divergence of the windows since the last point, each before its step
-  double held_out = 0;  // mean divergence of those held out
-};
-struct Refined {
-  std::vector<RefinePoint> curve;  // the first is step 0
-  int64_t best_step =
-      0;  // that of the parameters below; 0: nothing was better than what was there, and they are empty
-  double before = 0, after = 0;  // held-out divergence, in nats a token
+struct Refined : Learning {  // with best_step 0 there are no parameters below
   int64_t num_parameters = 0;
   std::map<int, std::vector<float>> scales, biases, gains;  // by node; gains as stored, without the offset
 };
 
+// The rate is the largest relative change of a step, nearly.
 // `quantized` is a native checkpoint, `reference` the float model it came from (not folded). Both run behind
 // the checkpoint's prefix, in LibTorch. InvalidArgument: no windows, another model, nothing to learn;
 // Unimplemented: no plugin; Internal: gradients that are not finite; Cancelled.
 absl::StatusOr<Refined> Refine(const CheckpointReader& quantized, const CheckpointReader& reference,
-                               const RefineOptions& options);
+                               const LearningOptions& options);
 
 struct RefineSource {  // of the text, for the record
   std::string text, sha256;

@@ -11,9 +11,9 @@ namespace spikefold::testing {
 namespace {
 
 const std::vector<std::string> kCommands = {
-    "inspect", "scan",   "ablate",   "compare", "folds",   "plan",       "quantize",
-    "refine",  "eval",   "sweep",    "export",  "gate",    "diff",       "report",
-    "verify",  "doctor", "generate", "bench",   "fixture", "completion", "man"};
+    "inspect", "scan",     "ablate", "compare", "folds",      "plan", "quantize", "learn-rotations",
+    "refine",  "eval",     "sweep",  "export",  "gate",       "diff", "report",   "verify",
+    "doctor",  "generate", "bench",  "fixture", "completion", "man"};
 
 TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", "[apps]") {
   std::vector<Args> calls = {{"--help"}};
@@ -39,7 +39,8 @@ TEST_CASE("Help names its examples first, fits 100 columns and goes to stdout", 
 TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]") {
   CheckRefused({"scna", "x"}, 2,
                "spikefold: \"scna\" is no command (did you mean \"scan\"?); use inspect, scan, ablate, "
-               "compare, folds, plan, quantize, refine, eval, sweep, merge, export, gate, diff, report, "
+               "compare, folds, plan, quantize, learn-rotations, refine, eval, sweep, merge, export, gate, "
+               "diff, report, "
                "verify, doctor, "
                "generate, bench, fixture, completion, man");
   CheckRefused({"bench", "m", "--prefil", "3"}, 2,
@@ -129,6 +130,11 @@ TEST_CASE("LibTorch that is not there, or no plugin, ends with 4 and what to do"
                    {.environment = {"SPIKEFOLD_TORCH_PLUGIN=" + (w / "none.so")}});
   CHECK(learn.exit == 4);
   CHECK(!PathExists(w / "refined"));
+  const Finished rotations =
+      RunSpikefold({"learn-rotations", w.model, "--scheme", "w8a8", "--text", w.text, "-o", w / "r.spike"},
+                   {.environment = {"SPIKEFOLD_TORCH_PLUGIN=" + (w / "none.so")}});
+  CHECK(rotations.exit == 4);
+  CHECK(!PathExists(w / "r.spike"));
   CheckRefused({"eval", w.model, "--text", w.text, "--backend", "torch"}, 2,
                "spikefold eval: --backend torch: is an oracle for this program's own results; add --parity, "
                "or use cpu or cuda");

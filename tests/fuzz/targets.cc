@@ -21,6 +21,7 @@ constexpr Target kTargets[] = {
     {"zstd_cache", ZstdCache},
     {"scan_spike", ScanSpike},
     {"outliers", Outliers},
+    {"rotations", Rotations},
     {"recipe", RecipeFile},
     {"plan", PlanFile},
 };

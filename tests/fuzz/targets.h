@@ -36,6 +36,7 @@ void PackRoundTrip(absl::string_view bytes);  // code streams and trellis codes
 void ZstdCache(absl::string_view bytes);  // a zstd frame
 void ScanSpike(absl::string_view bytes);  // what the frame of scan.spike holds
 void Outliers(absl::string_view bytes);   // outliers.json
+void Rotations(absl::string_view bytes);  // learned rotations
 void RecipeFile(absl::string_view bytes);
 void PlanFile(absl::string_view bytes);
 

@@ -3,6 +3,7 @@
 #include "calib/zstd_frame.h"
 #include "formats/base/file.h"
 #include "formats/families/family.h"
+#include "quant/folds/learned_rotations.h"
 #include "quant/plan.h"
 #include "quant/recipe.h"
 #include "tests/fuzz/targets.h"
@@ -54,6 +55,17 @@ void Outliers(absl::string_view bytes) {
   const Json written = OutlierMapToJson(*map, TinyGraph());
   const auto again = OutlierMapFromJson(written, TinyGraph(), "again");
   FUZZ_CHECK(again.ok() && OutlierMapToJson(*again, TinyGraph()).Dump() == written.Dump());
+}
+
+void Rotations(absl::string_view bytes) {
+  static const testing::TempDirectory directory;
+  const std::string path = directory / "rotations.spike", copy = directory / "copy.spike";
+  FUZZ_CHECK(WriteFileAtomically(path, bytes).ok());
+  const auto rotations = LoadRotations(path);
+  if (!rotations.ok()) return;
+  FUZZ_CHECK(SaveRotations(*rotations, copy).ok());
+  const auto again = LoadRotations(copy);
+  FUZZ_CHECK(again.ok() && again->sha256 == rotations->sha256);
 }
 
 void RecipeFile(absl::string_view bytes) {

@@ -29,7 +29,7 @@ TEST_CASE("Every fold of a plain model proves exact, and moves the numbers") {
   const TinyModel tiny =
       MakeTinyModel({.hidden = 64, .intermediate = 96, .num_layers = 2, .vocab = 64, .random_gains = true});
   const auto proofs = Prove(*tiny.checkpoint);
-  CHECK(proofs.size() == 13);
+  CHECK(proofs.size() == 14);
   for (const FoldProof& p : proofs) {
     CAPTURE(p.fold, p.logit, p.divergence, p.refused);
     CHECK(p.refused.empty());

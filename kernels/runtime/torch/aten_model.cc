@@ -59,6 +59,10 @@ Model::Model(const SfTorchGraph& graph)
     }
     rotations_.push_back(std::move(rotation));
   }
+  for (int32_t i = 0; i < graph.num_turns; ++i) {
+    const at::TensorOptions wide = at::TensorOptions().dtype(at::kDouble).device(device_);
+    turns_.push_back({.q = at::eye(graph.turn_orders[i], wide).requires_grad_(true)});
+  }
   for (int32_t i = 0; i < graph.num_sites; ++i) {
     const SfTorchSite& s = graph.sites[i];
     Site site{.info = s};
@@ -119,6 +123,7 @@ void Model::SetGain(int node, const float* gain, int64_t size) {
 }
 
 void Model::SetPrefix(int layer, int64_t positions, const float* k, const float* v) {
+  TORCH_CHECK(layer >= 0 && layer < graph_.num_layers, "prefix: layer ", layer, " of ", graph_.num_layers);
   prefix_.resize(static_cast<size_t>(graph_.num_layers));
   const std::vector<int64_t> shape = {graph_.num_kv_heads, positions, graph_.head_dim};
   prefix_[static_cast<size_t>(layer)] = {FromFloats(k, shape), FromFloats(v, shape)};
@@ -143,9 +148,10 @@ at::Tensor Model::Norm(const at::Tensor& x, const at::Tensor& gain) const {
   return x * at::rsqrt(x.square().mean(-1, true) + graph_.norm_eps) * gain;
 }
 
-// Codes and back; the gradient passes as if nothing had been rounded.
+// Codes and back. Scales that pass no gradients: it passes as if nothing had been rounded.
 at::Tensor Model::RoundRows(const at::Tensor& x, const SfTorchSite& site) const {
-  const at::Tensor rows = x.detach();
+  const bool constant = graph_.scale_gradients == 0;
+  const at::Tensor rows = constant ? x.detach() : x;
   const int64_t group = site.act_group > 0 ? site.act_group : site.k;
   const at::Tensor grouped = rows.reshape({-1, site.k / group, group});
   at::Tensor scale, zero;
@@ -158,11 +164,24 @@ at::Tensor Model::RoundRows(const at::Tensor& x, const SfTorchSite& site) const 
   } else {
     const at::Tensor low = grouped.amin(-1, true).clamp_max(0), high = grouped.amax(-1, true).clamp_min(0);
     scale = (high - low) / (site.act_hi - site.act_lo);
-    zero = (site.act_lo - low / scale.clamp_min(1e-30)).round().clamp(site.act_lo, site.act_hi);
+    zero = (site.act_lo - low / scale.clamp_min(1e-30)).detach().round().clamp(site.act_lo, site.act_hi);
   }
   scale = at::where(scale > 0, scale, at::ones_like(scale));
+  if (!constant) {
+    const at::Tensor ratio = grouped / scale, whole = ratio + (ratio.round() - ratio).detach();
+    return (((whole + zero).clamp(site.act_lo, site.act_hi) - zero) * scale).reshape(x.sizes());
+  }
   const at::Tensor codes = ((grouped / scale).round() + zero).clamp(site.act_lo, site.act_hi);
   return x + (((codes - zero) * scale).reshape(rows.sizes()) - rows);
+}
+
+// In the basis that a turn gives the row, and back from it: without rounding it would be the row itself.
+at::Tensor Model::RoundTurned(const at::Tensor& x, const SfTorchSite& site) const {
+  if (site.turn < 0) return RoundRows(x, site);
+  const at::Tensor q = turns_[static_cast<size_t>(site.turn)].q.to(at::kFloat);
+  const at::Tensor turned = at::matmul(x.reshape({x.size(0), -1, q.size(0)}), q);
+  const at::Tensor rounded = RoundRows(turned.reshape(x.sizes()), site);
+  return at::matmul(rounded.reshape(turned.sizes()), q.t()).reshape(x.sizes());
 }
 
 Model::Formed Model::Form(const at::Tensor& input, const Site& site) const {
@@ -177,7 +196,7 @@ Model::Formed Model::Form(const at::Tensor& input, const Site& site) const {
   const at::Tensor coded = site.unkept.defined() ? x * site.unkept : x;
   out.rows = coded;
   if (info.act_bits > 0) {
-    out.rows = RoundRows(coded, info);
+    out.rows = RoundTurned(coded, info);
     if (info.spike_threshold > 0) {
       const at::Tensor spike = coded.abs().amax(-1, true) > info.spike_threshold;
       out.rows = at::where(spike, coded, out.rows);

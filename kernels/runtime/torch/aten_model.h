@@ -32,6 +32,14 @@ struct Linear {
   Parameter bias;    // [n]
 };
 
+// An orthogonal matrix that is learnt, in float64.
+struct Turn {
+  at::Tensor q;         // [order, order]
+  at::Tensor momentum;  // skew, in the frame that turns with q
+  double square = 0;    // running mean of the squared length of an axis' gradient
+  at::Tensor remembered;
+};
+
 class Model {
  public:
   explicit Model(const SfTorchGraph& graph);
@@ -46,7 +54,8 @@ class Model {
   Parameter& Find(int node, int which);
   void Learn(int node, int which, float unit);
   std::vector<Parameter*>& learnt() { return learnt_; }
-  int64_t steps = 0;  // of Adam
+  std::vector<Turn>& turns() { return turns_; }
+  int64_t steps = 0;  // of learning
 
  private:
   struct Site {
@@ -69,6 +78,7 @@ class Model {
   at::Tensor Product(const at::Tensor& x, const at::Tensor& w) const;  // x * w^T
   at::Tensor Norm(const at::Tensor& x, const at::Tensor& gain) const;
   at::Tensor RoundRows(const at::Tensor& x, const SfTorchSite& site) const;
+  at::Tensor RoundTurned(const at::Tensor& x, const SfTorchSite& site) const;
   Formed Form(const at::Tensor& x, const Site& site) const;
   at::Tensor Apply(const Linear& linear, const Formed& x) const;
   at::Tensor Embed(const Linear& table, const at::Tensor& tokens) const;
@@ -82,6 +92,7 @@ class Model {
   std::vector<uint8_t> slides_;
   std::vector<Site> sites_;
   std::vector<Rotation> rotations_;
+  std::vector<Turn> turns_;
   std::vector<Linear> linears_;                            // by node
   std::vector<Parameter> gains_;                           // by node
   std::vector<std::pair<at::Tensor, at::Tensor>> prefix_;  // by layer, k and v [kv heads, p, d]; or empty

@@ -13,6 +13,7 @@
 
 using spikefold::torch_plugin::Model;
 using spikefold::torch_plugin::Parameter;
+using spikefold::torch_plugin::Turn;
 
 struct SfTorchModel {
   explicit SfTorchModel(const SfTorchGraph& graph) : model(graph) {}
@@ -125,9 +126,61 @@ int32_t AdamStep(SfTorchModel* m, double rate, double beta1, double beta2, int32
   });
 }
 
+// J. Li, L. Fuxin, S. Todorovic, 2002.01113, whose Cayley SGD with momentum this is, but for the map, which
+// is solved exactly, and the length, which is measured as Adam measures it, one for a whole matrix. The
+// systems are small for small models (order 4096: about 0.2 TFLOP a step): the processor solves them, so that
+// no GPU library beyond the products' is needed.
+void Step(Turn& turn, double rate, double beta1, double beta2, double step) {
+  const at::Tensor towards = turn.q.detach().t().matmul(turn.q.grad());
+  const at::Tensor skew = (towards - towards.t()).mul(0.5).to(at::kCPU);
+  const double order = static_cast<double>(skew.size(0));
+  if (!turn.momentum.defined()) turn.momentum = at::zeros_like(skew);
+  turn.momentum.mul_(beta1).add_(skew, 1 - beta1);
+  turn.square = beta2 * turn.square + (1 - beta2) * skew.square().sum().item<double>() / order;
+  const double length = std::sqrt(turn.square / (1 - std::pow(beta2, step)));
+  if (!(length > 0)) return;  // nothing depends on it
+  const at::Tensor half = turn.momentum * (-0.5 * rate / (length * (1 - std::pow(beta1, step))));
+  const at::Tensor one = at::eye(skew.size(0), skew.options());
+  const at::Tensor map = at::linalg_solve(one - half, one + half);
+  turn.q.copy_(turn.q.matmul(map.to(turn.q.device())));
+}
+
+int32_t CayleyStep(SfTorchModel* m, double rate, double beta1, double beta2, int32_t* finite,
+                   SfTorchError* error) {
+  return Guarded(error, [&] {
+    const at::NoGradGuard guard;
+    at::Tensor all;
+    for (Turn& turn : m->model.turns()) {
+      if (!turn.q.grad().defined()) continue;
+      const at::Tensor one = turn.q.grad().isfinite().all();
+      all = all.defined() ? all.logical_and(one) : one;
+    }
+    *finite = !all.defined() || all.item<bool>() ? 1 : 0;
+    if (*finite != 0) ++m->model.steps;
+    for (Turn& turn : m->model.turns()) {
+      if (!turn.q.grad().defined()) continue;
+      if (*finite != 0) Step(turn, rate, beta1, beta2, static_cast<double>(m->model.steps));
+      turn.q.mutable_grad().reset();
+    }
+  });
+}
+
+int32_t ReadTurn(SfTorchModel* m, int32_t which, double* values, int64_t size, SfTorchError* error) {
+  return Guarded(error, [&] {
+    const at::NoGradGuard guard;
+    const std::vector<Turn>& turns = m->model.turns();
+    TORCH_CHECK(which >= 0 && which < static_cast<int32_t>(turns.size()), "turn ", which, "; there are ",
+                turns.size());
+    const at::Tensor q = turns[static_cast<size_t>(which)].q.detach().to(at::kCPU).contiguous();
+    TORCH_CHECK(q.numel() == size, "room for ", size, " values; there are ", q.numel());
+    std::memcpy(values, q.const_data_ptr<double>(), static_cast<size_t>(size) * sizeof(double));
+  });
+}
+
 int32_t Remember(SfTorchModel* m, SfTorchError* error) {
   return Guarded(error, [&] {
     for (Parameter* p : m->model.learnt()) p->remembered = p->t.detach().clone();
+    for (Turn& turn : m->model.turns()) turn.remembered = turn.q.detach().clone();
   });
 }
 int32_t Recall(SfTorchModel* m, SfTorchError* error) {
@@ -135,6 +188,9 @@ int32_t Recall(SfTorchModel* m, SfTorchError* error) {
     const at::NoGradGuard guard;
     for (Parameter* p : m->model.learnt()) {
       if (p->remembered.defined()) p->t.copy_(p->remembered);
+    }
+    for (Turn& turn : m->model.turns()) {
+      if (turn.remembered.defined()) turn.q.copy_(turn.remembered);
     }
   });
 }
@@ -164,6 +220,8 @@ const SfTorchApi kApi = {
     .remember = Remember,
     .recall = Recall,
     .read = Read,
+    .cayley_step = CayleyStep,
+    .read_turn = ReadTurn,
 };
 
 }  // namespace

@@ -12,7 +12,7 @@
 extern "C" {
 
 // Of everything below; a plugin of another version is refused.
-enum { kSfTorchAbi = 1 };
+enum { kSfTorchAbi = 2 };
 
 enum SfTorchOp { kSfEmbed, kSfNorm, kSfLinear, kSfHeadNorm, kSfRope, kSfAttention, kSfGatedMul, kSfAdd };
 
@@ -33,7 +33,9 @@ typedef struct SfTorchRotation {
   const float* const* factors;  // each [order, order]
 } SfTorchRotation;
 
-// How the input of a site's linears is treated, in this order: rotated, shifted, rounded.
+// How the input of a site's linears is treated, in this order: rotated, shifted, turned, rounded, turned
+// back. (A turn is an orthogonal matrix that is learnt; what is rounded is what a model would round whose
+// weights held it.)
 typedef struct SfTorchSite {
   int64_t k;
   int32_t rotation;    // index into SfTorchGraph::rotations; -1: none
@@ -44,6 +46,7 @@ typedef struct SfTorchSite {
   float static_scale;  // > 0: one stored scale
   int32_t static_zero;
   float spike_threshold;  // > 0: rows with a larger value stay in float
+  int32_t turn;           // index into SfTorchGraph::turn_orders, repeated along the row; -1: none
   int64_t num_kept, num_super;
   const int32_t* kept;   // columns in bf16, which the codes leave out
   const int32_t* super;  // columns whose bf16 value super weights multiply
@@ -70,6 +73,11 @@ typedef struct SfTorchGraph {
   SfTorchRope rope, rope_local;
   // How it computes.
   int32_t bf16;  // products of linears in bfloat16 with float32 sums; 0: all in float32
+  // Gradients flow through the scales of rounded activations, so that alone the rounding passes them straight
+  // through; 0: the scales are constants, and clipping passes gradients as well.
+  int32_t scale_gradients;
+  int32_t num_turns;
+  const int64_t* turn_orders;  // [num_turns]; all begin as the identity and are learnt
   int32_t num_threads;
   const char* device;  // "cpu", "cuda"
 } SfTorchGraph;
@@ -127,9 +135,15 @@ typedef struct SfTorchApi {
   // nothing was changed.
   int32_t (*adam_step)(SfTorchModel*, double rate, double beta1, double beta2, int32_t* finite,
                        SfTorchError*);
-  int32_t (*remember)(SfTorchModel*, SfTorchError*);  // the parameters as they are now,
+  int32_t (*remember)(SfTorchModel*, SfTorchError*);  // parameters and turns as they are now,
   int32_t (*recall)(SfTorchModel*, SfTorchError*);    // and back to them
   int32_t (*read)(SfTorchModel*, int32_t node, int32_t parameter, float* values, int64_t size, SfTorchError*);
+  // One step of all turns along their gradients, which are then forgotten: momentum in the frame that turns
+  // with the matrix, its length `rate` radians an axis where gradients agree, and Cayley's map, which leaves
+  // the matrix orthogonal. *finite as above.
+  int32_t (*cayley_step)(SfTorchModel*, double rate, double beta1, double beta2, int32_t* finite,
+                         SfTorchError*);
+  int32_t (*read_turn)(SfTorchModel*, int32_t turn, double* values, int64_t size, SfTorchError*);
 } SfTorchApi;
 
 // The one symbol of the plugin.

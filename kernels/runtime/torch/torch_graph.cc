@@ -23,13 +23,25 @@ SfTorchRope RopeOf(const RopeConfig& rope) {
                                                             : 2};
 }
 
+void SetRounding(const ActivationFormat& act, float scale, int32_t zero, SfTorchSite& s) {
+  s.act_bits = act.bits;
+  s.act_lo = act.is_float() ? 0 : act.lo();
+  s.act_hi = act.is_float() ? 0 : act.hi();
+  s.act_symmetric = act.symmetric ? 1 : 0;
+  s.act_group = act.group;
+  s.static_scale = act.is_static() ? scale : 0;
+  s.static_zero = zero;
+}
+
 }  // namespace
 
 TorchGraph::TorchGraph(const ModelGraph& graph) : graph_(graph), lists_(graph.sites.size()) {
   for (const Rotation& rotation : graph.rotations) AddRotation(rotation);
   for (const Site& site : graph.sites) {
-    sites_.push_back(
-        {.k = site.k, .rotation = site.rotation, .shift = site.shift.empty() ? nullptr : site.shift.data()});
+    sites_.push_back({.k = site.k,
+                      .rotation = site.rotation,
+                      .shift = site.shift.empty() ? nullptr : site.shift.data(),
+                      .turn = -1});
   }
   for (size_t i = 0; i < graph.nodes.size(); ++i) {
     const Node& n = graph.nodes[i];
@@ -93,14 +105,14 @@ void TorchGraph::SetForm(int site, const QuantizedLinear& q, const std::vector<i
   lists.kept = q.kept_columns;
   lists.super = super_columns;
   SfTorchSite& s = sites_[static_cast<size_t>(site)];
-  s.act_bits = q.act.bits;
-  s.act_lo = q.act.is_float() ? 0 : q.act.lo();
-  s.act_hi = q.act.is_float() ? 0 : q.act.hi();
-  s.act_symmetric = q.act.symmetric ? 1 : 0;
-  s.act_group = q.act.group;
-  s.static_scale = q.act.is_static() ? q.input_scale : 0;
-  s.static_zero = q.input_zero;
+  SetRounding(q.act, q.input_scale, q.input_zero, s);
   s.spike_threshold = q.spike_threshold;
+}
+
+void TorchGraph::SetForm(int site, const TorchForms::Site& form) {
+  SfTorchSite& s = sites_[static_cast<size_t>(site)];
+  SetRounding(form.act, form.input_scale, form.input_zero, s);
+  s.turn = form.turn;
 }
 
 const SfTorchGraph& TorchGraph::Describe() {
@@ -116,6 +128,8 @@ const SfTorchGraph& TorchGraph::Describe() {
   out_.sites = sites_.data();
   out_.num_rotations = static_cast<int32_t>(rotations_.size());
   out_.rotations = rotations_.data();
+  out_.num_turns = static_cast<int32_t>(turn_orders_.size());
+  out_.turn_orders = turn_orders_.data();
   out_.slides = slides_.empty() ? nullptr : slides_.data();
   return out_;
 }

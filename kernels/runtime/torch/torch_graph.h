@@ -8,6 +8,7 @@
 #include "formats/model_graph.h"
 #include "formats/quantized/native.h"
 #include "kernels/runtime/torch/torch_abi.h"
+#include "kernels/runtime/torch/torch_model.h"
 
 namespace spikefold {
 
@@ -16,6 +17,8 @@ class TorchGraph {
   explicit TorchGraph(const ModelGraph& graph);
   // How the linears of a site round their input; of a site whose linears are quantized.
   void SetForm(int site, const QuantizedLinear& linear, const std::vector<int32_t>& super_columns);
+  void SetForm(int site, const TorchForms::Site& form);
+  void SetTurns(const std::vector<int64_t>& orders) { turn_orders_ = orders; }
   const SfTorchGraph& Describe();  // valid until the next change
   SfTorchGraph& settings() { return out_; }
 
@@ -32,6 +35,7 @@ class TorchGraph {
   std::vector<SiteLists> lists_;
   std::vector<SfTorchRotation> rotations_;
   std::vector<uint8_t> slides_;
+  std::vector<int64_t> turn_orders_;
   std::deque<std::vector<float>> floats_;
   std::deque<std::vector<const float*>> factors_;
 };

@@ -37,7 +37,14 @@ class Loader {
       SF_ASSIGN_OR_RETURN(native_, NativeReader::Open(reader_.path()));
       SF_RETURN_IF_ERROR(FindForms());
     }
+    if (options_.forms != nullptr) {
+      for (size_t i = 0; i < options_.forms->sites.size(); ++i) {
+        described_.SetForm(static_cast<int>(i), options_.forms->sites[i]);
+      }
+      described_.SetTurns(options_.forms->turns);
+    }
     SfTorchGraph& settings = described_.settings();
+    settings.scale_gradients = options_.forms != nullptr ? 1 : 0;
     settings.bf16 = options_.bf16 ? 1 : 0;
     settings.num_threads = options_.num_threads;
     settings.device = options_.device.c_str();
@@ -153,6 +160,9 @@ class Loader {
   }
 
   absl::Status LoadPrefix() {
+    if (options_.forms != nullptr && options_.forms->prefix != nullptr) {
+      return LoadPrefix(*options_.forms->prefix);
+    }
     if (native_ == nullptr) return absl::OkStatus();
     SF_ASSIGN_OR_RETURN(const NativePrefix prefix, native_->ReadPrefix());
     if (prefix.ids.empty()) return absl::OkStatus();
@@ -167,6 +177,25 @@ class Loader {
       SF_RETURN_IF_ERROR(StatusOf(api_->set_prefix(model_, static_cast<int32_t>(l), positions,
                                                    k.as<float>().data(), v.as<float>().data(), &error_),
                                   error_));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadPrefix(const KvPrefix& prefix) {
+    const ModelConfig& c = graph_.config;
+    const size_t values = static_cast<size_t>(c.num_kv_heads * prefix.size() * c.head_dim);
+    const size_t layers = static_cast<size_t>(c.num_layers);
+    const bool all = prefix.k.size() == layers && prefix.v.size() == layers;
+    for (size_t l = 0; l < layers; ++l) {
+      if (!all || prefix.k[l].size() != values || prefix.v[l].size() != values) {
+        return absl::DataLossError("the prefix's keys and values do not fit the model; scan again");
+      }
+      std::vector<float> k, v;
+      for (const uint16_t bits : prefix.k[l]) k.push_back(Bf16ToFloat(bits));
+      for (const uint16_t bits : prefix.v[l]) v.push_back(Bf16ToFloat(bits));
+      SF_RETURN_IF_ERROR(StatusOf(
+          api_->set_prefix(model_, static_cast<int32_t>(l), prefix.size(), k.data(), v.data(), &error_),
+          error_));
     }
     return absl::OkStatus();
   }
@@ -260,6 +289,20 @@ absl::Status TorchModel::Remember() {
 absl::Status TorchModel::Recall() {
   SfTorchError error{};
   return StatusOf(api_->recall(model_, &error), error);
+}
+
+absl::StatusOr<bool> TorchModel::CayleyStep(double rate, double beta1, double beta2) {
+  SfTorchError error{};
+  int32_t finite = 1;
+  SF_RETURN_IF_ERROR(StatusOf(api_->cayley_step(model_, rate, beta1, beta2, &finite, &error), error));
+  return finite != 0;
+}
+
+absl::StatusOr<std::vector<double>> TorchModel::ReadTurn(int turn, int64_t order) {
+  SfTorchError error{};
+  std::vector<double> values(static_cast<size_t>(order * order));
+  SF_RETURN_IF_ERROR(StatusOf(api_->read_turn(model_, turn, values.data(), order * order, &error), error));
+  return values;
 }
 
 absl::StatusOr<std::vector<float>> TorchModel::Read(int node, TorchParameter parameter, int64_t size) {

@@ -11,14 +11,31 @@
 #include "absl/types/span.h"
 #include "formats/base/progress.h"
 #include "formats/checkpoint.h"
+#include "formats/quantized/quant_format.h"
+#include "kernels/runtime/kv_cache.h"
 #include "kernels/runtime/torch/torch_plugin.h"
 
 namespace spikefold {
+
+// A float model that is run as a quantized one would be, its weights left alone: its linears' inputs are
+// rounded, in a basis that gradients may turn, behind a prefix.
+struct TorchForms {
+  struct Site {
+    ActivationFormat act;   // float: as it is
+    float input_scale = 0;  // static ones
+    int32_t input_zero = 0;
+    int turn = -1;  // the turn of its rows before they are rounded; -1: none
+  };
+  std::vector<Site> sites;     // by ModelGraph::sites
+  std::vector<int64_t> turns;  // widths of orthogonal matrices that are learnt, at first the identity
+  const KvPrefix* prefix = nullptr;
+};
 
 struct TorchOptions {
   int num_threads = 1;
   bool bf16 = false;  // products of linears in bfloat16, for learning; float32 otherwise
   std::string device = "cpu";
+  const TorchForms* forms = nullptr;  // of float models; scales of activations then pass gradients
   Progress progress;
 };
 
@@ -52,6 +69,9 @@ class TorchModel {
   absl::Status Remember();
   absl::Status Recall();
   absl::StatusOr<std::vector<float>> Read(int node, TorchParameter parameter, int64_t size);
+  // One step of the turns, `rate` in radians (torch_abi.h). False as above.
+  absl::StatusOr<bool> CayleyStep(double rate, double beta1 = 0.9, double beta2 = 0.95);
+  absl::StatusOr<std::vector<double>> ReadTurn(int turn, int64_t order);  // [order, order]
 
  private:
   TorchModel(const SfTorchApi* api, SfTorchModel* model, int64_t vocab)

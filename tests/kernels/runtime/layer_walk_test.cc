@@ -141,7 +141,7 @@ TEST_CASE("Parts that begin elsewhere and caches without room are refused") {
   const std::vector<float> input(3 * 64);
   const auto with_input = [&](int begin) {
     return ForwardNodes(*model, {begin, begin + 1, input}, {{1, 2, 3}}, cache, absl::MakeSpan(residual), {})
-        .message();
+        .ToString();
   };
   const int down = model->graph().FindModule("model.layers.0.mlp.down_proj");
   CHECK(absl::StrContains(with_input(down), "needs an input of 288 values; 192 given"));

@@ -107,6 +107,56 @@ TEST_CASE("A gradient step goes downhill, and parameters come back as they were 
   CHECK(RelativeError(*model->Read(norm, TorchParameter::kGain, 64), gain.as<float>()) < 1e-6);
 }
 
+TEST_CASE("Turns begin as nothing, stay orthogonal and go downhill", "[torch]") {
+  if (!HasPlugin()) return;
+  const TinyModel tiny = MakeTinyModel(Llama());
+  // A wide channel, so that there is something to turn away from.
+  auto embedding = tiny.checkpoint->tensor("model.embed_tokens.weight").as<float>();
+  for (size_t i = 3; i < embedding.size(); i += 64) embedding[i] *= 12;
+  const ModelGraph& graph = tiny.checkpoint->graph();
+  const std::vector<int32_t> tokens = SomeTokens(24, 131);
+  const std::vector<float> target = OracleLogits(*tiny.checkpoint, tokens);
+  TorchForms plain;
+  for (const Site& site : graph.sites) {
+    plain.sites.push_back({.act = {.bits = site.layer < 0 ? 0 : 4}});
+  }
+  TorchForms turned = plain;
+  turned.turns = {64, 16};
+  for (const Site& site : graph.sites) {
+    int& turn = turned.sites[static_cast<size_t>(site.id)].turn;
+    if (site.value == ValueKind::kAttnIn || site.value == ValueKind::kFfnIn) turn = 0;
+    if (site.value == ValueKind::kCtx) turn = 1;  // 16 of its 64 columns: head by head
+  }
+  auto a = *TorchModel::Load(*tiny.checkpoint, {.forms = &plain});
+  auto b = *TorchModel::Load(*tiny.checkpoint, {.forms = &turned});
+  const double before = *a->Divergence(tokens, 0, target);
+  CHECK(before > 1e-4);
+  CHECK(*b->Divergence(tokens, 0, target) == Approx(before).epsilon(1e-6));
+  REQUIRE(b->Remember().ok());
+  for (int i = 0; i < 20; ++i) {
+    REQUIRE(b->Accumulate(tokens, 0, target, 1).ok());
+    REQUIRE(*b->CayleyStep(0.02));
+  }
+  CHECK(*b->Divergence(tokens, 0, target) < 0.9 * before);
+  for (const auto& [turn, order] : {std::pair<int, int64_t>{0, 64}, {1, 16}}) {
+    const std::vector<double> q = *b->ReadTurn(turn, order);
+    double worst = 0, moved = 0;
+    for (int64_t i = 0; i < order * order; ++i) {
+      double sum = i / order == i % order ? -1 : 0;
+      moved = std::max(moved, std::abs(q[static_cast<size_t>(i)] + sum));
+      for (int64_t k = 0; k < order; ++k) {
+        sum += q[static_cast<size_t>(i / order * order + k)] * q[static_cast<size_t>(i % order * order + k)];
+      }
+      worst = std::max(worst, std::abs(sum));
+    }
+    CHECK(worst < 1e-12);
+    CHECK(moved > 0.01);
+  }
+  REQUIRE(b->Recall().ok());
+  CHECK(*b->Divergence(tokens, 0, target) == Approx(before).epsilon(1e-6));
+  CHECK_FALSE(b->ReadTurn(2, 16).ok());
+}
+
 TEST_CASE("What LibTorch cannot be asked is refused", "[torch]") {
   if (!HasPlugin()) return;
   const TinyModel tiny = MakeTinyModel(Llama());
