@@ -21,7 +21,7 @@ constexpr int64_t kColumns = 64;     // whose codes one thread makes
 constexpr int64_t kLine = 16;        // floats of a cache line
 
 // ||x||^2 and max |x| of each row of x [rows, k], in 16 lanes.
-SF_VECTOR_CLONES void MeasureRows(const float* x, int64_t rows, int64_t k, float* norm, float* peak) {
+SF_VECTOR_CLONES void Measure(const float* x, int64_t rows, int64_t k, float* norm, float* peak) {
   using Lanes = float __attribute__((vector_size(kLine * sizeof(float))));
   for (int64_t t = 0; t < rows; ++t, x += k) {
     Lanes sum = {}, top = {};
@@ -85,20 +85,27 @@ SF_VECTOR_CLONES void AddTile(const float* from, int64_t m, int64_t n, int64_t s
 
 }  // namespace
 
-std::vector<float> RowWeights(const float* x, int64_t rows, int64_t k, const RowWeighting& weighting,
-                              ThreadPool& pool) {
-  std::vector<float> weight(static_cast<size_t>(rows), 1.0f);
-  if (weighting.cap <= 0 && weighting.spike_threshold <= 0) return weight;
-  std::vector<float> norm(static_cast<size_t>(rows)), peak(norm);
-  pool.ParallelFor(rows, 32, [&](int64_t begin, int64_t end) {
-    MeasureRows(x + begin * k, end - begin, k, norm.data() + begin, peak.data() + begin);
+RowSizes MeasureRows(const float* x, int64_t rows, int64_t k, float* to, ThreadPool& pool) {
+  constexpr int64_t kRows = 16;  // that a second-level cache still holds when they are measured
+  RowSizes out{.norm = std::vector<float>(static_cast<size_t>(rows)),
+               .peak = std::vector<float>(static_cast<size_t>(rows))};
+  pool.ParallelFor(rows, kRows, [&](int64_t begin, int64_t end) {
+    const size_t bytes = static_cast<size_t>((end - begin) * k) * sizeof(float);
+    if (to != nullptr) std::memcpy(to + begin * k, x + begin * k, bytes);
+    Measure(x + begin * k, end - begin, k, out.norm.data() + begin, out.peak.data() + begin);
   });
-  const double limit = weighting.cap * static_cast<double>(Median(norm));
-  for (size_t t = 0; t < norm.size(); ++t) {
-    if (weighting.spike_threshold > 0 && peak[t] > weighting.spike_threshold) {
+  return out;
+}
+
+std::vector<float> RowWeights(const RowSizes& sizes, const RowWeighting& weighting) {
+  std::vector<float> weight(sizes.norm.size(), 1.0f);
+  if (weighting.cap <= 0 && weighting.spike_threshold <= 0) return weight;
+  const double limit = weighting.cap * static_cast<double>(Median(sizes.norm));
+  for (size_t t = 0; t < weight.size(); ++t) {
+    if (weighting.spike_threshold > 0 && sizes.peak[t] > weighting.spike_threshold) {
       weight[t] = 0;
-    } else if (limit > 0 && static_cast<double>(norm[t]) > limit) {
-      weight[t] = static_cast<float>(limit / static_cast<double>(norm[t]));
+    } else if (limit > 0 && static_cast<double>(sizes.norm[t]) > limit) {
+      weight[t] = static_cast<float>(limit / static_cast<double>(sizes.norm[t]));
     }
   }
   return weight;

@@ -19,9 +19,14 @@ struct RowWeighting {
   double cap = 16;            // omega_t = min(1, cap * median ||x||^2 / ||x_t||^2); 0: all 1
   float spike_threshold = 0;  // > 0: rows with a larger |x| are computed in float, so omega_t = 0
 };
-// Of one call's rows x [rows, k]: the median is theirs.
-std::vector<float> RowWeights(const float* x, int64_t rows, int64_t k, const RowWeighting& weighting,
-                              ThreadPool& pool);
+// ||x||^2 and max |x| of each row. The norm of a row with a value that is not finite is not finite either.
+struct RowSizes {
+  std::vector<float> norm, peak;
+};
+// Of x [rows, k], which is copied to `to` [rows, k] on the way, unless that is null.
+RowSizes MeasureRows(const float* x, int64_t rows, int64_t k, float* to, ThreadPool& pool);
+// Of one call's rows: the median is theirs.
+std::vector<float> RowWeights(const RowSizes& sizes, const RowWeighting& weighting);
 
 // sum_t omega_t a_t b_t^T, [k, k], over any number of calls. Of up to 512 rows sqrt(omega_t) a_t is rounded
 // to INT8 with a scale a column, max / 127; the products' sums are integers and exact, and those of all
@@ -68,7 +73,7 @@ class Hessian : public OuterProductSum {
  public:
   explicit Hessian(int64_t k) : OuterProductSum(k, true) {}
   absl::Status AddRows(const float* x, int64_t rows, const RowWeighting& weighting, ThreadPool& pool) {
-    return Add(x, x, rows, RowWeights(x, rows, k(), weighting, pool), pool);
+    return Add(x, x, rows, RowWeights(MeasureRows(x, rows, k(), nullptr, pool), weighting), pool);
   }
 };
 

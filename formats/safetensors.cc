@@ -405,9 +405,10 @@ absl::StatusOr<Tensor> SafetensorsFile::ReadRows(const SafetensorsEntry& entry, 
 
 absl::StatusOr<std::unique_ptr<SafetensorsWriter>> SafetensorsWriter::Create(const std::string& path,
                                                                              std::vector<Spec> specs,
-                                                                             const Metadata& metadata) {
+                                                                             const Metadata& metadata,
+                                                                             FileSpace space) {
   SF_ASSIGN_OR_RETURN(Preamble p, MakePreamble(path, specs, metadata));
-  SF_ASSIGN_OR_RETURN(std::unique_ptr<RandomWriter> file, RandomWriter::Create(path, p.file_bytes));
+  SF_ASSIGN_OR_RETURN(std::unique_ptr<RandomWriter> file, RandomWriter::Create(path, p.file_bytes, space));
   SF_RETURN_IF_ERROR(file->WriteAt(0, absl::MakeConstSpan(p.head.data(), p.head.size())));
   return std::unique_ptr<SafetensorsWriter>(
       new Writer(std::move(file), path, p.head.size(), p.file_bytes, std::move(p.entries)));

@@ -62,10 +62,12 @@ class SafetensorsWriter {
     DType dtype;
     Shape shape;
   };
-  // Reserves the whole file. InvalidArgument: a name twice, a bad name or shape, a header above the limit.
+  // Reserves the whole file, or in a sparse one nothing: tensors that are only marked as written are zeros
+  // then and take no room. InvalidArgument: a name twice, a bad name or shape, a header above the limit.
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Create(
       const std::string& path, std::vector<Spec> specs,
-      const std::vector<std::pair<std::string, std::string>>& metadata = {{"format", "pt"}});
+      const std::vector<std::pair<std::string, std::string>>& metadata = {{"format", "pt"}},
+      FileSpace space = FileSpace::kReserved);
   // Goes on in the file that Create() with the same arguments made and nobody finished. No tensor counts as
   // written. DataLoss: the file has another size or header.
   static absl::StatusOr<std::unique_ptr<SafetensorsWriter>> Reopen(const std::string& path,
@@ -73,7 +75,7 @@ class SafetensorsWriter {
   virtual ~SafetensorsWriter() = default;
   // InvalidArgument if name, dtype or shape was not declared, or it was written before.
   virtual absl::Status Write(absl::string_view name, const TensorView& tensor) = 0;
-  // Reopened files: what is in the place of a tensor, and that it is what should be there.
+  // Reopened and sparse files: what is in the place of a tensor, and that it is what should be there.
   virtual absl::StatusOr<Tensor> ReadBack(absl::string_view name) = 0;
   virtual void MarkWritten(absl::string_view name) = 0;
   virtual absl::Status Sync() = 0;  // what was written survives a loss of power

@@ -237,4 +237,26 @@ std::vector<BenchShape> BenchShapes(absl::FunctionRef<size_t(int64_t n, int64_t 
   return shapes;
 }
 
+std::vector<BenchShape> GroupBenchShapes(const QuantizedCase& form, bool all) {
+  std::vector<BenchShape> shapes = BenchShapes([&](int64_t n, int64_t k) {
+    return GroupPackedBytes({.n = n,
+                             .k = k,
+                             .group = form.group,
+                             .bits = form.bits,
+                             .zeros = form.w_zeros,
+                             .scales = ScaleType::kF16});
+  });
+  std::erase_if(shapes,
+                [&](const BenchShape& s) { return !all && (s.num_kept > 0 || (s.k < 1536 && s.n < 49152)); });
+  return shapes;
+}
+
+QuantizedCase WithShape(QuantizedCase form, const BenchShape& s) {
+  form.m = s.m;
+  form.n = s.n;
+  form.k = s.k;
+  form.num_kept = s.num_kept;
+  return form;
+}
+
 }  // namespace spikefold::kernels

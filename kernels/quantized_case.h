@@ -72,5 +72,8 @@ struct BenchShape {
 };
 // SmolLM2-135M: decode (m = 1), a small batch, prefill of 512 rows, with kept columns.
 std::vector<BenchShape> BenchShapes(absl::FunctionRef<size_t(int64_t n, int64_t k)> packed_bytes);
+// Those of weights in groups, or only the widest of them.
+std::vector<BenchShape> GroupBenchShapes(const QuantizedCase& form, bool all);
+QuantizedCase WithShape(QuantizedCase form, const BenchShape& s);
 
 }  // namespace spikefold::kernels

@@ -26,10 +26,11 @@ struct FixtureShape {
   double rope_theta;
   bool tied;
 };
-constexpr std::array<FixtureShape, 3> kShapes = {{
+constexpr std::array<FixtureShape, 4> kShapes = {{
     {"tiny", 256, 512, 4, 4, 2, 64, 512, 2048, 10000, true},
     {"smollm2", 576, 1536, 30, 9, 3, 64, 49152, 8192, 100000, true},
     {"llama3-8b", 4096, 14336, 32, 32, 8, 128, 128256, 8192, 500000, false},
+    {"llama3-70b", 8192, 28672, 80, 64, 8, 128, 128256, 8192, 500000, false},
 }};
 
 absl::StatusOr<FixtureShape> ShapeOf(const FixtureCommandOptions& options) {
@@ -39,7 +40,7 @@ absl::StatusOr<FixtureShape> ShapeOf(const FixtureCommandOptions& options) {
     return shape;
   }
   return absl::InvalidArgumentError(absl::StrCat("fixture: no shape \"", Printable(options.shape, 64),
-                                                 "\"; tiny, smollm2 and llama3-8b are known"));
+                                                 "\"; tiny, smollm2, llama3-8b and llama3-70b are known"));
 }
 
 Json Config(const FixtureShape& s) {
@@ -174,7 +175,9 @@ absl::Status RunFixture(const FixtureCommandOptions& options, Context& context) 
   const std::vector<FixtureTensor> tensors = Tensors(shape);
   std::vector<SafetensorsWriter::Spec> specs;
   for (const FixtureTensor& t : tensors) specs.push_back(t.spec);
-  SF_ASSIGN_OR_RETURN(const auto writer, SafetensorsWriter::Create(path("model.safetensors"), specs));
+  SF_ASSIGN_OR_RETURN(const auto writer,
+                      SafetensorsWriter::Create(path("model.safetensors"), specs, {{"format", "pt"}},
+                                                options.sparse ? FileSpace::kSparse : FileSpace::kReserved));
   const auto count = static_cast<int64_t>(tensors.size());
   int64_t weights = 0;
   for (int64_t i = 0; i < count; ++i) {
@@ -182,10 +185,14 @@ absl::Status RunFixture(const FixtureCommandOptions& options, Context& context) 
       return absl::CancelledError("fixture: stopped; nothing was written");
     }
     const FixtureTensor& t = tensors[static_cast<size_t>(i)];
+    weights += NumElements(t.spec.shape);
+    if (options.sparse && t.deviation > 0) {
+      writer->MarkWritten(t.spec.name);
+      continue;
+    }
     Tensor tensor(t.spec.dtype, t.spec.shape);
     Fill(Mix(context.seed) + Mix(static_cast<uint64_t>(i) + 1), t.deviation, context.pool(), tensor);
     SF_RETURN_IF_ERROR(writer->Write(t.spec.name, tensor.view()));
-    weights += tensor.num_elements();
   }
   SF_RETURN_IF_ERROR(writer->Finish());
   SF_RETURN_IF_ERROR(WriteFileAtomically(path("config.json"), Config(shape).Dump(2)));
@@ -202,8 +209,9 @@ absl::Status RunFixture(const FixtureCommandOptions& options, Context& context) 
                                  .Set("file_bytes", bytes));
   }
   console.Print(absl::StrCat(Printable(options.output, 1024), ": ", shape.name, " with ", shape.layers,
-                             " layers, ", CompactCount(weights), " random weights in ", BytesText(bytes),
-                             "\n"));
+                             " layers, ", CompactCount(weights),
+                             options.sparse ? " weights that are zero in " : " random weights in ",
+                             BytesText(bytes), "\n"));
   return console.Flush();
 }
 

@@ -11,9 +11,10 @@
 namespace spikefold {
 
 struct FixtureCommandOptions {
-  std::string shape = "tiny";  // or "smollm2", "llama3-8b"
+  std::string shape = "tiny";  // or "smollm2", "llama3-8b", "llama3-70b"
   std::string output;
-  int64_t layers = 0;  // 0: as the shape has
+  int64_t layers = 0;   // 0: as the shape has
+  bool sparse = false;  // matrices are zeros that take no room on the disk
   bool force = false;
 };
 // One tensor is in memory at a time. Equal seeds give equal files.

@@ -437,8 +437,11 @@ void CommandLine::AddFixture() {
   CLI::App* c = Add("fixture", "Writes a model of a known shape with random weights, to measure speed with",
                     "spikefold fixture --shape llama3-8b --layers 4 -o random-8b", RunFixture, &o);
   c->add_option("-o,--output", o->output, "The model's directory")->required()->type_name("DIR");
-  c->add_option("--shape", o->shape, "tiny, smollm2 or llama3-8b")->type_name("NAME")->capture_default_str();
+  c->add_option("--shape", o->shape, "tiny, smollm2, llama3-8b or llama3-70b")
+      ->type_name("NAME")
+      ->capture_default_str();
   AddCount(c, "--layers", o->layers, "Layers; 0: as many as the shape has", 0, 1000);
+  c->add_flag("--sparse", o->sparse, "Matrices are zeros that take no room on the disk");
   c->add_flag("--force", o->force, "Replace a model that is there");
 }
 

@@ -70,12 +70,15 @@ class FileWriter {
   virtual absl::StatusOr<std::string> Finish() = 0;  // fsync, close; returns the SHA-256 in lower-case hex
 };
 
+enum class FileSpace { kReserved, kSparse };
+
 // Writes at any offset of a file whose size is known and reserved at once, so that a full disk is noticed
-// before the work, not after it (Unavailable). Bytes that are not written read as zero. Destruction without
-// Finish() removes the file.
+// before the work, not after it (Unavailable); a sparse one takes the room of what is written. Bytes that are
+// not written read as zero. Destruction without Finish() removes the file.
 class RandomWriter {
  public:
-  static absl::StatusOr<std::unique_ptr<RandomWriter>> Create(const std::string& path, uint64_t size);
+  static absl::StatusOr<std::unique_ptr<RandomWriter>> Create(const std::string& path, uint64_t size,
+                                                              FileSpace space = FileSpace::kReserved);
   // Goes on in a file that an earlier Create() made and nobody finished. DataLoss if its size is another.
   static absl::StatusOr<std::unique_ptr<RandomWriter>> Reopen(const std::string& path, uint64_t size);
   virtual ~RandomWriter() = default;

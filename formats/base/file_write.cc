@@ -279,10 +279,14 @@ absl::StatusOr<std::unique_ptr<FileWriter>> FileWriter::Create(const std::string
   return std::unique_ptr<FileWriter>(new HashingWriter(std::move(file)));
 }
 
-absl::StatusOr<std::unique_ptr<RandomWriter>> RandomWriter::Create(const std::string& path, uint64_t size) {
+absl::StatusOr<std::unique_ptr<RandomWriter>> RandomWriter::Create(const std::string& path, uint64_t size,
+                                                                   FileSpace space) {
   SF_ASSIGN_OR_RETURN(std::unique_ptr<OutputFile> file, CreateOutput(path));
   if (size > 0) {
-    int error = FailsByFault("reserve") ? errno : posix_fallocate(file->fd(), 0, static_cast<off_t>(size));
+    int error = EOPNOTSUPP;
+    if (space == FileSpace::kReserved) {
+      error = FailsByFault("reserve") ? errno : posix_fallocate(file->fd(), 0, static_cast<off_t>(size));
+    }
     if (error == EOPNOTSUPP || error == EINVAL || error == ENODEV) {
       error = ftruncate(file->fd(), static_cast<off_t>(size)) == 0 ? 0 : errno;
     }

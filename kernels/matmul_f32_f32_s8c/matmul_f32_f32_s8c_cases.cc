@@ -1,9 +1,8 @@
 #include <cmath>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
-#include "kernels/quantized_case.h"
+#include "kernels/quantized_check.h"
 
 namespace spikefold::kernels::matmul_f32_f32_s8c {
 namespace {
@@ -18,16 +17,6 @@ Params ParamsOf(const QuantizedOperands& o, const void* packed, std::vector<floa
           .w_scale = o.w_scale.data(),
           .tail = o.Tail(),
           .y = y.data()};
-}
-
-// Row `row` of a call as a call of its own.
-Params OneRow(Params p, int64_t row, float* y) {
-  p.m = 1;
-  p.x += row * p.k;
-  p.tail.kept_x += row * p.tail.num_kept;
-  p.tail.super_x += row * p.tail.super_x_stride;
-  p.y = y;
-  return p;
 }
 
 }  // namespace
@@ -49,12 +38,8 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
     const double float_terms = static_cast<double>(c.num_kept + c.num_super + c.k) + 4;
     report.Compare(name, y, std::vector<double>(expected.begin(), expected.end()),
                    Tolerances(o, o.FloatRows(), expected, float_terms));
-    // A row's result does not depend on the rows beside it: prefill equals decode.
-    std::vector<float> alone(y.size());
-    for (int64_t row = 0; row < c.m; ++row) {
-      if (!Run(OneRow(params, row, alone.data() + row * c.n), pool).ok()) return {};
-    }
-    report.CompareExact(absl::StrCat(name, " row by row"), alone, y);
+    const auto one_row = [&](int64_t row) { return RowOf(params, row); };
+    if (!CompareRows(name, params, y, one_row, pool, report)) return {};
   }
   return report;
 }
@@ -62,21 +47,9 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
 void Benchmark(Bench& bench) {
   for (const BenchShape& s : BenchShapes(matmul_f32_s8r_s8c::PackedBytes)) {
     const QuantizedOperands o({.m = s.m, .n = s.n, .k = s.k, .num_kept = s.num_kept}, 1);
-    const size_t bytes = matmul_f32_s8r_s8c::PackedBytes(s.n, s.k);
-    std::vector<uint8_t> packed(bytes * static_cast<size_t>(s.copies));
-    for (int64_t i = 0; i < s.copies; ++i) {
-      matmul_f32_s8r_s8c::Pack(o.codes.data(), s.n, s.k, packed.data() + static_cast<size_t>(i) * bytes);
-    }
+    const auto pack = [&](void* to) { matmul_f32_s8r_s8c::Pack(o.codes.data(), s.n, s.k, to); };
     std::vector<float> y;
-    Params params = ParamsOf(o, packed.data(), y);
-    int64_t turn = 0;
-    const double ops = 2.0 * static_cast<double>(s.m * s.n * (s.k + s.num_kept));
-    const double moved =
-        static_cast<double>(bytes) + 4.0 * static_cast<double>(PackedKeptWords(s.n, s.num_kept));
-    bench.Time(CaseName(o.shape), ops, moved, [&] {
-      params.w = packed.data() + static_cast<size_t>(turn++ % s.copies) * bytes;
-      (void)Run(params, bench.pool());
-    });
+    TimeLinear(s, o, matmul_f32_s8r_s8c::PackedBytes(s.n, s.k), pack, ParamsOf(o, nullptr, y), bench);
   }
 }
 

@@ -1,8 +1,7 @@
 #include <cmath>
 
-#include "absl/strings/str_cat.h"
 #include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
-#include "kernels/quantized_case.h"
+#include "kernels/quantized_check.h"
 
 namespace spikefold::kernels::matmul_f32_f32_sxg {
 namespace {
@@ -17,16 +16,6 @@ Params ParamsOf(const QuantizedOperands& o, const void* packed, std::vector<floa
           .w = packed,
           .tail = o.Tail(),
           .y = y.data()};
-}
-
-// Row `row` of a call as a call of its own.
-Params OneRow(Params p, int64_t row, float* y) {
-  p.m = 1;
-  p.x += row * p.k;
-  p.tail.kept_x += row * p.tail.num_kept;
-  p.tail.super_x += row * p.tail.super_x_stride;
-  p.y = y;
-  return p;
 }
 
 }  // namespace
@@ -48,12 +37,8 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
     const double float_terms = static_cast<double>(c.num_kept + c.num_super + c.k) + 4;
     report.Compare(name, y, std::vector<double>(expected.begin(), expected.end()),
                    Tolerances(o, o.FloatRows(), expected, float_terms));
-    // A row's result does not depend on the rows beside it: prefill equals decode.
-    std::vector<float> alone(y.size());
-    for (int64_t row = 0; row < c.m; ++row) {
-      if (!Run(OneRow(params, row, alone.data() + row * c.n), pool).ok()) return {};
-    }
-    report.CompareExact(absl::StrCat(name, " row by row"), alone, y);
+    const auto one_row = [&](int64_t row) { return RowOf(params, row); };
+    if (!CompareRows(name, params, y, one_row, pool, report)) return {};
   }
   return report;
 }
@@ -62,38 +47,11 @@ namespace {
 
 // Few shapes unless `all`.
 void TimeForm(const QuantizedCase& form, bool all, Bench& bench) {
-  const auto layout = [&](int64_t n, int64_t k) {
-    return GroupLayout{.n = n,
-                       .k = k,
-                       .group = form.group,
-                       .bits = form.bits,
-                       .zeros = form.w_zeros,
-                       .scales = ScaleType::kF16};
-  };
-  for (const BenchShape& s :
-       BenchShapes([&](int64_t n, int64_t k) { return GroupPackedBytes(layout(n, k)); })) {
-    if (!all && (s.num_kept > 0 || (s.k < 1536 && s.n < 49152))) continue;
-    QuantizedCase c = form;
-    c.m = s.m;
-    c.n = s.n;
-    c.k = s.k;
-    c.num_kept = s.num_kept;
-    const QuantizedOperands o(c, 1);
-    const size_t bytes = GroupPackedBytes(LayoutOf(o.Groups()));
-    std::vector<uint8_t> packed(bytes * static_cast<size_t>(s.copies));
-    for (int64_t i = 0; i < s.copies; ++i) {
-      PackGroups(o.Groups(), packed.data() + static_cast<size_t>(i) * bytes);
-    }
+  for (const BenchShape& s : GroupBenchShapes(form, all)) {
+    const QuantizedOperands o(WithShape(form, s), 1);
+    const auto pack = [&](void* to) { PackGroups(o.Groups(), to); };
     std::vector<float> y;
-    Params params = ParamsOf(o, packed.data(), y);
-    int64_t turn = 0;
-    const double ops = 2.0 * static_cast<double>(s.m * s.n * (s.k + s.num_kept));
-    const double moved =
-        static_cast<double>(bytes) + 4.0 * static_cast<double>(PackedKeptWords(s.n, s.num_kept));
-    bench.Time(CaseName(o.shape), ops, moved, [&] {
-      params.w = packed.data() + static_cast<size_t>(turn++ % s.copies) * bytes;
-      (void)Run(params, bench.pool());
-    });
+    TimeLinear(s, o, GroupPackedBytes(LayoutOf(o.Groups())), pack, ParamsOf(o, nullptr, y), bench);
   }
 }
 

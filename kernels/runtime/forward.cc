@@ -45,14 +45,24 @@ class Pass {
   absl::Status RunPart(NodeRange range, absl::Span<const int32_t> tokens, float* residual) {
     const int64_t rows = static_cast<int64_t>(tokens.size());
     Buffer& buffer = *walk_.buffer(ValueKind::kResidual);
-    if (range.begin > 0) SF_RETURN_IF_ERROR(ops_.Write(residual, rows, buffer));
+    const bool touched = TouchesResidual(range);
+    if (touched && range.begin > 0) SF_RETURN_IF_ERROR(ops_.Write(residual, rows, buffer));
     if (!range.input.empty()) SF_RETURN_IF_ERROR(SetInput(range, rows));
     SF_RETURN_IF_ERROR(Steps(range, tokens));
     if (branch_ != nullptr) SF_RETURN_IF_ERROR(AddNorm(nullptr, nullptr, nullptr));
-    return ops_.Read(buffer, rows, residual);
+    return touched ? ops_.Read(buffer, rows, residual) : absl::OkStatus();
   }
 
  private:
+  bool TouchesResidual(const NodeRange& range) const {
+    const auto nodes =
+        absl::MakeConstSpan(graph_.nodes)
+            .subspan(static_cast<size_t>(range.begin), static_cast<size_t>(range.end - range.begin));
+    return std::any_of(nodes.begin(), nodes.end(), [](const Node& node) {
+      return node.op == Op::kEmbed || node.op == Op::kAdd || IsResidualNorm(node);
+    });
+  }
+
   absl::Status SetInput(const NodeRange& range, int64_t rows) {
     Activation& x = *walk_.activation(graph_.nodes[static_cast<size_t>(range.begin)].in0);
     SF_RETURN_IF_ERROR(ops_.Write(range.input.data(), rows, x.floats()));

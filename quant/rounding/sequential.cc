@@ -1,11 +1,11 @@
 #include "quant/rounding/sequential.h"
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "calib/nonfinite.h"
-#include "formats/base/parallel_copy.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/ops.h"
@@ -18,11 +18,11 @@ using Windows = std::vector<std::vector<int32_t>>;
 using Choose = absl::FunctionRef<absl::StatusOr<LinearRounding>(int node)>;
 using Take = absl::FunctionRef<absl::Status(int node, RoundedWeights rounded)>;
 
-// Keeps the rows of one site.
+// Keeps the rows of one site, and how large each is.
 class SiteTap : public Taps {
  public:
-  SiteTap(const Site& site, ThreadPool& pool, std::vector<float>& rows)
-      : site_(site), pool_(pool), rows_(rows) {}
+  SiteTap(const Site& site, ThreadPool& pool, std::vector<float>& rows, RowSizes& sizes)
+      : site_(site), pool_(pool), rows_(rows), sizes_(sizes) {}
   bool Wants(int layer, ValueKind value) const override {
     return layer == site_.layer && value == site_.value;
   }
@@ -30,13 +30,14 @@ class SiteTap : public Taps {
   void OnRows(const TapRows& seen) override {
     const int64_t count = seen.num_rows * seen.width;
     if (rows_.size() < static_cast<size_t>(count)) rows_.resize(static_cast<size_t>(count));
-    ParallelCopy(pool_, seen.data, count, rows_.data());
+    sizes_ = MeasureRows(seen.data, seen.num_rows, seen.width, rows_.data(), pool_);
   }
 
  private:
   const Site& site_;
   ThreadPool& pool_;
   std::vector<float>& rows_;
+  RowSizes& sizes_;
 };
 
 // One model's rows on their way through the layers: each linear is computed once, from the rows that its site
@@ -56,12 +57,15 @@ class Stream {
     std::vector<float>& input = input_[window];
     const absl::Span<const float> stopped =
         absl::MakeConstSpan(input).first(windows_[window].size() * width_);
-    SiteTap tap(site, model_.pool(), input);  // at the end, when the walk has long taken the rows from there
+    SiteTap tap(site, model_.pool(), input,
+                sizes_);  // at the end, when the walk has long taken the rows from there
     SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front(), stopped}, windows_[window],
                                     cache_, absl::MakeSpan(residual_[window]), {.taps = &tap}));
     if (window + 1 == windows_.size()) width_ = static_cast<size_t>(site.k);
     return absl::MakeConstSpan(input).first(windows_[window].size() * static_cast<size_t>(site.k));
   }
+
+  const RowSizes& sizes() const { return sizes_; }  // of the last call's rows
 
  private:
   static int64_t Capacity(const Windows& windows, const KvPrefix* prefix) {
@@ -77,6 +81,7 @@ class Stream {
   // [windows][tokens, width_], or more, of the site where the stream stands.
   std::vector<std::vector<float>> input_;
   size_t width_ = 0;  // k of that site; 0 before the first
+  RowSizes sizes_;
 };
 
 class Driver {
@@ -166,10 +171,14 @@ class Driver {
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
-      SF_RETURN_IF_ERROR(
-          CheckSiteFinite(graph_, site, x, static_cast<int64_t>(w), windows_[w], "rounding", pool));
+      const RowSizes& sizes = stream_.sizes();
+      if (!std::all_of(sizes.norm.begin(), sizes.norm.end(),
+                       [](float norm) { return std::isfinite(norm); })) {
+        SF_RETURN_IF_ERROR(
+            CheckSiteFinite(graph_, site, x, static_cast<int64_t>(w), windows_[w], "rounding", pool));
+      }
       const int64_t rows = static_cast<int64_t>(windows_[w].size());
-      const std::vector<float> weight = RowWeights(x.data(), rows, site.k, weighting, pool);
+      const std::vector<float> weight = RowWeights(sizes, weighting);
       SF_RETURN_IF_ERROR(hessian.Add(x.data(), x.data(), rows, weight, pool));
       if (!reference_) continue;
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> exact, reference_->Run(w, at_, site));

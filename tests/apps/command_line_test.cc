@@ -1,4 +1,6 @@
 // What the command line promises to scripts: exit codes, one line of error, results on stdout only.
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <filesystem>
 
@@ -316,8 +318,20 @@ TEST_CASE("A fixture is a model that other commands take, and equal seeds give e
   const Json generated = SucceedJson({"generate", a, "-p", "hello", "--max-tokens", "2"});
   CHECK(generated.Find("tokens")->array().size() <= 2);
   CheckRefused({"fixture", "-o", directory / "d", "--shape", "llama9"}, 2,
-               "spikefold fixture: no shape \"llama9\"; tiny, smollm2 and llama3-8b are known");
+               "spikefold fixture: no shape \"llama9\"; tiny, smollm2, llama3-8b and llama3-70b are known");
   CHECK(!PathExists(directory / "d"));
+}
+
+TEST_CASE("A sparse fixture has the size of its shape and takes next to no room", "[apps]") {
+  const TempDirectory directory;
+  const std::string model = directory / "model";
+  const Json made = SucceedJson({"fixture", "-o", model, "--shape", "llama3-70b", "--sparse"});
+  CHECK(*made.GetInt("weights", "") == 70'553'706'496);  // Llama 3 70B's number
+  struct stat st;
+  REQUIRE(stat((model + "/model.safetensors").c_str(), &st) == 0);
+  CHECK(st.st_size > 141'000'000'000);
+  CHECK(st.st_blocks * 512 < 8'000'000);
+  CHECK(*SucceedJson({"inspect", model}).Find("all")->GetInt("weights", "") == 70'553'706'496);
 }
 
 #ifndef __SANITIZE_ADDRESS__  // which needs terabytes of address space

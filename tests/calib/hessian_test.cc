@@ -21,6 +21,14 @@ ThreadPool& Pool() {
   return pool;
 }
 
+// Which also copies the rows.
+RowSizes Sizes(const std::vector<float>& x, int64_t rows, int64_t k) {
+  std::vector<float> copy(x.size());
+  const RowSizes sizes = MeasureRows(x.data(), rows, k, copy.data(), Pool());
+  CHECK(copy == x);
+  return sizes;
+}
+
 std::vector<float> Gaussian(int64_t count, uint64_t seed) {
   std::mt19937_64 rng(seed);
   std::normal_distribution<float> normal;
@@ -121,7 +129,7 @@ TEST_CASE("A row far above the others counts no more than the cap, a spike row n
   std::vector<float> x = Gaussian(64 * 33, 4);
   for (size_t c = 0; c < 33; ++c) x[7 * 33 + c] *= 480;
   x[9 * 33 + 32] = 1e4f;
-  const auto weights = RowWeights(x.data(), 64, 33, {.cap = 16, .spike_threshold = 5e3f}, Pool());
+  const auto weights = RowWeights(Sizes(x, 64, 33), {.cap = 16, .spike_threshold = 5e3f});
   double norm = 0;
   for (size_t c = 0; c < 33; ++c) {
     norm += static_cast<double>(weights[7]) * static_cast<double>(x[7 * 33 + c]) *
@@ -132,7 +140,7 @@ TEST_CASE("A row far above the others counts no more than the cap, a spike row n
   for (size_t t = 0; t < 64; ++t) {
     if (t != 7 && t != 9) CHECK(weights[t] == 1);
   }
-  CHECK(RowWeights(x.data(), 64, 33, {.cap = 0}, Pool()) == std::vector<float>(64, 1.0f));
+  CHECK(RowWeights(Sizes(x, 64, 33), {.cap = 0}) == std::vector<float>(64, 1.0f));
 }
 
 TEST_CASE("A value that is not finite is refused with its channel") {
@@ -170,7 +178,7 @@ TEST_CASE("The observer sums the inputs of the sites it was asked for") {
     REQUIRE(Forward(**model, {{3, 1, 4, 1, 5}}, cache, absl::MakeSpan(hidden), {.taps = taps}).ok());
   }
   REQUIRE(observer.status().ok());
-  const auto weight = RowWeights(recorder.rows.data(), 5, 96, {}, Pool());
+  const auto weight = RowWeights(Sizes(recorder.rows, 5, 96), {});
   const std::vector<double> h = observer.hessian(1).Full();
   const std::vector<double> sum = PlainOfCodes(recorder.rows, recorder.rows, 96, weight, {0, 5});
   CHECK(WorstError(h, sum) < 1e-6 * h[0] + 1e-9);

@@ -4,8 +4,8 @@
     engines.py llama.cpp BIN_DIR    GGUF: llama.cpp's perplexity against ours, float32 rows of keys and values
     engines.py transformers         compressed-tensors: perplexity against ours; logits against those of the same values as a bfloat16 model
 
-From the repository's root, with build/spikefold and `make models`. Codes are 4 bits in groups of 64 to the nearest, so that no scan is needed and
-a mistake of one code or scale shows. Exit status 1: further apart than LIMIT.
+From the repository's root, with build/spikefold and `make models`. Codes are 4 bits in groups of 64 to the nearest, with zero points and without,
+so that no scan is needed and a mistake of one code or scale shows. Exit status 1: further apart than LIMIT.
 
     pip install torch transformers gguf compressed-tensors==0.20.1
 """
@@ -51,9 +51,18 @@ def llama_cpp(work, bin_dir):
 
 
 def transformers(work):
+    # compressed-tensors 0.20.1 makes room for zero points as they are before packing, so transformers 5.24 loads packed ones only where it
+    # dequantizes each weight as it is read.
+    return all([transformers_with(work / "none", "none", {}),
+                transformers_with(work / "weights", "weights", {"dequantize": True})])
+
+
+def transformers_with(work, zero_points, how):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    run("build/spikefold", "quantize", MODEL, "-o", work / "q", "--target", "vllm", *QUANTIZE)
+    from transformers.utils.quantization_config import CompressedTensorsConfig
+    work.mkdir()
+    run("build/spikefold", "quantize", MODEL, "-o", work / "q", "--target", "vllm", "--zero-points", zero_points, *QUANTIZE)
     for form in ("compressed-tensors", "safetensors"):
         run("build/spikefold", "export", work / "q", "--to", form, "-o", work / form)
     torch.set_num_threads(2)
@@ -62,7 +71,8 @@ def transformers(work):
     ids = tokenizer(open(TEXT, encoding="utf-8").read()[:40000], add_special_tokens=False).input_ids
     logits = {}
     for form in ("compressed-tensors", "safetensors"):
-        model = AutoModelForCausalLM.from_pretrained(str(work / form), dtype=torch.float32)
+        extra = {"quantization_config": CompressedTensorsConfig(**how)} if how and form == "compressed-tensors" else {}
+        model = AutoModelForCausalLM.from_pretrained(str(work / form), dtype=torch.float32, **extra)
         with torch.no_grad():
             logits[form] = [model(torch.tensor([ids[c * 512:(c + 1) * 512]])).logits[0] for c in range(CHUNKS)]
     nll = 0.0
@@ -71,8 +81,9 @@ def transformers(work):
         nll += torch.nn.functional.cross_entropy(chunk[256:511].double(), targets, reduction="sum").item()
     pairs = list(zip(logits["compressed-tensors"], logits["safetensors"]))
     apart = max((a - b).abs().max().item() for a, b in pairs) / max(a.abs().max().item() for a, _ in pairs)
-    print(f"transformers: logits of codes and of bfloat16 values differ by {apart:.1e} of the largest")
-    return verdict("transformers", math.exp(nll / (255 * CHUNKS)), ours(work / "q")) and apart < 0.03
+    name = f"transformers, zero points {zero_points}"
+    print(f"{name}: logits of codes and of bfloat16 values differ by {apart:.1e} of the largest")
+    return verdict(name, math.exp(nll / (255 * CHUNKS)), ours(work / "q")) and apart < 0.03
 
 
 with tempfile.TemporaryDirectory() as directory:
