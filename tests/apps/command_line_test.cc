@@ -291,13 +291,13 @@ TEST_CASE("A prompt longer than the model is refused as such; a model that names
           "[apps]") {
   const Workplace w;
   CheckRefused({"generate", w.model, "-p", std::string(300, 'a'), "--max-tokens", "2"}, 2,
-               "spikefold generate: --prompt: 301 tokens; the model has 256 positions; give a shorter one");
+               "spikefold generate: --prompt: 300 tokens; the model has 256 positions; give a shorter one");
   CheckRefused({"generate", w.model, "-p", "hello", "--max-tokens", "300"}, 2,
-               "spikefold generate: --max-tokens 300: with 6 tokens before them they exceed the model's 256 "
+               "spikefold generate: --max-tokens 300: with 5 tokens before them they exceed the model's 256 "
                "positions; ask for fewer");
   ReplaceInFile(w.model + "/config.json", "\"max_position_embeddings\"", "\"no_limit\"");
   const Json generated = SucceedJson({"generate", w.model, "-p", std::string(300, 'a'), "--max-tokens", "2"});
-  CHECK(*generated.GetInt("prompt_tokens", "") == 301);
+  CHECK(*generated.GetInt("prompt_tokens", "") == 300);
   Succeed({"bench", w.model, "--prefill", "8", "--decode", "2", "--repeat", "1"});
   const std::string inspect = Succeed({"inspect", w.model});
   CHECK(inspect.find("unknown positions") != std::string::npos);
