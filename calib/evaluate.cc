@@ -40,8 +40,8 @@ absl::Status CheckModels(const RuntimeModel& quantized, const RuntimeModel& refe
                                                    " tokens and the reference ", r.vocab,
                                                    "; both must come from the same model"));
   }
-  const int64_t allowed = std::min(q.max_positions, r.max_positions);
-  if (allowed > 0 && positions > allowed) {
+  for (const int64_t allowed : {q.max_positions, r.max_positions}) {
+    if (allowed == 0 || positions <= allowed) continue;
     return absl::InvalidArgumentError(absl::StrCat("context: ", positions,
                                                    " positions with prefix and BOS; the model allows ",
                                                    allowed, "; use a shorter context"));

@@ -30,7 +30,7 @@ struct ModelConfig {
   int64_t num_kv_heads = 0;  // divides num_heads
   int64_t head_dim = 0;      // often hidden / num_heads, but not always
   int64_t vocab = 0;
-  int64_t max_positions = 0;
+  int64_t max_positions = 0;  // 0: the file does not say
   float norm_eps = 1e-6f;
   GateActivation activation = GateActivation::kSilu;
   bool qkv_bias = false, o_bias = false, mlp_bias = false;

@@ -70,8 +70,8 @@ class Planner {
       return absl::InvalidArgumentError("the scan lacks the statistics behind its prefix; scan again");
     }
     Describe();
-    SF_RETURN_IF_ERROR(ChooseGroupSize());
     ChooseModules();
+    SF_RETURN_IF_ERROR(ChooseGroupSize());
     SF_RETURN_IF_ERROR(SpendBudget());
     SF_RETURN_IF_ERROR(PlanTensors());
     return std::move(plan_);
@@ -148,20 +148,21 @@ class Planner {
     SF_RETURN_IF_ERROR(CheckCodes());
     trellis_ = UsesTrellis(recipe_, *scheme_, treatments_, input_.folds.rotated);
     if (scheme_->weight_scales != Granularity::kPerGroup || trellis_) return absl::OkStatus();
+    plan_.group_size = recipe_.group_size;
     std::vector<int64_t> widths;
-    for (const Site& site : graph_.sites) {
-      if (site.layer >= 0) widths.push_back(site.k);
-    }
-    plan_.group_size = recipe_.group_size > 0 ? recipe_.group_size : DefaultGroupSize(widths);
     for (const Node& node : graph_.nodes) {
-      if (node.op != Op::kLinear || node.role == Role::kHead) continue;
+      if (node.op != Op::kLinear || node.role == Role::kHead || StaysFloat(node)) continue;
+      widths.push_back(node.k);
+      if (recipe_.group_size == 0 || DefaultGroupSize({node.k}) == 0) continue;
       SF_RETURN_IF_ERROR(CheckGroupSize(node.module, node.k, plan_.group_size));
-      if (scheme_->activation_group == 0 || ActivationGroup(node.k) > 0) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat(node.module, ": K=", node.k,
-                       " is not a multiple of 32, so its activations have no groups; use another scheme"));
     }
-    return absl::OkStatus();
+    const int common = DefaultGroupSize(widths);  // INT8 where none fits: StorageOf()
+    if (recipe_.group_size == 0) plan_.group_size = common;
+    if (common > 0 || widths.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat("rows of ", widths.front(),
+                     " weights, and all others of this model, are no multiples of 16, so that codes below 8 "
+                     "bits have no groups; use codes \"trellis\" or an 8-bit scheme"));
   }
 
   // Ways of storing the units of storage_costs.
@@ -287,6 +288,7 @@ class Planner {
     for (const Stored& unit : storage_) {
       if (unit.role == d.role && d.layer >= unit.first && d.layer <= unit.last) return unit.choice;
     }
+    if (plan_.group_size > 0 && d.k % plan_.group_size != 0) return {.bits = 8};
     return {scheme_->weight_bits, plan_.group_size, trellis_};
   }
 
@@ -418,7 +420,13 @@ class Planner {
     d.kept = choice.kept;
     d.spike_threshold = choice.spike_threshold;
     AddSuperWeights(d);
-    d.reason = d.trellis ? TrellisWords(d) : scheme_->summary;
+    d.reason = d.trellis || more_bits ? StorageWords(d) : scheme_->summary;
+    if (storage.bits == 8 && more_bits && d.k % 16 != 0) {
+      absl::StrAppend(&d.reason, "; rows of ", d.k, " have no groups of weights");
+    }
+    if (scheme_->activation_group > 0 && d.activation_group == 0) {
+      absl::StrAppend(&d.reason, "; rows of ", d.k, " have no groups of activations");
+    }
     if (d.weight_zeros) d.reason += "; zero points for weights";
     if (d.activation_zeros) d.reason += "; zero points for activations";
     if (d.rounding == Rounding::kGptq) d.reason += "; rounded by GPTQ";
@@ -433,7 +441,7 @@ class Planner {
     if (!d.supers.empty()) absl::StrAppend(&d.reason, "; ", d.supers.size(), " super weights exact");
   }
 
-  static std::string TrellisWords(const TensorDecision& d) {
+  static std::string StorageWords(const TensorDecision& d) {
     const QuantizedLinearSpec spec = SpecOf(d);
     return absl::StrCat("weights in ", FormatText(spec.format, 0), ", ", FormatText(spec.act),
                         " activations");

@@ -91,10 +91,14 @@ absl::Status CheckFormats(const WeightFormat& weights, const ActivationFormat& a
 }
 
 int DefaultGroupSize(absl::Span<const int64_t> widths) {
+  constexpr int kSmallest = 16;  // divides the others
   for (const int group : kGroupSizes) {
-    bool all = true;
-    for (const int64_t k : widths) all = all && k % group == 0;
-    if (all) return group;
+    bool all = true, any = false;
+    for (const int64_t k : widths) {
+      all = all && (k % group == 0 || k % kSmallest != 0);
+      any = any || k % group == 0;
+    }
+    if (all && any) return group;
   }
   return 0;
 }

@@ -44,8 +44,8 @@ ActivationFormat ActivationFormatOf(const Scheme& scheme, bool symmetric = true)
 // weights on integer activations.
 absl::Status CheckFormats(const WeightFormat& weights, const ActivationFormat& activations);
 
-// The largest usual group size (64 first, then 128, 32, 96, 192, 48, 16) that divides every width; 0 if none
-// does.
+// The first usual group size (64, then 128, 32, 96, 192, 48, 16) that divides every width but those that none
+// divides; 0 if there are no others.
 int DefaultGroupSize(absl::Span<const int64_t> widths);
 // InvalidArgument "model.layers.3.mlp.down_proj: K=1536 is not a multiple of group_size=100; use 32, 64, 96
 // or 128".

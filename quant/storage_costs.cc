@@ -169,7 +169,8 @@ class Measurement {
   // The grid of the probe.
   WeightGrid ProbeGrid(int64_t k) const {
     if (in_.trellis) return {.bits = kStorageProbeBits, .trellis = true, .scale_dtype = DType::kF32};
-    return Grid(kStorageProbeBits, DefaultGroupSize({k}));
+    const int group = DefaultGroupSize({k});
+    return Grid(group > 0 ? kStorageProbeBits : 8, group);
   }
 
   // All linears, as a quantizer would. Afterwards the model computes with them.

@@ -107,8 +107,12 @@ absl::Status CheckPlanForTarget(const Plan& plan) {
       return Cannot(plan.recipe, absl::StrCat("what ", d.module, " keeps beside a grid"), "plan again");
     }
     if (limits.blocks_of_32 && d.weight_bits < 16 && (d.group_size % 32 != 0 || d.k % 32 != 0)) {
-      return Cannot(plan.recipe, absl::StrCat(d.module, ": rows of ", d.k, " in groups of ", d.group_size),
-                    "use --group-size 32, or --keep this module");
+      return d.k % 32 != 0
+                 ? Cannot(plan.recipe, absl::StrCat(d.module, ": rows of ", d.k, " weights in blocks of 32"),
+                          "use --keep for this module")
+                 : Cannot(plan.recipe,
+                          absl::StrCat(d.module, ": rows of ", d.k, " in groups of ", d.group_size),
+                          "use --group-size 32, or --keep for this module");
     }
     const int fused = FusedWith(d.role);
     if (!limits.coupled || fused == 0) continue;

@@ -17,8 +17,10 @@ namespace spikefold {
 namespace {
 
 absl::Status CheckContext(const BenchCommandOptions& options, const RuntimeModel& model) {
+  const int64_t positions = model.graph().config.max_positions;
+  if (positions == 0) return absl::OkStatus();  // the model does not say
   const int64_t prefix = model.prefix() == nullptr ? 0 : model.prefix()->size();
-  const int64_t allowed = model.graph().config.max_positions - prefix;
+  const int64_t allowed = positions - prefix;
   for (const int64_t tokens : {options.prefill, options.decode}) {
     if (tokens > allowed) {
       return absl::InvalidArgumentError(

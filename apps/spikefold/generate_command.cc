@@ -77,10 +77,15 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const OpenedModel& opened, con
 
 absl::Status CheckLength(const OpenedModel& opened, int64_t prompt, int64_t max_tokens) {
   const int64_t prefix = opened.model->prefix() == nullptr ? 0 : opened.model->prefix()->size();
-  const int64_t allowed = opened.model->graph().config.max_positions;
-  if (prompt + prefix + max_tokens <= allowed) return absl::OkStatus();
+  const int64_t allowed = opened.model->graph().config.max_positions, before = prompt + prefix;
+  if (allowed == 0 || before + max_tokens <= allowed) return absl::OkStatus();
+  if (before >= allowed) {
+    return absl::InvalidArgumentError(absl::StrCat("--prompt: ", FormatCount(before),
+                                                   " tokens; the model has ", FormatCount(allowed),
+                                                   " positions; give a shorter one"));
+  }
   return absl::InvalidArgumentError(absl::StrCat(
-      "--max-tokens ", FormatCount(max_tokens), ": with ", FormatCount(prompt + prefix),
+      "--max-tokens ", FormatCount(max_tokens), ": with ", FormatCount(before),
       " tokens before them they exceed the model's ", FormatCount(allowed), " positions; ask for fewer"));
 }
 

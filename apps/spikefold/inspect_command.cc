@@ -165,8 +165,8 @@ void PrintText(const Inspection& inspection, const std::string& native, Console&
   table.Row({"layers", LayersText(c)});
   table.Row({"attention", AttentionText(c)});
   table.Row({"vocabulary", VocabularyText(c)});
-  table.Row({"context", absl::StrCat(FormatCount(c.max_positions), " positions, ",
-                                     BytesText(inspection.cache_bytes_per_token),
+  table.Row({"context", absl::StrCat(c.max_positions > 0 ? FormatCount(c.max_positions) : "unknown",
+                                     " positions, ", BytesText(inspection.cache_bytes_per_token),
                                      " of keys and values a token when it runs")});
   table.Row({"memory", absl::StrCat(BytesText(WeightMemory(reader, false)), " of weights when it runs")});
   console.Print(table.Text());

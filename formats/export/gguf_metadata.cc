@@ -64,7 +64,7 @@ absl::Status AddWindow(const ModelConfig& c, const std::string& arch, GgufMetada
   }
   const bool slides = c.sliding_layers.empty() || std::find(c.sliding_layers.begin(), c.sliding_layers.end(),
                                                             true) != c.sliding_layers.end();
-  if (slides && c.sliding_window < c.max_positions) {
+  if (slides && (c.max_positions == 0 || c.sliding_window < c.max_positions)) {
     report->losses.push_back(
         {.what = "sliding window",
          .detail =

@@ -92,8 +92,9 @@ class Exporter {
     }
     if (any) return absl::OkStatus();
     return absl::UnimplementedError(absl::StrCat(source_.path(),
-                                                 ": has no linear whose codes GPTQ's layout holds; "
-                                                 "quantize with --scheme w4a16 or w8a16 first"));
+                                                 ": has no linear whose codes GPTQ's layout holds (a grid, "
+                                                 "nothing kept, sizes that 32 divides); quantize with "
+                                                 "--scheme w4a16 or w8a16, or export to compressed-tensors"));
   }
 
   // What most linears are; the others are rules of "dynamic".

@@ -8,11 +8,12 @@
 namespace spikefold {
 namespace {
 
-// Both configurations' __post_init__: without use_sliding_window the window is void; layer_types, or else the
-// layers from max_window_layers on.
-void ReadWindow(JsonFields& f, ModelConfig* c) {
+// Both configurations' __post_init__: without use_sliding_window, or with a null for it, the window is void;
+// layer_types, or else the layers from max_window_layers on.
+void ReadWindow(JsonFields& f, const Json& config, ModelConfig* c) {
   if (c->num_layers < 1 || c->num_layers > 1024) return;  // BuildGraph says so
-  const int64_t window = f.Bool("use_sliding_window", false) ? f.Int("sliding_window", 4096) : 0;
+  const int64_t absent = config.Find("sliding_window") == nullptr ? 4096 : 0;
+  const int64_t window = f.Bool("use_sliding_window", false) ? f.Int("sliding_window", absent) : 0;
   std::vector<bool> slides = SlidingFromLayerTypes(f, c->num_layers);
   if (slides.empty() && window > 0) {
     const int64_t first = f.Int("max_window_layers", 28);
@@ -40,7 +41,7 @@ absl::StatusOr<ModelConfig> Qwen2FromJson(const Json& config) {
   ModelConfig c = CommonFromJson(f, "qwen2", {.architecture = "Qwen2ForCausalLM"});
   c.qkv_bias = true;
   c.rope = RopeFromJson(f);
-  ReadWindow(f, &c);
+  ReadWindow(f, config, &c);
   SF_RETURN_IF_ERROR(f.status());
   return c;
 }
@@ -58,7 +59,7 @@ absl::StatusOr<ModelConfig> Qwen3FromJson(const Json& config) {
   c.qkv_bias = c.o_bias = f.Bool("attention_bias", false);
   c.qk_norm = true;
   c.rope = RopeFromJson(f);
-  ReadWindow(f, &c);
+  ReadWindow(f, config, &c);
   SF_RETURN_IF_ERROR(f.status());
   return c;
 }

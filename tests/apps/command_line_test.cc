@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_split.h"
 #include "tests/apps/apps_kit.h"
+#include "tests/apps/bad_inputs.h"
 
 namespace spikefold::testing {
 namespace {
@@ -290,6 +291,22 @@ TEST_CASE("--json puts one versioned document on stdout", "[apps]") {
   const Json doctor = SucceedJson({"doctor", "--threads", "1"});
   CHECK(*doctor.GetInt("threads", "") == 1);
   CHECK(doctor.Find("kernels")->array().size() > 10);
+}
+
+TEST_CASE("A prompt longer than the model is refused as such; a model that names no limit has none",
+          "[apps]") {
+  const Workplace w;
+  CheckRefused({"generate", w.model, "-p", std::string(300, 'a'), "--max-tokens", "2"}, 2,
+               "spikefold generate: --prompt: 300 tokens; the model has 256 positions; give a shorter one");
+  CheckRefused({"generate", w.model, "-p", "hello", "--max-tokens", "300"}, 2,
+               "spikefold generate: --max-tokens 300: with 5 tokens before them they exceed the model's 256 "
+               "positions; ask for fewer");
+  ReplaceInFile(w.model + "/config.json", "\"max_position_embeddings\"", "\"no_limit\"");
+  const Json generated = SucceedJson({"generate", w.model, "-p", std::string(300, 'a'), "--max-tokens", "2"});
+  CHECK(*generated.GetInt("prompt_tokens", "") == 300);
+  Succeed({"bench", w.model, "--prefill", "8", "--decode", "2", "--repeat", "1"});
+  const std::string inspect = Succeed({"inspect", w.model});
+  CHECK(inspect.find("unknown positions") != std::string::npos);
 }
 
 TEST_CASE("A fixture is a model that other commands take, and equal seeds give equal files", "[apps]") {

@@ -205,15 +205,23 @@ TEST_CASE("Missing, misshapen and unknown tensors are refused by name", "[checkp
   CheckRefused(integer.path(), StatusCode::kDataLoss, ": " + kQ + " is I32; F32, F16, BF16 or F64 is needed");
 }
 
-TEST_CASE("A tied model may carry a head and rotary tables that nobody needs", "[checkpoint]") {
-  const TempDirectory dir;
-  MakeVariant(dir.path(), {{"\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"}},
-              [](Tensors& t) {
-                t.emplace_back("model.layers.0.self_attn.rotary_emb.inv_freq", Tensor(DType::kF32, {8}));
-              });
+TEST_CASE("A tied model may carry its embedding as a head, and rotary tables, but no other head",
+          "[checkpoint]") {
+  const TempDirectory dir, other;
+  const std::vector<std::pair<std::string, std::string>> tie = {
+      {"\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"}};
+  MakeVariant(dir.path(), tie, [](Tensors& t) {
+    Get(t, "lm_head.weight") = ToF32(Get(t, "model.embed_tokens.weight").view());
+    t.emplace_back("model.layers.0.self_attn.rotary_emb.inv_freq", Tensor(DType::kF32, {8}));
+  });
   const auto model = Open(dir.path());
   CHECK(model->Find("lm_head.weight") == nullptr);
   CHECK(model->Find("model.layers.0.self_attn.rotary_emb.inv_freq") == nullptr);
+  MakeVariant(other.path(), tie, nullptr);
+  CheckRefused(other.path(), StatusCode::kDataLoss,
+               ": lm_head.weight differs from model.embed_tokens.weight in row 0, but config.json says "
+               "\"tie_word_embeddings\": true; set it to false to use the head of the file, or take the "
+               "tensor out");
 }
 
 TEST_CASE("Values that are not finite are reported with tensor, count and first index",

@@ -107,6 +107,15 @@ TEST_CASE("The tiny configurations of transformers 5 are understood", "[families
   CHECK(qwen3.qk_norm);
   CHECK(qwen3.head_dim == 24);
   CHECK(qwen3.sliding_window == 0);
+  const auto qwen = [](const std::string& window) {
+    return Parse(
+        R"({"architectures":["Qwen2ForCausalLM"],"vocab_size":160,"hidden_size":48,"intermediate_size":96,
+      "num_hidden_layers":2,"num_attention_heads":3,"use_sliding_window":true,"max_window_layers":1)" +
+        window + "}");
+  };
+  CHECK(qwen("").sliding_window == 4096);
+  CHECK(qwen("").sliding_layers == std::vector<bool>{false, true});
+  CHECK(qwen(R"(,"sliding_window":null)").sliding_layers.empty());  // void, as use_sliding_window: false
 }
 
 TEST_CASE("Gemma 3 reads its two rope bases, its layer pattern and its scales", "[families]") {

@@ -190,6 +190,41 @@ TEST_CASE("Impossible wishes are refused with the remedy") {
   }
 }
 
+TEST_CASE("Linears whose rows no group divides take INT8 a channel, and say so") {
+  TinyModelOptions options = PlainModel();
+  options.intermediate = 200;
+  const Scanned s = ScanTiny(options);
+  for (const int wished : {0, 32}) {
+    CAPTURE(wished);
+    const Recipe recipe = {.scheme = "w4a4-group", .outliers = OutlierMode::kNone, .group_size = wished};
+    const auto plan = MakePlan(recipe, s.input());
+    CAPTURE(plan.status().ToString());
+    REQUIRE(plan.ok());
+    for (const TensorDecision& d : plan->linears) {
+      const bool odd = d.role == Role::kDownProj;
+      CAPTURE(d.module, d.reason);
+      CHECK(d.weight_bits == (odd ? 8 : 4));
+      CHECK(d.group_size == (odd ? 0 : wished > 0 ? wished : 64));
+      CHECK(d.weight_zeros == !odd);
+      CHECK(d.activation_group == (odd ? 0 : 64));
+      CHECK(absl::StrContains(d.reason, "rows of 200 have no groups of weights") == odd);
+      CHECK(absl::StrContains(d.reason, "rows of 200 have no groups of activations") == odd);
+      CHECK(absl::StrContains(d.reason, "4-bit weights") == !odd);
+    }
+  }
+  options.hidden = 72;
+  options.head_dim = 72 / options.num_heads;
+  const Scanned none = ScanTiny(options);
+  const Recipe grid = {.scheme = "w4a16", .outliers = OutlierMode::kNone};
+  CHECK_THAT(PlanStatus(grid, none.input()),
+             Fails(absl::StatusCode::kInvalidArgument, "rows of 72 weights, and all others"));
+  const Recipe kept = {.scheme = "w4a16",
+                       .outliers = OutlierMode::kNone,
+                       .group_size = 48,
+                       .keep = {"*.self_attn.*", "*.mlp.*"}};
+  CHECK(PlanStatus(kept, s.input()).ok());  // 48 does not divide 64, but nothing has groups
+}
+
 TEST_CASE("Wishes that only say how another is met need that other") {
   const auto refused = [](const Recipe& recipe, const char* text) {
     const auto scheme = FindScheme(recipe.scheme);
