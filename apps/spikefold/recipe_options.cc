@@ -113,6 +113,7 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   Recipe plain = recipe;  // without the parts that ask a scan
   plain.outliers = OutlierMode::kNone;
   plain.keep_columns = -1;
+  if (recipe.keep_modules > 0) plain.group_size = 0;  // which only linears that are left have to fit
   plain.keep_modules = 0;
   plain.dynamic_sites = 0;
   plain.smooth = 0;

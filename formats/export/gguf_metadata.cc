@@ -94,7 +94,14 @@ absl::Status AddModelMetadata(const ModelConfig& c, const std::string& name, Ggm
   const bool quantized = FindGgmlType(static_cast<uint32_t>(main_type))->block_elements > 1;
   if (quantized) out->AddU32("general.quantization_version", 2);
   out->AddU32(key("vocab_size"), Size(c.vocab));
-  out->AddU32(key("context_length"), Size(c.max_positions > 0 ? c.max_positions : 2048));
+  constexpr int64_t kContext = 2048;  // where the model names none: engines want a number
+  if (c.max_positions == 0) {
+    report->losses.push_back({.what = "positions",
+                              .detail = absl::StrCat("the model names no limit of positions; ", kContext,
+                                                     " is written, which engines take for one"),
+                              .changes_function = false});
+  }
+  out->AddU32(key("context_length"), Size(c.max_positions > 0 ? c.max_positions : kContext));
   out->AddU32(key("embedding_length"), Size(c.hidden));
   out->AddU32(key("block_count"), Size(c.num_layers));
   out->AddU32(key("feed_forward_length"), Size(c.intermediate));

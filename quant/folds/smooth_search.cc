@@ -99,7 +99,8 @@ class SiteSearch {
   double WeightError(const std::vector<float>& scales) const {
     const int bits = how_.scheme->weight_bits;
     WeightGrid grid{.bits = bits, .symmetric = !how_.weight_zeros};
-    if (bits < 8) grid.group = how_.group_size > 0 ? how_.group_size : DefaultGroupSize({site_.k});
+    const int fits = DefaultGroupSize({site_.k});
+    if (bits < 8 && fits > 0) grid.group = how_.group_size > 0 ? how_.group_size : fits;
     if (grid.group == 0) grid = {.bits = 8, .scale_dtype = DType::kF32, .scales = ScaleMethod::kAbsMax};
     std::vector<float> importance;  // mean squares of the scaled channels
     for (int64_t c = 0; c < site_.k; ++c) {
