@@ -309,6 +309,20 @@ TEST_CASE("A prompt longer than the model is refused as such; a model that names
   CHECK(inspect.find("unknown positions") != std::string::npos);
 }
 
+TEST_CASE("A group size has to fit only what --keep-modules may leave", "[apps]") {
+  const Workplace w;
+  Succeed({"scan", w.model, "-o", w / "scan", "--text", w.text, "--windows", "2", "--length", "32"});
+  const Args quantize = {"quantize", w.model, "--scan",       w / "scan", "--scheme",   "w4a16",
+                         "-o",       w / "q", "--group-size", "48",       "--codes",    "grid",
+                         "--rotate", "none",  "--outliers",   "none",     "--rounding", "nearest"};
+  const Finished few = RunSpikefold(quantize);
+  CHECK(few.exit == 2);
+  CHECK(few.err.find("is not a multiple of group_size=48") != std::string::npos);
+  const Finished all = RunSpikefold(With(quantize, {"--keep-modules", "1000"}));
+  CAPTURE(all.err);
+  CHECK(all.err.find("is not a multiple of group_size=48") == std::string::npos);
+}
+
 TEST_CASE("A fixture is a model that other commands take, and equal seeds give equal files", "[apps]") {
   const TempDirectory directory;
   const std::string a = directory / "a", b = directory / "b", c = directory / "c";

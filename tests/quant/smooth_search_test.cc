@@ -95,6 +95,25 @@ TEST_CASE("For weights alone the search follows the mean magnitude of the inputs
   CHECK(OutputError(*w, x, scales) < 0.8 * OutputError(*w, x, ones));
 }
 
+TEST_CASE("Rows that no group divides are priced as the INT8 they become, whatever group is asked for") {
+  TinyModelOptions options = PlainModel();
+  options.intermediate = 200;
+  const Scanned s = ScanTiny(options);
+  const auto error = [&](int64_t k, int group) {
+    const auto& sites = s.scan.stats.arms[0].sites;
+    const auto site =
+        std::find_if(sites.begin(), sites.end(), [&](const SiteStats& one) { return one.k == k; });
+    REQUIRE(site != sites.end());
+    const auto found =
+        SearchSiteScales(*s.tiny.checkpoint, *site,
+                         {.scheme = FindScheme("w4a16").value(), .group_size = group, .pool = &TestPool()});
+    REQUIRE(found.ok());
+    return found->before;
+  };
+  CHECK(error(200, 32) == error(200, 0));
+  CHECK(error(64, 32) != error(64, 0));  // where groups fit they are asked for
+}
+
 TEST_CASE("With quantized activations, and beside a number, a search is refused") {
   const Scanned s = ScanTiny(PlainModel());
   CHECK_THAT(SearchSiteScales(*s.tiny.checkpoint, s.scan.stats.arms[0].sites[0],
