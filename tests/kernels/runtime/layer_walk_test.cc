@@ -124,6 +124,13 @@ TEST_CASE("A part that ends inside a branch leaves the residual alone") {
   CHECK(residual == std::vector<float>(3 * 64, 0.5f));
   REQUIRE(ForwardNodes(*model, {norm, o_proj + 2}, tokens, cache, absl::MakeSpan(residual), {}).ok());
   CHECK(residual != std::vector<float>(3 * 64, 0.5f));  // o_proj and its add
+  // The same from the rows that o_proj reads: no norm, and yet the residual takes part.
+  Recorder read(graph.nodes[static_cast<size_t>(o_proj)].in0);
+  std::vector<float> again(3 * 64, 0.5f);
+  REQUIRE(ForwardNodes(*model, {norm, o_proj}, tokens, cache, absl::MakeSpan(again), {.taps = &read}).ok());
+  REQUIRE(
+      ForwardNodes(*model, {o_proj, o_proj + 2, read.rows}, tokens, cache, absl::MakeSpan(again), {}).ok());
+  CHECK(again == residual);
 }
 
 TEST_CASE("Parts that begin elsewhere and caches without room are refused") {
