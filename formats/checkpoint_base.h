@@ -24,6 +24,8 @@ class CheckpointBase : public CheckpointReader {
  protected:
   explicit CheckpointBase(std::string path) : path_(std::move(path)) {}
   void AddTensor(StoredTensor tensor);
+  // `rows` of a matrix that ReadF32() reads; not finite, they give the error of the whole.
+  absl::StatusOr<Tensor> FiniteRows(Tensor rows, absl::string_view name) const;
   absl::Status NoSuchTensor(absl::string_view name) const;  // NotFound, with a suggestion
   // Basenames and full paths of the files that hold the weights, in a fixed order.
   struct WeightFile {

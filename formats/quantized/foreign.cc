@@ -31,25 +31,41 @@ uint32_t CodeAt(const int32_t* words, int64_t stride, int64_t i, int bits) {
 struct Grid {
   int64_t n = 0, k = 0, groups = 0;
   std::vector<int32_t> group_of;           // [k]
+  Tensor codes, zeros;                     // as stored, for those functions; zeros may be empty
   Tensor scales;                           // F32
   int64_t scale_row = 0, scale_group = 0;  // strides
 };
 
 template <typename Code, typename Zero>
-Tensor Values(const Grid& grid, const Code& code, const Zero& zero) {
-  Tensor out(DType::kF32, {grid.n, grid.k});
-  float* to = out.as<float>().data();
-  const float* scales = grid.scales.as<float>().data();
-  std::vector<int32_t> zeros(static_cast<size_t>(grid.groups));
-  for (int64_t row = 0; row < grid.n; ++row) {
-    for (int64_t g = 0; g < grid.groups; ++g) zeros[static_cast<size_t>(g)] = zero(row, g);
-    for (int64_t c = 0; c < grid.k; ++c, ++to) {
-      const int32_t g = grid.group_of[static_cast<size_t>(c)];
-      *to = scales[row * grid.scale_row + g * grid.scale_group] *
-            static_cast<float>(code(row, c) - zeros[static_cast<size_t>(g)]);
+class GridRows : public WeightRows {
+ public:
+  GridRows(Grid grid, Code code, Zero zero)
+      : grid_(std::move(grid)), code_(std::move(code)), zero_(std::move(zero)) {}
+
+  absl::Status Read(int64_t begin, int64_t end, float* out) const override {
+    const float* scales = grid_.scales.as<float>().data();
+    std::vector<int32_t> zeros(static_cast<size_t>(grid_.groups));
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t g = 0; g < grid_.groups; ++g) zeros[static_cast<size_t>(g)] = zero_(row, g);
+      for (int64_t c = 0; c < grid_.k; ++c, ++out) {
+        const int32_t g = grid_.group_of[static_cast<size_t>(c)];
+        *out = scales[row * grid_.scale_row + g * grid_.scale_group] *
+               static_cast<float>(code_(row, c) - zeros[static_cast<size_t>(g)]);
+      }
     }
+    return absl::OkStatus();
   }
-  return out;
+
+ private:
+  const Grid grid_;
+  const Code code_;
+  const Zero zero_;
+};
+using Rows = std::unique_ptr<WeightRows>;
+
+template <typename Code, typename Zero>
+Rows RowsOf(Grid grid, Code code, Zero zero) {
+  return std::make_unique<GridRows<Code, Zero>>(std::move(grid), std::move(code), std::move(zero));
 }
 
 class Reader {
@@ -61,8 +77,9 @@ class Reader {
     grid_.k = k;
   }
 
-  absl::StatusOr<Tensor> Gptq(bool v2) {
-    SF_ASSIGN_OR_RETURN(const Tensor codes, Words("qweight"));
+  absl::StatusOr<Rows> Gptq(bool v2) {
+    SF_ASSIGN_OR_RETURN(grid_.codes, Words("qweight"));
+    const Tensor& codes = grid_.codes;
     SF_ASSIGN_OR_RETURN(const int bits, Bits("qweight", codes.shape(),
                                              [&](int b) { return codes.dim(0) * 32 == grid_.k * b; }));
     SF_RETURN_IF_ERROR(Expect("qweight", codes.shape(), {grid_.k * bits / 32, grid_.n}));
@@ -70,39 +87,40 @@ class Reader {
     if (grid_.n * bits % 32 != 0) {
       return Bad("qzeros", absl::StrCat(grid_.n, " rows of ", bits, " bits are no whole words of 32"));
     }
-    SF_ASSIGN_OR_RETURN(const Tensor zeros, Words("qzeros"));
-    SF_RETURN_IF_ERROR(Expect("qzeros", zeros.shape(), {grid_.groups, grid_.n * bits / 32}));
-    const int32_t *w = zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
-    const int64_t n = grid_.n, row_words = zeros.dim(1);
+    SF_ASSIGN_OR_RETURN(grid_.zeros, Words("qzeros"));
+    SF_RETURN_IF_ERROR(Expect("qzeros", grid_.zeros.shape(), {grid_.groups, grid_.n * bits / 32}));
+    const int32_t *w = grid_.zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
+    const int64_t n = grid_.n, row_words = grid_.zeros.dim(1);
     const int32_t top = (1 << bits) - 1;
-    return Values(
-        grid_, [&](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row, n, c, bits)); },
-        [&](int64_t row, int64_t g) {
+    return RowsOf(
+        std::move(grid_),
+        [=](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row, n, c, bits)); },
+        [=](int64_t row, int64_t g) {
           const int32_t stored = static_cast<int32_t>(CodeAt(w + g * row_words, 1, row, bits));
           return v2 ? stored : (stored + 1) & top;
         });
   }
 
-  absl::StatusOr<Tensor> Awq() {
-    SF_ASSIGN_OR_RETURN(const Tensor codes, Words("qweight"));
-    SF_RETURN_IF_ERROR(Expect("qweight", codes.shape(), {grid_.k, grid_.n / 8}));
+  absl::StatusOr<Rows> Awq() {
+    SF_ASSIGN_OR_RETURN(grid_.codes, Words("qweight"));
+    SF_RETURN_IF_ERROR(Expect("qweight", grid_.codes.shape(), {grid_.k, grid_.n / 8}));
     if (grid_.n % 8 != 0) return Bad("qweight", absl::StrCat(grid_.n, " rows are no whole words of 8"));
     SF_RETURN_IF_ERROR(GroupsInRows(4, ""));
-    SF_ASSIGN_OR_RETURN(const Tensor zeros, Words("qzeros"));
-    SF_RETURN_IF_ERROR(Expect("qzeros", zeros.shape(), {grid_.groups, grid_.n / 8}));
-    const int32_t *z = zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
+    SF_ASSIGN_OR_RETURN(grid_.zeros, Words("qzeros"));
+    SF_RETURN_IF_ERROR(Expect("qzeros", grid_.zeros.shape(), {grid_.groups, grid_.n / 8}));
+    const int32_t *z = grid_.zeros.as<int32_t>().data(), *q = grid_.codes.as<int32_t>().data();
     const int64_t words = grid_.n / 8;
     static constexpr int kNibbleOf[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // of the eight columns of a word
-    const auto nibble = [&](const int32_t* from, int64_t row) {
+    const auto nibble = [](const int32_t* from, int64_t row) {
       const uint32_t word = static_cast<uint32_t>(from[row / 8]);
       return static_cast<int32_t>(word >> (4 * kNibbleOf[row % 8]) & 15u);
     };
-    return Values(
-        grid_, [&](int64_t row, int64_t c) { return nibble(q + c * words, row); },
-        [&](int64_t row, int64_t g) { return nibble(z + g * words, row); });
+    return RowsOf(
+        std::move(grid_), [=](int64_t row, int64_t c) { return nibble(q + c * words, row); },
+        [=](int64_t row, int64_t g) { return nibble(z + g * words, row); });
   }
 
-  absl::StatusOr<Tensor> Compressed() {
+  absl::StatusOr<Rows> Compressed() {
     const bool packed = parts_.has("weight_packed");
     if (!packed) return CompressedBytes();
     SF_ASSIGN_OR_RETURN(const Tensor shape, parts_.read("weight_shape"));
@@ -110,38 +128,39 @@ class Reader {
         shape.as<int64_t>()[1] != grid_.k) {
       return Bad("weight_shape", absl::StrCat("is not [", grid_.n, ", ", grid_.k, "]"));
     }
-    SF_ASSIGN_OR_RETURN(const Tensor codes, Words("weight_packed"));
+    SF_ASSIGN_OR_RETURN(grid_.codes, Words("weight_packed"));
+    const Tensor& codes = grid_.codes;
     SF_ASSIGN_OR_RETURN(const int bits, Bits("weight_packed", codes.shape(), [&](int b) {
                           return codes.dim(1) == (grid_.k + 32 / b - 1) / (32 / b);
                         }));
     SF_RETURN_IF_ERROR(RowScales(bits));
     SF_RETURN_IF_ERROR(Expect("weight_packed", codes.shape(), {grid_.n, codes.dim(1)}));
-    Tensor zeros;
     if (parts_.has("weight_zero_point")) {
-      SF_ASSIGN_OR_RETURN(zeros, Words("weight_zero_point"));
+      SF_ASSIGN_OR_RETURN(grid_.zeros, Words("weight_zero_point"));
       const int64_t per_word = 32 / bits;
-      SF_RETURN_IF_ERROR(
-          Expect("weight_zero_point", zeros.shape(), {(grid_.n + per_word - 1) / per_word, grid_.groups}));
+      SF_RETURN_IF_ERROR(Expect("weight_zero_point", grid_.zeros.shape(),
+                                {(grid_.n + per_word - 1) / per_word, grid_.groups}));
     }
     const int32_t* q = codes.as<int32_t>().data();
-    const int32_t* z = zeros.empty() ? nullptr : zeros.as<int32_t>().data();
+    const int32_t* z = grid_.zeros.empty() ? nullptr : grid_.zeros.as<int32_t>().data();
     const int64_t words = codes.dim(1), groups = grid_.groups;
     const int32_t middle = 1 << (bits - 1);
-    return Values(
-        grid_,
-        [&](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row * words, 1, c, bits)); },
-        [&](int64_t row, int64_t g) {
+    return RowsOf(
+        std::move(grid_),
+        [=](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row * words, 1, c, bits)); },
+        [=](int64_t row, int64_t g) {
           return z == nullptr ? middle : static_cast<int32_t>(CodeAt(z + g, groups, row, bits));
         });
   }
 
  private:
-  absl::StatusOr<Tensor> CompressedBytes() {
-    SF_ASSIGN_OR_RETURN(const Tensor codes, parts_.read("weight"));
+  absl::StatusOr<Rows> CompressedBytes() {
+    SF_ASSIGN_OR_RETURN(grid_.codes, parts_.read("weight"));
+    const Tensor& codes = grid_.codes;
     if (codes.dtype() != DType::kI8) return Bad("weight", "is not I8");
     SF_RETURN_IF_ERROR(Expect("weight", codes.shape(), {grid_.n, grid_.k}));
     SF_RETURN_IF_ERROR(RowScales(kAnyBits));
-    Tensor zeros;
+    Tensor& zeros = grid_.zeros;
     if (parts_.has("weight_zero_point")) {
       SF_ASSIGN_OR_RETURN(zeros, parts_.read("weight_zero_point"));
       if (zeros.dtype() != DType::kI8 || zeros.num_elements() != grid_.scales.num_elements()) {
@@ -150,11 +169,11 @@ class Reader {
     }
     const int8_t* q = codes.as<int8_t>().data();
     const int8_t* z = zeros.empty() ? nullptr : zeros.as<int8_t>().data();
-    const Grid& grid = grid_;
-    return Values(
-        grid, [&](int64_t row, int64_t c) { return static_cast<int32_t>(q[row * grid.k + c]); },
-        [&](int64_t row, int64_t g) {
-          return z == nullptr ? 0 : static_cast<int32_t>(z[row * grid.scale_row + g * grid.scale_group]);
+    const int64_t k = grid_.k, by_row = grid_.scale_row, by_group = grid_.scale_group;
+    return RowsOf(
+        std::move(grid_), [=](int64_t row, int64_t c) { return static_cast<int32_t>(q[row * k + c]); },
+        [=](int64_t row, int64_t g) {
+          return z == nullptr ? 0 : static_cast<int32_t>(z[row * by_row + g * by_group]);
         });
   }
 
@@ -429,8 +448,9 @@ const std::vector<std::string>& ForeignSuffixes(ForeignLayout layout) {
   return layout == ForeignLayout::kCompressedTensors ? *kCompressed : *kWords;
 }
 
-absl::StatusOr<Tensor> DequantizeForeign(const ForeignConfig& config, const ForeignParts& parts,
-                                         absl::string_view module, int64_t n, int64_t k) {
+absl::StatusOr<std::unique_ptr<WeightRows>> OpenForeign(const ForeignConfig& config,
+                                                        const ForeignParts& parts, absl::string_view module,
+                                                        int64_t n, int64_t k) {
   Reader reader(config, parts, module, n, k);
   switch (config.layout) {
     case ForeignLayout::kGptq:
@@ -442,6 +462,14 @@ absl::StatusOr<Tensor> DequantizeForeign(const ForeignConfig& config, const Fore
       return reader.Compressed();
   }
   return absl::InternalError("an unknown layout");
+}
+
+absl::StatusOr<Tensor> DequantizeForeign(const ForeignConfig& config, const ForeignParts& parts,
+                                         absl::string_view module, int64_t n, int64_t k) {
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> rows, OpenForeign(config, parts, module, n, k));
+  Tensor out(DType::kF32, {n, k});
+  SF_RETURN_IF_ERROR(rows->Read(0, n, out.as<float>().data()));
+  return out;
 }
 
 }  // namespace spikefold
