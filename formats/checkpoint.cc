@@ -58,9 +58,12 @@ absl::StatusOr<std::string> CheckpointBase::Fingerprint() const {
   return fingerprint_;
 }
 
-absl::StatusOr<Tensor> CheckpointBase::FiniteRows(Tensor rows, absl::string_view name) const {
-  if (CheckFinite(rows.as<float>(), path_, name).ok()) return rows;
-  SF_RETURN_IF_ERROR(ReadF32(name).status());  // counts all of the tensor and says where
+absl::Status CheckpointBase::CheckFiniteRows(absl::Span<const float> rows, absl::string_view name) const {
+  if (CheckFinite(rows, path_, name).ok()) return absl::OkStatus();
+  const std::lock_guard<std::mutex> lock(not_finite_mutex_);
+  absl::Status& status = not_finite_[std::string(name)];
+  if (status.ok()) status = ReadF32(name).status();  // counts all of the tensor and says where
+  if (!status.ok()) return status;
   return absl::DataLossError(absl::StrCat(path_, ": ", name, ": changes while it is read"));
 }
 
@@ -98,7 +101,7 @@ class StoredRows : public WeightRows {
 absl::StatusOr<std::unique_ptr<WeightRows>> CheckpointReader::OpenRows(absl::string_view name) const {
   if (ReadsRows(name)) return std::make_unique<StoredRows>(*this, name);
   SF_ASSIGN_OR_RETURN(Tensor whole, ReadF32(name));
-  return RowsOf(std::move(whole));
+  return RowsInMemory(std::move(whole));
 }
 
 absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where, absl::string_view tensor) {

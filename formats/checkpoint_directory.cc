@@ -90,7 +90,7 @@ constexpr int64_t kBlockValues = 1 << 18;  // that are converted at a time: thei
 
 }  // namespace
 
-// Matrices a few rows at a time: a tensor as it is stored is never in memory beside its float32 values.
+// Where rows are read a few at a time a matrix as it is stored is never in memory beside its float32 values.
 absl::StatusOr<Tensor> DirectoryCheckpoint::ReadF32(absl::string_view name) const {
   const Shape shape = ReadsRows(name) ? Find(name)->shape : Shape();
   Tensor whole = shape.empty() ? Tensor() : Tensor(DType::kF32, shape);
@@ -116,7 +116,9 @@ absl::StatusOr<Tensor> DirectoryCheckpoint::ReadF32Rows(absl::string_view name, 
   SF_RETURN_IF_ERROR(CheckRows(Find(name)->shape, begin, end, path_, name));
   SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRawRows(name, begin, end));
   if (!IsFloat(raw.dtype())) return NotFloat(name, raw.dtype());
-  return FiniteRows(ToF32(raw.view()), name);
+  Tensor rows = ToF32(raw.view());
+  SF_RETURN_IF_ERROR(CheckFiniteRows(rows.as<float>(), name));
+  return rows;
 }
 
 bool DirectoryCheckpoint::IsMatrix(absl::string_view name) const {

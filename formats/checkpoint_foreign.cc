@@ -42,6 +42,14 @@ class ForeignDirectory : public DirectoryCheckpoint {
     SF_RETURN_IF_ERROR(rows->Read(0, stored->shape[0], values.as<float>().data()));
     return values;
   }
+  // Codes become float32 at once, where others are widened.
+  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override {
+    const StoredTensor* stored = Find(name);
+    if (stored == nullptr || stored->stored_name == stored->name) return DirectoryCheckpoint::ReadF32(name);
+    SF_ASSIGN_OR_RETURN(Tensor values, ReadRaw(name));
+    SF_RETURN_IF_ERROR(CheckFinite(values.as<float>(), path_, name));
+    return values;
+  }
 
   bool ReadsRows(absl::string_view name) const override {
     return IsMatrix(name) && Find(name)->stored_name == name;
@@ -68,9 +76,8 @@ class ForeignDirectory : public DirectoryCheckpoint {
         : directory_(directory), name_(std::move(name)), k_(k), rows_(std::move(rows)) {}
     absl::Status Read(int64_t begin, int64_t end, float* out) const override {
       SF_RETURN_IF_ERROR(rows_->Read(begin, end, out));
-      const auto values = absl::MakeConstSpan(out, static_cast<size_t>((end - begin) * k_));
-      if (CheckFinite(values, directory_.path_, name_).ok()) return absl::OkStatus();
-      return directory_.ReadF32(name_).status();
+      return directory_.CheckFiniteRows(absl::MakeConstSpan(out, static_cast<size_t>((end - begin) * k_)),
+                                        name_);
     }
 
    private:

@@ -87,7 +87,8 @@ class GgufCheckpoint : public CheckpointBase {
         SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, place, place + 1, out));
       }
     }
-    return FiniteRows(std::move(rows), name);
+    SF_RETURN_IF_ERROR(CheckFiniteRows(rows.as<float>(), name));
+    return rows;
   }
 
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {

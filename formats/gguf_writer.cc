@@ -95,6 +95,7 @@ class Writer : public GgufWriter {
 
   struct Place {
     uint64_t offset = 0, bytes = 0, written = 0;
+    bool begun = false;
   };
   void SetPlace(const std::string& name, Place place) { places_.emplace(name, place); }
   absl::Status WriteHeader(absl::string_view header) {
@@ -117,16 +118,21 @@ class Writer : public GgufWriter {
     Place& place = it->second;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (blocks.size() > place.bytes - place.written || offset > place.bytes - blocks.size()) {
+      if (blocks.size() > place.bytes || offset > place.bytes - blocks.size()) {
+        return absl::InvalidArgumentError(absl::StrCat(Printable(name), ": ", blocks.size(), " bytes at ",
+                                                       offset, "; declared are ", place.bytes));
+      }
+      if (blocks.size() > place.bytes - place.written || (place.begun && place.bytes == 0)) {
         return absl::InvalidArgumentError(absl::StrCat(Printable(name), ": has been written already"));
       }
       place.written += blocks.size();
+      place.begun = true;
     }
     return file_->WriteAt(place.offset + offset, absl::MakeConstSpan(blocks.data(), blocks.size()));
   }
   absl::Status Finish() override {
     for (const auto& [name, place] : places_) {
-      if (place.written == place.bytes) continue;
+      if (place.begun && place.written == place.bytes) continue;
       return absl::InvalidArgumentError(
           absl::StrCat(Printable(name), ": was declared and has not been written"));
     }

@@ -428,6 +428,10 @@ absl::StatusOr<Tensor> SafetensorsFile::Read(const SafetensorsEntry& entry) cons
 
 absl::StatusOr<Tensor> SafetensorsFile::ReadRows(const SafetensorsEntry& entry, int64_t begin,
                                                  int64_t end) const {
+  if (entry.shape.size() != 2 || begin < 0 || begin > end || end > entry.shape[0]) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Printable(entry.name), ": rows ", begin, " to ", end, " of ", ShapeString(entry.shape)));
+  }
   Tensor tensor(entry.dtype, {end - begin, entry.shape[1]});
   const uint64_t row_bytes = static_cast<uint64_t>(entry.shape[1] * DTypeBytes(entry.dtype));
   SF_RETURN_IF_ERROR(source_->Read(

@@ -79,8 +79,10 @@ Tensor RoundTo(DType dtype, const TensorView& values) {
     ToBf16(from, count, out.as<uint16_t>().data());
   } else if (dtype == DType::kF16) {
     ToF16(from, count, out.as<uint16_t>().data());
-  } else {
+  } else if (dtype == DType::kF32) {
     std::memcpy(out.data(), from, count * sizeof(float));
+  } else {
+    std::abort();  // a caller's bug
   }
   return out;
 }

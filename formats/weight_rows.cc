@@ -26,7 +26,9 @@ class MatrixRows : public WeightRows {
 
 }  // namespace
 
-std::unique_ptr<WeightRows> RowsOf(Tensor matrix) { return std::make_unique<MatrixRows>(std::move(matrix)); }
+std::unique_ptr<WeightRows> RowsInMemory(Tensor matrix) {
+  return std::make_unique<MatrixRows>(std::move(matrix));
+}
 
 absl::Status ForRowBlocks(ThreadPool& pool, int64_t n, int64_t k, int64_t together,
                           absl::FunctionRef<absl::Status(int64_t begin, int64_t end)> body) {

@@ -1,4 +1,5 @@
-// The rows of a stored matrix as float32, a block at a time, so that nobody needs the whole of it in memory.
+// The rows of a stored matrix as float32, a block at a time: who works by rows needs no more memory than its
+// reader does.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +23,11 @@ class WeightRows {
 };
 
 // Of a matrix in memory.
-std::unique_ptr<WeightRows> RowsOf(Tensor matrix);
+std::unique_ptr<WeightRows> RowsInMemory(Tensor matrix);
 
-// Calls body(begin, end) for blocks of the rows of [n, k] that fit the cache, each a multiple of `together`
-// rows but for the last. The status is that of the first block that has none; later ones may then be left
-// out.
+// Calls body(begin, end) for blocks of the rows of [n, k], each a multiple of `together` rows but for the
+// last, and where that allows small enough for the cache. The status is that of the first block that has
+// none; later ones may then be left out.
 absl::Status ForRowBlocks(ThreadPool& pool, int64_t n, int64_t k, int64_t together,
                           absl::FunctionRef<absl::Status(int64_t begin, int64_t end)> body);
 

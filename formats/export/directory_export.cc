@@ -54,7 +54,7 @@ std::vector<SafetensorsWriter::Spec> TensorsOf(const DirectoryDecision& d) {
 }
 
 // Rows of codes [rows, k] as the tensor holds them that has their name.
-Tensor PackRows(std::vector<int8_t> codes, const DirectoryDecision& d) {
+Tensor PackRows(const std::vector<int8_t>& codes, const DirectoryDecision& d) {
   const int64_t k = d.spec.k, rows = static_cast<int64_t>(codes.size()) / k;
   const int bits = d.spec.format.bits;
   if (bits == 8 && !d.packed) {
@@ -69,7 +69,7 @@ Tensor PackRows(std::vector<int8_t> codes, const DirectoryDecision& d) {
     PackStream(bits, codes.data() + row * k, k, 1, to + row * words, 1);
   return out;
 }
-std::string CodesName(const DirectoryDecision& d) {
+std::string PlaceOfCodes(const DirectoryDecision& d) {
   return d.spec.module + (d.packed ? ".weight_packed" : ".weight");
 }
 // Zero points [n, groups] are packed along the rows.
@@ -112,7 +112,7 @@ class FloatRows : public WeightRows {
   const SafetensorsModel& written_;
   const std::string name_;
 };
-absl::StatusOr<std::unique_ptr<WeightRows>> RowsOf(const SafetensorsModel& written, std::string name) {
+absl::StatusOr<std::unique_ptr<WeightRows>> OpenFloats(const SafetensorsModel& written, std::string name) {
   return std::make_unique<FloatRows>(written, std::move(name));
 }
 
@@ -261,7 +261,7 @@ class Exporter {
     const auto write = [&](int64_t begin, int64_t end) -> absl::Status {
       std::vector<int8_t> codes(static_cast<size_t>((end - begin) * k));
       SF_RETURN_IF_ERROR(rows->Codes(begin, end, codes.data()));
-      return tensors_->WriteRows(CodesName(d), begin, PackRows(codes, d).view());
+      return tensors_->WriteRows(PlaceOfCodes(d), begin, PackRows(codes, d).view());
     };
     return ForRowBlocks(pool_, n, k, rows->rows_together(), write);
   }
@@ -287,7 +287,7 @@ class Exporter {
       return words ? UnpackZeros(tensor, d.spec) : std::move(tensor);
     };
     const auto read_rows = [&](const std::string&, int64_t begin, int64_t end) -> absl::StatusOr<Tensor> {
-      SF_ASSIGN_OR_RETURN(Tensor rows, written.ReadRows(CodesName(d), begin, end));
+      SF_ASSIGN_OR_RETURN(Tensor rows, written.ReadRows(PlaceOfCodes(d), begin, end));
       return PacksBytes(d) ? UnpackBytes(rows, d.spec) : std::move(rows);
     };
     return OpenLinearRows(d.spec, read, read_rows);
@@ -297,7 +297,7 @@ class Exporter {
     SF_ASSIGN_OR_RETURN(const auto written, SafetensorsModel::Open(path));
     const auto rows = [&](size_t i) {
       const ExportWeight& w = source_.weights()[i];
-      return decisions_[i].codes ? OpenCodes(*written, decisions_[i]) : RowsOf(*written, w.weight_name());
+      return decisions_[i].codes ? OpenCodes(*written, decisions_[i]) : OpenFloats(*written, w.weight_name());
     };
     const auto vector = [&](size_t i) -> absl::StatusOr<Tensor> {
       SF_ASSIGN_OR_RETURN(const Tensor raw, written->Read(source_.weights()[i].weight_name()));

@@ -1,7 +1,9 @@
 #include "formats/export/gguf_export.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -302,7 +304,11 @@ class Exporter {
       return WriteBlocks(w, name, rows->rows_together(), CodeEncoder(*rows, decision.type));
     }
     if (options_.blocks != nullptr && options_.blocks->count(w.node.module) > 0) {
-      return WriteRows(w, name, 0, w.node.n, options_.blocks->at(w.node.module));
+      const std::string& blocks = options_.blocks->at(w.node.module);
+      const uint64_t bytes = GgufWriter::Spec{"", w.shape, decision.type}.bytes();
+      if (blocks.size() == bytes) return WriteRows(w, name, 0, w.node.n, blocks);
+      return absl::InvalidArgumentError(absl::StrCat(w.node.module, ": ", blocks.size(), " bytes of blocks; ",
+                                                     TypeName(decision.type), " takes ", bytes));
     }
     SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> rows, source_.OpenRows(w));
     const auto encode = [&](int64_t begin, int64_t end) -> absl::StatusOr<std::string> {
@@ -313,8 +319,10 @@ class Exporter {
     return WriteBlocks(w, name, rows->rows_together(), encode);
   }
 
+  // By whole heads where the file has their rows in another order.
   absl::Status WriteBlocks(const ExportWeight& w, const std::string& name, int64_t together,
                            EncodeRows encode) {
+    together = std::lcm(together, std::max<int64_t>(1, RotaryRows(w)));
     return ForRowBlocks(pool_, w.node.n, w.node.k, together, [&](int64_t begin, int64_t end) -> absl::Status {
       SF_ASSIGN_OR_RETURN(const std::string blocks, encode(begin, end));
       return WriteRows(w, name, begin, end, blocks);
@@ -324,19 +332,24 @@ class Exporter {
   // Rows in HF order, or the elements of a bias, to where the file has them.
   absl::Status WriteRows(const ExportWeight& w, const std::string& name, int64_t begin, int64_t end,
                          absl::string_view rows) {
-    const uint64_t row_bytes = rows.size() / static_cast<uint64_t>(end - begin);
-    const ModelConfig& c = source_.config();
-    const bool q = w.node.role == Role::kQProj, k = w.node.role == Role::kKProj;
-    if (arch_ != "llama" || (!q && !k)) {
-      return writer_->WritePart(name, static_cast<uint64_t>(begin) * row_bytes, rows);
-    }
-    const int64_t head_dim = w.node.n / (q ? c.num_heads : c.num_kv_heads);
+    const size_t row_bytes = rows.size() / static_cast<size_t>(end - begin);
+    const uint64_t offset = static_cast<uint64_t>(begin) * row_bytes;
+    const int64_t head_dim = RotaryRows(w);
+    if (head_dim == 0) return writer_->WritePart(name, offset, rows);
+    std::string permuted(rows.size(), '\0');
     for (int64_t row = begin; row < end; ++row) {
-      const uint64_t place = static_cast<uint64_t>(GgufRotaryRow(row, head_dim));
-      const absl::string_view one = rows.substr(static_cast<size_t>(row - begin) * row_bytes, row_bytes);
-      SF_RETURN_IF_ERROR(writer_->WritePart(name, place * row_bytes, one));
+      const size_t from = static_cast<size_t>(row - begin) * row_bytes;
+      const size_t to = static_cast<size_t>(GgufRotaryRow(row, head_dim) - begin) * row_bytes;
+      std::memcpy(permuted.data() + to, rows.data() + from, row_bytes);
     }
-    return absl::OkStatus();
+    return writer_->WritePart(name, offset, permuted);
+  }
+
+  // Rows of a head of q and k, which the file has in another order; 0: as they are.
+  int64_t RotaryRows(const ExportWeight& w) const {
+    if (arch_ != "llama") return 0;
+    if (w.node.role == Role::kQProj) return w.node.n / source_.config().num_heads;
+    return w.node.role == Role::kKProj ? w.node.n / source_.config().num_kv_heads : 0;
   }
 
   // Reads the file as any user of it would, and compares what it says with what we have.

@@ -226,7 +226,8 @@ class Exporter {
       PackColumns(codes.data(), begin, end, k, n, bits, qweight.as<int32_t>().data());
       return absl::OkStatus();
     };
-    SF_RETURN_IF_ERROR(ForRowBlocks(pool_, n, k, rows->rows_together(), pack));
+    constexpr int64_t kLineRows = 16;  // words of a cache line of qweight; rows_together() is 1 or a multiple
+    SF_RETURN_IF_ERROR(ForRowBlocks(pool_, n, k, std::max(kLineRows, rows->rows_together()), pack));
     const std::string& m = w.node.module;
     SF_RETURN_IF_ERROR(tensors_->Write(m + ".qweight", qweight.view()));
     SF_RETURN_IF_ERROR(tensors_->Write(m + ".qzeros", qzeros.view()));

@@ -64,7 +64,7 @@ class GridRows : public WeightRows {
 using Rows = std::unique_ptr<WeightRows>;
 
 template <typename Code, typename Zero>
-Rows RowsOf(Grid grid, Code code, Zero zero) {
+Rows OpenGrid(Grid grid, Code code, Zero zero) {
   return std::make_unique<GridRows<Code, Zero>>(std::move(grid), std::move(code), std::move(zero));
 }
 
@@ -92,7 +92,7 @@ class Reader {
     const int32_t *w = grid_.zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
     const int64_t n = grid_.n, row_words = grid_.zeros.dim(1);
     const int32_t top = (1 << bits) - 1;
-    return RowsOf(
+    return OpenGrid(
         std::move(grid_),
         [=](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row, n, c, bits)); },
         [=](int64_t row, int64_t g) {
@@ -115,7 +115,7 @@ class Reader {
       const uint32_t word = static_cast<uint32_t>(from[row / 8]);
       return static_cast<int32_t>(word >> (4 * kNibbleOf[row % 8]) & 15u);
     };
-    return RowsOf(
+    return OpenGrid(
         std::move(grid_), [=](int64_t row, int64_t c) { return nibble(q + c * words, row); },
         [=](int64_t row, int64_t g) { return nibble(z + g * words, row); });
   }
@@ -145,7 +145,7 @@ class Reader {
     const int32_t* z = grid_.zeros.empty() ? nullptr : grid_.zeros.as<int32_t>().data();
     const int64_t words = codes.dim(1), groups = grid_.groups;
     const int32_t middle = 1 << (bits - 1);
-    return RowsOf(
+    return OpenGrid(
         std::move(grid_),
         [=](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row * words, 1, c, bits)); },
         [=](int64_t row, int64_t g) {
@@ -170,7 +170,7 @@ class Reader {
     const int8_t* q = codes.as<int8_t>().data();
     const int8_t* z = zeros.empty() ? nullptr : zeros.as<int8_t>().data();
     const int64_t k = grid_.k, by_row = grid_.scale_row, by_group = grid_.scale_group;
-    return RowsOf(
+    return OpenGrid(
         std::move(grid_), [=](int64_t row, int64_t c) { return static_cast<int32_t>(q[row * k + c]); },
         [=](int64_t row, int64_t g) {
           return z == nullptr ? 0 : static_cast<int32_t>(z[row * by_row + g * by_group]);

@@ -119,7 +119,8 @@ Tensor Dequantize(const QuantizedLinear& linear);
 // Read() gives the rows of Dequantize().
 class LinearRows : public WeightRows {
  public:
-  // All but the codes, or the float weight, in memory.
+  // All but the codes, or the float weight, in memory; of trellis codes those of the INT8 matrix that they
+  // stand for.
   virtual const QuantizedLinear& sides() const = 0;
   // Codes of rows [begin, end) into out [end - begin, k], of trellis codes the levels that they stand for.
   virtual absl::Status Codes(int64_t begin, int64_t end, int8_t* out) const = 0;

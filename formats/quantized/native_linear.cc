@@ -223,29 +223,33 @@ namespace {
 class StoredLinearRows : public LinearRows {
  public:
   StoredLinearRows(QuantizedLinear sides, ReadTensorRows read)
-      : sides_(std::move(sides)), name_(CodesName(sides_)), read_(std::move(read)) {}
+      : sides_(std::move(sides)), name_(CodesName(sides_)), read_(std::move(read)) {
+    if (!sides_.format.trellis) return;
+    trellis_ = QuantizedLinear(static_cast<const QuantizedLinearSpec&>(sides_));
+    sides_.format = WeightFormat::kS8c;
+  }
 
   const QuantizedLinear& sides() const override { return sides_; }
-  int64_t rows_together() const override { return sides_.format.trellis ? kTrellisSegment : 1; }
+  int64_t rows_together() const override { return stored().format.trellis ? kTrellisSegment : 1; }
 
   absl::Status Codes(int64_t begin, int64_t end, int8_t* out) const override {
-    SF_ASSIGN_OR_RETURN(const Tensor stored, read_(name_, begin, end));
+    SF_ASSIGN_OR_RETURN(const Tensor rows, read_(name_, begin, end));
     const size_t count = Size((end - begin) * sides_.k);
-    if (IsPacked(sides_)) {
-      SF_RETURN_IF_ERROR(UnpackCodeRows(sides_, begin, stored.view(), out));
+    if (IsPacked(stored())) {
+      SF_RETURN_IF_ERROR(UnpackCodeRows(stored(), begin, rows.view(), out));
     } else {
-      std::memcpy(out, stored.data(), count);
+      std::memcpy(out, rows.data(), count);
     }
-    SF_RETURN_IF_ERROR(CheckCodeRows(sides_, begin, absl::MakeConstSpan(out, count)));
-    if (sides_.format.trellis) DecodeTrellis(sides_.format.bits, out, end - begin, sides_.k, out);
+    SF_RETURN_IF_ERROR(CheckCodeRows(stored(), begin, absl::MakeConstSpan(out, count)));
+    if (stored().format.trellis) DecodeTrellis(stored().format.bits, out, end - begin, sides_.k, out);
     return absl::OkStatus();
   }
 
   absl::Status Read(int64_t begin, int64_t end, float* out) const override {
     if (sides_.format.is_float()) {
-      SF_ASSIGN_OR_RETURN(const Tensor stored, read_(name_, begin, end));
-      SF_RETURN_IF_ERROR(CheckFloatRows(sides_, begin, stored.view()));
-      ToF32(stored.view(), out);
+      SF_ASSIGN_OR_RETURN(const Tensor rows, read_(name_, begin, end));
+      SF_RETURN_IF_ERROR(CheckFloatRows(sides_, begin, rows.view()));
+      ToF32(rows.view(), out);
       return absl::OkStatus();
     }
     std::vector<int8_t> codes(Size((end - begin) * sides_.k));
@@ -255,7 +259,10 @@ class StoredLinearRows : public LinearRows {
   }
 
  private:
-  const QuantizedLinear sides_;
+  // Whose rules the stored codes obey.
+  const QuantizedLinear& stored() const { return trellis_.format.trellis ? trellis_ : sides_; }
+
+  QuantizedLinear sides_, trellis_;  // trellis_: the spec of trellis codes, which have nothing beside scales
   const std::string name_;
   const ReadTensorRows read_;
 };
