@@ -58,6 +58,15 @@ absl::StatusOr<std::string> CheckpointBase::Fingerprint() const {
   return fingerprint_;
 }
 
+absl::Status CheckpointBase::CheckFiniteRows(absl::Span<const float> rows, absl::string_view name) const {
+  if (CheckFinite(rows, path_, name).ok()) return absl::OkStatus();
+  const std::lock_guard<std::mutex> lock(not_finite_mutex_);
+  absl::Status& status = not_finite_[std::string(name)];
+  if (status.ok()) status = ReadF32(name).status();  // counts all of the tensor and says where
+  if (!status.ok()) return status;
+  return absl::DataLossError(absl::StrCat(path_, ": ", name, ": changes while it is read"));
+}
+
 absl::StatusOr<Tensor> CheckpointReader::ReadF32Rows(absl::string_view name, int64_t begin,
                                                      int64_t end) const {
   SF_ASSIGN_OR_RETURN(Tensor whole, ReadF32(name));
@@ -70,6 +79,30 @@ absl::StatusOr<Tensor> CheckpointReader::ReadF32Rows(absl::string_view name, int
 }
 
 bool CheckpointReader::ReadsRows(absl::string_view) const { return false; }
+
+namespace {
+
+class StoredRows : public WeightRows {
+ public:
+  StoredRows(const CheckpointReader& reader, absl::string_view name) : reader_(reader), name_(name) {}
+  absl::Status Read(int64_t begin, int64_t end, float* out) const override {
+    SF_ASSIGN_OR_RETURN(const Tensor rows, reader_.ReadF32Rows(name_, begin, end));
+    std::copy(rows.as<float>().begin(), rows.as<float>().end(), out);
+    return absl::OkStatus();
+  }
+
+ private:
+  const CheckpointReader& reader_;
+  const std::string name_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WeightRows>> CheckpointReader::OpenRows(absl::string_view name) const {
+  if (ReadsRows(name)) return std::make_unique<StoredRows>(*this, name);
+  SF_ASSIGN_OR_RETURN(Tensor whole, ReadF32(name));
+  return RowsInMemory(std::move(whole));
+}
 
 absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where, absl::string_view tensor) {
   // Counts by the exponent bits, so that the loop vectorises; 2^24 values a part keep the counter small.

@@ -21,6 +21,7 @@
 #include "formats/model_graph.h"
 #include "formats/tensor.h"
 #include "formats/tokenizer.h"
+#include "formats/weight_rows.h"
 
 namespace spikefold {
 
@@ -51,9 +52,13 @@ class CheckpointReader {
   // value is NaN or infinite.
   virtual absl::StatusOr<Tensor> ReadF32(absl::string_view name) const = 0;
   // Rows [begin, end) of ReadF32()'s matrix [n, k], as [end - begin, k], checked alike. Takes the memory of
-  // these rows where ReadsRows(), of the whole matrix elsewhere (GGUF, folds).
+  // these rows where ReadsRows(), of the whole matrix elsewhere (another tool's
+  // codes, folds).
   virtual absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const;
   virtual bool ReadsRows(absl::string_view name) const;
+  // ReadF32() of a matrix by blocks of rows: without ReadsRows() what is stored, or all values, stay in
+  // memory.
+  virtual absl::StatusOr<std::unique_ptr<WeightRows>> OpenRows(absl::string_view name) const;
   // The tensor as stored, no conversion (safetensors only; Unimplemented for GGUF).
   virtual absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const = 0;
   virtual absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const = 0;

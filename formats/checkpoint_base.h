@@ -24,6 +24,8 @@ class CheckpointBase : public CheckpointReader {
  protected:
   explicit CheckpointBase(std::string path) : path_(std::move(path)) {}
   void AddTensor(StoredTensor tensor);
+  // Of rows of a matrix; not finite, they give the error of the whole, which is read for it once.
+  absl::Status CheckFiniteRows(absl::Span<const float> rows, absl::string_view name) const;
   absl::Status NoSuchTensor(absl::string_view name) const;  // NotFound, with a suggestion
   // Basenames and full paths of the files that hold the weights, in a fixed order.
   struct WeightFile {
@@ -41,6 +43,8 @@ class CheckpointBase : public CheckpointReader {
   absl::flat_hash_map<std::string, int> index_;
   mutable std::mutex fingerprint_mutex_;
   mutable std::string fingerprint_;
+  mutable std::mutex not_finite_mutex_;
+  mutable absl::flat_hash_map<std::string, absl::Status> not_finite_;  // by tensor; guarded
 };
 
 // DataLoss "<where>: <tensor>: 2 of 1024 values are not finite, the first is nan at index 17; ..." .

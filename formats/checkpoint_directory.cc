@@ -84,12 +84,46 @@ absl::StatusOr<std::vector<CheckpointReader::SideFile>> DirectoryCheckpoint::Sid
   return files;
 }
 
+namespace {
+
+constexpr int64_t kBlockValues = 1 << 18;  // that are converted at a time: their bytes stay in the cache
+
+}  // namespace
+
+// Where rows are read a few at a time a matrix as it is stored is never in memory beside its float32 values.
 absl::StatusOr<Tensor> DirectoryCheckpoint::ReadF32(absl::string_view name) const {
-  SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRaw(name));
+  const Shape shape = ReadsRows(name) ? Find(name)->shape : Shape();
+  Tensor whole = shape.empty() ? Tensor() : Tensor(DType::kF32, shape);
+  if (shape.empty()) {
+    SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRaw(name));
+    if (!IsFloat(raw.dtype())) return NotFloat(name, raw.dtype());
+    whole = ToF32(raw.view());
+  } else {
+    const int64_t block = std::max<int64_t>(1, kBlockValues / std::max<int64_t>(1, shape[1]));
+    for (int64_t begin = 0; begin < shape[0]; begin += block) {
+      SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRawRows(name, begin, std::min(begin + block, shape[0])));
+      if (!IsFloat(raw.dtype())) return NotFloat(name, raw.dtype());
+      ToF32(raw.view(), whole.as<float>().data() + begin * shape[1]);
+    }
+  }
+  SF_RETURN_IF_ERROR(CheckFinite(whole.as<float>(), path_, name));
+  return whole;
+}
+
+absl::StatusOr<Tensor> DirectoryCheckpoint::ReadF32Rows(absl::string_view name, int64_t begin,
+                                                        int64_t end) const {
+  if (!ReadsRows(name)) return CheckpointBase::ReadF32Rows(name, begin, end);
+  SF_RETURN_IF_ERROR(CheckRows(Find(name)->shape, begin, end, path_, name));
+  SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRawRows(name, begin, end));
   if (!IsFloat(raw.dtype())) return NotFloat(name, raw.dtype());
-  Tensor tensor = ToF32(raw.view());
-  SF_RETURN_IF_ERROR(CheckFinite(tensor.as<float>(), path_, name));
-  return tensor;
+  Tensor rows = ToF32(raw.view());
+  SF_RETURN_IF_ERROR(CheckFiniteRows(rows.as<float>(), name));
+  return rows;
+}
+
+bool DirectoryCheckpoint::IsMatrix(absl::string_view name) const {
+  const StoredTensor* tensor = Find(name);
+  return tensor != nullptr && tensor->shape.size() == 2;
 }
 
 absl::Status DirectoryCheckpoint::SetConfig(Json config_json) {
@@ -128,7 +162,6 @@ absl::Status DirectoryCheckpoint::NotFloat(absl::string_view name, DType dtype) 
 namespace {
 
 constexpr int64_t kComparedRows = 16;
-constexpr int64_t kBlockValues = 1 << 20;  // that are converted at a time: their bytes stay in the cache
 
 class FloatDirectory : public DirectoryCheckpoint {
  public:
@@ -148,37 +181,14 @@ class FloatDirectory : public DirectoryCheckpoint {
     if (Find(name) == nullptr) return NoSuchTensor(name);
     return model_->Read(name);
   }
-  // Matrices a few rows at a time: a tensor as it is stored is never in memory beside its float32 values.
-  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override {
-    if (!ReadsRows(name)) return DirectoryCheckpoint::ReadF32(name);
-    const Shape& shape = Find(name)->shape;
-    Tensor whole(DType::kF32, shape);
-    const int64_t block = std::max<int64_t>(1, kBlockValues / std::max<int64_t>(1, shape[1]));
-    for (int64_t begin = 0; begin < shape[0]; begin += block) {
-      const int64_t end = std::min(begin + block, shape[0]);
-      SF_ASSIGN_OR_RETURN(const Tensor raw, model_->ReadRows(name, begin, end));
-      ToF32(raw.view(), whole.as<float>().data() + begin * shape[1]);
-    }
-    SF_RETURN_IF_ERROR(CheckFinite(whole.as<float>(), path_, name));
-    return whole;
-  }
-  bool ReadsRows(absl::string_view name) const override {
-    const StoredTensor* tensor = Find(name);
-    return tensor != nullptr && tensor->shape.size() == 2;
-  }
-  absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const override {
-    const StoredTensor* stored = Find(name);
-    if (stored == nullptr) return NoSuchTensor(name);
-    SF_RETURN_IF_ERROR(CheckRows(stored->shape, begin, end, path_, name));
-    SF_ASSIGN_OR_RETURN(const Tensor raw, model_->ReadRows(name, begin, end));
-    Tensor rows = ToF32(raw.view());
-    if (CheckFinite(rows.as<float>(), path_, name).ok()) return rows;
-    SF_RETURN_IF_ERROR(ReadF32(name).status());  // counts all of the tensor and says where
-    return absl::DataLossError(absl::StrCat(path_, ": ", name, ": changes while it is read"));
-  }
+  bool ReadsRows(absl::string_view name) const override { return IsMatrix(name); }
 
  private:
   using DirectoryCheckpoint::DirectoryCheckpoint;
+
+  absl::StatusOr<Tensor> ReadRawRows(absl::string_view name, int64_t begin, int64_t end) const override {
+    return model_->ReadRows(name, begin, end);
+  }
 
   absl::Status MapTensors() {
     for (const ModelGraph::TensorSpec& spec : graph_.Tensors()) {

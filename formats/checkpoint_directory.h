@@ -15,10 +15,15 @@ class DirectoryCheckpoint : public CheckpointBase {
  public:
   absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override;
   absl::StatusOr<std::vector<SideFile>> SideFiles() const override;
-  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override;  // through ReadRaw()
+  // Through ReadRaw(), or ReadRawRows() where ReadsRows().
+  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override;
+  absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const override;
 
  protected:
   using CheckpointBase::CheckpointBase;
+  // Rows of a matrix as stored; of those that ReadsRows() names.
+  virtual absl::StatusOr<Tensor> ReadRawRows(absl::string_view name, int64_t begin, int64_t end) const = 0;
+  bool IsMatrix(absl::string_view name) const;
   absl::Status SetConfig(Json config_json);  // and the graph that it describes
   void AddEntry(const SafetensorsEntry& entry);
   void AddWeightFiles(const std::vector<std::string>& names);

@@ -37,21 +37,68 @@ class ForeignDirectory : public DirectoryCheckpoint {
     const StoredTensor* stored = Find(name);
     if (stored == nullptr) return NoSuchTensor(name);
     if (stored->stored_name == stored->name) return model_->Read(name);
-    const std::string module(absl::StripSuffix(name, ".weight"));
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> rows, OpenCodes(*stored));
+    Tensor values(DType::kF32, stored->shape);
+    SF_RETURN_IF_ERROR(rows->Read(0, stored->shape[0], values.as<float>().data()));
+    return values;
+  }
+  // Codes become float32 at once, where others are widened.
+  absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override {
+    const StoredTensor* stored = Find(name);
+    if (stored == nullptr || stored->stored_name == stored->name) return DirectoryCheckpoint::ReadF32(name);
+    SF_ASSIGN_OR_RETURN(Tensor values, ReadRaw(name));
+    SF_RETURN_IF_ERROR(CheckFinite(values.as<float>(), path_, name));
+    return values;
+  }
+
+  bool ReadsRows(absl::string_view name) const override {
+    return IsMatrix(name) && Find(name)->stored_name == name;
+  }
+  absl::StatusOr<std::unique_ptr<WeightRows>> OpenRows(absl::string_view name) const override {
+    const StoredTensor* stored = Find(name);
+    if (stored == nullptr || stored->stored_name == stored->name) return DirectoryCheckpoint::OpenRows(name);
+    SF_ASSIGN_OR_RETURN(std::unique_ptr<WeightRows> rows, OpenCodes(*stored));
+    return std::make_unique<FiniteCodes>(*this, std::string(name), stored->shape[1], std::move(rows));
+  }
+
+ private:
+  using DirectoryCheckpoint::DirectoryCheckpoint;
+
+  absl::StatusOr<Tensor> ReadRawRows(absl::string_view name, int64_t begin, int64_t end) const override {
+    return model_->ReadRows(name, begin, end);
+  }
+
+  // A scale that is not finite gives the error of the whole.
+  class FiniteCodes : public WeightRows {
+   public:
+    FiniteCodes(const ForeignDirectory& directory, std::string name, int64_t k,
+                std::unique_ptr<WeightRows> rows)
+        : directory_(directory), name_(std::move(name)), k_(k), rows_(std::move(rows)) {}
+    absl::Status Read(int64_t begin, int64_t end, float* out) const override {
+      SF_RETURN_IF_ERROR(rows_->Read(begin, end, out));
+      return directory_.CheckFiniteRows(absl::MakeConstSpan(out, static_cast<size_t>((end - begin) * k_)),
+                                        name_);
+    }
+
+   private:
+    const ForeignDirectory& directory_;
+    const std::string name_;
+    const int64_t k_;
+    const std::unique_ptr<WeightRows> rows_;
+  };
+
+  absl::StatusOr<std::unique_ptr<WeightRows>> OpenCodes(const StoredTensor& stored) const {
+    const std::string module(absl::StripSuffix(stored.name, ".weight"));
     const ForeignParts parts{
         .has =
             [&](absl::string_view suffix) {
               return model_->Find(absl::StrCat(module, ".", suffix)) != nullptr;
             },
         .read = [&](absl::string_view suffix) { return model_->Read(absl::StrCat(module, ".", suffix)); }};
-    absl::StatusOr<Tensor> values =
-        DequantizeForeign(config_, parts, module, stored->shape[0], stored->shape[1]);
-    if (values.ok()) return values;
-    return absl::Status(values.status().code(), absl::StrCat(path_, ": ", values.status().message()));
+    auto rows = OpenForeign(config_, parts, module, stored.shape[0], stored.shape[1]);
+    if (rows.ok()) return rows;
+    return absl::Status(rows.status().code(), absl::StrCat(path_, ": ", rows.status().message()));
   }
-
- private:
-  using DirectoryCheckpoint::DirectoryCheckpoint;
 
   // The codes of a linear's weight, null if it is float.
   const SafetensorsEntry* CodesOf(const std::string& module) const {

@@ -15,20 +15,16 @@
 namespace spikefold {
 namespace {
 
-// Row h*d + t*d/2 + j of HF is row h*d + 2j + t of the file (t = 0, 1). Works for weights and biases.
+// Works for weights and biases.
 Tensor UnpermuteRows(const Tensor& stored, int64_t num_heads) {
-  const int64_t rows = stored.dim(0), head_dim = rows / num_heads, half = head_dim / 2;
+  const int64_t rows = stored.dim(0), head_dim = rows / num_heads;
   const size_t row_bytes = static_cast<size_t>(stored.num_bytes() / rows);
   Tensor out(DType::kF32, stored.shape());
   const char* from = static_cast<const char*>(stored.data());
   char* to = static_cast<char*>(out.data());
-  for (int64_t h = 0; h < num_heads; ++h) {
-    for (int64_t t = 0; t < 2; ++t) {
-      for (int64_t j = 0; j < half; ++j) {
-        std::memcpy(to + static_cast<size_t>(h * head_dim + t * half + j) * row_bytes,
-                    from + static_cast<size_t>(h * head_dim + 2 * j + t) * row_bytes, row_bytes);
-      }
-    }
+  for (int64_t row = 0; row < rows; ++row) {
+    std::memcpy(to + static_cast<size_t>(row) * row_bytes,
+                from + static_cast<size_t>(GgufRotaryRow(row, head_dim)) * row_bytes, row_bytes);
   }
   return out;
 }
@@ -61,15 +57,38 @@ class GgufCheckpoint : public CheckpointBase {
     const Node& node = graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))];
     SF_ASSIGN_OR_RETURN(Tensor tensor, file_->ReadF32(*file_->FindTensor(stored->stored_name)));
     const ModelConfig& config = graph_.config;
-    if (family_->gguf_permutes_qk && (node.role == Role::kQProj || node.role == Role::kKProj)) {
-      tensor = UnpermuteRows(tensor, node.role == Role::kQProj ? config.num_heads : config.num_kv_heads);
-    }
+    if (const int64_t heads = PermutedHeads(node); heads > 0) tensor = UnpermuteRows(tensor, heads);
     const bool gain = node.op == Op::kNorm || node.op == Op::kHeadNorm;
     if (family_->gguf_norm_gain_includes_offset && gain) {
       for (float& g : tensor.as<float>()) g -= config.norm_gain_offset;
     }
     SF_RETURN_IF_ERROR(CheckFinite(tensor.as<float>(), path_, stored->name));
     return tensor;
+  }
+
+  bool ReadsRows(absl::string_view name) const override {
+    const StoredTensor* stored = Find(name);
+    return stored != nullptr && stored->shape.size() == 2;
+  }
+  absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const override {
+    const StoredTensor* stored = Find(name);
+    if (stored == nullptr) return NoSuchTensor(name);
+    SF_RETURN_IF_ERROR(CheckRows(stored->shape, begin, end, path_, name));
+    const Node& node = graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))];
+    const GgufTensor& tensor = *file_->FindTensor(stored->stored_name);
+    const int64_t k = stored->shape[1], heads = PermutedHeads(node);
+    Tensor rows(DType::kF32, {end - begin, k});
+    float* out = rows.as<float>().data();
+    if (heads == 0) {
+      SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, begin, end, out));
+    } else {
+      for (int64_t row = begin; row < end; ++row, out += k) {
+        const int64_t place = GgufRotaryRow(row, stored->shape[0] / heads);
+        SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, place, place + 1, out));
+      }
+    }
+    SF_RETURN_IF_ERROR(CheckFiniteRows(rows.as<float>(), name));
+    return rows;
   }
 
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
@@ -92,6 +111,13 @@ class GgufCheckpoint : public CheckpointBase {
 
  private:
   using CheckpointBase::CheckpointBase;
+
+  // Of a tensor whose rows lie in another order in the file; 0: of none.
+  int64_t PermutedHeads(const Node& node) const {
+    if (!family_->gguf_permutes_qk) return 0;
+    if (node.role == Role::kQProj) return graph_.config.num_heads;
+    return node.role == Role::kKProj ? graph_.config.num_kv_heads : 0;
+  }
 
   absl::Status MapTensors() {
     absl::flat_hash_map<std::string, bool> used;

@@ -46,9 +46,16 @@ class NativeDirectory : public DirectoryCheckpoint {
     if (absl::EndsWith(name, ".weight")) return std::move(linear.float_weight);
     return Tensor::FromFloats({linear.n}, linear.bias);
   }
+  bool ReadsRows(absl::string_view name) const override {
+    return IsMatrix(name) && linears_.find(name) == linears_.end();
+  }
 
  private:
   using DirectoryCheckpoint::DirectoryCheckpoint;
+
+  absl::StatusOr<Tensor> ReadRawRows(absl::string_view name, int64_t begin, int64_t end) const override {
+    return native_->ReadTensorRows(name, begin, end);
+  }
 
   absl::Status AddShift(const NativeShift& shift) {
     for (Site& site : graph_.sites) {

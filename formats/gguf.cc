@@ -460,23 +460,36 @@ const GgufTensor* GgufFile::FindTensor(absl::string_view name) const {
   return it == index_.end() ? nullptr : &tensors_[static_cast<size_t>(it->second)];
 }
 
-absl::StatusOr<Tensor> GgufFile::ReadF32(const GgufTensor& tensor) const {
-  const GgmlTypeInfo& info = *FindGgmlType(static_cast<uint32_t>(tensor.type));
-  Tensor out(DType::kF32, tensor.shape);
-  float* values = static_cast<float*>(out.data());
-  // Blocks go through a buffer that stays in the cache.
+// Blocks go through a buffer that stays in the cache.
+absl::Status GgufFile::Decode(const GgmlTypeInfo& info, uint64_t offset, uint64_t num_blocks,
+                              float* out) const {
   const uint64_t block_bytes = static_cast<uint64_t>(info.block_bytes);
   const uint64_t chunk_blocks = std::max<uint64_t>(1, (uint64_t{256} << 10) / block_bytes);
-  const uint64_t num_blocks = tensor.bytes / block_bytes;
   std::vector<char> buffer(static_cast<size_t>(std::min(chunk_blocks, num_blocks) * block_bytes));
   for (uint64_t begin = 0; begin < num_blocks; begin += chunk_blocks) {
     const uint64_t count = std::min(chunk_blocks, num_blocks - begin);
     const absl::Span<char> bytes(buffer.data(), static_cast<size_t>(count * block_bytes));
-    SF_RETURN_IF_ERROR(source_->Read(tensor.offset + begin * block_bytes, bytes));
+    SF_RETURN_IF_ERROR(source_->Read(offset + begin * block_bytes, bytes));
     info.decode(reinterpret_cast<const uint8_t*>(bytes.data()), static_cast<int64_t>(count),
-                values + begin * static_cast<uint64_t>(info.block_elements));
+                out + begin * static_cast<uint64_t>(info.block_elements));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Tensor> GgufFile::ReadF32(const GgufTensor& tensor) const {
+  const GgmlTypeInfo& info = *FindGgmlType(static_cast<uint32_t>(tensor.type));
+  Tensor out(DType::kF32, tensor.shape);
+  const uint64_t num_blocks = tensor.bytes / static_cast<uint64_t>(info.block_bytes);
+  SF_RETURN_IF_ERROR(Decode(info, tensor.offset, num_blocks, out.as<float>().data()));
   return out;
+}
+
+absl::Status GgufFile::ReadF32Rows(const GgufTensor& tensor, int64_t begin, int64_t end, float* out) const {
+  const GgmlTypeInfo& info = *FindGgmlType(static_cast<uint32_t>(tensor.type));
+  const uint64_t row_blocks = static_cast<uint64_t>(tensor.shape[1] / info.block_elements);
+  const uint64_t first = static_cast<uint64_t>(begin) * row_blocks;
+  return Decode(info, tensor.offset + first * static_cast<uint64_t>(info.block_bytes),
+                static_cast<uint64_t>(end - begin) * row_blocks, out);
 }
 
 absl::StatusOr<GgufFile::RawEntries> GgufFile::RawMetadata(bool (*keep)(absl::string_view key)) const {

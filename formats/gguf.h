@@ -62,6 +62,8 @@ class GgufFile {
   const GgufTensor* FindTensor(absl::string_view name) const;
   // Decodes a whole tensor to float32 (thread-safe). Values are not checked for NaN or infinity.
   absl::StatusOr<Tensor> ReadF32(const GgufTensor& tensor) const;
+  // Rows [begin, end) of a matrix, which has them, into out [end - begin, K].
+  absl::Status ReadF32Rows(const GgufTensor& tensor, int64_t begin, int64_t end, float* out) const;
   uint64_t file_bytes() const { return source_->size(); }
 
   // A GGUF file with the same metadata keys for which keep(key) holds, byte-copied, and no tensors. The
@@ -77,6 +79,7 @@ class GgufFile {
  private:
   friend class GgufParser;
   GgufFile() = default;
+  absl::Status Decode(const GgmlTypeInfo& info, uint64_t offset, uint64_t num_blocks, float* out) const;
   struct KeyRange {
     uint64_t begin = 0, end = 0;  // bytes of the whole kv in the file
   };

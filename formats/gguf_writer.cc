@@ -1,5 +1,6 @@
 #include "formats/gguf_writer.h"
 
+#include <mutex>
 #include <utility>
 
 #include "absl/container/flat_hash_map.h"
@@ -93,34 +94,47 @@ class Writer : public GgufWriter {
       : file_(std::move(file)), file_bytes_(file_bytes) {}
 
   struct Place {
-    uint64_t offset = 0, bytes = 0;
-    bool written = false;
+    uint64_t offset = 0, bytes = 0, written = 0;
+    bool begun = false;
   };
   void SetPlace(const std::string& name, Place place) { places_.emplace(name, place); }
   absl::Status WriteHeader(absl::string_view header) {
     return file_->WriteAt(0, absl::MakeConstSpan(header.data(), header.size()));
   }
 
-  absl::Status Write(absl::string_view name, absl::Span<const char> blocks) override {
+  absl::Status Write(absl::string_view name, absl::string_view blocks) override {
     const auto it = places_.find(name);
-    if (it == places_.end() || it->second.written) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          Printable(name), it == places_.end() ? ": was not declared" : ": has been written already"));
+    if (it != places_.end() && blocks.size() != it->second.bytes) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(Printable(name), ": ", blocks.size(), " bytes; declared are ", it->second.bytes));
+    }
+    return WritePart(name, 0, blocks);
+  }
+  absl::Status WritePart(absl::string_view name, uint64_t offset, absl::string_view blocks) override {
+    const auto it = places_.find(name);
+    if (it == places_.end()) {
+      return absl::InvalidArgumentError(absl::StrCat(Printable(name), ": was not declared"));
     }
     Place& place = it->second;
-    if (blocks.size() != place.bytes) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(Printable(name), ": ", blocks.size(), " bytes; declared are ", place.bytes));
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (blocks.size() > place.bytes || offset > place.bytes - blocks.size()) {
+        return absl::InvalidArgumentError(absl::StrCat(Printable(name), ": ", blocks.size(), " bytes at ",
+                                                       offset, "; declared are ", place.bytes));
+      }
+      if (blocks.size() > place.bytes - place.written || (place.begun && place.bytes == 0)) {
+        return absl::InvalidArgumentError(absl::StrCat(Printable(name), ": has been written already"));
+      }
+      place.written += blocks.size();
+      place.begun = true;
     }
-    place.written = true;
-    return file_->WriteAt(place.offset, blocks);
+    return file_->WriteAt(place.offset + offset, absl::MakeConstSpan(blocks.data(), blocks.size()));
   }
   absl::Status Finish() override {
     for (const auto& [name, place] : places_) {
-      if (!place.written) {
-        return absl::InvalidArgumentError(
-            absl::StrCat(Printable(name), ": was declared and has not been written"));
-      }
+      if (place.begun && place.written == place.bytes) continue;
+      return absl::InvalidArgumentError(
+          absl::StrCat(Printable(name), ": was declared and has not been written"));
     }
     return file_->Finish();
   }
@@ -129,7 +143,8 @@ class Writer : public GgufWriter {
  private:
   std::unique_ptr<RandomWriter> file_;
   const uint64_t file_bytes_;
-  absl::flat_hash_map<std::string, Place> places_;
+  std::mutex mutex_;
+  absl::flat_hash_map<std::string, Place> places_;  // `written` is guarded
 };
 
 absl::Status CheckSpec(const GgufWriter::Spec& spec) {

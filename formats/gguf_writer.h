@@ -61,7 +61,9 @@ class GgufWriter {
                                                             std::vector<Spec> tensors);
   virtual ~GgufWriter() = default;
   // InvalidArgument if it was not declared, was written before or has another number of bytes.
-  virtual absl::Status Write(absl::string_view name, absl::Span<const char> blocks) = 0;
+  virtual absl::Status Write(absl::string_view name, absl::string_view blocks) = 0;
+  // A part of it from byte `offset` on, each byte to be written once. Threads may call it at once.
+  virtual absl::Status WritePart(absl::string_view name, uint64_t offset, absl::string_view blocks) = 0;
   // All declared tensors must have been written (else InvalidArgument). fsyncs. Destruction without it
   // removes the file.
   virtual absl::Status Finish() = 0;

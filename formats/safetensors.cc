@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <mutex>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
@@ -236,26 +237,32 @@ class Writer : public SafetensorsWriter {
         header_bytes_(header_bytes),
         file_bytes_(file_bytes),
         entries_(std::move(entries)),
-        written_(entries_.size(), false) {
+        written_(entries_.size()) {
     for (size_t i = 0; i < entries_.size(); ++i) index_.emplace(entries_[i].name, i);
   }
 
   absl::Status Write(absl::string_view name, const TensorView& tensor) override {
     const auto it = index_.find(name);
-    const std::string subject = absl::StrCat(path_, ": tensor \"", Printable(name), "\" ");
-    if (it == index_.end()) return absl::InvalidArgumentError(subject + "was not declared");
+    if (it == index_.end()) return Broken(name, "was not declared");
     const SafetensorsEntry& e = entries_[it->second];
     if (tensor.dtype != e.dtype || tensor.shape != e.shape) {
-      return absl::InvalidArgumentError(absl::StrCat(subject, "is ", DTypeName(tensor.dtype), " ",
-                                                     ShapeString(tensor.shape), ", declared as ",
-                                                     DTypeName(e.dtype), " ", ShapeString(e.shape)));
+      return Broken(name, absl::StrCat("is ", DTypeName(tensor.dtype), " ", ShapeString(tensor.shape),
+                                       ", declared as ", DTypeName(e.dtype), " ", ShapeString(e.shape)));
     }
-    if (written_[it->second]) return absl::InvalidArgumentError(subject + "was written before");
-    SF_RETURN_IF_ERROR(file_->WriteAt(
-        header_bytes_ + e.offset,
-        absl::MakeConstSpan(static_cast<const char*>(tensor.data), static_cast<size_t>(e.bytes))));
-    written_[it->second] = true;
-    return absl::OkStatus();
+    return WriteBytes(it->second, 0, tensor);
+  }
+  absl::Status WriteRows(absl::string_view name, int64_t begin, const TensorView& rows) override {
+    const auto it = index_.find(name);
+    if (it == index_.end()) return Broken(name, "was not declared");
+    const SafetensorsEntry& e = entries_[it->second];
+    const bool fits = e.shape.size() == 2 && rows.shape.size() == 2 && rows.shape[1] == e.shape[1] &&
+                      begin >= 0 && rows.shape[0] <= e.shape[0] - begin;
+    if (rows.dtype != e.dtype || !fits) {
+      return Broken(name,
+                    absl::StrCat("gets rows ", DTypeName(rows.dtype), " ", ShapeString(rows.shape), " from ",
+                                 begin, " on, declared as ", DTypeName(e.dtype), " ", ShapeString(e.shape)));
+    }
+    return WriteBytes(it->second, static_cast<uint64_t>(begin * e.shape[1] * DTypeBytes(e.dtype)), rows);
   }
   absl::StatusOr<Tensor> ReadBack(absl::string_view name) override {
     if (finished_ == nullptr) {
@@ -268,27 +275,53 @@ class Writer : public SafetensorsWriter {
     return finished_->Read(*entry);
   }
   void MarkWritten(absl::string_view name) override {
-    if (const auto it = index_.find(name); it != index_.end()) written_[it->second] = true;
+    if (const auto it = index_.find(name); it != index_.end()) {
+      written_[it->second] = {.begun = true, .bytes = entries_[it->second].bytes};
+    }
   }
   absl::Status Sync() override { return file_->Sync(); }
   void Keep() override { file_->Keep(); }
   absl::Status Finish() override {
     for (size_t i = 0; i < entries_.size(); ++i) {
-      if (!written_[i]) {
-        return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor \"", Printable(entries_[i].name),
-                                                       "\" was declared, but not written"));
-      }
+      if (written_[i].begun && written_[i].bytes == entries_[i].bytes) continue;
+      return Broken(entries_[i].name, written_[i].begun ? "lacks rows" : "was declared, but not written");
     }
     return file_->Finish();
   }
   uint64_t file_bytes() const override { return file_bytes_; }
 
  private:
+  struct Written {
+    bool begun = false;
+    uint64_t bytes = 0;
+  };
+
+  absl::Status Broken(absl::string_view name, absl::string_view what) const {
+    return absl::InvalidArgumentError(absl::StrCat(path_, ": tensor \"", Printable(name), "\" ", what));
+  }
+
+  absl::Status WriteBytes(size_t index, uint64_t offset, const TensorView& part) {
+    const SafetensorsEntry& e = entries_[index];
+    const uint64_t bytes = static_cast<uint64_t>(part.num_bytes());
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      Written& written = written_[index];
+      if (written.bytes + bytes > e.bytes || (written.begun && e.bytes == 0)) {
+        return Broken(e.name, "was written before");
+      }
+      written = {.begun = true, .bytes = written.bytes + bytes};
+    }
+    return file_->WriteAt(
+        header_bytes_ + e.offset + offset,
+        absl::MakeConstSpan(static_cast<const char*>(part.data), static_cast<size_t>(bytes)));
+  }
+
   std::unique_ptr<RandomWriter> file_;
   const std::string path_;
   const uint64_t header_bytes_, file_bytes_;
   const std::vector<SafetensorsEntry> entries_;
-  std::vector<bool> written_;
+  std::mutex mutex_;
+  std::vector<Written> written_;  // guarded
   absl::flat_hash_map<std::string, size_t> index_;
   std::unique_ptr<SafetensorsFile> finished_;  // the file as ReadBack() reads it
 };
@@ -395,6 +428,10 @@ absl::StatusOr<Tensor> SafetensorsFile::Read(const SafetensorsEntry& entry) cons
 
 absl::StatusOr<Tensor> SafetensorsFile::ReadRows(const SafetensorsEntry& entry, int64_t begin,
                                                  int64_t end) const {
+  if (entry.shape.size() != 2 || begin < 0 || begin > end || end > entry.shape[0]) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Printable(entry.name), ": rows ", begin, " to ", end, " of ", ShapeString(entry.shape)));
+  }
   Tensor tensor(entry.dtype, {end - begin, entry.shape[1]});
   const uint64_t row_bytes = static_cast<uint64_t>(entry.shape[1] * DTypeBytes(entry.dtype));
   SF_RETURN_IF_ERROR(source_->Read(

@@ -75,6 +75,8 @@ class SafetensorsWriter {
   virtual ~SafetensorsWriter() = default;
   // InvalidArgument if name, dtype or shape was not declared, or it was written before.
   virtual absl::Status Write(absl::string_view name, const TensorView& tensor) = 0;
+  // Rows of a matrix from row `begin` on, each to be written once. Threads may call it at once.
+  virtual absl::Status WriteRows(absl::string_view name, int64_t begin, const TensorView& rows) = 0;
   // Reopened and sparse files: what is in the place of a tensor, and that it is what should be there.
   virtual absl::StatusOr<Tensor> ReadBack(absl::string_view name) = 0;
   virtual void MarkWritten(absl::string_view name) = 0;

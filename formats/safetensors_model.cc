@@ -227,13 +227,21 @@ void SafetensorsModelWriter::Keep() {
   for (const auto& shard : shards_) shard->Keep();
 }
 
+absl::StatusOr<SafetensorsWriter*> SafetensorsModelWriter::ShardOf(absl::string_view name) const {
+  if (const auto it = shard_of_.find(name); it != shard_of_.end()) return shards_[it->second].get();
+  return absl::InvalidArgumentError(
+      absl::StrCat(directory_, ": tensor \"", Printable(name), "\" was not declared"));
+}
+
 absl::Status SafetensorsModelWriter::Write(absl::string_view name, const TensorView& tensor) {
-  const auto it = shard_of_.find(name);
-  if (it == shard_of_.end()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(directory_, ": tensor \"", Printable(name), "\" was not declared"));
-  }
-  return shards_[it->second]->Write(name, tensor);
+  SF_ASSIGN_OR_RETURN(SafetensorsWriter* const shard, ShardOf(name));
+  return shard->Write(name, tensor);
+}
+
+absl::Status SafetensorsModelWriter::WriteRows(absl::string_view name, int64_t begin,
+                                               const TensorView& rows) {
+  SF_ASSIGN_OR_RETURN(SafetensorsWriter* const shard, ShardOf(name));
+  return shard->WriteRows(name, begin, rows);
 }
 
 absl::Status SafetensorsModelWriter::Finish() {

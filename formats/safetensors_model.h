@@ -56,6 +56,7 @@ class SafetensorsModelWriter {
       const std::string& directory, std::vector<SafetensorsWriter::Spec> specs, uint64_t max_shard_bytes);
   // As SafetensorsWriter.
   absl::Status Write(absl::string_view name, const TensorView& tensor);
+  absl::Status WriteRows(absl::string_view name, int64_t begin, const TensorView& rows);
   absl::StatusOr<Tensor> ReadBack(absl::string_view name);
   void MarkWritten(absl::string_view name);
   absl::Status Sync();
@@ -66,6 +67,7 @@ class SafetensorsModelWriter {
 
  private:
   SafetensorsModelWriter() = default;
+  absl::StatusOr<SafetensorsWriter*> ShardOf(absl::string_view name) const;
   absl::Status Declare(const std::string& directory, std::vector<SafetensorsWriter::Spec> specs,
                        uint64_t max_shard_bytes, bool reopen);
   std::string directory_;

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "formats/base/vector_clones.h"
 #include "formats/base/weight_memory.h"
 
 namespace spikefold {
@@ -53,6 +54,39 @@ bool IsFloat(DType dtype) {
   return dtype == DType::kF16 || dtype == DType::kBF16 || dtype == DType::kF32 || dtype == DType::kF64;
 }
 
+namespace {
+
+SF_VECTOR_CLONES void FromBf16(const uint16_t* in, size_t count, float* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = Bf16ToFloat(in[i]);
+}
+SF_VECTOR_CLONES void FromF16(const uint16_t* in, size_t count, float* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = F16ToFloat(in[i]);
+}
+SF_VECTOR_CLONES void ToBf16(const float* in, size_t count, uint16_t* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = FloatToBf16(in[i]);
+}
+SF_VECTOR_CLONES void ToF16(const float* in, size_t count, uint16_t* out) {
+  for (size_t i = 0; i < count; ++i) out[i] = FloatToF16(in[i]);
+}
+
+}  // namespace
+
+Tensor RoundTo(DType dtype, const TensorView& values) {
+  const size_t count = static_cast<size_t>(values.num_elements());
+  Tensor out(dtype, values.shape);
+  const float* from = static_cast<const float*>(values.data);
+  if (dtype == DType::kBF16) {
+    ToBf16(from, count, out.as<uint16_t>().data());
+  } else if (dtype == DType::kF16) {
+    ToF16(from, count, out.as<uint16_t>().data());
+  } else if (dtype == DType::kF32) {
+    std::memcpy(out.data(), from, count * sizeof(float));
+  } else {
+    std::abort();  // a caller's bug
+  }
+  return out;
+}
+
 Tensor ToF32(const TensorView& tensor) {
   Tensor out(DType::kF32, tensor.shape);
   ToF32(tensor, out.as<float>().data());
@@ -65,16 +99,12 @@ void ToF32(const TensorView& tensor, float* out) {
     case DType::kF32:
       std::memcpy(out, tensor.data, count * sizeof(float));
       break;
-    case DType::kBF16: {
-      const auto x = tensor.as<uint16_t>();
-      for (size_t i = 0; i < count; ++i) out[i] = Bf16ToFloat(x[i]);
+    case DType::kBF16:
+      FromBf16(tensor.as<uint16_t>().data(), count, out);
       break;
-    }
-    case DType::kF16: {
-      const auto x = tensor.as<uint16_t>();
-      for (size_t i = 0; i < count; ++i) out[i] = F16ToFloat(x[i]);
+    case DType::kF16:
+      FromF16(tensor.as<uint16_t>().data(), count, out);
       break;
-    }
     case DType::kF64: {
       const auto x = tensor.as<double>();
       for (size_t i = 0; i < count; ++i) out[i] = static_cast<float>(x[i]);

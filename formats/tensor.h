@@ -72,5 +72,7 @@ class Tensor {
 bool IsFloat(DType dtype);
 Tensor ToF32(const TensorView& tensor);
 void ToF32(const TensorView& tensor, float* out);  // [num_elements]
+// F32 values in BF16, F16 or F32, rounded to nearest.
+Tensor RoundTo(DType dtype, const TensorView& values);
 
 }  // namespace spikefold

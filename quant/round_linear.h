@@ -1,6 +1,6 @@
 // One linear of a plan as it will be stored. What is rounded to nearest, or stays a 16-bit float, takes the
 // memory of its codes and of a few of its rows: the whole matrix is in memory only where the reader has no
-// rows (GGUF, folds) or the codes are paths of a trellis.
+// rows (another tool's codes, folds) or the codes are paths of a trellis.
 #pragma once
 
 #include "absl/status/statusor.h"

@@ -138,20 +138,23 @@ absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
                                                                .types = rounding.types,
                                                                .blocks = &rounding.blocks,
                                                                .name = "",
+                                                               .pool = &context.pool(),
                                                                .progress = progress}));
     context.console.EndProgress();
     return PrintReport(options, report, context);
   }
   if (options.format == "gptq" || options.format == "gptq_v2") {
-    SF_ASSIGN_OR_RETURN(
-        const ExportReport report,
-        ExportGptq(*model.source, options.output,
-                   {.v2 = options.format == "gptq_v2", .overwrite = options.force, .progress = progress}));
+    SF_ASSIGN_OR_RETURN(const ExportReport report, ExportGptq(*model.source, options.output,
+                                                              {.v2 = options.format == "gptq_v2",
+                                                               .overwrite = options.force,
+                                                               .pool = &context.pool(),
+                                                               .progress = progress}));
     context.console.EndProgress();
     return PrintReport(options, report, context);
   }
   const DirectoryExportOptions to_directory{.compressed_tensors = options.format == "compressed-tensors",
                                             .overwrite = options.force,
+                                            .pool = &context.pool(),
                                             .progress = progress};
   SF_ASSIGN_OR_RETURN(const ExportReport report,
                       ExportDirectory(*model.source, options.output, to_directory));

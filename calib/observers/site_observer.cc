@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "formats/base/vector_clones.h"
+
 namespace spikefold {
 namespace {
 
@@ -16,10 +18,8 @@ constexpr int64_t kPrefetchRows = 8;  // rows lie pages apart, out of the hardwa
 constexpr int kShift = 20;
 constexpr int kFirstBin = (127 - 12) << 3;  // as MagnitudeBin (calib/magnitude.cc), here without a call
 
-// Two clones that compute the same: lanes are channels, and nothing is contracted.
-#define SPIKEFOLD_CLONES __attribute__((target_clones("avx2", "default")))
-
-SPIKEFOLD_CLONES void AddFullBlock(const float* rows, int64_t num_rows, int64_t width, float* low,
+// Lanes are channels.
+SF_VECTOR_CLONES void AddFullBlock(const float* rows, int64_t num_rows, int64_t width, float* low,
                                    float* high, double* sum, double* sum_sq, uint32_t* histogram) {
   for (int64_t t = 0; t < num_rows; ++t) {
     const float* x = rows + t * width;

@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <exception>
 #include <fstream>
 #include <mutex>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace spikefold {
@@ -76,13 +78,21 @@ struct ThreadPool::Impl {
   alignas(64) std::atomic<int64_t> next{0};
   int64_t count = 0, grain = 1;
   const absl::FunctionRef<void(int64_t, int64_t)>* body = nullptr;
+  std::mutex thrown_mutex;
+  std::exception_ptr thrown;  // by a chunk of this job; guarded
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
 
   void RunChunks() {
     inside_parallel_for = true;
-    for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < count;) {
-      (*body)(begin, std::min(begin + grain, count));
+    try {
+      for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < count;) {
+        (*body)(begin, std::min(begin + grain, count));
+      }
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(thrown_mutex);
+      if (thrown == nullptr) thrown = std::current_exception();
+      next.store(count);
     }
     inside_parallel_for = false;
   }
@@ -130,6 +140,7 @@ void ThreadPool::ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<voi
   impl_->RunChunks();
   impl_->epoch.fetch_add(1);  // closed; nobody sleeps on this value for long, so nobody is told
   while (const uint32_t active = impl_->active.load()) WaitWhileEqual(impl_->active, active, kCallerSpin);
+  if (impl_->thrown != nullptr) std::rethrow_exception(std::exchange(impl_->thrown, nullptr));
 }
 
 int DefaultNumThreads() {

@@ -21,7 +21,8 @@ class ThreadPool {
 
   int num_threads() const;
   // Runs body(begin, end) over [0, count) in chunks of `grain` (the last may be shorter); returns when all
-  // are done. Nested calls run inline. The body must not throw.
+  // are done. Nested calls run inline. What the body throws (memory that is not there) is thrown here, the
+  // first of it, once no thread runs the body any more; chunks that nobody had begun are left out.
   void ParallelFor(int64_t count, int64_t grain, absl::FunctionRef<void(int64_t begin, int64_t end)> body);
 
  private:

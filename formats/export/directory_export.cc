@@ -53,13 +53,24 @@ std::vector<SafetensorsWriter::Spec> TensorsOf(const DirectoryDecision& d) {
   return specs;
 }
 
-Tensor PackWeight(const int8_t* codes, const QuantizedLinearSpec& spec) {
-  const int64_t words = StreamWords(8, spec.k);
-  Tensor out(DType::kI32, {spec.n, words});
-  int32_t* to = static_cast<int32_t*>(out.data());
-  for (int64_t row = 0; row < spec.n; ++row)
-    PackStream(8, codes + row * spec.k, spec.k, 1, to + row * words, 1);
+// Rows of codes [rows, k] as the tensor holds them that has their name.
+Tensor PackRows(const std::vector<int8_t>& codes, const DirectoryDecision& d) {
+  const int64_t k = d.spec.k, rows = static_cast<int64_t>(codes.size()) / k;
+  const int bits = d.spec.format.bits;
+  if (bits == 8 && !d.packed) {
+    Tensor out(DType::kI8, {rows, k});
+    std::memcpy(out.data(), codes.data(), codes.size());
+    return out;
+  }
+  const int64_t words = StreamWords(bits, k);
+  Tensor out(DType::kI32, {rows, words});
+  int32_t* to = out.as<int32_t>().data();
+  for (int64_t row = 0; row < rows; ++row)
+    PackStream(bits, codes.data() + row * k, k, 1, to + row * words, 1);
   return out;
+}
+std::string PlaceOfCodes(const DirectoryDecision& d) {
+  return d.spec.module + (d.packed ? ".weight_packed" : ".weight");
 }
 // Zero points [n, groups] are packed along the rows.
 Tensor PackZeros(const int8_t* zeros, const QuantizedLinearSpec& spec) {
@@ -69,11 +80,11 @@ Tensor PackZeros(const int8_t* zeros, const QuantizedLinearSpec& spec) {
   for (int64_t g = 0; g < groups; ++g) PackStream(8, zeros + g, spec.n, groups, to + g, groups);
   return out;
 }
-Tensor UnpackWeight(const Tensor& packed, const QuantizedLinearSpec& spec) {
-  Tensor out(DType::kI8, {spec.n, spec.k});
+Tensor UnpackBytes(const Tensor& packed, const QuantizedLinearSpec& spec) {
+  Tensor out(DType::kI8, {packed.dim(0), spec.k});
   int8_t* to = static_cast<int8_t*>(out.data());
   const int32_t* words = static_cast<const int32_t*>(packed.data());
-  for (int64_t row = 0; row < spec.n; ++row) {
+  for (int64_t row = 0; row < packed.dim(0); ++row) {
     UnpackStream(8, words + row * packed.dim(1), 1, spec.k, 1, to + row * spec.k);
   }
   return out;
@@ -87,21 +98,28 @@ Tensor UnpackZeros(const Tensor& packed, const QuantizedLinearSpec& spec) {
   return out;
 }
 
-Tensor RoundTo(const Tensor& values, DType dtype) {
-  if (dtype == DType::kF32) return values.Clone();
-  Tensor out(dtype, values.shape());
-  const auto from = values.as<float>();
-  const auto to = out.as<uint16_t>();
-  for (size_t i = 0; i < from.size(); ++i) {
-    to[i] = dtype == DType::kF16 ? FloatToF16(from[i]) : FloatToBf16(from[i]);
+// Of a float matrix as written.
+class FloatRows : public WeightRows {
+ public:
+  FloatRows(const SafetensorsModel& written, std::string name) : written_(written), name_(std::move(name)) {}
+  absl::Status Read(int64_t begin, int64_t end, float* out) const override {
+    SF_ASSIGN_OR_RETURN(const Tensor raw, written_.ReadRows(name_, begin, end));
+    ToF32(raw.view(), out);
+    return absl::OkStatus();
   }
-  return out;
+
+ private:
+  const SafetensorsModel& written_;
+  const std::string name_;
+};
+absl::StatusOr<std::unique_ptr<WeightRows>> OpenFloats(const SafetensorsModel& written, std::string name) {
+  return std::make_unique<FloatRows>(written, std::move(name));
 }
 
 class Exporter {
  public:
   Exporter(const ExportSource& source, const DirectoryExportOptions& options)
-      : source_(source), options_(options) {}
+      : source_(source), options_(options), pool_(options.pool == nullptr ? one_thread_ : *options.pool) {}
 
   absl::StatusOr<ExportReport> Run(const std::string& output) {
     report_.format = options_.compressed_tensors ? "compressed-tensors" : "safetensors";
@@ -212,11 +230,10 @@ class Exporter {
       if (d.codes) {
         SF_RETURN_IF_ERROR(WriteCodes(w, d));
       } else {
-        SF_ASSIGN_OR_RETURN(const Tensor values, source_.ReadWeight(w));
-        SF_RETURN_IF_ERROR(tensors_->Write(w.weight_name(), RoundTo(values, d.dtype).view()));
+        SF_RETURN_IF_ERROR(WriteFloats(source_, w, d.dtype, pool_, *tensors_));
       }
       if (NeedsBias(biases_, w.node.role)) {
-        SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w));
+        SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w, pool_));
         SF_RETURN_IF_ERROR(tensors_->Write(w.bias_name(), bias.view()));
       }
       AddToReport(w, d);
@@ -225,18 +242,28 @@ class Exporter {
   }
 
   absl::Status WriteCodes(const ExportWeight& w, const DirectoryDecision& d) {
-    SF_ASSIGN_OR_RETURN(QuantizedLinear linear, source_.ReadLinear(w));
-    static_cast<QuantizedLinearSpec&>(linear) = d.spec;
-    linear.bias.clear();
-    return EncodeLinear(linear, [&](const std::string& name, const TensorView& t) -> absl::Status {
-      const bool weight = name == d.spec.module + ".weight";
-      if (!PacksBytes(d) || (!weight && name != d.spec.module + ".weight_zero_point"))
-        return tensors_->Write(name, t);
-      if (!weight) return tensors_->Write(name, PackZeros(t.as<int8_t>().data(), d.spec).view());
-      const int64_t shape[2] = {d.spec.n, d.spec.k};
-      SF_RETURN_IF_ERROR(tensors_->Write(name + "_shape", TensorView{DType::kI64, {2}, shape}));
-      return tensors_->Write(name + "_packed", PackWeight(t.as<int8_t>().data(), d.spec).view());
-    });
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<LinearRows> rows, source_.OpenLinear(w));
+    QuantizedLinear sides(d.spec);  // no extras and no bias
+    sides.scales = rows->sides().scales;
+    sides.zeros = rows->sides().zeros;
+    sides.input_scale = rows->sides().input_scale;
+    sides.input_zero = rows->sides().input_zero;
+    const int64_t n = d.spec.n, k = d.spec.k;
+    SF_RETURN_IF_ERROR(EncodeSides(sides, [&](const std::string& name, const TensorView& t) {
+      if (!PacksBytes(d) || name != d.spec.module + ".weight_zero_point") return tensors_->Write(name, t);
+      return tensors_->Write(name, PackZeros(t.as<int8_t>().data(), d.spec).view());
+    }));
+    if (PacksBytes(d)) {
+      const int64_t shape[2] = {n, k};
+      SF_RETURN_IF_ERROR(
+          tensors_->Write(d.spec.module + ".weight_shape", TensorView{DType::kI64, {2}, shape}));
+    }
+    const auto write = [&](int64_t begin, int64_t end) -> absl::Status {
+      std::vector<int8_t> codes(static_cast<size_t>((end - begin) * k));
+      SF_RETURN_IF_ERROR(rows->Codes(begin, end, codes.data()));
+      return tensors_->WriteRows(PlaceOfCodes(d), begin, PackRows(codes, d).view());
+    };
+    return ForRowBlocks(pool_, n, k, rows->rows_together(), write);
   }
 
   void AddToReport(const ExportWeight& w, const DirectoryDecision& d) {
@@ -252,33 +279,38 @@ class Exporter {
     report_.tensors.push_back(std::move(t));
   }
 
-  absl::StatusOr<Tensor> ReadValues(const SafetensorsModel& written, const ExportWeight& w,
-                                    const DirectoryDecision& d) const {
-    if (!d.codes) {
-      SF_ASSIGN_OR_RETURN(const Tensor raw, written.Read(w.weight_name()));
-      return ToF32(raw.view());
-    }
-    SF_ASSIGN_OR_RETURN(const QuantizedLinear linear,
-                        DecodeLinear(d.spec, [&](const std::string& name) -> absl::StatusOr<Tensor> {
-                          const bool weight = name == d.spec.module + ".weight";
-                          if (!PacksBytes(d) || (!weight && name != d.spec.module + ".weight_zero_point"))
-                            return written.Read(name);
-                          SF_ASSIGN_OR_RETURN(const Tensor words,
-                                              written.Read(weight ? name + "_packed" : name));
-                          return weight ? UnpackWeight(words, d.spec) : UnpackZeros(words, d.spec);
-                        }));
-    return Dequantize(linear);
+  static absl::StatusOr<std::unique_ptr<WeightRows>> OpenCodes(const SafetensorsModel& written,
+                                                               const DirectoryDecision& d) {
+    const auto read = [&](const std::string& name) -> absl::StatusOr<Tensor> {
+      SF_ASSIGN_OR_RETURN(Tensor tensor, written.Read(name));
+      const bool words = PacksBytes(d) && name == d.spec.module + ".weight_zero_point";
+      return words ? UnpackZeros(tensor, d.spec) : std::move(tensor);
+    };
+    const auto read_rows = [&](const std::string&, int64_t begin, int64_t end) -> absl::StatusOr<Tensor> {
+      SF_ASSIGN_OR_RETURN(Tensor rows, written.ReadRows(PlaceOfCodes(d), begin, end));
+      return PacksBytes(d) ? UnpackBytes(rows, d.spec) : std::move(rows);
+    };
+    return OpenLinearRows(d.spec, read, read_rows);
   }
 
   absl::Status ReadBack(const std::string& path) {
     SF_ASSIGN_OR_RETURN(const auto written, SafetensorsModel::Open(path));
-    return CompareWithSource(
-        source_, [&](size_t i) { return ReadValues(*written, source_.weights()[i], decisions_[i]); },
-        [](size_t) { return kExportTolerance; }, "that type", options_.progress, report_);
+    const auto rows = [&](size_t i) {
+      const ExportWeight& w = source_.weights()[i];
+      return decisions_[i].codes ? OpenCodes(*written, decisions_[i]) : OpenFloats(*written, w.weight_name());
+    };
+    const auto vector = [&](size_t i) -> absl::StatusOr<Tensor> {
+      SF_ASSIGN_OR_RETURN(const Tensor raw, written->Read(source_.weights()[i].weight_name()));
+      return ToF32(raw.view());
+    };
+    return CompareWithSource(source_, {rows, vector, [](size_t) { return kExportTolerance; }, "that type"},
+                             pool_, options_.progress, report_);
   }
 
   const ExportSource& source_;
   const DirectoryExportOptions& options_;
+  ThreadPool one_thread_{1};
+  ThreadPool& pool_;
   DType dtype_ = DType::kBF16;
   BiasGroups biases_;
   std::vector<DirectoryDecision> decisions_;  // one for each of source_.weights()

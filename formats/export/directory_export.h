@@ -18,6 +18,7 @@ namespace spikefold {
 struct DirectoryExportOptions {
   bool compressed_tensors = false;
   bool overwrite = false;
+  ThreadPool* pool = nullptr;  // null: this thread alone; the files are the same
   Progress progress;
 };
 

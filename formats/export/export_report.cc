@@ -2,10 +2,12 @@
 
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "formats/base/status.h"
+#include "formats/base/vector_clones.h"
 
 namespace spikefold {
 
@@ -30,19 +32,76 @@ Json ExportReportToJson(const ExportReport& report) {
   return json;
 }
 
-double RelativeError(absl::Span<const float> ours, absl::Span<const float> theirs) {
-  double error = 0, square = 0;
-  for (size_t i = 0; i < ours.size(); ++i) {
-    const double d = static_cast<double>(theirs[i]) - static_cast<double>(ours[i]);
-    error += d * d;
-    square += static_cast<double>(ours[i]) * static_cast<double>(ours[i]);
+namespace {
+
+// Sums over weights; those of parts are added in their order, whoever made them.
+struct Difference {
+  double error = 0, square = 0;  // of the difference, and of ours
+  void operator+=(const Difference& other) {
+    error += other.error;
+    square += other.square;
   }
-  if (!std::isfinite(error)) return std::numeric_limits<double>::infinity();
-  if (error == 0) return 0;
-  return square > 0 ? std::sqrt(error / square) : std::numeric_limits<double>::infinity();
+  double relative() const {
+    if (!std::isfinite(error)) return std::numeric_limits<double>::infinity();
+    if (error == 0) return 0;
+    return square > 0 ? std::sqrt(error / square) : std::numeric_limits<double>::infinity();
+  }
+};
+
+SF_VECTOR_CLONES Difference Compare(const float* ours, const float* theirs, size_t count) {
+  constexpr size_t kLanes = 16;
+  double error[kLanes] = {}, square[kLanes] = {};
+  size_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+      const double x = static_cast<double>(ours[i + lane]), d = static_cast<double>(theirs[i + lane]) - x;
+      error[lane] += d * d;
+      square[lane] += x * x;
+    }
+  }
+  Difference sum;
+  for (size_t lane = 0; lane < kLanes; ++lane) sum += {error[lane], square[lane]};
+  for (; i < count; ++i) {
+    const double x = static_cast<double>(ours[i]), d = static_cast<double>(theirs[i]) - x;
+    sum += {d * d, x * x};
+  }
+  return sum;
 }
 
-namespace {
+absl::StatusOr<Difference> CompareMatrix(const WeightRows& ours, const WeightRows& theirs, const Shape& shape,
+                                         ThreadPool& pool) {
+  const int64_t n = shape[0], k = shape[1];
+  std::vector<Difference> rows(static_cast<size_t>(n));
+  const int64_t together = std::lcm(ours.rows_together(), theirs.rows_together());
+  const auto compare = [&](int64_t begin, int64_t end) -> absl::Status {
+    const size_t width = static_cast<size_t>(k), count = static_cast<size_t>(end - begin);
+    std::vector<float> x(count * width), y(count * width);
+    SF_RETURN_IF_ERROR(ours.Read(begin, end, x.data()));
+    SF_RETURN_IF_ERROR(theirs.Read(begin, end, y.data()));
+    for (size_t i = 0; i < count; ++i) {
+      rows[static_cast<size_t>(begin) + i] = Compare(x.data() + i * width, y.data() + i * width, width);
+    }
+    return absl::OkStatus();
+  };
+  SF_RETURN_IF_ERROR(ForRowBlocks(pool, n, k, together, compare));
+  Difference sum;
+  for (const Difference& row : rows) sum += row;
+  return sum;
+}
+
+absl::StatusOr<Difference> CompareWeight(const ExportSource& source, const WrittenWeights& written, size_t i,
+                                         ThreadPool& pool) {
+  const ExportWeight& w = source.weights()[i];
+  if (w.shape.size() == 2) {
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> ours, source.OpenRows(w));
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> theirs, written.rows(i));
+    return CompareMatrix(*ours, *theirs, w.shape, pool);
+  }
+  SF_ASSIGN_OR_RETURN(const Tensor ours, source.ReadWeight(w));
+  SF_ASSIGN_OR_RETURN(const Tensor theirs, written.vector(i));
+  return Compare(ours.as<float>().data(), theirs.as<float>().data(),
+                 static_cast<size_t>(ours.num_elements()));
+}
 
 absl::StatusOr<ExportLoss> PrefixLoss(const ExportSource& source) {
   SF_ASSIGN_OR_RETURN(const NativePrefix prefix, source.ReadPrefix());
@@ -60,9 +119,19 @@ absl::StatusOr<ExportLoss> PrefixLoss(const ExportSource& source) {
 
 }  // namespace
 
-absl::Status CompareWithSource(const ExportSource& source,
-                               absl::FunctionRef<absl::StatusOr<Tensor>(size_t weight)> read,
-                               absl::FunctionRef<double(size_t weight)> limit, absl::string_view type,
+double RelativeError(absl::Span<const float> ours, absl::Span<const float> theirs) {
+  return Compare(ours.data(), theirs.data(), ours.size()).relative();
+}
+
+WrittenWeights ReadWith(const CheckpointReader& reader, const ExportSource& source) {
+  const auto name = [&source](size_t i) { return source.weights()[i].weight_name(); };
+  return {.rows = [&reader, name](size_t i) { return reader.OpenRows(name(i)); },
+          .vector = [&reader, name](size_t i) { return reader.ReadF32(name(i)); },
+          .limit = [](size_t) { return kExportTolerance; },
+          .type = ""};
+}
+
+absl::Status CompareWithSource(const ExportSource& source, const WrittenWeights& written, ThreadPool& pool,
                                const Progress& progress, ExportReport& report) {
   const size_t total = source.weights().size();
   for (size_t i = 0; i < total; ++i) {
@@ -70,13 +139,12 @@ absl::Status CompareWithSource(const ExportSource& source,
       return absl::CancelledError("export: interrupted");
     }
     const ExportWeight& w = source.weights()[i];
-    SF_ASSIGN_OR_RETURN(const Tensor ours, source.ReadWeight(w));
-    SF_ASSIGN_OR_RETURN(const Tensor theirs, read(i));
+    SF_ASSIGN_OR_RETURN(const Difference difference, CompareWeight(source, written, i, pool));
     ExportedTensor& t = report.tensors[i];
-    t.error = RelativeError(ours.as<float>(), theirs.as<float>());
-    if (t.error <= limit(i)) continue;
+    t.error = difference.relative();
+    if (t.error <= written.limit(i)) continue;
     return absl::UnimplementedError(absl::StrCat(w.weight_name(), " as ", t.to, " differs by ", t.error,
-                                                 " of its size; its values do not fit ", type));
+                                                 " of its size; its values do not fit ", written.type));
   }
   return absl::OkStatus();
 }

@@ -2,10 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
@@ -40,17 +41,23 @@ struct ExportReport {
 };
 Json ExportReportToJson(const ExportReport& report);
 
+// Far above what rounding to 16 bit or float16 scales can cost: values beyond the type, or our own bug.
+inline constexpr double kExportTolerance = 0.02;
 // Root of the relative squared difference; infinite or NaN values count as infinitely wrong.
 double RelativeError(absl::Span<const float> ours, absl::Span<const float> theirs);
 
-// Far above what rounding to 16 bit or float16 scales can cost: values beyond the type, or our own bug.
-inline constexpr double kExportTolerance = 0.02;
-// Compares each weight of the source with what `read` finds in the written files, as any user of them would,
-// and sets the errors of `report`. Unimplemented: an error above `limit`, "...; its values do not fit
-// <type>". Cancelled; what `read` returns.
-absl::Status CompareWithSource(const ExportSource& source,
-                               absl::FunctionRef<absl::StatusOr<Tensor>(size_t weight)> read,
-                               absl::FunctionRef<double(size_t weight)> limit, absl::string_view type,
+// The written files, as any user of them reads them.
+struct WrittenWeights {
+  std::function<absl::StatusOr<std::unique_ptr<WeightRows>>(size_t weight)> rows;  // of a matrix
+  std::function<absl::StatusOr<Tensor>(size_t weight)> vector;                     // of any other
+  std::function<double(size_t weight)> limit;  // the largest error that is no fault
+  std::string type;                            // for the text of one: "its values do not fit <type>"
+};
+// What the reader of such checkpoints finds; `limit` and `type` are the caller's.
+WrittenWeights ReadWith(const CheckpointReader& reader, const ExportSource& source);
+// Compares each weight of the source with what was written and sets the errors of `report`. Unimplemented: an
+// error above its limit. Cancelled; what is read returns.
+absl::Status CompareWithSource(const ExportSource& source, const WrittenWeights& written, ThreadPool& pool,
                                const Progress& progress, ExportReport& report);
 
 // Losses that no format but the native one can take: the prefix, coded keys and values, rotated queries and

@@ -46,13 +46,13 @@ void ExportSource::ListWeights() {
 
 bool ExportSource::has_head() const { return !weights_.empty() && weights_.back().node.role == Role::kHead; }
 
-absl::StatusOr<QuantizedLinear> ExportSource::ReadLinear(const ExportWeight& weight) const {
-  SF_ASSIGN_OR_RETURN(QuantizedLinear linear, native_->ReadLinear(weight.node.module));
-  if (linear.format.trellis) {
-    linear.codes = Levels(linear);
-    linear.format = WeightFormat::kS8c;
-  }
-  return linear;
+absl::StatusOr<std::unique_ptr<LinearRows>> ExportSource::OpenLinear(const ExportWeight& weight) const {
+  return native_->OpenLinear(weight.node.module);
+}
+
+absl::StatusOr<std::unique_ptr<WeightRows>> ExportSource::OpenRows(const ExportWeight& weight) const {
+  if (weight.spec == nullptr) return reader_->OpenRows(weight.weight_name());
+  return OpenLinear(weight);
 }
 
 const NativeShift* ExportSource::ShiftOf(const ExportWeight& weight) const {
@@ -68,26 +68,32 @@ const NativeShift* ExportSource::ShiftOf(const ExportWeight& weight) const {
 
 absl::StatusOr<Tensor> ExportSource::ReadWeight(const ExportWeight& weight) const {
   if (weight.spec == nullptr) return reader_->ReadF32(weight.weight_name());
-  SF_ASSIGN_OR_RETURN(const QuantizedLinear linear, ReadLinear(weight));
+  SF_ASSIGN_OR_RETURN(const QuantizedLinear linear, native_->ReadLinear(weight.node.module));
   return Dequantize(linear);
 }
 
-absl::StatusOr<Tensor> ExportSource::ReadBias(const ExportWeight& weight) const {
+absl::StatusOr<Tensor> ExportSource::ReadBias(const ExportWeight& weight, ThreadPool& pool) const {
   if (!weight.has_bias) return Tensor(DType::kF32, {weight.node.n});
   SF_ASSIGN_OR_RETURN(Tensor bias, reader_->ReadF32(weight.bias_name()));
   const NativeShift* shift = ShiftOf(weight);
   if (shift == nullptr) return bias;
-  SF_ASSIGN_OR_RETURN(const Tensor values, ReadWeight(weight));
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> rows, OpenRows(weight));
   const int64_t n = weight.node.n, k = weight.node.k;
-  for (int64_t row = 0; row < n; ++row) {
-    double product = 0;
-    for (int64_t i = 0; i < k; ++i) {
-      product += static_cast<double>(values.as<float>()[static_cast<size_t>(row * k + i)]) *
-                 static_cast<double>(shift->values[static_cast<size_t>(i)]);
+  float* b = bias.as<float>().data();
+  const auto fold = [&](int64_t begin, int64_t end) -> absl::Status {
+    std::vector<float> values(static_cast<size_t>((end - begin) * k));
+    SF_RETURN_IF_ERROR(rows->Read(begin, end, values.data()));
+    for (int64_t row = begin; row < end; ++row) {
+      const float* w = values.data() + (row - begin) * k;
+      double product = 0;
+      for (int64_t i = 0; i < k; ++i) {
+        product += static_cast<double>(w[i]) * static_cast<double>(shift->values[static_cast<size_t>(i)]);
+      }
+      b[row] = static_cast<float>(static_cast<double>(b[row]) - product);
     }
-    float& b = bias.as<float>()[static_cast<size_t>(row)];
-    b = static_cast<float>(static_cast<double>(b) - product);
-  }
+    return absl::OkStatus();
+  };
+  SF_RETURN_IF_ERROR(ForRowBlocks(pool, n, k, rows->rows_together(), fold));
   return bias;
 }
 

@@ -46,12 +46,14 @@ class ExportSource {
   bool has_head() const;
 
   // Of a native linear.
-  absl::StatusOr<QuantizedLinear> ReadLinear(const ExportWeight& weight) const;
-  // float32 values that the stored parts stand for; a gain as HF stores it.
+  absl::StatusOr<std::unique_ptr<LinearRows>> OpenLinear(const ExportWeight& weight) const;
+  // Of a matrix: the values that the stored parts stand for.
+  absl::StatusOr<std::unique_ptr<WeightRows>> OpenRows(const ExportWeight& weight) const;
+  // float32 values; a gain as HF stores it.
   absl::StatusOr<Tensor> ReadWeight(const ExportWeight& weight) const;
   // float32 [n]; zeros where the linear has none. What the native model takes off the input is folded in:
   // with float activations y = W x + this is the same function.
-  absl::StatusOr<Tensor> ReadBias(const ExportWeight& weight) const;
+  absl::StatusOr<Tensor> ReadBias(const ExportWeight& weight, ThreadPool& pool) const;
   // The prefix; empty ids when there is none.
   absl::StatusOr<NativePrefix> ReadPrefix() const;
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -118,55 +119,62 @@ class MixedBlocks {
   std::vector<SuperWeight> super_;
 };
 
-// Blocks of a linear, row by row as HF orders them.
-std::string EncodeCodes(const QuantizedLinear& q, GgmlType type) {
-  const MixedBlocks mixed(q);
-  const Tensor values = mixed.any() ? Dequantize(q) : Tensor();
-  const int64_t blocks = q.k / kBlock, groups = q.num_groups(), group = q.k / groups;
-  const size_t block_bytes = static_cast<size_t>(InfoOf(type).block_bytes);
-  std::string out(static_cast<size_t>(q.n * blocks) * block_bytes, '\0');
-  char* to = out.data();
-  for (int64_t row = 0; row < q.n; ++row) {
-    for (int64_t block = 0; block < blocks; ++block, to += block_bytes) {
-      const size_t at = static_cast<size_t>(row * q.k + block * kBlock);
-      if (mixed.any() && mixed.Has(row, block)) {
-        EncodeGguf(type, values.as<float>().subspan(at, kBlock), to);
-        continue;
-      }
-      const size_t scale = static_cast<size_t>(row * groups + block * kBlock / group);
-      EncodeCodeBlock(type, q.scales[scale], q.codes.data() + at, q.zeros.empty() ? 0 : q.zeros[scale], to);
-    }
-  }
-  return out;
-}
-
-std::string EncodeFloats(const Tensor& values, GgmlType type) {
+std::string EncodeFloats(absl::Span<const float> values, GgmlType type) {
   const GgmlTypeInfo& info = InfoOf(type);
-  std::string out(static_cast<size_t>(values.num_elements() / info.block_elements * info.block_bytes), '\0');
-  EncodeGguf(type, values.as<float>(), out.data());
+  const size_t blocks = values.size() / static_cast<size_t>(info.block_elements);
+  std::string out(blocks * static_cast<size_t>(info.block_bytes), '\0');
+  EncodeGguf(type, values, out.data());
   return out;
 }
 
-// Row h*d + t*d/2 + j of HF becomes row h*d + 2j + t (t = 0, 1).
-std::string PermuteRows(const std::string& rows, int64_t num_rows, int64_t num_heads) {
-  const int64_t head_dim = num_rows / num_heads, half = head_dim / 2;
-  const size_t row_bytes = rows.size() / static_cast<size_t>(num_rows);
-  std::string out(rows.size(), '\0');
-  for (int64_t h = 0; h < num_heads; ++h) {
-    for (int64_t t = 0; t < 2; ++t) {
-      for (int64_t j = 0; j < half; ++j) {
-        std::memcpy(out.data() + static_cast<size_t>(h * head_dim + 2 * j + t) * row_bytes,
-                    rows.data() + static_cast<size_t>(h * head_dim + t * half + j) * row_bytes, row_bytes);
+// The blocks of rows [begin, end) of a matrix, as HF orders them.
+using EncodeRows = absl::FunctionRef<absl::StatusOr<std::string>(int64_t begin, int64_t end)>;
+
+// Keeps the codes of a linear.
+class CodeEncoder {
+ public:
+  CodeEncoder(const LinearRows& rows, GgmlType type)
+      : rows_(rows), q_(rows.sides()), mixed_(q_), type_(type) {}
+
+  absl::StatusOr<std::string> operator()(int64_t begin, int64_t end) const {
+    const size_t count = static_cast<size_t>((end - begin) * q_.k);
+    std::vector<int8_t> codes(count);
+    std::vector<float> values(mixed_.any() ? count : 0);
+    SF_RETURN_IF_ERROR(rows_.Codes(begin, end, codes.data()));
+    if (mixed_.any()) SF_RETURN_IF_ERROR(rows_.Read(begin, end, values.data()));
+    const size_t block_bytes = static_cast<size_t>(InfoOf(type_).block_bytes);
+    std::string out(count / kBlock * block_bytes, '\0');
+    char* to = out.data();
+    size_t at = 0;
+    for (int64_t row = begin; row < end; ++row) {
+      for (int64_t block = 0; block < q_.k / kBlock; ++block, to += block_bytes, at += kBlock) {
+        if (mixed_.any() && mixed_.Has(row, block)) {
+          EncodeGguf(type_, absl::MakeConstSpan(values).subspan(at, kBlock), to);
+        } else {
+          EncodeBlock(row, block, codes.data() + at, to);
+        }
       }
     }
+    return out;
   }
-  return out;
-}
+
+ private:
+  void EncodeBlock(int64_t row, int64_t block, const int8_t* codes, char* to) const {
+    const int64_t groups = q_.num_groups(), group = q_.k / groups;
+    const size_t scale = static_cast<size_t>(row * groups + block * kBlock / group);
+    EncodeCodeBlock(type_, q_.scales[scale], codes, q_.zeros.empty() ? 0 : q_.zeros[scale], to);
+  }
+
+  const LinearRows& rows_;
+  const QuantizedLinear& q_;
+  const MixedBlocks mixed_;
+  const GgmlType type_;
+};
 
 class Exporter {
  public:
   Exporter(const ExportSource& source, const GgufExportOptions& options)
-      : source_(source), options_(options) {}
+      : source_(source), options_(options), pool_(options.pool == nullptr ? one_thread_ : *options.pool) {}
 
   absl::StatusOr<ExportReport> Run(const std::string& output) {
     report_.format = "gguf";
@@ -255,7 +263,7 @@ class Exporter {
     const std::vector<float> factors = RopeFactors(source_.config());
     if (!factors.empty()) {
       const char* bytes = reinterpret_cast<const char*>(factors.data());
-      SF_RETURN_IF_ERROR(writer_->Write("rope_freqs.weight", absl::MakeConstSpan(bytes, factors.size() * 4)));
+      SF_RETURN_IF_ERROR(writer_->Write("rope_freqs.weight", absl::string_view(bytes, factors.size() * 4)));
     }
     const int64_t total = static_cast<int64_t>(decisions_.size());
     for (size_t i = 0; i < decisions_.size(); ++i) {
@@ -268,21 +276,7 @@ class Exporter {
   }
 
   absl::Status WriteWeight(const ExportWeight& w, const GgufDecision& decision) {
-    std::string blocks;
-    if (decision.codes) {
-      SF_ASSIGN_OR_RETURN(const QuantizedLinear linear, source_.ReadLinear(w));
-      blocks = EncodeCodes(linear, decision.type);
-    } else {
-      SF_ASSIGN_OR_RETURN(Tensor values, source_.ReadWeight(w));
-      if (options_.blocks != nullptr && options_.blocks->count(w.node.module) > 0) {
-        blocks = options_.blocks->at(w.node.module);
-      } else if (w.shape.size() == 1 && arch_ == "gemma3") {  // GGUF holds the whole gain
-        for (float& gain : values.as<float>()) gain += source_.config().norm_gain_offset;
-      }
-      if (blocks.empty()) blocks = EncodeFloats(values, decision.type);
-    }
-    const std::string module = GgufModule(w.node);
-    SF_RETURN_IF_ERROR(Write(module + ".weight", w, std::move(blocks)));
+    SF_RETURN_IF_ERROR(w.shape.size() == 1 ? WriteGain(w) : WriteMatrix(w, decision));
     report_.tensors.push_back({.name = w.weight_name(),
                                .from = w.stored_type,
                                .to = TypeName(decision.type),
@@ -290,31 +284,89 @@ class Exporter {
                                .reason = decision.reason,
                                .bytes = GgufWriter::Spec{"", w.shape, decision.type}.bytes()});
     if (!NeedsBias(biases_, w.node.role)) return absl::OkStatus();
-    SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w));
-    return Write(module + ".bias", w, EncodeFloats(bias, GgmlType::kF32));
+    SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w, pool_));
+    return WriteRows(w, GgufModule(w.node) + ".bias", 0, w.node.n,
+                     EncodeFloats(bias.as<float>(), GgmlType::kF32));
   }
 
-  absl::Status Write(const std::string& name, const ExportWeight& w, std::string blocks) {
-    const ModelConfig& c = source_.config();
-    const bool q = w.node.role == Role::kQProj, k = w.node.role == Role::kKProj;
-    if (arch_ == "llama" && (q || k))
-      blocks = PermuteRows(blocks, w.node.n, q ? c.num_heads : c.num_kv_heads);
-    return writer_->Write(name, absl::MakeConstSpan(blocks.data(), blocks.size()));
+  absl::Status WriteGain(const ExportWeight& w) {
+    SF_ASSIGN_OR_RETURN(Tensor values, source_.ReadWeight(w));
+    if (arch_ == "gemma3") {  // GGUF holds the whole gain
+      for (float& gain : values.as<float>()) gain += source_.config().norm_gain_offset;
+    }
+    return writer_->Write(GgufModule(w.node) + ".weight", EncodeFloats(values.as<float>(), GgmlType::kF32));
+  }
+
+  absl::Status WriteMatrix(const ExportWeight& w, const GgufDecision& decision) {
+    const std::string name = GgufModule(w.node) + ".weight";
+    if (decision.codes) {
+      SF_ASSIGN_OR_RETURN(const std::unique_ptr<LinearRows> rows, source_.OpenLinear(w));
+      return WriteBlocks(w, name, rows->rows_together(), CodeEncoder(*rows, decision.type));
+    }
+    if (options_.blocks != nullptr && options_.blocks->count(w.node.module) > 0) {
+      const std::string& blocks = options_.blocks->at(w.node.module);
+      const uint64_t bytes = GgufWriter::Spec{"", w.shape, decision.type}.bytes();
+      if (blocks.size() == bytes) return WriteRows(w, name, 0, w.node.n, blocks);
+      return absl::InvalidArgumentError(absl::StrCat(w.node.module, ": ", blocks.size(), " bytes of blocks; ",
+                                                     TypeName(decision.type), " takes ", bytes));
+    }
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> rows, source_.OpenRows(w));
+    const auto encode = [&](int64_t begin, int64_t end) -> absl::StatusOr<std::string> {
+      std::vector<float> values(static_cast<size_t>((end - begin) * w.node.k));
+      SF_RETURN_IF_ERROR(rows->Read(begin, end, values.data()));
+      return EncodeFloats(values, decision.type);
+    };
+    return WriteBlocks(w, name, rows->rows_together(), encode);
+  }
+
+  // By whole heads where the file has their rows in another order.
+  absl::Status WriteBlocks(const ExportWeight& w, const std::string& name, int64_t together,
+                           EncodeRows encode) {
+    together = std::lcm(together, std::max<int64_t>(1, RotaryRows(w)));
+    return ForRowBlocks(pool_, w.node.n, w.node.k, together, [&](int64_t begin, int64_t end) -> absl::Status {
+      SF_ASSIGN_OR_RETURN(const std::string blocks, encode(begin, end));
+      return WriteRows(w, name, begin, end, blocks);
+    });
+  }
+
+  // Rows in HF order, or the elements of a bias, to where the file has them.
+  absl::Status WriteRows(const ExportWeight& w, const std::string& name, int64_t begin, int64_t end,
+                         absl::string_view rows) {
+    const size_t row_bytes = rows.size() / static_cast<size_t>(end - begin);
+    const uint64_t offset = static_cast<uint64_t>(begin) * row_bytes;
+    const int64_t head_dim = RotaryRows(w);
+    if (head_dim == 0) return writer_->WritePart(name, offset, rows);
+    std::string permuted(rows.size(), '\0');
+    for (int64_t row = begin; row < end; ++row) {
+      const size_t from = static_cast<size_t>(row - begin) * row_bytes;
+      const size_t to = static_cast<size_t>(GgufRotaryRow(row, head_dim) - begin) * row_bytes;
+      std::memcpy(permuted.data() + to, rows.data() + from, row_bytes);
+    }
+    return writer_->WritePart(name, offset, permuted);
+  }
+
+  // Rows of a head of q and k, which the file has in another order; 0: as they are.
+  int64_t RotaryRows(const ExportWeight& w) const {
+    if (arch_ != "llama") return 0;
+    if (w.node.role == Role::kQProj) return w.node.n / source_.config().num_heads;
+    return w.node.role == Role::kKProj ? w.node.n / source_.config().num_kv_heads : 0;
   }
 
   // Reads the file as any user of it would, and compares what it says with what we have.
   absl::Status ReadBack(const std::string& path) {
     SF_ASSIGN_OR_RETURN(const auto written, CheckpointReader::Open(path));
-    return CompareWithSource(
-        source_, [&](size_t i) { return written->ReadF32(source_.weights()[i].weight_name()); },
-        [&](size_t i) {
-          return IsBlockType(decisions_[i].type) && !decisions_[i].codes ? 0.5 : kExportTolerance;
-        },
-        "that type, choose another with --type or leave the linear in 16 bit", options_.progress, report_);
+    WrittenWeights weights = ReadWith(*written, source_);
+    weights.limit = [&](size_t i) {
+      return IsBlockType(decisions_[i].type) && !decisions_[i].codes ? 0.5 : kExportTolerance;
+    };
+    weights.type = "that type, choose another with --type or leave the linear in 16 bit";
+    return CompareWithSource(source_, weights, pool_, options_.progress, report_);
   }
 
   const ExportSource& source_;
   const GgufExportOptions& options_;
+  ThreadPool one_thread_{1};
+  ThreadPool& pool_;
   std::string arch_;
   BiasGroups biases_;
   std::vector<GgufDecision> decisions_;  // one for each of source_.weights()

@@ -21,7 +21,8 @@ struct GgufExportOptions {
   std::map<std::string, GgmlType> types;  // by module, before `type`
   // Weights that were rounded before, by module: the bytes of the decided type, rows in HF order.
   const std::map<std::string, std::string>* blocks = nullptr;
-  std::string name;  // general.name; the source's file name if empty
+  std::string name;            // general.name; the source's file name if empty
+  ThreadPool* pool = nullptr;  // null: this thread alone; the file is the same
   Progress progress;
 };
 

@@ -9,6 +9,7 @@
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/export/hf_directory.h"
+#include "formats/quantized/code_stream.h"
 #include "formats/safetensors_model.h"
 
 namespace spikefold {
@@ -33,23 +34,30 @@ DType FloatTypeOf(const ExportWeight& w) { return w.shape.size() == 1 ? DType::k
 
 int BitsOf(const QuantizedLinearSpec& s) { return s.format.bits == 8 ? 8 : 4; }
 
-// `count` values of `bits` bits, `stride` apart, into one word.
-int32_t Word(const int32_t* values, int64_t stride, int bits) {
-  uint32_t word = 0;
-  for (int i = 0; i < 32 / bits; ++i) word |= static_cast<uint32_t>(values[i * stride]) << (bits * i);
-  return static_cast<int32_t>(word);
+// Rows [begin, end) of codes in qweight [k / (32 / bits), n], whose words hold codes of a row that follow
+// each other.
+void PackColumns(const int8_t* codes, int64_t begin, int64_t end, int64_t k, int64_t n, int bits,
+                 int32_t* qweight) {
+  const int64_t per_word = 32 / bits;
+  const int32_t middle = 1 << (bits - 1);
+  for (int64_t word = 0; word < k / per_word; ++word) {
+    for (int64_t row = begin; row < end; ++row) {
+      const int8_t* from = codes + (row - begin) * k + word * per_word;
+      uint32_t packed = 0;
+      for (int64_t i = 0; i < per_word; ++i) packed |= static_cast<uint32_t>(from[i] + middle) << (bits * i);
+      qweight[word * n + row] = static_cast<int32_t>(packed);
+    }
+  }
 }
 
-Tensor ToF16(absl::Span<const float> values, Shape shape) {
-  Tensor out(DType::kF16, std::move(shape));
-  for (size_t i = 0; i < values.size(); ++i) out.as<uint16_t>()[i] = FloatToF16(values[i]);
-  return out;
+Tensor ToF16(const std::vector<float>& values, Shape shape) {
+  return RoundTo(DType::kF16, TensorView{DType::kF32, std::move(shape), values.data()});
 }
 
 class Exporter {
  public:
   Exporter(const ExportSource& source, const GptqExportOptions& options)
-      : source_(source), options_(options) {}
+      : source_(source), options_(options), pool_(options.pool == nullptr ? one_thread_ : *options.pool) {}
 
   absl::StatusOr<ExportReport> Run(const std::string& output) {
     report_.format = options_.v2 ? "gptq_v2" : "gptq";
@@ -169,14 +177,11 @@ class Exporter {
       if (decisions_[i].codes) {
         SF_RETURN_IF_ERROR(WriteCodes(w));
       } else {
-        SF_ASSIGN_OR_RETURN(const Tensor values, source_.ReadWeight(w));
-        const Tensor half = ToF16(values.as<float>(), values.shape());
-        SF_RETURN_IF_ERROR(
-            tensors_->Write(w.weight_name(), w.shape.size() == 1 ? values.view() : half.view()));
+        SF_RETURN_IF_ERROR(WriteFloats(source_, w, FloatTypeOf(w), pool_, *tensors_));
       }
       if (w.has_bias) {
-        SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w));
-        SF_RETURN_IF_ERROR(tensors_->Write(w.bias_name(), ToF16(bias.as<float>(), bias.shape()).view()));
+        SF_ASSIGN_OR_RETURN(const Tensor bias, source_.ReadBias(w, pool_));
+        SF_RETURN_IF_ERROR(tensors_->Write(w.bias_name(), RoundTo(DType::kF16, bias.view()).view()));
       }
       report_.tensors.push_back({.name = w.weight_name(),
                                  .from = w.stored_type,
@@ -189,19 +194,17 @@ class Exporter {
   }
 
   absl::Status WriteCodes(const ExportWeight& w) {
-    SF_ASSIGN_OR_RETURN(const QuantizedLinear q, source_.ReadLinear(w));
+    SF_ASSIGN_OR_RETURN(const std::unique_ptr<LinearRows> rows, source_.OpenLinear(w));
+    const QuantizedLinear& q = rows->sides();
     const int bits = BitsOf(q);
     const int32_t middle = 1 << (bits - 1), top = (1 << bits) - 1;
     const int64_t n = q.n, k = q.k, groups = q.num_groups(), per_word = 32 / bits;
-    std::vector<int32_t> codes(static_cast<size_t>(k * n)), zeros(static_cast<size_t>(groups * n));
-    std::vector<float> scales(zeros.size());
     Tensor index(DType::kI32, {k});
     for (int64_t c = 0; c < k; ++c) {
       index.as<int32_t>()[static_cast<size_t>(c)] = static_cast<int32_t>(c / (k / groups));
-      for (int64_t r = 0; r < n; ++r) {
-        codes[static_cast<size_t>(c * n + r)] = q.codes[static_cast<size_t>(r * k + c)] + middle;
-      }
     }
+    std::vector<int8_t> zeros(static_cast<size_t>(groups * n));
+    std::vector<float> scales(zeros.size());
     for (int64_t r = 0; r < n; ++r) {
       for (int64_t g = 0; g < groups; ++g) {
         const size_t from = static_cast<size_t>(r * groups + g), to = static_cast<size_t>(g * n + r);
@@ -211,18 +214,20 @@ class Exporter {
                                                        ": a zero point is the lowest code, which "
                                                        "\"gptq\" stores as -1; use gptq_v2"));
         }
-        zeros[to] = options_.v2 ? zero : (zero - 1) & top;
+        zeros[to] = static_cast<int8_t>((options_.v2 ? zero : (zero - 1) & top) - middle);
         scales[to] = q.scales[from];
       }
     }
     Tensor qweight(DType::kI32, {k / per_word, n}), qzeros(DType::kI32, {groups, n / per_word});
-    for (int64_t i = 0; i < k / per_word * n; ++i) {
-      qweight.as<int32_t>()[static_cast<size_t>(i)] =
-          Word(codes.data() + i / n * per_word * n + i % n, n, bits);
-    }
-    for (int64_t i = 0; i < groups * n / per_word; ++i) {
-      qzeros.as<int32_t>()[static_cast<size_t>(i)] = Word(zeros.data() + i * per_word, 1, bits);
-    }
+    PackStream(bits, zeros.data(), groups * n, 1, qzeros.as<int32_t>().data(), 1);
+    const auto pack = [&](int64_t begin, int64_t end) -> absl::Status {
+      std::vector<int8_t> codes(static_cast<size_t>((end - begin) * k));
+      SF_RETURN_IF_ERROR(rows->Codes(begin, end, codes.data()));
+      PackColumns(codes.data(), begin, end, k, n, bits, qweight.as<int32_t>().data());
+      return absl::OkStatus();
+    };
+    constexpr int64_t kLineRows = 16;  // words of a cache line of qweight; rows_together() is 1 or a multiple
+    SF_RETURN_IF_ERROR(ForRowBlocks(pool_, n, k, std::max(kLineRows, rows->rows_together()), pack));
     const std::string& m = w.node.module;
     SF_RETURN_IF_ERROR(tensors_->Write(m + ".qweight", qweight.view()));
     SF_RETURN_IF_ERROR(tensors_->Write(m + ".qzeros", qzeros.view()));
@@ -235,13 +240,15 @@ class Exporter {
     for (size_t i = 0; i < decisions_.size(); ++i) {
       report_.tensors[i].bytes = written->Find(source_.weights()[i].weight_name())->bytes;
     }
-    return CompareWithSource(
-        source_, [&](size_t i) { return written->ReadF32(source_.weights()[i].weight_name()); },
-        [](size_t) { return kExportTolerance; }, "float16", options_.progress, report_);
+    WrittenWeights weights = ReadWith(*written, source_);
+    weights.type = "float16";
+    return CompareWithSource(source_, weights, pool_, options_.progress, report_);
   }
 
   const ExportSource& source_;
   const GptqExportOptions& options_;
+  ThreadPool one_thread_{1};
+  ThreadPool& pool_;
   std::vector<Decision> decisions_;  // one for each of source_.weights()
   std::unique_ptr<SafetensorsModelWriter> tensors_;
   ExportReport report_;

@@ -13,6 +13,7 @@ namespace spikefold {
 struct GptqExportOptions {
   bool v2 = false;  // zero points as they are; v1 stores them less 1
   bool overwrite = false;
+  ThreadPool* pool = nullptr;  // null: this thread alone; the files are the same
   Progress progress;
 };
 // Writes `output` atomically, after it was read back through the reader of such checkpoints and compared.

@@ -31,4 +31,22 @@ absl::Status WriteConfigAndSideFiles(const ExportSource& source, const Json& con
   return absl::OkStatus();
 }
 
+absl::Status WriteFloats(const ExportSource& source, const ExportWeight& weight, DType dtype,
+                         ThreadPool& pool, SafetensorsModelWriter& tensors) {
+  const std::string name = weight.weight_name();
+  if (weight.shape.size() != 2) {
+    SF_ASSIGN_OR_RETURN(const Tensor values, source.ReadWeight(weight));
+    return tensors.Write(name, RoundTo(dtype, values.view()).view());
+  }
+  SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> rows, source.OpenRows(weight));
+  const int64_t n = weight.shape[0], k = weight.shape[1];
+  const auto write = [&](int64_t begin, int64_t end) -> absl::Status {
+    std::vector<float> values(static_cast<size_t>((end - begin) * k));
+    SF_RETURN_IF_ERROR(rows->Read(begin, end, values.data()));
+    const TensorView view{DType::kF32, {end - begin, k}, values.data()};
+    return tensors.WriteRows(name, begin, RoundTo(dtype, view).view());
+  };
+  return ForRowBlocks(pool, n, k, rows->rows_together(), write);
+}
+
 }  // namespace spikefold

@@ -7,6 +7,7 @@
 #include "formats/base/json.h"
 #include "formats/export/export_report.h"
 #include "formats/export/export_source.h"
+#include "formats/safetensors_model.h"
 
 namespace spikefold {
 
@@ -17,5 +18,9 @@ Json ConfigWithType(const ExportSource& source, const char* type);
 // not have becomes a loss of the report. Errors: those of WriteFileAtomically and SideFiles.
 absl::Status WriteConfigAndSideFiles(const ExportSource& source, const Json& config, const std::string& path,
                                      ExportReport& report);
+
+// The float weight of a node in `dtype`; a matrix by blocks of rows.
+absl::Status WriteFloats(const ExportSource& source, const ExportWeight& weight, DType dtype,
+                         ThreadPool& pool, SafetensorsModelWriter& tensors);
 
 }  // namespace spikefold

@@ -56,4 +56,9 @@ std::string GgufModule(const Node& node) {
   return absl::StrCat("blk.", node.layer, ".", name);
 }
 
+int64_t GgufRotaryRow(int64_t hf_row, int64_t head_dim) {
+  const int64_t half = head_dim / 2, in_head = hf_row % head_dim;
+  return hf_row - in_head + 2 * (in_head % half) + in_head / half;
+}
+
 }  // namespace spikefold

@@ -12,12 +12,14 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "formats/base/json.h"
 #include "formats/tensor.h"
+#include "formats/weight_rows.h"
 
 namespace spikefold {
 
@@ -47,8 +49,12 @@ struct ForeignParts {
 // "weight" (as I8: `dtype`).
 const std::vector<std::string>& ForeignSuffixes(ForeignLayout layout);
 
-// float32 [n, k]. DataLoss: shapes that contradict each other, [n, k] or the configuration, groups out of
-// range; Unimplemented: numbers of bits that are not 2, 4 or 8.
+// Of [n, k]; the parts as stored stay in memory. DataLoss: shapes that contradict each other, [n, k] or the
+// configuration, groups out of range; Unimplemented: numbers of bits that are not 2, 4 or 8.
+absl::StatusOr<std::unique_ptr<WeightRows>> OpenForeign(const ForeignConfig& config,
+                                                        const ForeignParts& parts, absl::string_view module,
+                                                        int64_t n, int64_t k);
+// All of it, float32 [n, k].
 absl::StatusOr<Tensor> DequantizeForeign(const ForeignConfig& config, const ForeignParts& parts,
                                          absl::string_view module, int64_t n, int64_t k);
 

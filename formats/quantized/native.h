@@ -46,6 +46,7 @@
 #include "formats/rotation.h"
 #include "formats/safetensors.h"
 #include "formats/tensor.h"
+#include "formats/weight_rows.h"
 
 namespace spikefold {
 
@@ -113,6 +114,17 @@ std::vector<int8_t> Levels(const QuantizedLinear& linear);
 // float32 weight [n, k] that the stored parts stand for: scale * (code - zero), kept columns and super
 // weights put back. For tests, export and comparison; not how the kernels compute.
 Tensor Dequantize(const QuantizedLinear& linear);
+
+// A stored linear whose rows are read a block at a time; what is read obeys the rules of CheckLinear().
+// Read() gives the rows of Dequantize().
+class LinearRows : public WeightRows {
+ public:
+  // All but the codes, or the float weight, in memory; of trellis codes those of the INT8 matrix that they
+  // stand for.
+  virtual const QuantizedLinear& sides() const = 0;
+  // Codes of rows [begin, end) into out [end - begin, k], of trellis codes the levels that they stand for.
+  virtual absl::Status Codes(int64_t begin, int64_t end, int8_t* out) const = 0;
+};
 
 // Key and value rows of prefix tokens, at positions 0..p-1, computed after RoPE; never evicted.
 struct NativePrefixSpec {
@@ -229,9 +241,12 @@ class NativeReader {
   virtual const Json& config_json() const = 0;
   virtual const QuantizedLinearSpec* FindLinear(absl::string_view module) const = 0;  // nullptr: none
   virtual absl::StatusOr<QuantizedLinear> ReadLinear(absl::string_view module) const = 0;
+  virtual absl::StatusOr<std::unique_ptr<LinearRows>> OpenLinear(absl::string_view module) const = 0;
   // Plain tensors (no part of a linear, not "spikefold.*"), in file order.
   virtual const std::vector<SafetensorsEntry>& plain() const = 0;
   virtual absl::StatusOr<Tensor> ReadTensor(absl::string_view name) const = 0;
+  // Rows [begin, end) of a plain matrix.
+  virtual absl::StatusOr<Tensor> ReadTensorRows(absl::string_view name, int64_t begin, int64_t end) const = 0;
   virtual absl::StatusOr<NativePrefix> ReadPrefix() const = 0;  // empty ids when there is none
   virtual const std::vector<std::string>& warnings() const = 0;
 };

@@ -1,6 +1,8 @@
 // What the native reader and writer share: a linear as tensors, and the sidecar as JSON.
 #pragma once
 
+#include <functional>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -25,6 +27,17 @@ absl::Status EncodeLinear(const QuantizedLinear& linear,
 // The reverse: `read` gives a tensor by name, already known to have its declared dtype and shape. DataLoss.
 absl::StatusOr<QuantizedLinear> DecodeLinear(
     const QuantizedLinearSpec& spec, absl::FunctionRef<absl::StatusOr<Tensor>(const std::string&)> read);
+
+// Of DecodeLinear()'s tensors the one with the codes, or the float weight, is only read by rows; `read_rows`
+// is kept.
+using ReadTensorRows =
+    std::function<absl::StatusOr<Tensor>(const std::string& name, int64_t begin, int64_t end)>;
+absl::StatusOr<std::unique_ptr<LinearRows>> OpenLinearRows(
+    const QuantizedLinearSpec& spec, absl::FunctionRef<absl::StatusOr<Tensor>(const std::string&)> read,
+    ReadTensorRows read_rows);
+// Hands over all tensors of EncodeLinear() but the one with the codes.
+absl::Status EncodeSides(const QuantizedLinear& sides,
+                         absl::FunctionRef<absl::Status(const std::string&, const TensorView&)> write);
 
 std::vector<SafetensorsWriter::Spec> PrefixTensorSpecs(const NativePrefixSpec& prefix);
 std::string PrefixIdsName();

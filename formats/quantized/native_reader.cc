@@ -89,22 +89,30 @@ class Reader : public NativeReader {
   }
   absl::StatusOr<QuantizedLinear> ReadLinear(absl::string_view module) const override {
     const QuantizedLinearSpec* spec = FindLinear(module);
-    if (spec == nullptr) {
-      return absl::NotFoundError(absl::StrCat(Printable(path_, 1024), ": has no linear ", Printable(module)));
-    }
+    if (spec == nullptr) return NoLinear(module);
     absl::StatusOr<QuantizedLinear> linear =
         DecodeLinear(*spec, [this](const std::string& name) { return tensors_->Read(name); });
     if (!linear.ok()) return AsDataLoss(linear.status(), path_);
     return linear;
   }
+  absl::StatusOr<std::unique_ptr<LinearRows>> OpenLinear(absl::string_view module) const override {
+    const QuantizedLinearSpec* spec = FindLinear(module);
+    if (spec == nullptr) return NoLinear(module);
+    absl::StatusOr<std::unique_ptr<LinearRows>> rows = OpenLinearRows(
+        *spec, [this](const std::string& name) { return tensors_->Read(name); },
+        [this](const std::string& name, int64_t begin, int64_t end) {
+          return tensors_->ReadRows(name, begin, end);
+        });
+    if (!rows.ok()) return AsDataLoss(rows.status(), path_);
+    return std::make_unique<CheckedRows>(path_, *std::move(rows));
+  }
   absl::StatusOr<Tensor> ReadTensor(absl::string_view name) const override {
-    const bool is_plain =
-        std::any_of(plain_.begin(), plain_.end(), [&](const SafetensorsEntry& e) { return name == e.name; });
-    if (!is_plain) {
-      return absl::NotFoundError(
-          absl::StrCat(Printable(path_, 1024), ": has no plain tensor ", Printable(name)));
-    }
+    SF_RETURN_IF_ERROR(CheckPlain(name));
     return tensors_->Read(name);
+  }
+  absl::StatusOr<Tensor> ReadTensorRows(absl::string_view name, int64_t begin, int64_t end) const override {
+    SF_RETURN_IF_ERROR(CheckPlain(name));
+    return tensors_->ReadRows(name, begin, end);
   }
   absl::StatusOr<NativePrefix> ReadPrefix() const override {
     NativePrefix prefix;
@@ -122,6 +130,35 @@ class Reader : public NativeReader {
   }
 
  private:
+  // Says where a rule is broken.
+  class CheckedRows : public LinearRows {
+   public:
+    CheckedRows(std::string path, std::unique_ptr<LinearRows> rows)
+        : path_(std::move(path)), rows_(std::move(rows)) {}
+    const QuantizedLinear& sides() const override { return rows_->sides(); }
+    absl::Status Codes(int64_t begin, int64_t end, int8_t* out) const override {
+      return AsDataLoss(rows_->Codes(begin, end, out), path_);
+    }
+    absl::Status Read(int64_t begin, int64_t end, float* out) const override {
+      return AsDataLoss(rows_->Read(begin, end, out), path_);
+    }
+    int64_t rows_together() const override { return rows_->rows_together(); }
+
+   private:
+    const std::string path_;
+    const std::unique_ptr<LinearRows> rows_;
+  };
+
+  absl::Status NoLinear(absl::string_view module) const {
+    return absl::NotFoundError(absl::StrCat(Printable(path_, 1024), ": has no linear ", Printable(module)));
+  }
+  absl::Status CheckPlain(absl::string_view name) const {
+    const auto same = [&](const SafetensorsEntry& e) { return name == e.name; };
+    if (std::any_of(plain_.begin(), plain_.end(), same)) return absl::OkStatus();
+    return absl::NotFoundError(
+        absl::StrCat(Printable(path_, 1024), ": has no plain tensor ", Printable(name)));
+  }
+
   std::string SidecarName() const { return absl::StrCat(Printable(path_, 1024), "/", kSidecarFile); }
 
   // The tensors in the files are exactly those that the sidecar implies, and plain ones.

@@ -354,7 +354,7 @@ TEST_CASE("A sparse fixture has the size of its shape and takes next to no room"
   CHECK(*SucceedJson({"inspect", model}).Find("all")->GetInt("weights", "") == 70'553'706'496);
 }
 
-#ifndef __SANITIZE_ADDRESS__  // which needs terabytes of address space
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which need terabytes of address space
 TEST_CASE("Memory that is not there ends with 7", "[apps]") {
   const TempDirectory directory;
   WritePlantedModel(directory / "model");  // 20 MB of weights

@@ -1,10 +1,12 @@
 #include "formats/checkpoint.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
 #include <functional>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "formats/base/file.h"
 #include "formats/gguf.h"
@@ -102,6 +104,46 @@ TEST_CASE("A GGUF file gives the very weights of the model that it was made from
       }
     }
   }
+}
+
+TEST_CASE("Blocks of rows are those of the whole, whatever holds the matrix", "[checkpoint]") {
+  std::vector<std::string> paths = {Tiny("llama"), Tiny("llama_bias") + "/model.gguf",
+                                    Tiny("gemma3") + "/model.gguf"};
+  for (const char* name : {"gptq", "awq", "ct_w4", "ct_mixed"}) {
+    paths.push_back(absl::StrCat(SPIKEFOLD_TEST_DATA "/foreign/", name));
+  }
+  for (const std::string& path : paths) {
+    INFO(path);
+    const auto model = Open(path);
+    ThreadPool pool(2);
+    for (const StoredTensor& t : model->tensors()) {
+      if (t.shape.size() != 2) continue;
+      INFO(t.name);
+      const auto rows = model->OpenRows(t.name);
+      REQUIRE(rows.status() == absl::OkStatus());
+      Tensor blocks(DType::kF32, t.shape);
+      const int64_t k = t.shape[1];
+      const auto read = [&](int64_t begin, int64_t end) -> absl::Status {
+        const int64_t step = 5 * (*rows)->rows_together();
+        for (int64_t row = begin; row < end; row += step) {
+          float* to = blocks.as<float>().data() + row * k;
+          if (auto s = (*rows)->Read(row, std::min(row + step, end), to); !s.ok()) return s;
+        }
+        return absl::OkStatus();
+      };
+      REQUIRE(ForRowBlocks(pool, t.shape[0], k, (*rows)->rows_together(), read) == absl::OkStatus());
+      CHECK(SameBits(blocks, *model->ReadF32(t.name)));
+    }
+  }
+}
+
+TEST_CASE("The status of blocks of rows is that of the first that fails", "[checkpoint]") {
+  ThreadPool pool(2);
+  const auto fail = [](int64_t begin, int64_t) {
+    return begin < 100 ? absl::OkStatus() : absl::DataLossError(absl::StrCat("row ", begin));
+  };
+  CHECK(ForRowBlocks(pool, 1000, 1 << 16, 1, fail).message() == "row 100");
+  CHECK(ForRowBlocks(pool, 1000, 1 << 16, 64, fail).message() == "row 128");
 }
 
 TEST_CASE("Without the row order of HF that comparison would fail", "[checkpoint][canary]") {

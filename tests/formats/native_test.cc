@@ -182,6 +182,25 @@ void CheckEqual(const QuantizedLinear& a, const QuantizedLinear& b) {
   CHECK(x.as<float>() == y.as<float>());
 }
 
+// A row at a time gives what the whole is.
+void CheckRows(const NativeReader& reader, const QuantizedLinear& whole) {
+  const auto rows = reader.OpenLinear(whole.module);
+  REQUIRE(rows.status() == absl::OkStatus());
+  const size_t k = static_cast<size_t>(whole.k);
+  const Tensor values = Dequantize(whole);
+  for (int64_t row = 0; row < whole.n; ++row) {
+    const size_t at = static_cast<size_t>(row) * k;
+    std::vector<float> floats(k);
+    REQUIRE((*rows)->Read(row, row + 1, floats.data()) == absl::OkStatus());
+    CHECK(absl::MakeConstSpan(floats) == values.as<float>().subspan(at, k));
+    if (whole.format.is_float()) continue;
+    std::vector<int8_t> codes(k);
+    REQUIRE((*rows)->Codes(row, row + 1, codes.data()) == absl::OkStatus());
+    CHECK(codes == std::vector<int8_t>(whole.codes.begin() + row * whole.k,
+                                       whole.codes.begin() + (row + 1) * whole.k));
+  }
+}
+
 std::string Read(const std::string& path) { return *ReadFileToString(path, 1 << 20); }
 
 // Replaces text that must be there exactly once.
@@ -213,7 +232,10 @@ TEST_CASE("A written checkpoint is read back equal, in one file or in shards", "
       REQUIRE(linear.ok());
       QuantizedLinear expected = make();
       CheckEqual(*linear, expected);
+      CheckRows(r, expected);
     }
+    CheckRows(r, Head());
+    CHECK_THAT(r.OpenLinear("model.norm").status(), Fails(StatusCode::kNotFound, "has no linear model.norm"));
     auto head = r.ReadLinear("lm_head");
     REQUIRE(head.ok());
     CHECK(head->float_weight.as<uint16_t>() == Head().float_weight.as<uint16_t>());

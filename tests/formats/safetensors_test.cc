@@ -188,4 +188,31 @@ TEST_CASE("The writer holds its caller to what was declared", "[safetensors]") {
   CHECK_FALSE(PathExists(path));
 }
 
+TEST_CASE("A matrix may be written by rows in any order, each once", "[safetensors]") {
+  const TempDirectory dir;
+  Tensor whole(DType::kF32, {5, 3});
+  for (size_t i = 0; i < 15; ++i) whole.as<float>()[i] = static_cast<float>(i);
+  const auto rows = [&](int64_t begin, int64_t end) {
+    return TensorView{DType::kF32, {end - begin, 3}, whole.as<float>().data() + begin * 3};
+  };
+  const std::vector<SafetensorsWriter::Spec> specs = {{"a", DType::kF32, {5, 3}}};
+  {
+    const auto once = SafetensorsWriter::Create(dir / "once", specs),
+               parts = SafetensorsWriter::Create(dir / "parts", specs);
+    REQUIRE((*once)->Write("a", whole.view()).ok());
+    REQUIRE((*parts)->WriteRows("a", 3, rows(3, 5)).ok());
+    CHECK_THAT((*parts)->Finish(), Fails(StatusCode::kInvalidArgument, "\"a\" lacks rows"));
+    CHECK_THAT((*parts)->WriteRows("a", 4, rows(0, 2)),
+               Fails(StatusCode::kInvalidArgument, "F32 [2, 3] from 4 on"));
+    CHECK_THAT((*parts)->WriteRows("b", 0, rows(0, 1)),
+               Fails(StatusCode::kInvalidArgument, "was not declared"));
+    REQUIRE((*parts)->WriteRows("a", 0, rows(0, 3)).ok());
+    CHECK_THAT((*parts)->WriteRows("a", 0, rows(0, 1)),
+               Fails(StatusCode::kInvalidArgument, "written before"));
+    REQUIRE((*once)->Finish().ok());
+    REQUIRE((*parts)->Finish().ok());
+  }
+  CHECK(*ReadFileToString(dir / "once", 1 << 20) == *ReadFileToString(dir / "parts", 1 << 20));
+}
+
 }  // namespace spikefold

@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <catch2/catch.hpp>
+#include <new>
 #include <thread>
 #include <vector>
 
@@ -43,6 +44,24 @@ TEST_CASE("A nested loop runs inline, and two callers may share a pool", "[threa
   caller();
   other.join();
   CHECK(sum == 16000);
+}
+
+TEST_CASE("What a chunk throws reaches the caller, and the pool goes on", "[thread_pool]") {
+  for (const int threads : {1, 3}) {
+    ThreadPool pool(threads);
+    for (int round = 0; round < 50; ++round) {
+      std::atomic<int> ran{0};
+      const auto body = [&](int64_t begin, int64_t) {
+        ++ran;
+        if (begin >= 5) throw std::bad_alloc();
+      };
+      CHECK_THROWS_AS(pool.ParallelFor(1000, 1, body), std::bad_alloc);
+      CHECK(ran < 1000);
+      ran = 0;
+      pool.ParallelFor(1000, 1, [&](int64_t, int64_t) { ++ran; });
+      REQUIRE(ran == 1000);
+    }
+  }
 }
 
 TEST_CASE("There is at least one core to run on", "[thread_pool]") { CHECK(DefaultNumThreads() >= 1); }

@@ -2,10 +2,13 @@
 // a linear of them is stored.
 #include "formats/quantized/trellis.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
+#include <cstring>
+#include <map>
 #include <vector>
 
-#include "formats/quantized/native.h"
+#include "formats/quantized/native_parts.h"
 #include "tests/testing/status_matchers.h"
 
 namespace spikefold {
@@ -66,6 +69,39 @@ TEST_CASE("Trellis codes mean what a reference in plain integers says", "[native
   }
 }
 
+namespace {
+
+// As they are read from a file, blocks of rows that begin with a segment.
+std::vector<int8_t> LevelsBySegments(const QuantizedLinear& q) {
+  std::map<std::string, Tensor> stored;
+  const absl::Status encoded = EncodeLinear(q, [&](const std::string& name, const TensorView& t) {
+    Tensor copy(t.dtype, t.shape);
+    std::memcpy(copy.data(), t.data, static_cast<size_t>(t.num_bytes()));
+    stored.emplace(name, std::move(copy));
+    return absl::OkStatus();
+  });
+  REQUIRE(encoded == absl::OkStatus());
+  const auto rows = OpenLinearRows(
+      q, [&](const std::string& name) { return stored.at(name).Clone(); },
+      [&](const std::string& name, int64_t begin, int64_t end) {
+        const Tensor& whole = stored.at(name);
+        Tensor part(whole.dtype(), {end - begin, whole.dim(1)});
+        const char* from = static_cast<const char*>(whole.data()) + begin * whole.num_bytes() / whole.dim(0);
+        std::memcpy(part.data(), from, static_cast<size_t>(part.num_bytes()));
+        return part;
+      });
+  REQUIRE(rows.status() == absl::OkStatus());
+  REQUIRE((*rows)->rows_together() == kTrellisSegment);
+  std::vector<int8_t> levels(static_cast<size_t>(q.n * q.k));
+  for (int64_t begin = 0; begin < q.n; begin += kTrellisSegment) {
+    const int64_t end = std::min(begin + kTrellisSegment, q.n);
+    REQUIRE((*rows)->Codes(begin, end, levels.data() + begin * q.k) == absl::OkStatus());
+  }
+  return levels;
+}
+
+}  // namespace
+
 TEST_CASE("A linear of trellis codes is an INT8 matrix with a scale a channel", "[native]") {
   for (const int bits : {2, 3, 4, 5, 6}) {
     CAPTURE(bits);
@@ -74,6 +110,7 @@ TEST_CASE("A linear of trellis codes is an INT8 matrix with a scale a channel", 
     CHECK(StoredBytes(q) == kRows * 4 + kRows * 4 + 16);  // one word a row holds three codes
     const std::vector<int8_t> levels = Levels(q);
     const Tensor w = Dequantize(q);
+    CHECK(LevelsBySegments(q) == levels);
     for (size_t i = 0; i < levels.size(); ++i) {
       REQUIRE(w.as<float>()[i] == q.scales[i / kColumns] * static_cast<float>(levels[i]));
     }

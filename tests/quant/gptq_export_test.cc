@@ -69,6 +69,25 @@ TEST_CASE("Codes, zero points and scales reach GPTQ's layout, and come back the 
   CHECK((*files)->Find("model.layers.1.mlp.up_proj.qweight")->shape == packed);
 }
 
+TEST_CASE("Trellis codes reach GPTQ's layout as the INT8 matrix that they stand for",
+          "[export][gptq_export]") {
+  const testing::Scanned s = testing::ScanTiny(
+      {.hidden = 128, .intermediate = 320, .num_layers = 1, .num_heads = 2, .num_kv_heads = 1});
+  const TempDirectory directory;
+  const Recipe recipe{.scheme = "w4a16", .outliers = OutlierMode::kNone, .codes = Codes::kTrellis};
+  const auto source = Quantized(s, recipe, directory / "native");
+  for (const bool v2 : {false, true}) {
+    const std::string path = directory / (v2 ? "v2" : "v1");
+    const auto report = ExportGptq(*source, path, {.v2 = v2, .pool = &testing::TestPool()});
+    REQUIRE(report.status() == absl::OkStatus());
+    const auto files = SafetensorsModel::Open(path);
+    REQUIRE(files.ok());
+    const Shape words = {128 / 4, 320};
+    CHECK((*files)->Find("model.layers.0.mlp.up_proj.qweight")->shape == words);
+    for (const ExportedTensor& t : report->tensors) CHECK(t.error < 1e-3);  // scales are float16
+  }
+}
+
 TEST_CASE("What GPTQ's layout cannot hold is refused, or stays in 16 bit with the reason",
           "[export][gptq_export]") {
   const testing::Scanned s = testing::ScanTiny(
