@@ -113,18 +113,19 @@ class OpsTest {
 
   // Rows of the caller's memory give the same, although the activation's own hold something else.
   void CheckSetRows(const Case& c, const std::vector<float>& expected) {
-    auto activation = ops_->NewActivation(kK);
-    REQUIRE(ops_->Reserve(*activation, kRows).ok());
+    const auto ops = MakeCpuOps(&Pool());  // whose counters are its own
+    auto activation = ops->NewActivation(kK);
+    REQUIRE(ops->Reserve(*activation, kRows).ok());
     std::fill_n(activation->floats().host(), kRows * kK, 3.0f);
     activation->form = c.form;
     activation->rows = kRows;
     const std::vector<float> rows(x_.begin(), x_.end());
-    REQUIRE(ops_->SetRows(rows.data(), *activation).ok());
-    auto y = ops_->NewBuffer(kN);
-    REQUIRE(ops_->Reserve(*y, kRows).ok());
+    REQUIRE(ops->SetRows(rows.data(), *activation).ok());
+    auto y = ops->NewBuffer(kN);
+    REQUIRE(ops->Reserve(*y, kRows).ok());
     const LinearWeights* w = &c.packed;
     Buffer* out = y.get();
-    REQUIRE(ops_->Linears(*activation, {&w, 1}, {&out, 1}).ok());
+    REQUIRE(ops->Linears(*activation, {&w, 1}, {&out, 1}).ok());
     CHECK(std::vector<float>(y->host(), y->host() + kRows * kN) == expected);
   }
 
