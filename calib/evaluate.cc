@@ -92,13 +92,14 @@ class Evaluation {
     // A model beside itself: its weights with its own cache against a float one.
     const bool same = &quantized_ == &reference_;
     const KvOptions kv = same ? KvOptions() : reference_.kv();
-    HiddenMemory* const memory = same ? nullptr : options_.reference_memory;
-    reference_arm_.emplace(reference_, before, max_tokens, ForwardOptions(), kv, memory);
+    memory_ = same ? nullptr : options_.reference_memory;
+    reference_arm_.emplace(reference_, before, max_tokens, ForwardOptions(), kv, memory_);
+    reference_arm_->keep_logits();
     if (!same || !quantized_.kv().is_float()) {
       quantized_arm_.emplace(quantized_, prefix, max_tokens, ForwardOptions(), quantized_.kv());
     }
     if (prefix != nullptr && options_.prefix_control)
-      control_arm_.emplace(reference_, nullptr, max_tokens, ForwardOptions(), kv, memory);
+      control_arm_.emplace(reference_, nullptr, max_tokens, ForwardOptions(), kv, memory_);
     if (options_.noise_floor)
       noise_arm_.emplace(reference_, before, max_tokens, ForwardOptions{.interventions = &round_}, kv);
     return absl::OkStatus();
@@ -115,11 +116,7 @@ class Evaluation {
     SF_ASSIGN_OR_RETURN(WindowScores paired,
                         ScoreWindow(*reference_arm_, quantized_arm_ ? &*quantized_arm_ : nullptr));
     scores_.push_back(std::move(paired));
-    if (control_arm_) {
-      SF_RETURN_IF_ERROR(control_arm_->Run(plan_.windows[w]));
-      SF_ASSIGN_OR_RETURN(WindowScores alone, ScoreWindow(*control_arm_, nullptr));
-      control_.push_back(std::move(alone));
-    }
+    if (control_arm_) SF_RETURN_IF_ERROR(ScoreControl(plan_.windows[w]));
     if (noise_arm_) {
       const double before = reference_arm_->seconds();  // its logits are made again: not counted
       SF_RETURN_IF_ERROR(noise_arm_->Run(window));
@@ -127,6 +124,19 @@ class Evaluation {
       noise_.push_back(std::move(noise));
       seconds_noise_ += reference_arm_->seconds() - before;
     }
+    return absl::OkStatus();
+  }
+
+  // The reference alone: the same beside every quantized model.
+  absl::Status ScoreControl(const EvalWindow& window) {
+    if (const auto* known = memory_ ? memory_->FindScores(window.tokens, window.score_from) : nullptr) {
+      control_.push_back(*known);
+      return absl::OkStatus();
+    }
+    SF_RETURN_IF_ERROR(control_arm_->Run(window));
+    SF_ASSIGN_OR_RETURN(WindowScores alone, ScoreWindow(*control_arm_, nullptr));
+    if (memory_ != nullptr) memory_->RememberScores(window.tokens, window.score_from, alone);
+    control_.push_back(std::move(alone));
     return absl::OkStatus();
   }
 
@@ -172,6 +182,7 @@ class Evaluation {
   std::vector<EvalWindow> prefixed_;
   std::vector<EvalWindow>* windows_ = nullptr;  // what the paired arms run
   KvPrefix reference_prefix_;
+  HiddenMemory* memory_ = nullptr;
   RoundToBf16 round_;
   std::optional<ScoringArm> reference_arm_, quantized_arm_, control_arm_, noise_arm_;
   std::vector<WindowScores> scores_, control_, noise_;

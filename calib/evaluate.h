@@ -38,8 +38,8 @@ struct EvalOptions {
   Taps* watch = nullptr;
   int64_t watch_windows = 8;
   bool noise_floor = false;  // also the reference against itself with bf16-rounded activations
-  // Final hidden rows of the reference from earlier evaluations beside it, and where those of this one go:
-  // windows found there are not run again. Belongs to the caller, outlives the call, and is for one reference
+  // What the reference gave in earlier evaluations beside it, and where that of this one goes: windows found
+  // there are not run again. Belongs to the caller, outlives the call, and is for one reference
   // only; null: none. Not for a model beside itself, whose two caches differ.
   HiddenMemory* reference_memory = nullptr;
   Progress progress;

@@ -192,19 +192,25 @@ absl::Status OuterProductSum::Quantize(const float* x, absl::Span<const float> r
   return absl::OkStatus();
 }
 
-std::vector<double> OuterProductSum::Full() const {
+std::vector<double> OuterProductSum::Full(ThreadPool& pool) const {
   std::vector<double> full(static_cast<size_t>(k_ * k_));
-  for (const Tile& tile : tiles_) {
-    const int64_t m = std::min(kTile, k_ - tile.row), n = std::min(kTile, k_ - tile.column);
-    const bool diagonal = symmetric_ && tile.row == tile.column;
-    for (int64_t r = 0; r < m; ++r) {
-      for (int64_t c = diagonal ? r : 0; c < n; ++c) {
-        const double value = static_cast<double>(tile.values[static_cast<size_t>(r * kTile + c)]);
-        full[static_cast<size_t>((tile.row + r) * k_ + tile.column + c)] = value;
-        if (symmetric_) full[static_cast<size_t>((tile.column + c) * k_ + tile.row + r)] = value;
+  pool.ParallelFor(static_cast<int64_t>(tiles_.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Tile& tile = tiles_[static_cast<size_t>(i)];
+      const int64_t m = std::min(kTile, k_ - tile.row), n = std::min(kTile, k_ - tile.column);
+      for (int64_t r = 0; r < m; ++r) {
+        std::copy_n(tile.values.data() + r * kTile, n, full.data() + (tile.row + r) * k_ + tile.column);
+      }
+      if (!symmetric_) continue;
+      const bool diagonal = tile.row == tile.column;  // its upper half counts
+      for (int64_t c = 0; c < n; ++c) {
+        double* mirrored = full.data() + (tile.column + c) * k_ + tile.row;
+        for (int64_t r = 0; r < (diagonal ? c : m); ++r) {
+          mirrored[r] = static_cast<double>(tile.values[static_cast<size_t>(r * kTile + c)]);
+        }
       }
     }
-  }
+  });
   return full;
 }
 

@@ -41,9 +41,9 @@ class OuterProductSum {
   absl::Status Add(const float* a, const float* b, int64_t rows, absl::Span<const float> weight,
                    ThreadPool& pool);
   int64_t k() const { return k_; }
-  int64_t num_rows() const { return num_rows_; }  // added so far
-  double weight() const { return weight_; }       // sum of omega
-  std::vector<double> Full() const;               // [k, k]
+  int64_t num_rows() const { return num_rows_; }     // added so far
+  double weight() const { return weight_; }          // sum of omega
+  std::vector<double> Full(ThreadPool& pool) const;  // [k, k]
 
  private:
   static constexpr int64_t kTile = 128;

@@ -51,10 +51,18 @@ void ScoringArm::Take(const EvalWindow& window, absl::Span<const float> hidden) 
 absl::StatusOr<const float*> ScoringArm::Block(int64_t first, int64_t rows) {
   const auto start = Clock::now();
   const size_t d = static_cast<size_t>(model_.graph().config.hidden);
-  logits_.resize(static_cast<size_t>(rows * vocab()));
   const size_t row = static_cast<size_t>(window_->score_from - 1 + first);
+  HiddenMemory* const memory = keeps_logits_ ? memory_ : nullptr;
+  if (memory != nullptr) {
+    const float* known = memory->FindLogits(prefix_tokens_, window_->tokens, static_cast<int64_t>(row));
+    if (known != nullptr) return known;
+  }
+  logits_.resize(static_cast<size_t>(rows * vocab()));
   SF_RETURN_IF_ERROR(Logits(model_, hidden_.as<float>().subspan(row * d, static_cast<size_t>(rows) * d),
                             absl::MakeSpan(logits_)));
+  if (memory != nullptr) {
+    memory->RememberLogits(prefix_tokens_, window_->tokens, static_cast<int64_t>(row), logits_);
+  }
   seconds_ += SecondsSince(start);
   return logits_.data();
 }

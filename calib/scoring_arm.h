@@ -22,6 +22,7 @@ class ScoringArm {
 
   void set_taps(Taps* taps) { options_.taps = taps; }  // of the next runs; may be null
   void set_interventions(Interventions* edits) { options_.interventions = edits; }  // the same
+  void keep_logits() { keeps_logits_ = true; }  // in `memory`, and looks for them there
   // Instead of a run: what feeds the head [tokens, d], computed elsewhere.
   void Take(const EvalWindow& window, absl::Span<const float> hidden);
   absl::Status Run(const EvalWindow& window);  // which must live until the next Run
@@ -38,6 +39,7 @@ class ScoringArm {
   KvCache cache_;
   std::vector<int32_t> prefix_tokens_;
   HiddenMemory* const memory_;
+  bool keeps_logits_ = false;
   Tensor hidden_;  // [max_tokens, d]
   std::vector<float> logits_;
   const EvalWindow* window_ = nullptr;

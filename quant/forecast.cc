@@ -2,8 +2,10 @@
 
 #include <algorithm>
 
+#include "absl/types/span.h"
 #include "quant/round_linear.h"
 #include "quant/rounding/row_panel.h"
+#include "quant/rounding/sequential.h"
 
 namespace spikefold {
 namespace {
@@ -107,20 +109,54 @@ class Forecaster {
     See(where, forward + (2 * kDouble + 2 * kFloat) * squares, text);
     const int64_t ready = forward + (kDouble + 2 * kFloat) * squares;
     int64_t packed = 0;  // of the site, rounded and back in the model
+    for (auto linears = LinearsOf(site); !linears.empty();) {
+      size_t count = 0;  // rounded in one go, if all keep the same columns
+      for (int64_t sum = 0; count < linears.size(); ++count) {
+        sum += linears[count].n * linears[count].k;
+        if (count > 0 && sum > kRoundedTogether) break;
+      }
+      packed = SeeTogether(absl::MakeSpan(linears).first(count), ready, packed, text);
+      linears.erase(linears.begin(), linears.begin() + static_cast<std::ptrdiff_t>(count));
+    }
+  }
+
+  struct RoundedLinear {
+    const TensorDecision* decision;
+    int64_t n, k;
+    int64_t values() const { return kFloat * n * k; }
+    int64_t groups() const { return decision->group_size > 0 ? k / decision->group_size : 1; }
+    int64_t codes() const { return n * k + kFloat * n * groups(); }
+  };
+  std::vector<RoundedLinear> LinearsOf(const Site& site) const {
+    std::vector<RoundedLinear> linears;
     for (const int node : site.linears) {
       const Node& n = NodeOf(node);
       const TensorDecision* d = in_.plan->Find(n.module);
-      if (d == nullptr || !IsGptq(*d)) continue;
-      const int64_t values = kFloat * n.n * n.k;
-      const int64_t groups = d->group_size > 0 ? k / d->group_size : 1, lanes = RowPanel::kRows;
-      const int64_t panels = in_.num_threads * lanes * (5 * kFloat * k + kDouble * groups * groups);
-      const int64_t read = ReadMemory(*in_.reader, n.module + ".weight", n.n * n.k);
-      const int64_t codes = n.n * n.k + kFloat * n.n * groups;
-      See(n.module, ready + packed + values + codes + panels, text);
-      See(n.module, ready + packed + values + codes + 2 * values, text);  // what the codes stand for, packed
-      packed += values;
-      See(n.module, ready + packed + std::max(read + codes, values + StoredMemory(*d)), text);
+      if (d != nullptr && IsGptq(*d)) linears.push_back({.decision = d, .n = n.n, .k = n.k});
     }
+    return linears;
+  }
+
+  // Rounded side by side, then one after the other packed and taken. Returns what is packed afterwards.
+  int64_t SeeTogether(absl::Span<const RoundedLinear> linears, int64_t ready, int64_t packed, int64_t text) {
+    int64_t waiting = 0, panels = 0;  // weights and codes of all; one of each thread
+    for (const RoundedLinear& l : linears) {
+      const int64_t lanes = RowPanel::kRows;
+      waiting += l.values() + l.codes();
+      panels =
+          std::max(panels, in_.num_threads * lanes * (5 * kFloat * l.k + kDouble * l.groups() * l.groups()));
+    }
+    See(linears.front().decision->module, ready + packed + waiting + panels, text);
+    for (const RoundedLinear& l : linears) {
+      const std::string& module = l.decision->module;
+      const int64_t values = l.values(), read = ReadMemory(*in_.reader, module + ".weight", l.n * l.k);
+      See(module, ready + packed + waiting + 2 * values, text);  // what the codes stand for, packed
+      waiting -= values + l.codes();
+      packed += values;
+      See(module, ready + packed + waiting + std::max(read + l.codes(), values + StoredMemory(*l.decision)),
+          text);
+    }
+    return packed;
   }
 
   const MemoryInput& in_;

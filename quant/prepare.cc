@@ -62,6 +62,7 @@ class Preparer {
     }
     if (out_.folded->folds().empty()) out_.folded.reset();
     if (out_.folded == nullptr) return CalibrateOnAll(*scheme);
+    if (in_.weights != nullptr) SF_RETURN_IF_ERROR(out_.folded->set_memory(in_.weights));
     if (in_.stats == nullptr) return absl::OkStatus();
     SF_ASSIGN_OR_RETURN(CalibStats stats, StatsOf(*out_.folded));
     out_.folded_stats = std::make_unique<CalibStats>(std::move(stats));

@@ -26,6 +26,7 @@ struct PrepareInput {
   std::string scan_sha256;
   std::shared_ptr<const LearnedRotations> rotations;  // those whose hash the recipe names; null: none
   ThreadPool* pool = nullptr;
+  TensorMemory* weights = nullptr;  // FoldedCheckpoint::set_memory(); outlives Prepared; null: none
   // What is measured here is kept and found again: statistics on all of the scan's windows as
   // folded-<hash>.spike, costs of rounding as costs-<hash>.json. Empty: nowhere.
   std::string cache_directory;

@@ -224,9 +224,12 @@ class Measurement {
     for (size_t i = 0; i < graph_.nodes.size(); ++i) {
       const Node& node = graph_.nodes[i];
       if (!IsLinear(node) || !pick(node)) continue;
-      SF_ASSIGN_OR_RETURN(Tensor w, in_.reader->ReadF32(node.module + ".weight"));
-      if (rounded)
+      Tensor w;
+      if (rounded) {
         w = Tensor::FromFloats({node.n, node.k}, Dequantize(rounded_[i], node.n, node.k, *in_.pool));
+      } else {
+        SF_ASSIGN_OR_RETURN(w, in_.reader->ReadF32(node.module + ".weight"));
+      }
       LinearWeights weights;
       weights.bias = model_->linear(static_cast<int>(i))->bias;
       SF_RETURN_IF_ERROR(model_->ops().PackF32(w, weights));

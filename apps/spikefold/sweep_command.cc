@@ -11,6 +11,7 @@
 #include "absl/strings/str_format.h"
 #include "apps/report/report.h"
 #include "apps/spikefold/eval_command.h"
+#include "apps/spikefold/machine.h"
 #include "apps/spikefold/output_path.h"
 #include "apps/spikefold/report_command.h"
 #include "apps/spikefold/sweep_point.h"
@@ -27,6 +28,8 @@ namespace {
 
 constexpr uint64_t kMaxDocumentBytes = uint64_t{64} << 20;
 constexpr int64_t kMemoryBytes = int64_t{1} << 30;  // for the reference's hidden rows
+// For what points share, if it is at most so large a part of the memory that is free.
+constexpr uint64_t kSharedBytes = uint64_t{1} << 30, kSharedPart = 8;
 
 // The output is new, empty, or what a sweep left.
 absl::Status MakeOutput(const SweepCommandOptions& options) {
@@ -61,12 +64,14 @@ absl::StatusOr<std::vector<SweepPoint>> ChoosePoints(const SweepCommandOptions& 
   return points;
 }
 
+uint64_t SharedBytes() { return std::min(kSharedBytes, ReadMachine().memory_available / kSharedPart); }
+
 absl::StatusOr<std::unique_ptr<HiddenMemory>> MakeMemory(const SweepInputs& in) {
   const Tokenizer& tokenizer = *in.reference.tokenizer;
   SF_ASSIGN_OR_RETURN(const EvalWindows plan,
                       MakeEvalWindows(in.text.ids, tokenizer.bos_id(), tokenizer.add_bos(), in.how));
   const int64_t row_bytes = in.reference.reader->graph().config.hidden * static_cast<int64_t>(sizeof(float));
-  return std::make_unique<HiddenMemory>(kMemoryBytes / (row_bytes * (plan.context + 1)));
+  return std::make_unique<HiddenMemory>(kMemoryBytes / (row_bytes * (plan.context + 1)), SharedBytes());
 }
 
 absl::StatusOr<SweepInputs> LoadInputs(const SweepCommandOptions& options, Context& context) {
@@ -88,6 +93,7 @@ absl::StatusOr<SweepInputs> LoadInputs(const SweepCommandOptions& options, Conte
   eval.windows = options.windows;
   SF_ASSIGN_OR_RETURN(in.how, ParseEvalOptions(eval, *in.reference.tokenizer));
   SF_ASSIGN_OR_RETURN(in.memory, MakeMemory(in));
+  in.weights = std::make_unique<TensorMemory>(SharedBytes());
   if (in.scan.stats.text_sha256 == in.text.sha256) {
     context.console.Warn("the scan was made on this very text, which flatters every point; use another");
   }

@@ -29,8 +29,9 @@ absl::StatusOr<Prepared> PreparePoint(const SweepPoint& point, const SweepInputs
   if (!point.recipe.rotations_sha256.empty()) {
     return absl::InvalidArgumentError("learned rotations: sweep reads none; quantize with --rotate-from");
   }
-  auto prepared =
-      Prepare(point.recipe, MakePrepareInput(reader, &inputs.scan, inputs.scan_directory, context));
+  PrepareInput input = MakePrepareInput(reader, &inputs.scan, inputs.scan_directory, context);
+  input.weights = inputs.weights.get();
+  auto prepared = Prepare(point.recipe, input);
   context.console.EndProgress();
   return prepared;
 }

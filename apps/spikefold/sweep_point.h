@@ -14,6 +14,7 @@
 #include "apps/spikefold/sweep_points.h"
 #include "calib/hidden_memory.h"
 #include "formats/quantized/native.h"
+#include "formats/tensor_memory.h"
 #include "quant/plan.h"
 
 namespace spikefold {
@@ -25,7 +26,8 @@ struct SweepInputs {
   std::string scan_directory;
   TokenStream text;
   EvalOptions how;
-  std::unique_ptr<HiddenMemory> memory;  // of the reference's forward passes
+  std::unique_ptr<HiddenMemory> memory;   // of the reference's evaluation
+  std::unique_ptr<TensorMemory> weights;  // of the folded model
 };
 
 struct PointResult {

@@ -48,7 +48,7 @@ absl::Status CpuOps::Form(const float* x, int64_t rows, int64_t k, const Activat
                           CpuActivation& out) {
   out.form = &form;
   out.rows = rows;
-  out.values = x;
+  out.source = out.values = x;
   out.num_spike_rows = 0;
   if (IsInteger(form)) {
     SF_RETURN_IF_ERROR(Quantize(x, out, k));

@@ -76,7 +76,7 @@ absl::Status CpuOps::Linears(const Activation& activation, absl::Span<const Line
       std::all_of(w.begin(), w.end(), [](const LinearWeights* l) { return l->kind == Kind::kF32; });
   if (all_float && w.size() > 1 && x.rows <= kGroupRows) return FloatGroup(x, w, y);
   for (size_t i = 0; i < w.size(); ++i) {
-    SF_RETURN_IF_ERROR(Linear(x, x.buffer.host(), *w[i], y[i]->host()));
+    SF_RETURN_IF_ERROR(Linear(x, x.source, *w[i], y[i]->host()));
   }
   return absl::OkStatus();
 }
@@ -114,7 +114,7 @@ absl::Status CpuOps::FloatGroup(const CpuActivation& x, absl::Span<const LinearW
       size_t i = 0;
       int64_t local = chunk;
       while (local >= chunks(*w[i])) local -= chunks(*w[i++]);
-      const float* rows = w[i]->float_input ? x.buffer.host() : x.values;
+      const float* rows = w[i]->float_input ? x.source : x.values;
       const f32::Params whole = FloatParams(rows, x.rows, *w[i], y[i]->host());
       const absl::Status status =
           f32::Run(Panels(whole, local * kPanelsPerChunk, (local + 1) * kPanelsPerChunk), pool_);

@@ -288,6 +288,10 @@ absl::Status CpuOps::GatedMul(GateActivation activation, int64_t rows, const Buf
   return TurnAndForm(y, rows, gate.width(), form, Cpu(out));
 }
 
+absl::Status CpuOps::SetRows(const float* rows, Activation& x) {
+  return Form(rows, x.rows, x.floats().width(), *x.form, Cpu(x));
+}
+
 absl::Status CpuOps::Reform(Activation& x) {
   return Form(x.floats().host(), x.rows, x.floats().width(), *x.form, Cpu(x));
 }

@@ -44,7 +44,8 @@ class CpuActivation : public Activation {
   Buffer& floats() override { return buffer; }
   const Buffer& floats() const override { return buffer; }
 
-  CpuBuffer buffer;  // [rows, k] float rows, always filled
+  CpuBuffer buffer;               // [rows, k]
+  const float* source = nullptr;  // [rows, k] the float rows: the buffer's, or those of SetRows()
   // What the linears read in a float form: the float rows, or those rounded to codes and back (simulate).
   const float* values = nullptr;  // [rows, k]
   Scratchpad<float> simulated;
@@ -84,6 +85,7 @@ class CpuOps : public Ops {
   absl::Status GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
                         const ActivationForm& form, Activation& out) override;
   absl::Status Reform(Activation& x) override;
+  absl::Status SetRows(const float* rows, Activation& x) override;
   absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows, const float* hidden,
                     float* logits) override;
 

@@ -268,6 +268,11 @@ absl::Status CudaOps::GatedMul(GateActivation activation, int64_t rows, const Bu
   return Finish(target, Cuda(out));
 }
 
+absl::Status CudaOps::SetRows(const float* rows, Activation& x) {
+  SF_RETURN_IF_ERROR(Write(rows, x.rows, x.floats()));
+  return Reform(x);
+}
+
 absl::Status CudaOps::Reform(Activation& x) {
   SF_ASSIGN_OR_RETURN(const Target target, TargetOf(x.rows, *x.form, Cuda(x), true));
   return Finish(target, Cuda(x));

@@ -44,6 +44,7 @@ class CudaOps : public Ops {
   absl::Status GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
                         const ActivationForm& form, Activation& out) override;
   absl::Status Reform(Activation& x) override;
+  absl::Status SetRows(const float* rows, Activation& x) override;
   int64_t block_rows() const override { return 2048; }
   absl::Status Step(const StepArgs& args, absl::FunctionRef<absl::Status()> walk) override;
   absl::Status ReadCache(KvCache& cache) override;

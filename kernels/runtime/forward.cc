@@ -65,10 +65,9 @@ class Pass {
 
   absl::Status SetInput(const NodeRange& range, int64_t rows) {
     Activation& x = *walk_.activation(graph_.nodes[static_cast<size_t>(range.begin)].in0);
-    SF_RETURN_IF_ERROR(ops_.Write(range.input.data(), rows, x.floats()));
     x.form = &model_.form(walk_.site_of[static_cast<size_t>(range.begin)]);
     x.rows = rows;
-    return ops_.Reform(x);
+    return ops_.SetRows(range.input.data(), x);
   }
 
   absl::Status Steps(NodeRange range, absl::Span<const int32_t> tokens) {

@@ -121,6 +121,9 @@ class Ops {
                                 const ActivationForm& form, Activation& out) = 0;
   // Makes the form again after floats() was edited. They are as a tap sees them: rotated already.
   virtual absl::Status Reform(Activation& x) = 0;
+  // Fills x, whose form and number of rows are set, with rows as a tap saw them. They stay as they are until
+  // the linears have read x: a backend of the host's memory need not copy them.
+  virtual absl::Status SetRows(const float* rows, Activation& x) = 0;
   // The head on rows in host memory: logits [rows, n] = hidden [rows, k] * w^T.
   virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                             const float* hidden, float* logits) = 0;

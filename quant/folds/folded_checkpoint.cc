@@ -30,6 +30,11 @@ class Folded : public FoldedCheckpoint {
   const std::vector<std::string>& folds() const override { return model_.folds; }
   const std::vector<RefusedFold>& refused() const override { return model_.refused; }
   const Json& provenance() const override { return model_.provenance; }
+  absl::Status set_memory(TensorMemory* memory) override {
+    SF_ASSIGN_OR_RETURN(memory_key_, Fingerprint());
+    memory_ = memory;
+    return absl::OkStatus();
+  }
 
   CheckpointKind kind() const override { return base_.kind(); }
   const std::string& path() const override { return base_.path(); }
@@ -68,8 +73,12 @@ class Folded : public FoldedCheckpoint {
   absl::StatusOr<Tensor> Rewritten(absl::string_view name) const {
     const auto it = model_.rewrites.find(name);
     if (it == model_.rewrites.end()) return base_.ReadF32(name);
+    if (memory_ != nullptr) {
+      if (auto known = memory_->Find(memory_key_, name, pool_)) return *std::move(known);
+    }
     SF_ASSIGN_OR_RETURN(Tensor tensor, base_.ReadF32(it->second.source));
     ApplyRewrite(it->second, pool_, &tensor);
+    if (memory_ != nullptr) memory_->Remember(memory_key_, name, tensor);
     return tensor;
   }
 
@@ -128,6 +137,8 @@ class Folded : public FoldedCheckpoint {
   const CheckpointReader& base_;
   const FoldedModel model_;
   ThreadPool* const pool_;
+  TensorMemory* memory_ = nullptr;
+  std::string memory_key_;
   Json config_json_;
   std::vector<StoredTensor> tensors_;
   absl::flat_hash_map<std::string, size_t> index_;

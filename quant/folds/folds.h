@@ -34,6 +34,7 @@
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "formats/rotation.h"
+#include "formats/tensor_memory.h"
 #include "quant/folds/learned_rotations.h"
 
 namespace spikefold {
@@ -98,7 +99,9 @@ class FoldedCheckpoint : public CheckpointReader {
   virtual const CheckpointReader& base() const = 0;
   virtual const std::vector<std::string>& folds() const = 0;    // that were applied, in order
   virtual const std::vector<RefusedFold>& refused() const = 0;  // that were asked for and are not legal
-  virtual const Json& provenance() const = 0;                   // array for the sidecar's "folds"
+  // Weights that folds rewrote are looked for and kept there from now on; it outlives the reader.
+  virtual absl::Status set_memory(TensorMemory* memory) = 0;
+  virtual const Json& provenance() const = 0;  // array for the sidecar's "folds"
 };
 
 // `base` is a float model. Small tensors (norm gains) are read at once, the others when they are asked for.

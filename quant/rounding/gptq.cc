@@ -1,7 +1,10 @@
 #include "quant/rounding/gptq.h"
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "quant/rounding/block_panel.h"
@@ -44,58 +47,125 @@ absl::Status RoundPanel(const GptqOptions&, TrellisPanel& panel) {
   return panel.Measure();
 }
 
-// All rows, panel by panel: panels are independent.
+// A task on its way.
+struct Job {
+  const GptqTask* task;
+  absl::Status status;
+  RoundedWeights out;
+  std::vector<double> error, power;  // [n]
+};
+
+// Rows of a job that are rounded together; they depend on no others.
+struct Part {
+  Job* job;
+  int64_t first_row, num_rows;
+  absl::Status status;
+};
+
 template <typename Panel>
-absl::Status RoundPanels(const RoundingInput& input, const HessianFactor& factor, const WeightGrid& grid,
-                         const GptqOptions& options, ThreadPool& pool, RoundedWeights& out) {
-  const int64_t panels = (input.n + Panel::kRows - 1) / Panel::kRows;
-  std::vector<double> error(static_cast<size_t>(input.n)), power(error);
-  std::vector<absl::Status> status(static_cast<size_t>(panels));
-  pool.ParallelFor(panels, 1, [&](int64_t begin, int64_t end) {
-    Panel panel(input, factor, grid, pool);
-    for (int64_t p = begin; p < end; ++p) {
-      panel.Load(p * Panel::kRows);
-      status[static_cast<size_t>(p)] = RoundPanel(options, panel);
-      panel.Store(out);
-      for (int64_t i = 0; i < panel.num_rows(); ++i) {
-        error[static_cast<size_t>(p * Panel::kRows + i)] = panel.error(i);
-        power[static_cast<size_t>(p * Panel::kRows + i)] = panel.power(i);
-      }
-    }
-  });
-  for (const absl::Status& s : status) SF_RETURN_IF_ERROR(s);
-  double total_error = 0, total_power = 0;
-  for (size_t r = 0; r < error.size(); ++r) {
-    total_error += std::max(error[r], 0.0);
-    total_power += power[r];
+absl::Status RoundRows(const HessianFactor& factor, const GptqOptions& options, ThreadPool& pool,
+                       int64_t first_row, Job& job) {
+  Panel panel(job.task->input, factor, job.task->grid, pool);
+  panel.Load(first_row);
+  SF_RETURN_IF_ERROR(RoundPanel(options, panel));
+  panel.Store(job.out);
+  for (int64_t i = 0; i < panel.num_rows(); ++i) {
+    job.error[static_cast<size_t>(first_row + i)] = panel.error(i);
+    job.power[static_cast<size_t>(first_row + i)] = panel.power(i);
   }
-  out.relative_error = total_power > 0 ? total_error / total_power : 0;
   return absl::OkStatus();
 }
 
-}  // namespace
+absl::Status RoundPart(const HessianFactor& factor, const GptqOptions& options, ThreadPool& pool,
+                       const Part& part) {
+  const WeightGrid& grid = part.job->task->grid;
+  if (grid.blocks != nullptr) {
+    return RoundRows<BlockPanel>(factor, options, pool, part.first_row, *part.job);
+  }
+  if (grid.trellis) return RoundRows<TrellisPanel>(factor, options, pool, part.first_row, *part.job);
+  return RoundRows<RowPanel>(factor, options, pool, part.first_row, *part.job);
+}
 
-absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFactor& factor,
-                                    const WeightGrid& grid, const GptqOptions& options, ThreadPool& pool) {
-  SF_RETURN_IF_ERROR(CheckInput(input, factor, grid));
-  RoundedWeights out;
+void MakeRoom(Job& job) {
+  const RoundingInput& input = job.task->input;
+  const WeightGrid& grid = job.task->grid;
+  job.error.resize(static_cast<size_t>(input.n));
+  job.power.resize(static_cast<size_t>(input.n));
+  RoundedWeights& out = job.out;
   if (grid.blocks != nullptr) {
     out.block_type = grid.blocks->type;
     const GgmlTypeInfo& info = *FindGgmlType(static_cast<uint32_t>(out.block_type));
     out.blocks.resize(static_cast<size_t>(input.n * input.k / info.block_elements * info.block_bytes));
-    SF_RETURN_IF_ERROR(RoundPanels<BlockPanel>(input, factor, grid, options, pool, out));
-    return out;
+    return;
   }
   out.codes.resize(static_cast<size_t>(input.n * input.k));
   out.scales.resize(static_cast<size_t>(input.n * grid.num_groups(input.k)));
   if (!grid.symmetric) out.zeros.resize(out.scales.size());
-  if (grid.trellis) {
-    out.trellis_bits = grid.bits;
-    SF_RETURN_IF_ERROR(RoundPanels<TrellisPanel>(input, factor, grid, options, pool, out));
-  } else {
-    SF_RETURN_IF_ERROR(RoundPanels<RowPanel>(input, factor, grid, options, pool, out));
+  if (grid.trellis) out.trellis_bits = grid.bits;
+}
+
+// Long parts first, so that no thread starts one last.
+std::vector<Part> Split(std::vector<Job>& jobs) {
+  std::vector<Part> parts;
+  for (Job& job : jobs) {
+    if (!job.status.ok()) continue;
+    const int64_t n = job.task->input.n,
+                  rows = job.task->grid.trellis ? TrellisPanel::kRows : RowPanel::kRows;
+    for (int64_t first = 0; first < n; first += rows) {
+      parts.push_back({.job = &job, .first_row = first, .num_rows = std::min(rows, n - first), .status = {}});
+    }
   }
-  return out;
+  std::stable_sort(parts.begin(), parts.end(),
+                   [](const Part& a, const Part& b) { return a.num_rows > b.num_rows; });
+  return parts;
+}
+
+double RelativeError(const Job& job) {
+  double error = 0, power = 0;
+  for (size_t r = 0; r < job.error.size(); ++r) {
+    error += std::max(job.error[r], 0.0);
+    power += job.power[r];
+  }
+  return power > 0 ? error / power : 0;
+}
+
+}  // namespace
+
+std::vector<absl::StatusOr<RoundedWeights>> Gptq(absl::Span<const GptqTask> tasks,
+                                                 const HessianFactor& factor, const GptqOptions& options,
+                                                 ThreadPool& pool) {
+  std::vector<Job> jobs;
+  for (const GptqTask& task : tasks) {
+    jobs.push_back({.task = &task,
+                    .status = CheckInput(task.input, factor, task.grid),
+                    .out = {},
+                    .error = {},
+                    .power = {}});
+    if (jobs.back().status.ok()) MakeRoom(jobs.back());
+  }
+  std::vector<Part> parts = Split(jobs);
+  pool.ParallelFor(static_cast<int64_t>(parts.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      Part& part = parts[static_cast<size_t>(p)];
+      part.status = RoundPart(factor, options, pool, part);
+    }
+  });
+  for (const Part& part : parts) part.job->status.Update(part.status);
+  std::vector<absl::StatusOr<RoundedWeights>> results;
+  for (Job& job : jobs) {
+    if (!job.status.ok()) {
+      results.emplace_back(job.status);
+      continue;
+    }
+    job.out.relative_error = RelativeError(job);
+    results.emplace_back(std::move(job.out));
+  }
+  return results;
+}
+
+absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFactor& factor,
+                                    const WeightGrid& grid, const GptqOptions& options, ThreadPool& pool) {
+  return std::move(Gptq({{.input = input, .grid = grid}}, factor, options, pool).front());
 }
 
 }  // namespace spikefold

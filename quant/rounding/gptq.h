@@ -2,7 +2,10 @@
 // before it left in the output.
 #pragma once
 
+#include <vector>
+
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "formats/base/thread_pool.h"
 #include "quant/rounding/hessian_factor.h"
 #include "quant/rounding/round_weights.h"
@@ -26,5 +29,15 @@ struct GptqOptions {
 // not fit.
 absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFactor& factor,
                                     const WeightGrid& grid, const GptqOptions& options, ThreadPool& pool);
+
+struct GptqTask {
+  RoundingInput input;
+  WeightGrid grid;
+};
+// Several linears of a site, each rounded as it would be alone: their panels share one loop, so that linears
+// of one or two panels leave no thread idle. A result a task, in their order.
+std::vector<absl::StatusOr<RoundedWeights>> Gptq(absl::Span<const GptqTask> tasks,
+                                                 const HessianFactor& factor, const GptqOptions& options,
+                                                 ThreadPool& pool);
 
 }  // namespace spikefold

@@ -1,7 +1,9 @@
 #include "quant/rounding/hessian_factor.h"
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
+#include <memory>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -24,14 +26,7 @@ class Factoring {
     out_.k = k_;
     SF_RETURN_IF_ERROR(ReadDiagonal());
     Order();
-    out_.h = Tensor(DType::kF32, {k_, k_});
-    const auto narrow = out_.h.as<float>();
-    double sum = 0;
-    for (size_t i = 0; i < h_.size(); ++i) {
-      narrow[i] = static_cast<float>(h_[i]);
-      sum += h_[i];
-    }
-    if (!std::isfinite(sum)) return absl::InvalidArgumentError("hessian: not finite; calibrate again");
+    SF_RETURN_IF_ERROR(Narrow());
     SF_RETURN_IF_ERROR(Factor());
     return std::move(out_);
   }
@@ -62,6 +57,22 @@ class Factoring {
     return absl::InvalidArgumentError("hessian: all zeros; calibrate with some text first");
   }
 
+  absl::Status Narrow() {
+    out_.h = Tensor(DType::kF32, {k_, k_});
+    float* narrow = out_.h.as<float>().data();
+    std::atomic<bool> finite{true};
+    pool_.ParallelFor(k_, kRowGrain, [&](int64_t begin, int64_t end) {
+      double sum = 0;
+      for (int64_t i = begin * k_; i < end * k_; ++i) {
+        narrow[i] = static_cast<float>(h_[static_cast<size_t>(i)]);
+        sum += h_[static_cast<size_t>(i)];
+      }
+      if (!std::isfinite(sum)) finite = false;
+    });
+    if (finite) return absl::OkStatus();
+    return absl::InvalidArgumentError("hessian: not finite; calibrate again");
+  }
+
   void Order() {
     std::vector<bool> kept(static_cast<size_t>(k_));
     for (const int32_t c : options_.kept) kept[static_cast<size_t>(c)] = true;
@@ -79,18 +90,18 @@ class Factoring {
   absl::Status Factor() {
     const int64_t m = static_cast<int64_t>(out_.order.size());
     if (m == 0) return absl::OkStatus();  // everything is kept
-    std::vector<double> l(static_cast<size_t>(m * m));
+    const auto l = std::make_unique_for_overwrite<double[]>(static_cast<size_t>(m * m));
     for (double share = options_.damping;; share = std::min(kMaxDamping, share * 10)) {
       out_.damping_share = share;
       out_.damping = share * mean_;
-      Load(l.data(), m);
-      if (CholeskyInPlace(l.data(), m, pool_)) break;
+      Load(l.get(), m);
+      if (CholeskyInPlace(l.get(), m, pool_)) break;
       if (share >= kMaxDamping) {
         return absl::InternalError("hessian: not positive definite, although its diagonal was doubled");
       }
       if (share <= 0) share = 1e-5;
     }
-    Store(l.data(), m);
+    Store(l.get(), m);
     return absl::OkStatus();
   }
 
@@ -99,6 +110,7 @@ class Factoring {
     pool_.ParallelFor(m, kRowGrain, [&](int64_t begin, int64_t end) {
       for (int64_t c = begin; c < end; ++c) {
         const int64_t column = Column(m - 1 - c);
+        std::fill_n(l + c * m, c, 0.0);
         for (int64_t r = c; r < m; ++r) l[c * m + r] = H(column, Column(m - 1 - r));
         const double d = H(column, column);
         l[c * m + c] = d == 0 ? mean_ : d + out_.damping;

@@ -127,10 +127,15 @@ class Driver {
                any([](const LinearRounding& w) { return w.done.has_value(); })) {
       SF_RETURN_IF_ERROR(Advance(site));  // so that what lies before it need not wait in memory
     }
-    for (size_t l = 0; l < wanted.size(); ++l) {
-      if (!wanted[l].round) continue;
-      SF_RETURN_IF_ERROR(wanted[l].done.has_value() ? TakeUp(site.linears[l], wanted[l])
-                                                    : RoundLinear(site.linears[l], wanted[l]));
+    for (size_t l = 0; l < wanted.size();) {
+      const size_t end = EndOfTogether(site, wanted, l);
+      if (wanted[l].done.has_value()) {
+        SF_RETURN_IF_ERROR(TakeUp(site.linears[l], wanted[l]));
+      } else if (wanted[l].round) {
+        SF_RETURN_IF_ERROR(RoundLinears(absl::MakeConstSpan(site.linears).subspan(l, end - l),
+                                        absl::MakeConstSpan(wanted).subspan(l, end - l)));
+      }
+      l = end;
     }
     factor_.reset();
     hessian_ = std::vector<double>();  // {} would keep the memory
@@ -187,8 +192,8 @@ class Driver {
       SF_RETURN_IF_ERROR(cross.Add(difference.data(), x.data(), rows, weight, pool));
     }
     MoveTo(site);
-    hessian_ = hessian.Full();
-    cross_ = cross.Full();
+    hessian_ = hessian.Full(pool);
+    cross_ = cross.Full(pool);
     return absl::OkStatus();
   }
 
@@ -211,26 +216,55 @@ class Driver {
     return Replace(node, input, *wanted.done);
   }
 
-  absl::Status RoundLinear(int node, const LinearRounding& wanted) {
-    const Node& n = graph_.nodes[static_cast<size_t>(node)];
-    if (!factor_ || factored_kept_ != wanted.kept) {  // linears of a site agree as a rule
-      auto factor =
-          FactorHessian(hessian_, n.k, {.kept = wanted.kept, .damping = options_.damping}, *options_.pool);
-      if (!factor.ok()) return Named(n, factor.status());
-      factor_ = *std::move(factor);
-      factored_kept_ = wanted.kept;
+  // The linears from `l` on that are rounded in one go: small ones that keep the same columns.
+  size_t EndOfTogether(const Site& site, const std::vector<LinearRounding>& wanted, size_t l) const {
+    const auto values = [&](size_t i) {
+      const Node& n = graph_.nodes[static_cast<size_t>(site.linears[i])];
+      return n.n * n.k;
+    };
+    size_t end = l + 1;
+    for (int64_t sum = values(l); end < wanted.size(); ++end) {
+      sum += values(end);
+      const bool joins = wanted[end].round && !wanted[end].done.has_value() &&
+                         wanted[end].kept == wanted[l].kept && sum <= kRoundedTogether;
+      if (!joins || !wanted[l].round || wanted[l].done.has_value()) break;
     }
-    SF_ASSIGN_OR_RETURN(Tensor weight, ReadWeight(n));
-    if (reference_) {
-      SF_RETURN_IF_ERROR(FollowReference(n, weight.as<float>()));
+    return end;
+  }
+
+  absl::Status Factor(const Node& n, const std::vector<int32_t>& kept) {
+    if (factor_ && factored_kept_ == kept) return absl::OkStatus();  // linears of a site agree as a rule
+    auto factor = FactorHessian(hessian_, n.k, {.kept = kept, .damping = options_.damping}, *options_.pool);
+    if (!factor.ok()) return Named(n, factor.status());
+    factor_ = *std::move(factor);
+    factored_kept_ = kept;
+    return absl::OkStatus();
+  }
+
+  absl::Status RoundLinears(absl::Span<const int> linears, absl::Span<const LinearRounding> wanted) {
+    SF_RETURN_IF_ERROR(Factor(graph_.nodes[static_cast<size_t>(linears.front())], wanted.front().kept));
+    std::vector<Tensor> weights;
+    std::vector<GptqTask> tasks;
+    for (size_t l = 0; l < linears.size(); ++l) {
+      const Node& n = graph_.nodes[static_cast<size_t>(linears[l])];
+      SF_ASSIGN_OR_RETURN(Tensor weight, ReadWeight(n));
+      weights.push_back(std::move(weight));
+      const absl::Span<float> w = weights.back().as<float>();
+      if (reference_) SF_RETURN_IF_ERROR(FollowReference(n, w));
+      tasks.push_back(
+          {.input = {.w = w, .n = n.n, .k = n.k, .kept = wanted[l].kept, .supers = wanted[l].supers},
+           .grid = wanted[l].grid});
     }
-    const RoundingInput input{
-        .w = weight.as<float>(), .n = n.n, .k = n.k, .kept = wanted.kept, .supers = wanted.supers};
-    auto rounded = Gptq(input, *factor_, wanted.grid, options_.gptq, *options_.pool);
-    if (!rounded.ok()) return Named(n, rounded.status());
-    if (options_.sequential) SF_RETURN_IF_ERROR(Replace(node, input, *rounded));
-    weight = Tensor();  // whoever takes the codes needs memory of his own
-    return take_(node, *std::move(rounded));
+    auto rounded = Gptq(tasks, *factor_, options_.gptq, *options_.pool);
+    for (size_t l = 0; l < linears.size(); ++l) {
+      if (!rounded[l].ok()) {
+        return Named(graph_.nodes[static_cast<size_t>(linears[l])], rounded[l].status());
+      }
+      if (options_.sequential) SF_RETURN_IF_ERROR(Replace(linears[l], tasks[l].input, *rounded[l]));
+      weights[l] = Tensor();  // whoever takes the codes needs memory of his own
+      SF_RETURN_IF_ERROR(take_(linears[l], *std::move(rounded[l])));
+    }
+    return absl::OkStatus();
   }
 
   // w += strength * w E[(x - x^) x^T] H^-1, kept columns excepted.

@@ -19,6 +19,9 @@
 
 namespace spikefold {
 
+// Weights of a site's linears that are rounded in one go: enough to keep threads busy, few beside a Hessian.
+inline constexpr int64_t kRoundedTogether = int64_t{4} << 20;
+
 // What is wanted of one linear.
 struct LinearRounding {
   bool round = false;  // false: it stays as it is

@@ -308,6 +308,21 @@ TEST_CASE("A remembered reference gives the same numbers and is not run again, p
   CHECK(run(**stranger, nullptr).kld_mean < 0.1 * without.kld_mean);
   CHECK(run(**stranger, &memory).kld_mean == without.kld_mean);
 
+  HiddenMemory logits(100, uint64_t{1} << 20), full(100, 64 * 64 * sizeof(float));
+  CHECK(run(**reference, &logits).kld_mean == without.kld_mean);
+  CHECK(logits.num_logits_found() == 0);
+  CHECK(run(**stranger, &logits).kld_mean == without.kld_mean);
+  CHECK(logits.num_logits_found() == 6);        // a block a window
+  const TinyModel tail = MakeTinyModel(shape);  // even its head is another
+  for (float& v : tail.checkpoint->tensor("model.embed_tokens.weight").as<float>()) v *= 2;
+  const auto loud = LoadModel(*tail.checkpoint, {.pool = &pool});
+  REQUIRE(loud.ok());
+  CHECK(run(**loud, nullptr).ppl_reference != without.ppl_reference);
+  CHECK(run(**loud, &logits).ppl_reference == without.ppl_reference);
+  CHECK(run(**loud, &logits).ppl_reference_no_prefix == without.ppl_reference_no_prefix);
+  for (int i = 0; i < 2; ++i) CHECK(run(**reference, &full).kld_mean == without.kld_mean);
+  CHECK(full.num_logits_found() < 6);
+
   HiddenMemory small(5);
   CHECK(run(**reference, &small).kld_mean == without.kld_mean);
   CHECK(small.num_windows() == 5);

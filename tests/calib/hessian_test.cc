@@ -102,11 +102,11 @@ TEST_CASE("Sums of outer products are those of plain loops, for any width and sp
       REQUIRE(half.Add(a.data() + at * k, a.data() + at * k, count, w, Pool()).ok());
       REQUIRE(whole.Add(a.data() + at * k, b.data() + at * k, count, w, Pool()).ok());
     }
-    const std::vector<double> h = half.Full();
+    const std::vector<double> h = half.Full(Pool());
     const size_t width = static_cast<size_t>(k);
     const std::vector<size_t> chunks = {0, 1, 513, 600, 700};  // 599 rows are 512 and 87
     CHECK(WorstError(h, PlainOfCodes(a, a, width, weight, chunks)) < 2e-3);
-    CHECK(WorstError(whole.Full(), PlainOfCodes(a, b, width, weight, chunks)) < 2e-3);
+    CHECK(WorstError(whole.Full(Pool()), PlainOfCodes(a, b, width, weight, chunks)) < 2e-3);
     // Rounding is a hundredth of a per cent of a column's power, and as good as unbiased.
     const std::vector<double> exact = Plain(a, a, width, weight);
     CHECK(WorstError(h, exact) < 6e-3 * exact[0]);
@@ -179,7 +179,7 @@ TEST_CASE("The observer sums the inputs of the sites it was asked for") {
   }
   REQUIRE(observer.status().ok());
   const auto weight = RowWeights(Sizes(recorder.rows, 5, 96), {});
-  const std::vector<double> h = observer.hessian(1).Full();
+  const std::vector<double> h = observer.hessian(1).Full(Pool());
   const std::vector<double> sum = PlainOfCodes(recorder.rows, recorder.rows, 96, weight, {0, 5});
   CHECK(WorstError(h, sum) < 1e-6 * h[0] + 1e-9);
   CHECK(observer.hessian(0).num_rows() == 5);

@@ -92,6 +92,34 @@ TEST_CASE("A reader may own its base, and work without threads") {
   }
 }
 
+TEST_CASE("Rewritten weights are remembered for the next reader with the same folds, and for no other") {
+  const TinyModel tiny = Tiny();
+  const FoldOptions rotated = {.rotate_residual = true, .rotate_values = true};
+  const std::string name = "model.layers.0.mlp.up_proj.weight";
+  TensorMemory memory(uint64_t{1} << 20);
+  const auto read = [&](const FoldOptions& options, TensorMemory* kept, ThreadPool* pool) {
+    const auto folded = *FoldCheckpoint(*tiny.checkpoint, options, pool);
+    if (kept != nullptr) CHECK(folded->set_memory(kept).ok());
+    const Tensor w = *folded->ReadF32(name);
+    return std::vector<float>(w.as<float>().begin(), w.as<float>().end());
+  };
+  const auto alone = read(rotated, nullptr, nullptr);
+  CHECK(read(rotated, &memory, nullptr) == alone);
+  CHECK(memory.num_found() == 0);
+  CHECK(read(rotated, &memory, nullptr) == alone);
+  CHECK(read(rotated, &memory, &Pool()) == alone);
+  CHECK(memory.num_found() == 2);
+  FoldOptions other = rotated;
+  other.seed = 2;
+  CHECK(read(other, &memory, nullptr) == read(other, nullptr, nullptr));
+  CHECK(memory.num_found() == 2);
+  CHECK(read(rotated, &memory, nullptr) == alone);  // made again
+  CHECK(memory.num_found() == 2);
+  TensorMemory small(memory.bytes() - 1);
+  for (int i = 0; i < 2; ++i) CHECK(read(rotated, &small, nullptr) == alone);
+  CHECK(small.num_found() == 0);
+}
+
 TEST_CASE("Impossible options are refused with what was found and what is needed") {
   const TinyModel tiny = Tiny();
   struct Case {

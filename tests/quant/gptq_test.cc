@@ -244,6 +244,30 @@ TEST_CASE("Rounding does not depend on the threads") {
   CHECK(a->relative_error == b.relative_error);
 }
 
+TEST_CASE("Linears that are rounded together get what each gets alone, refusals as well") {
+  const Problem p(600, 96, 128, 7), q(40, 96, 128, 8), r(300, 96, 128, 9);
+  const HessianFactor factor = p.Factor();
+  const WeightGrid paths{.bits = 3, .trellis = true, .scale_dtype = DType::kF32},
+      grid{.bits = 4, .symmetric = false, .group = 32}, wrong{.bits = 9};
+  const std::vector<GptqTask> tasks = {
+      {q.input(), grid}, {p.input(), paths}, {r.input(), wrong}, {r.input(), paths}};
+  const auto together = Gptq(tasks, factor, {}, Pool());
+  REQUIRE(together.size() == 4);
+  CHECK(together[2].status().message() == "gptq: 9-bit weights; use 2 to 8 bits");
+  for (const size_t i : {0, 1, 3}) {
+    CAPTURE(i);
+    REQUIRE(together[i].ok());
+    const RoundedWeights alone = MustRound(tasks[i].input, factor, tasks[i].grid, {});
+    CHECK(together[i]->codes == alone.codes);
+    CHECK(together[i]->scales == alone.scales);
+    CHECK(together[i]->zeros == alone.zeros);
+    CHECK(together[i]->trellis_bits == alone.trellis_bits);
+    CHECK(together[i]->relative_error == alone.relative_error);
+  }
+  CHECK(together[0]->trellis_bits == 0);
+  CHECK(together[1]->codes.size() == 600 * 96);
+}
+
 TEST_CASE("Impossible problems are refused with the remedy") {
   Problem p(8, 64, 64, 6);
   const HessianFactor factor = p.Factor();

@@ -107,7 +107,26 @@ class OpsTest {
     const absl::Status status = ops_->Linears(*activation, {&w, 1}, {&out, 1});
     INFO(status);
     REQUIRE(status.ok());
+    CheckSetRows(c, {y->host(), y->host() + kRows * kN});
     return {y->host(), y->host() + kRows * kN};
+  }
+
+  // Rows of the caller's memory give the same, although the activation's own hold something else.
+  void CheckSetRows(const Case& c, const std::vector<float>& expected) {
+    const auto ops = MakeCpuOps(&Pool());  // whose counters are its own
+    auto activation = ops->NewActivation(kK);
+    REQUIRE(ops->Reserve(*activation, kRows).ok());
+    std::fill_n(activation->floats().host(), kRows * kK, 3.0f);
+    activation->form = c.form;
+    activation->rows = kRows;
+    const std::vector<float> rows(x_.begin(), x_.end());
+    REQUIRE(ops->SetRows(rows.data(), *activation).ok());
+    auto y = ops->NewBuffer(kN);
+    REQUIRE(ops->Reserve(*y, kRows).ok());
+    const LinearWeights* w = &c.packed;
+    Buffer* out = y.get();
+    REQUIRE(ops->Linears(*activation, {&w, 1}, {&out, 1}).ok());
+    CHECK(std::vector<float>(y->host(), y->host() + kRows * kN) == expected);
   }
 
   // y = sum over x^ dense + bf16(x) (kept + super) + bias; in a spike row x^ is x.
