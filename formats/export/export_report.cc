@@ -1,8 +1,8 @@
 #include "formats/export/export_report.h"
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numeric>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -72,7 +72,7 @@ absl::StatusOr<Difference> CompareMatrix(const WeightRows& ours, const WeightRow
                                          ThreadPool& pool) {
   const int64_t n = shape[0], k = shape[1];
   std::vector<Difference> rows(static_cast<size_t>(n));
-  const int64_t together = std::max(ours.rows_together(), theirs.rows_together());  // one is 1
+  const int64_t together = std::lcm(ours.rows_together(), theirs.rows_together());
   const auto compare = [&](int64_t begin, int64_t end) -> absl::Status {
     const size_t width = static_cast<size_t>(k), count = static_cast<size_t>(end - begin);
     std::vector<float> x(count * width), y(count * width);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "formats/base/status.h"
+#include "formats/base/vector_clones.h"
 
 // Layouts as published: GPTQ's and AWQ's linear layers (AutoGPTQ, GPTQModel, AutoAWQ), compressed_tensors'
 // pack-quantized and int-quantized compressors.
@@ -27,45 +28,113 @@ uint32_t CodeAt(const int32_t* words, int64_t stride, int64_t i, int bits) {
   return word >> (i % per_word * bits) & ((1u << bits) - 1);
 }
 
-// What all layouts come down to: codes and zeros by functions of (row n, column k or group).
+// Where codes of rows go: row i at codes + i * stride.
+struct CodeRows {
+  int64_t begin = 0, count = 0;  // of the rows
+  int16_t* codes = nullptr;
+  int64_t stride = 0;
+};
+// Of words whose next is a row further on: so many share a cache line.
+constexpr int64_t kRowsTogether = 16;
+
+// Rows of `k` codes of kBits bits: word j of row r is words[j * word_stride + r * row_stride]. Rows inside,
+// so that each cache line is read once whichever way it lies.
+template <int kBits>
+void UnpackWords(const int32_t* words, int64_t word_stride, int64_t row_stride, int64_t k,
+                 const CodeRows& rows) {
+  constexpr int64_t kPerWord = 32 / kBits;
+  constexpr uint32_t kMask = (1u << kBits) - 1;
+  words += rows.begin * row_stride;
+  for (int64_t c = 0; c < k; c += kPerWord, words += word_stride) {
+    const int64_t count = std::min(kPerWord, k - c);
+    for (int64_t r = 0; r < rows.count; ++r) {
+      const uint32_t word = static_cast<uint32_t>(words[r * row_stride]);
+      int16_t* to = rows.codes + r * rows.stride + c;
+      if (count == kPerWord) {
+        for (int64_t i = 0; i < kPerWord; ++i) to[i] = static_cast<int16_t>(word >> (kBits * i) & kMask);
+      } else {
+        for (int64_t i = 0; i < count; ++i) to[i] = static_cast<int16_t>(word >> (kBits * i) & kMask);
+      }
+    }
+  }
+}
+void Unpack(int bits, const int32_t* words, int64_t word_stride, int64_t row_stride, int64_t k,
+            const CodeRows& rows) {
+  if (bits == 2) return UnpackWords<2>(words, word_stride, row_stride, k, rows);
+  if (bits == 4) return UnpackWords<4>(words, word_stride, row_stride, k, rows);
+  UnpackWords<8>(words, word_stride, row_stride, k, rows);
+}
+
+// What all layouts come down to: the codes of some rows, and zeros by (row, group).
 struct Grid {
   int64_t n = 0, k = 0, groups = 0;
-  std::vector<int32_t> group_of;           // [k]
+  int64_t group_size = 0;                  // of columns that follow each other; 0: group_of says
+  std::vector<int32_t> group_of;           // [k], only then
   Tensor codes, zeros;                     // as stored, for those functions; zeros may be empty
   Tensor scales;                           // F32
   int64_t scale_row = 0, scale_group = 0;  // strides
 };
 
-template <typename Code, typename Zero>
+SF_VECTOR_CLONES void ScaleCodes(const int16_t* codes, int64_t count, int32_t zero, float scale, float* out) {
+  for (int64_t i = 0; i < count; ++i) out[i] = scale * static_cast<float>(codes[i] - zero);
+}
+
+template <typename Codes, typename Zero>
 class GridRows : public WeightRows {
  public:
-  GridRows(Grid grid, Code code, Zero zero)
-      : grid_(std::move(grid)), code_(std::move(code)), zero_(std::move(zero)) {}
+  GridRows(Grid grid, Codes codes, Zero zero)
+      : grid_(std::move(grid)), codes_(std::move(codes)), zero_(std::move(zero)) {}
 
   absl::Status Read(int64_t begin, int64_t end, float* out) const override {
-    const float* scales = grid_.scales.as<float>().data();
-    std::vector<int32_t> zeros(static_cast<size_t>(grid_.groups));
-    for (int64_t row = begin; row < end; ++row) {
-      for (int64_t g = 0; g < grid_.groups; ++g) zeros[static_cast<size_t>(g)] = zero_(row, g);
-      for (int64_t c = 0; c < grid_.k; ++c, ++out) {
-        const int32_t g = grid_.group_of[static_cast<size_t>(c)];
-        *out = scales[row * grid_.scale_row + g * grid_.scale_group] *
-               static_cast<float>(code_(row, c) - zeros[static_cast<size_t>(g)]);
+    const int64_t stride = grid_.k + 32;  // rows that lie a multiple of pages apart would push each other out
+    std::vector<int16_t> codes(static_cast<size_t>(kRowsTogether * stride));
+    for (int64_t first = begin; first < end; first += kRowsTogether) {
+      const int64_t count = std::min(kRowsTogether, end - first);
+      codes_(CodeRows{.begin = first, .count = count, .codes = codes.data(), .stride = stride});
+      for (int64_t i = 0; i < count; ++i, out += grid_.k) {
+        if (grid_.group_size > 0) {
+          ScaleRow(first + i, codes.data() + i * stride, out);
+        } else {
+          ScaleColumns(first + i, codes.data() + i * stride, out);
+        }
       }
     }
     return absl::OkStatus();
   }
+  int64_t rows_together() const override { return kRowsTogether; }
 
  private:
+  float Scale(int64_t row, int64_t g) const {
+    return static_cast<const float*>(grid_.scales.data())[row * grid_.scale_row + g * grid_.scale_group];
+  }
+  void ScaleRow(int64_t row, const int16_t* codes, float* out) const {
+    for (int64_t g = 0; g < grid_.groups; ++g) {
+      const int64_t first = g * grid_.group_size, count = std::min(grid_.group_size, grid_.k - first);
+      ScaleCodes(codes + first, count, zero_(row, g), Scale(row, g), out + first);
+    }
+  }
+  void ScaleColumns(int64_t row, const int16_t* codes, float* out) const {
+    std::vector<int32_t> zeros(static_cast<size_t>(grid_.groups));
+    std::vector<float> scales(zeros.size());
+    for (int64_t g = 0; g < grid_.groups; ++g) {
+      zeros[static_cast<size_t>(g)] = zero_(row, g);
+      scales[static_cast<size_t>(g)] = Scale(row, g);
+    }
+    for (int64_t c = 0; c < grid_.k; ++c) {
+      const size_t g = static_cast<size_t>(grid_.group_of[static_cast<size_t>(c)]);
+      out[c] = scales[g] * static_cast<float>(codes[c] - zeros[g]);
+    }
+  }
+
   const Grid grid_;
-  const Code code_;
+  const Codes codes_;
   const Zero zero_;
 };
 using Rows = std::unique_ptr<WeightRows>;
 
-template <typename Code, typename Zero>
-Rows OpenGrid(Grid grid, Code code, Zero zero) {
-  return std::make_unique<GridRows<Code, Zero>>(std::move(grid), std::move(code), std::move(zero));
+template <typename Codes, typename Zero>
+Rows OpenGrid(Grid grid, Codes codes, Zero zero) {
+  return std::make_unique<GridRows<Codes, Zero>>(std::move(grid), std::move(codes), std::move(zero));
 }
 
 class Reader {
@@ -90,11 +159,10 @@ class Reader {
     SF_ASSIGN_OR_RETURN(grid_.zeros, Words("qzeros"));
     SF_RETURN_IF_ERROR(Expect("qzeros", grid_.zeros.shape(), {grid_.groups, grid_.n * bits / 32}));
     const int32_t *w = grid_.zeros.as<int32_t>().data(), *q = codes.as<int32_t>().data();
-    const int64_t n = grid_.n, row_words = grid_.zeros.dim(1);
+    const int64_t n = grid_.n, k = grid_.k, row_words = grid_.zeros.dim(1);
     const int32_t top = (1 << bits) - 1;
     return OpenGrid(
-        std::move(grid_),
-        [=](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row, n, c, bits)); },
+        std::move(grid_), [=](const CodeRows& rows) { Unpack(bits, q, n, 1, k, rows); },
         [=](int64_t row, int64_t g) {
           const int32_t stored = static_cast<int32_t>(CodeAt(w + g * row_words, 1, row, bits));
           return v2 ? stored : (stored + 1) & top;
@@ -109,14 +177,21 @@ class Reader {
     SF_ASSIGN_OR_RETURN(grid_.zeros, Words("qzeros"));
     SF_RETURN_IF_ERROR(Expect("qzeros", grid_.zeros.shape(), {grid_.groups, grid_.n / 8}));
     const int32_t *z = grid_.zeros.as<int32_t>().data(), *q = grid_.codes.as<int32_t>().data();
-    const int64_t words = grid_.n / 8;
+    const int64_t words = grid_.n / 8, k = grid_.k;
     static constexpr int kNibbleOf[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // of the eight columns of a word
     const auto nibble = [](const int32_t* from, int64_t row) {
       const uint32_t word = static_cast<uint32_t>(from[row / 8]);
       return static_cast<int32_t>(word >> (4 * kNibbleOf[row % 8]) & 15u);
     };
     return OpenGrid(
-        std::move(grid_), [=](int64_t row, int64_t c) { return nibble(q + c * words, row); },
+        std::move(grid_),
+        [=](const CodeRows& rows) {
+          for (int64_t c = 0; c < k; ++c) {
+            for (int64_t r = 0; r < rows.count; ++r) {
+              rows.codes[r * rows.stride + c] = static_cast<int16_t>(nibble(q + c * words, rows.begin + r));
+            }
+          }
+        },
         [=](int64_t row, int64_t g) { return nibble(z + g * words, row); });
   }
 
@@ -144,10 +219,10 @@ class Reader {
     const int32_t* q = codes.as<int32_t>().data();
     const int32_t* z = grid_.zeros.empty() ? nullptr : grid_.zeros.as<int32_t>().data();
     const int64_t words = codes.dim(1), groups = grid_.groups;
+    const int64_t k = grid_.k;
     const int32_t middle = 1 << (bits - 1);
     return OpenGrid(
-        std::move(grid_),
-        [=](int64_t row, int64_t c) { return static_cast<int32_t>(CodeAt(q + row * words, 1, c, bits)); },
+        std::move(grid_), [=](const CodeRows& rows) { Unpack(bits, q, 1, words, k, rows); },
         [=](int64_t row, int64_t g) {
           return z == nullptr ? middle : static_cast<int32_t>(CodeAt(z + g, groups, row, bits));
         });
@@ -171,7 +246,12 @@ class Reader {
     const int8_t* z = zeros.empty() ? nullptr : zeros.as<int8_t>().data();
     const int64_t k = grid_.k, by_row = grid_.scale_row, by_group = grid_.scale_group;
     return OpenGrid(
-        std::move(grid_), [=](int64_t row, int64_t c) { return static_cast<int32_t>(q[row * k + c]); },
+        std::move(grid_),
+        [=](const CodeRows& rows) {
+          for (int64_t r = 0; r < rows.count; ++r) {
+            std::copy_n(q + (rows.begin + r) * k, k, rows.codes + r * rows.stride);
+          }
+        },
         [=](int64_t row, int64_t g) {
           return z == nullptr ? 0 : static_cast<int32_t>(z[row * by_row + g * by_group]);
         });
@@ -286,25 +366,27 @@ class Reader {
     const bool indexed = !index.empty() && parts_.has(index);
     SF_ASSIGN_OR_RETURN(const int64_t size, GroupSize(suffix, groups, bits, indexed));
     grid_.groups = groups;
-    grid_.group_of.resize(static_cast<size_t>(k));
-    if (indexed) {
-      SF_ASSIGN_OR_RETURN(const Tensor ids, parts_.read(index));
-      if (ids.dtype() != DType::kI32 || ids.num_elements() != k) {
-        return Bad(index, absl::StrCat("is ", DTypeName(ids.dtype()), " ", ShapeString(ids.shape()),
-                                       "; I32 [", k, "] is needed"));
-      }
-      const auto values = ids.as<int32_t>();
-      if (std::any_of(values.begin(), values.end(), [](int32_t v) { return v != -1; })) {  // -1: unused
-        for (int64_t c = 0; c < k; ++c) {
-          const int32_t g = values[static_cast<size_t>(c)];
-          if (g < 0 || g >= groups)
-            return Bad(index, absl::StrCat("column ", c, " is of group ", g, " of ", groups));
-          grid_.group_of[static_cast<size_t>(c)] = g;
-        }
-        return absl::OkStatus();
-      }
+    grid_.group_size = size;
+    if (!indexed) return absl::OkStatus();
+    SF_ASSIGN_OR_RETURN(const Tensor ids, parts_.read(index));
+    if (ids.dtype() != DType::kI32 || ids.num_elements() != k) {
+      return Bad(index, absl::StrCat("is ", DTypeName(ids.dtype()), " ", ShapeString(ids.shape()), "; I32 [",
+                                     k, "] is needed"));
     }
-    for (int64_t c = 0; c < k; ++c) grid_.group_of[static_cast<size_t>(c)] = static_cast<int32_t>(c / size);
+    const auto values = ids.as<int32_t>();
+    if (std::all_of(values.begin(), values.end(), [](int32_t v) { return v == -1; })) {  // unused
+      return absl::OkStatus();
+    }
+    bool in_order = true;
+    for (int64_t c = 0; c < k; ++c) {
+      const int32_t g = values[static_cast<size_t>(c)];
+      if (g < 0 || g >= groups)
+        return Bad(index, absl::StrCat("column ", c, " is of group ", g, " of ", groups));
+      in_order = in_order && g == c / size;
+    }
+    if (in_order) return absl::OkStatus();
+    grid_.group_size = 0;
+    grid_.group_of.assign(values.begin(), values.end());
     return absl::OkStatus();
   }
 

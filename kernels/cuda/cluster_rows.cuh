@@ -1,17 +1,23 @@
 // Products of some rows, bound by the bytes of W: blocks own channels and a part of K. sm_90.
-// A block's part of all rows of x lies in shared memory, loaded once; its warps stream the codes of two tiles
-// of 16 channels each past it, from memory to the registers of mma.sync. The blocks that share channels form
-// a cluster: they add their sums through each other's shared memory, in a fixed order, without a workspace
-// and without atomics. What the operands are is up to Traits:
+// A block's part of all rows of x lies in shared memory, made once; its warps stream the codes of two tiles
+// of 16 channels each past it. Each warp has a ring of steps in shared memory that it alone fills and reads,
+// so that nothing in the loop waits for another warp. A block's steps (pairs of tiles x chunks of K) are one
+// line that its warps share out evenly: a pair of tiles may be of two warps, whose sums meet at the end. The
+// blocks that share channels form a cluster: they add their sums through each other's shared memory, in a
+// fixed order, without a workspace and without atomics. What the operands are is up to Traits:
 //   Params                        with m, k and linears
+//   kWarps                        of a block
 //   kTiles, kColumns              n8 tiles, and their columns
 //   kParts, Column(row, part)     columns of a row, and which
 //   kChunkBytes                   of x of 64 columns of W (a chunk), in shared memory
-//   Step, kSteps                  a lane's codes of a chunk of two row tiles; how many are under way
-//   Codes(p, pair, lane, first)   .Load(chunk behind first, Step&)
-//   Stage(p, first, chunks, shared)   x of the block's chunks; called by all threads
-//   Multiply(step, x, lane, acc)  a step against x (its kChunkBytes)
+//   kSteps, kStepBytes            steps in a ring; of the codes of a chunk of two row tiles
+//   Codes(p, lane)                .Go(pair, chunk), then .Load(step) of that chunk and each one behind it
+//   Stage(p, first, chunks, x, largest)   x of the block's chunks; largest [kColumns], zeros before, is what
+//                                 Value() needs to know of a column; called by all threads
+//   Multiply(zeros, step, x, lane, acc)   a step against x (its kChunkBytes)
+//   Value(sum, largest, half)     what a column's sum of one of channels 8 half to 8 half + 7 stands for
 //   Finish(p, linear, row, n, sum)    one output
+//   Cost(plan, rows)              about how long it takes
 #pragma once
 
 #include <algorithm>
@@ -21,6 +27,7 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
 #include "kernels/cuda/tma.cuh"
 
@@ -30,22 +37,29 @@ inline constexpr int kChunk = 64;    // columns of W
 inline constexpr int kRowTiles = 2;  // of a warp, 16 channels each
 inline constexpr int kChannels = 16 * kRowTiles;
 inline constexpr int kMaxSplits = 8;  // blocks of a cluster that any device takes
-// Half a multiprocessor a block: the next kernel's blocks have room, and their codes are on their way while
-// this one's add up.
-inline constexpr int kMaxWarps = 8;
-inline constexpr int kBlocks = 2;  // of a multiprocessor
-inline constexpr int64_t kMaxShared = 112 << 10;
+inline constexpr int kMaxTurns = 16;
+inline constexpr int64_t kMaxShared = 226 << 10;  // of a block: one a multiprocessor
 // Of a column of partial sums: lanes that hold columns 2t of channel g fall into different banks.
 inline constexpr int kStride = kChannels + 4;
 
 // How a product is shared out.
 struct Plan {
-  int pairs = 1;   // pairs of row tiles of a block
-  int slices = 1;  // warps that share K for one of them
+  int pairs = 1;   // pairs of row tiles of a turn of a cluster
+  int turns = 1;   // of a cluster: as many as let its sums fit into shared memory
   int splits = 1;  // blocks that share K
-  int chunks = 1;  // of a block
-  int shared_bytes = 0;
+  int chunks = 1;  // of a block, at most
+  int clusters = 1;
+  int ring = 0, partial = 0, shared_bytes = 0;  // behind x: largest [kColumns], rings, partial sums
 };
+template <typename Traits>
+void LayOut(Plan& plan) {
+  plan.ring = plan.chunks * Traits::kChunkBytes + Traits::kColumns * 4;
+  // Where the rings were the block's sums lie in the end.
+  plan.partial = plan.ring + std::max(Traits::kWarps * Traits::kSteps * Traits::kStepBytes,
+                                      plan.pairs * Traits::kColumns / Traits::kParts * kChannels * 4);
+  const int slots = plan.pairs + Traits::kWarps - 1;
+  plan.shared_bytes = plan.partial + slots * Traits::kColumns * kStride * 4;
+}
 
 // What lies at the same place of the shared memory of block `rank` of the cluster. Several may be under way.
 __device__ inline float LoadRemote(uint32_t shared, uint32_t rank) {
@@ -59,99 +73,190 @@ __device__ inline float LoadRemote(uint32_t shared, uint32_t rank) {
   return v;
 }
 
+// i / d for small numbers, without a division: d's inverse in float32 is near enough.
+struct Divisor {
+  __device__ explicit Divisor(int d) : inverse(1.0f / static_cast<float>(d)) {}
+  __device__ int Divide(int i) const { return static_cast<int>((static_cast<float>(i) + 0.5f) * inverse); }
+  float inverse;
+};
+
+// What a warp loads runs ahead of what it multiplies, over the ends of pairs.
 template <typename Traits>
-__global__ void __launch_bounds__(kMaxWarps* kWarp, kBlocks)
-    cluster_rows_sm90(const __grid_constant__ typename Traits::Params p, const Plan plan, int all_pairs) {
-  constexpr int kSteps = Traits::kSteps, kColumns = Traits::kColumns;
+struct Loads {
+  __device__ Loads(const typename Traits::Params& p, int lane, int first, int chunks)
+      : codes(p, lane), first(first), chunks(chunks) {}
+  // Steps from `begin` to `end` of those of the pairs behind `pair0`.
+  __device__ void Begin(int pair0, int begin, int end) {
+    steps = end - begin;
+    if (steps <= 0) return;
+    const int behind = begin / chunks, chunk = begin - behind * chunks;
+    pair = pair0 + behind;
+    left = chunks - chunk;
+    codes.Go(pair, first + chunk);
+  }
+  // The next step, if there is one; a group of copies in any case.
+  __device__ void Next(uint32_t to) {
+    if (steps > 0) {
+      codes.Load(to);
+      --steps;
+      if (--left == 0 && steps > 0) {
+        left = chunks;
+        codes.Go(++pair, first);
+      }
+    }
+    CommitCopies();
+  }
+
+  typename Traits::Codes codes;
+  int first, chunks, pair, steps, left;
+};
+
+template <typename Traits>
+__global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
+    cluster_rows_sm90(const __grid_constant__ typename Traits::Params p, const __grid_constant__ Plan plan,
+                      int all_pairs) {
+  constexpr int kSteps = Traits::kSteps, kStepBytes = Traits::kStepBytes, kWarps = Traits::kWarps;
+  constexpr int kColumns = Traits::kColumns, kSlot = kColumns * kStride;
   extern __shared__ __align__(16) char shared[];
-  const int lane = static_cast<int>(threadIdx.x) % kWarp, warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int slot = warp / plan.slices, slice = warp % plan.slices;
-  const int all_chunks = static_cast<int>(CeilDiv(p.k, kChunk));
-  const int first = static_cast<int>(blockIdx.y) * plan.chunks;
-  const int chunks = max(0, min(plan.chunks, all_chunks - first));
-  const int pair = static_cast<int>(blockIdx.x) * plan.pairs + slot;
-  const bool works = pair < all_pairs;
-  const int begin = works ? chunks * slice / plan.slices : 0;
-  const int end = works ? chunks * (slice + 1) / plan.slices : 0;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  // The same in all lanes, and known to be.
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
+  const int splits = static_cast<int>(gridDim.y), rank = static_cast<int>(blockIdx.y);
+  const int all_chunks = static_cast<int>(p.k) / kChunk, first = all_chunks * rank / splits;
+  const int chunks = all_chunks * (rank + 1) / splits - first;
+  const int rows = static_cast<int>(p.m);
+  uint32_t* const largest = reinterpret_cast<uint32_t*>(shared + plan.ring) - kColumns;
+  float* const partial = reinterpret_cast<float*>(shared + plan.partial);  // [slots][kColumns][kStride]
+  uint32_t x_begin = SharedAddress(shared);
+  StaysInLoop(x_begin);
+  const uint32_t ring_begin = x_begin + plan.ring + warp * (kSteps * kStepBytes);
 
-  const typename Traits::Codes codes(p, min(pair, all_pairs - 1), lane, first);
-  typename Traits::Step ring[kSteps];
-#pragma unroll
-  for (int d = 0; d < kSteps; ++d) {
-    if (begin + d < end) codes.Load(begin + d, ring[d]);
-  }
-  LetNextStart();
-  WaitForInputs();  // codes do not depend on the kernel before
-  Traits::Stage(p, first, chunks, shared);
-  __syncthreads();
-
-  float acc[kRowTiles][Traits::kTiles][4] = {};
-  for (int s = begin; s < end; s += kSteps) {
-#pragma unroll
-    for (int d = 0; d < kSteps; ++d) {
-      if (s + d < end) Traits::Multiply(ring[d], shared + (s + d) * Traits::kChunkBytes, lane, acc);
-      const int next = s + d + kSteps;
-      if (next < end) codes.Load(next, ring[d]);
+  if (static_cast<int>(threadIdx.x) < kColumns) largest[threadIdx.x] = 0;
+  Loads<Traits> loads(p, lane, first, chunks);
+#pragma unroll 1
+  for (int turn = 0; turn < plan.turns; ++turn) {
+    const int pair0 = (static_cast<int>(blockIdx.x) * plan.turns + turn) * plan.pairs;
+    const int pairs = min(plan.pairs, all_pairs - pair0);
+    if (pairs <= 0) break;  // all blocks of the cluster
+    // Every warp that works has a step: what it does not write is not read.
+    const int steps = pairs * chunks, working = min(steps, kWarps);
+    const int begin = steps < kWarps ? min(warp, steps) : steps * warp / kWarps;
+    const int end = steps < kWarps ? min(warp + 1, steps) : steps * (warp + 1) / kWarps;
+    loads.Begin(pair0, begin, end);
+#pragma unroll 1
+    for (int d = 0; d + 1 < kSteps; ++d) loads.Next(ring_begin + d * kStepBytes);
+    if (turn == 0) {
+      __syncthreads();
+      LetNextStart();
+      WaitForInputs();  // codes do not depend on the kernel before
+      Traits::Stage(p, first, chunks, shared, largest);
+      __syncthreads();
+      // Said anew where Stage needs the registers.
+      if constexpr (Traits::kTiles > 1) loads.Begin(pair0, min(begin + kSteps - 1, end), end);
     }
-  }
 
-  __syncthreads();                                          // x has been read
-  float* const partial = reinterpret_cast<float*>(shared);  // [warps][kColumns][kStride]
-#pragma unroll
-  for (int r = 0; r < kRowTiles; ++r) {
-#pragma unroll
-    for (int c = 0; c < Traits::kTiles; ++c) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int column = c * 8 + lane % 4 * 2 + e % 2, channel = r * 16 + lane / 4 + e / 2 * 8;
-        partial[(warp * kColumns + column) * kStride + channel] = acc[r][c][e];
+    int pair = begin / chunks, chunk = begin - pair * chunks;
+    int at = 0, to = (kSteps - 1) * kStepBytes;
+#pragma unroll 1
+    for (int s = begin; s < end;) {
+      const int stop = min(end, s + chunks - chunk);
+      int64_t index = pair0 + pair;
+      const bool zeros = p.linears.linear[simt::LinearAt(p.linears, kChannels, index)].w_zero != nullptr;
+      uint32_t x = x_begin + chunk * Traits::kChunkBytes;
+      float acc[kRowTiles][Traits::kTiles][4] = {};
+#pragma unroll 1
+      for (; s < stop; ++s) {
+        WaitCopies<kSteps - 2>();
+        __syncwarp();  // every lane's copies have come, and all have read the step that is loaded over
+        loads.Next(ring_begin + to);
+        Traits::Multiply(zeros, ring_begin + at, x, lane, acc);
+        to = at;
+        at = at == (kSteps - 1) * kStepBytes ? 0 : at + kStepBytes;
+        x += Traits::kChunkBytes;
       }
-    }
-  }
-  // A lane a channel from here on. The block's own sums, over slices and parts, lie where those of the first
-  // slice and part lay.
-  const int warps = static_cast<int>(blockDim.x) / kWarp, rows = static_cast<int>(p.m);
-  const auto at = [&](int of, int slice_of, int row, int part) {
-    return ((of * plan.slices + slice_of) * kColumns + Traits::Column(row, part)) * kStride + lane;
-  };
-  if (plan.slices > 1 || Traits::kParts > 1) {
-    __syncthreads();
-    for (int of = 0; of < plan.pairs; ++of) {
-      for (int row = warp; row < rows; row += warps) {
-        float sum = 0;
-#pragma unroll 4
-        for (int slice_of = 0; slice_of < plan.slices; ++slice_of) {
+      // Slot pair + warp: of two parts that follow each other either the pair or the warp is another.
+      float* const slot = partial + (pair + warp) * kSlot;
 #pragma unroll
-          for (int part = 0; part < Traits::kParts; ++part) sum += partial[at(of, slice_of, row, part)];
+      for (int c = 0; c < Traits::kTiles; ++c) {
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int column = c * 8 + lane % 4 * 2 + e % 2, channel = lane / 4 + e / 2 * 8;
+          const uint32_t size = largest[column];
+#pragma unroll
+          for (int r = 0; r < kRowTiles; ++r) {
+            slot[column * kStride + r * 16 + channel] = Traits::Value(acc[r][c][e], size, e / 2);
+          }
         }
-        partial[at(of, 0, row, 0)] = sum;
+      }
+      chunk = 0;
+      ++pair;
+    }
+    __syncthreads();
+    // A lane a channel from here on; a warp keeps to one row, and to some of the pairs. The block's own sums,
+    // over warps and parts.
+    float* const sums = reinterpret_cast<float*>(shared + plan.ring) + lane;  // [pairs][rows][kChannels]
+    const int groups = kWarps / rows, row = warp % rows, group = warp / rows;
+    const Divisor by_steps(steps);
+    const auto warp_of = [&](int step) { return by_steps.Divide((step + 1) * working - 1); };
+#pragma unroll 1
+    for (int of = group; of < pairs && group < groups; of += groups) {
+      const int from = warp_of(of * chunks), more = warp_of((of + 1) * chunks - 1) - from;
+      const float* const parts = partial + (of + from) * kSlot + lane;
+      const auto part_of = [&](int v) {
+        float sum = 0;
+#pragma unroll
+        for (int part = 0; part < Traits::kParts; ++part) {
+          sum += parts[v * kSlot + Traits::Column(row, part) * kStride];
+        }
+        return sum;
+      };
+      float sum = part_of(0) + (more > 0 ? part_of(1) : 0.0f);
+      for (int v = 2; v <= more; ++v) sum += part_of(v);
+      sums[(of * rows + row) * kChannels] = sum;
+    }
+    ClusterSync();
+    // Loads from other blocks that are under way.
+    constexpr int kOutputs = 2 * Traits::kTiles, kRanks = 4;
+    const uint32_t base = SharedAddress(sums + row * kChannels);
+    const int stride = groups * splits;
+#pragma unroll 1
+    for (int of0 = group * splits + rank; of0 < pairs && group < groups; of0 += kOutputs * stride) {
+      float y[kOutputs] = {};
+#pragma unroll 1
+      for (int rank0 = 0; rank0 < splits; rank0 += kRanks) {
+        float v[kOutputs][kRanks] = {};
+#pragma unroll
+        for (int b = 0; b < kOutputs; ++b) {
+          const int of = of0 + b * stride;
+#pragma unroll
+          for (int i = 0; i < kRanks; ++i) {
+            if (of < pairs && rank0 + i < splits) {
+              v[b][i] = LoadRemote(base + of * rows * (kChannels * 4), static_cast<uint32_t>(rank0 + i));
+            }
+          }
+        }
+#pragma unroll
+        for (int b = 0; b < kOutputs; ++b) {
+#pragma unroll
+          for (int i = 0; i < kRanks; ++i) y[b] += v[b][i];
+        }
+      }
+      // Not unrolled: code that runs once waits for its instructions.
+#pragma unroll 1
+      for (int b = 0; b < kOutputs; ++b) {
+        const int of = of0 + b * stride;
+        if (of >= pairs) break;
+        float sum = y[0];
+#pragma unroll
+        for (int i = 1; i < kOutputs; ++i) sum = b == i ? y[i] : sum;
+        int64_t index = pair0 + of;
+        const int which = simt::LinearAt(p.linears, kChannels, index);
+        const int64_t n = index * kChannels + lane;
+        if (n < p.linears.linear[which].n) Traits::Finish(p, which, row, n, sum);
       }
     }
+    ClusterSync();  // the others have read what lies here
   }
-  ClusterSync();
-  // Blocks and warps share out the rows of all pairs; the loads from all blocks are under way at once.
-  const int splits = static_cast<int>(gridDim.y);
-  const uint32_t base = SharedAddress(shared);
-  for (int i = static_cast<int>(blockIdx.y) * warps + warp; i < plan.pairs * rows; i += splits * warps) {
-    const int of = i / rows, row = i - of * rows;
-    int64_t index = static_cast<int64_t>(blockIdx.x) * plan.pairs + of;
-    if (index >= all_pairs) break;
-    float sums[kMaxSplits];
-#pragma unroll
-    for (int rank = 0; rank < kMaxSplits; ++rank) {
-      sums[rank] = 0;
-      if (rank < splits) {
-        sums[rank] =
-            LoadRemote(base + static_cast<uint32_t>(at(of, 0, row, 0)) * 4, static_cast<uint32_t>(rank));
-      }
-    }
-#pragma unroll
-    for (int rank = 1; rank < kMaxSplits; ++rank) sums[0] += sums[rank];
-    const int which = simt::LinearAt(p.linears, kChannels, index);
-    const int64_t n = index * kChannels + lane;
-    if (n < p.linears.linear[which].n) Traits::Finish(p, which, row, n, sums[0]);
-  }
-  ClusterSync();  // the others have read what lies here
 }
 
 inline int NumPairs(const LinearGroup& group) {
@@ -160,38 +265,32 @@ inline int NumPairs(const LinearGroup& group) {
   return static_cast<int>(pairs);
 }
 
-// The cheapest way to share a product out, in units of a warp's work on one chunk; shared_bytes 0: x does not
-// fit. `places`: blocks in clusters of each size that the device holds at once.
+// Blocks in clusters of each size that the device holds at once, one a multiprocessor.
+using PlacesOfSizes = std::array<int, kMaxSplits + 1>;
+
+// The cheapest way to share a product out, in microseconds of an H200; shared_bytes 0: x does not fit.
 template <typename Traits>
-Plan PlanOf(int pairs, int64_t k, const std::array<int, kMaxSplits + 1>& places) {
-  constexpr double kStart = 30;    // about a microsecond
-  constexpr double kExchange = 2;  // for each block of a cluster
-  constexpr double kAlone = 1.2;   // one block alone keeps memory less busy than two
+Plan PlanOf(int pairs, int64_t k, int64_t rows, const PlacesOfSizes& places) {
   const int all_chunks = static_cast<int>(CeilDiv(k, kChunk));
   Plan best;
   double least = 1e30;
   for (int splits = 1; splits <= kMaxSplits; ++splits) {
-    const int held = places[static_cast<size_t>(splits)];
+    const int held = places[static_cast<size_t>(splits)] / splits;
     const int chunks = static_cast<int>(CeilDiv(all_chunks, splits));
     if (held == 0 || (splits - 1) * chunks >= all_chunks) continue;
-    for (int of_block = 1; of_block <= std::min(kMaxWarps, pairs); ++of_block) {
-      const int slices = std::max(1, std::min(kMaxWarps / of_block, chunks));
-      const int64_t shared = std::max<int64_t>(int64_t{chunks} * Traits::kChunkBytes,
-                                               int64_t{4} * of_block * slices * Traits::kColumns * kStride);
-      if (shared > kMaxShared) continue;
-      const int64_t blocks = CeilDiv(pairs, of_block) * splits;
-      const double stage = chunks * static_cast<double>(Traits::kChunkBytes) / 4096;
-      const double work = of_block * chunks * (double{kMaxWarps} / (of_block * slices)) + stage;
-      const double rounds = kBlocks * static_cast<double>(CeilDiv(blocks, held));
-      const double share = 2 * blocks <= held ? kAlone : rounds;
-      const double cost = share * work + rounds / kBlocks * kStart + splits * kExchange;
+    for (int turns = 1; turns <= kMaxTurns; ++turns) {
+      const int of_cluster = static_cast<int>(CeilDiv(pairs, held));
+      Plan plan = {.pairs = static_cast<int>(CeilDiv(of_cluster, turns)),
+                   .turns = turns,
+                   .splits = splits,
+                   .chunks = chunks};
+      plan.clusters = static_cast<int>(CeilDiv(pairs, plan.pairs * turns));
+      LayOut<Traits>(plan);
+      if (plan.shared_bytes > kMaxShared) continue;
+      const double cost = Traits::Cost(plan, rows);
       if (cost >= least) continue;
       least = cost;
-      best = {.pairs = of_block,
-              .slices = slices,
-              .splits = splits,
-              .chunks = chunks,
-              .shared_bytes = static_cast<int>(shared)};
+      best = plan;
     }
   }
   return best;
@@ -199,9 +298,9 @@ Plan PlanOf(int pairs, int64_t k, const std::array<int, kMaxSplits + 1>& places)
 
 // How the device places clusters depends on which of its multiprocessors are switched off: it is asked once.
 template <typename Traits>
-const std::array<int, kMaxSplits + 1>& Places() {
-  static const std::array<int, kMaxSplits + 1> places = [] {
-    std::array<int, kMaxSplits + 1> found = {};
+const PlacesOfSizes& Places() {
+  static const PlacesOfSizes places = [] {
+    PlacesOfSizes found = {};
     if (!AllowShared(cluster_rows_sm90<Traits>, kMaxShared, "clusters").ok()) return found;
     for (int splits = 1; splits <= kMaxSplits; ++splits) {
       cudaLaunchAttribute size = {};
@@ -210,7 +309,7 @@ const std::array<int, kMaxSplits + 1>& Places() {
       size.val.clusterDim.y = static_cast<unsigned>(splits);
       cudaLaunchConfig_t config = {};
       config.gridDim = dim3(1024, static_cast<unsigned>(splits));
-      config.blockDim = dim3(kMaxWarps * kWarp);
+      config.blockDim = dim3(Traits::kWarps * kWarp);
       config.dynamicSmemBytes = static_cast<size_t>(kMaxShared);
       config.attrs = &size;
       config.numAttrs = 1;
@@ -226,18 +325,16 @@ const std::array<int, kMaxSplits + 1>& Places() {
 
 template <typename Traits>
 Plan PlanOf(const typename Traits::Params& p) {
-  return PlanOf<Traits>(NumPairs(p.linears), p.k, Places<Traits>());
+  return PlanOf<Traits>(NumPairs(p.linears), p.k, p.m, Places<Traits>());
 }
 template <typename Traits>
 bool Fits(const typename Traits::Params& p) {
   return PlanOf<Traits>(p).shared_bytes > 0;
 }
 
-// Requires Fits().
 template <typename Traits>
-absl::Status Run(const char* name, const typename Traits::Params& p, const Stream& stream) {
-  const int pairs = NumPairs(p.linears);
-  const Plan plan = PlanOf<Traits>(p);
+absl::Status RunPlan(const char* name, const typename Traits::Params& p, const Plan& plan,
+                     const Stream& stream) {
   SF_RETURN_IF_ERROR(AllowShared(cluster_rows_sm90<Traits>, plan.shared_bytes, name));
   cudaLaunchAttribute attributes[2] = {};
   attributes[0].id = cudaLaunchAttributeClusterDimension;
@@ -246,14 +343,18 @@ absl::Status Run(const char* name, const typename Traits::Params& p, const Strea
   attributes[1].id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attributes[1].val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim =
-      dim3(static_cast<unsigned>(CeilDiv(pairs, plan.pairs)), static_cast<unsigned>(plan.splits));
-  config.blockDim = dim3(static_cast<unsigned>(plan.pairs * plan.slices * kWarp));
+  config.gridDim = dim3(static_cast<unsigned>(plan.clusters), static_cast<unsigned>(plan.splits));
+  config.blockDim = dim3(Traits::kWarps * kWarp);
   config.dynamicSmemBytes = static_cast<size_t>(plan.shared_bytes);
   config.stream = Handle(stream);
   config.attrs = attributes;
   config.numAttrs = 2;
-  return ToStatus(cudaLaunchKernelEx(&config, cluster_rows_sm90<Traits>, p, plan, pairs), name);
+  return ToStatus(cudaLaunchKernelEx(&config, cluster_rows_sm90<Traits>, p, plan, NumPairs(p.linears)), name);
+}
+// Requires Fits().
+template <typename Traits>
+absl::Status Run(const char* name, const typename Traits::Params& p, const Stream& stream) {
+  return RunPlan<Traits>(name, p, PlanOf<Traits>(p), stream);
 }
 
 }  // namespace spikefold::kernels::cuda::cluster

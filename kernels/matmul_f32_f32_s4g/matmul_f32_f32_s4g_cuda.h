@@ -1,16 +1,25 @@
 // matmul_f32_f32_s4g on a GPU (W4A16): float rows times 4-bit codes with a scale and a zero point a group.
 //   Y[m,n] = sum_g w_scale[n,g] * (sum_{k in g} x[m,k] * (code[n,k] - zero[n,g])) + kept columns + bias + ...
 // Layout    tiles of 16 channels x 64 columns: 16 bytes a lane are four left operands of mma.m16n8k16; word j
-//           holds columns 16 j to 16 j + 15, element i of the lane's eight in nibble i / 2 + 4 (i % 2).
-//           Scales and zero points lie in the order in which a warp reads them: [row tile][column tile][16].
-// Method    up to 4 rows: integers on the tensor cores, x in three digits (kernels/cuda/digit_rows.cuh).
-//           More: codes become bf16 integers by two logical operations and a subtraction; x is split into two
-//           bf16 values whose sum it is to 2^-17. So products are exact and sums are float32. Warps of a
-//           block share out K; their sums are added in order. 2 to 16 rows on sm_90: blocks of a cluster
-//           share out K as well, and split x once for many channels (kernels/cuda/cluster_rows.cuh).
-// Moves     0.58 bytes a weight with groups of 64 (0.64 with zero points); bound by them for few rows.
+//           of lane 4 g + t holds columns 16 j + 4 t to 16 j + 4 t + 3 of channels g and g + 8 (PackLane says
+//           in which nibbles). Scales and zero points: [row tile][column tile][8 channels g][g, g + 8].
+// Method    clusters (sm_90, 16 rows at a time): x becomes f16 once for many channels, under a power of two
+// for each
+//           row and part of K; codes are multiplied as subnormal f16, which is exact, and zero points through
+//           sums of the f16 values; sums are float32 (kernels/cuda/cluster_rows.cuh). Up to 4 rows x has two
+//           f16 parts, more rows have one.
+//           Elsewhere up to 4 rows: integers on the tensor cores, x in three digits (digit_rows.cuh).
+//           More: codes become bf16 integers; x is split into two bf16 values. Warps of a block share out K.
+// Precision of x                relative to x       or to the largest |x|
+//           clusters, 1 to 4 rows     2^-22         2^-40 of a row's part of K
+//           clusters, more rows       2^-11         2^-40 of a row's part of K; bf16 has 2^-8
+//           digits                                  2^-22 of 64 columns
+//           two bf16 parts            2^-17
+//           Clusters add to that 2^-17 of the sizes of x times (code + zero + 16) at most: a tensor core cuts
+//           the 17 numbers that it adds to the bits of the largest, 4 times for 64 columns, for codes and for
+//           the sums of x.
+// Moves     0.56 bytes a weight with groups of 64 (0.58 with zero points); bound by them for few rows.
 // Requires  K a multiple of 64, groups of a multiple of 64.
-// Exact     to float32 rounding and 2^-17 of each |x * w|; in digits 2^-22 of the largest |x| of 64 columns.
 // Targets   sm_80 (overlapping its predecessor's end on sm_90: the first weights are on their way by then),
 //           sm_90.
 #pragma once
@@ -36,7 +45,7 @@ constexpr bool Supports(int64_t k, int64_t group) {
 // What a linear's w, w_scale and w_zero point to; rows behind n have scale 0.
 struct Packed {
   std::vector<uint32_t> codes;  // [row tiles][column tiles][32 lanes][4]
-  std::vector<float> scales;    // [row tiles][column tiles][16]
+  std::vector<float> scales;    // [row tiles][column tiles][8][2]: channels g and g + 8
   std::vector<uint8_t> zeros;   // as scales; empty: codes around 0
 };
 struct PackParams {
@@ -53,13 +62,19 @@ absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream)
 // shared memory, where FitsHopper() says that it fits.
 bool FitsHopper(int64_t k);
 absl::Status RunHopper(cuda::SimtParams params, const cuda::Stream& stream);
-// Whichever is faster on this device.
-inline constexpr int64_t kClusterRows = 2, kMaxClusterRows = 16;
+// Whichever is faster on this device. With one row digits are done with a matrix of 4096 x 4096 before
+// clusters are, with more than 8 what makes nothing of x first is; beyond 16 rows clusters read W once
+// for 16.
+inline constexpr int64_t kSmall = int64_t{20} << 20, kMaxClusterRows = 64;
+inline bool UsesClusters(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
+  int64_t n = 0;
+  for (int i = 0; i < params.linears.count; ++i) n += params.linears.linear[i].n;
+  const int64_t m = params.m, least = m >= 2 && m <= 8 ? 0 : m <= 32 ? kSmall : 2 * kSmall;
+  return device.sm == 90 && m > 0 && m <= kMaxClusterRows && n * params.k > least && FitsHopper(params.k);
+}
 inline absl::Status RunCuda(const cuda::SimtParams& params, const cuda::DeviceInfo& device,
                             const cuda::Stream& stream) {
-  const bool some = params.m >= kClusterRows && params.m <= kMaxClusterRows;
-  return device.sm == 90 && some && FitsHopper(params.k) ? RunHopper(params, stream)
-                                                         : RunCuda(params, stream);
+  return UsesClusters(params, device) ? RunHopper(params, stream) : RunCuda(params, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_s4g

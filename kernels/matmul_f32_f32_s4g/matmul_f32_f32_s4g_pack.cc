@@ -12,7 +12,7 @@ void PackLane(int lane, At at, uint32_t* words) {
   for (int j = 0; j < 4; ++j) {
     words[j] = 0;
     for (int i = 0; i < 8; ++i) {
-      const int row = g + i / 2 % 2 * 8, column = 16 * j + 2 * t + i % 2 + i / 4 * 8;
+      const int row = g + i / 2 % 2 * 8, column = 16 * j + 4 * t + i % 2 + i / 4 * 2;
       words[j] |= at(row, column) << (4 * (i / 2 + 4 * (i % 2)));
     }
   }
@@ -38,7 +38,7 @@ Packed Pack(const PackParams& p, ThreadPool* pool) {
     for (int lane = 0; lane < 32; ++lane) PackLane(lane, at, out.codes.data() + (tile * 32 + lane) * 4);
     for (int64_t row = 0; row < kTileRows && r * kTileRows + row < p.n; ++row) {
       const auto from = static_cast<size_t>((r * kTileRows + row) * groups + c * kTileColumns / p.group);
-      const auto to = static_cast<size_t>(tile * kTileRows + row);
+      const auto to = static_cast<size_t>(tile * kTileRows + row % 8 * 2 + row / 8);
       out.scales[to] = p.scales[from];
       if (!p.zeros.empty()) out.zeros[to] = static_cast<uint8_t>(p.zeros[from] + kOffset);
     }

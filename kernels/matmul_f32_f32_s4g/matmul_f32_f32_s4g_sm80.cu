@@ -54,18 +54,19 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp)
   for (int r = 0; r < kRowTiles; ++r) {
     const int64_t at = min(row_tile0 + r, row_tiles - 1) * tiles + begin;
     codes[r] = static_cast<const uint4*>(w.w) + at * 32 + lane;
-    scales[r] = w.w_scale + at * kTileRows + g;
-    zeros[r] = has_zeros ? w.w_zero + at * kTileRows + g : nullptr;
+    scales[r] = w.w_scale + at * kTileRows + 2 * g;
+    zeros[r] = has_zeros ? w.w_zero + at * kTileRows + 2 * g : nullptr;
   }
   const auto load = [&](int tile, Weights(&to)[kRowTiles]) {  // tile is below end
     const int step = tile - begin;
 #pragma unroll
     for (int r = 0; r < kRowTiles; ++r) {
       to[r].codes = cuda::LoadStreaming16(codes[r] + step * 32);
-      to[r].scale0 = scales[r][step * kRowsOfTile];
-      to[r].scale1 = scales[r][step * kRowsOfTile + 8];
+      const float2 both = *reinterpret_cast<const float2*>(scales[r] + step * kRowsOfTile);
+      to[r].scale0 = both.x;
+      to[r].scale1 = both.y;
       to[r].zero0 = has_zeros ? zeros[r][step * kRowsOfTile] : 8;
-      to[r].zero1 = has_zeros ? zeros[r][step * kRowsOfTile + 8] : 8;
+      to[r].zero1 = has_zeros ? zeros[r][step * kRowsOfTile + 1] : 8;
     }
   };
   float acc[kRowTiles][kTiles][4] = {};
@@ -79,14 +80,14 @@ __global__ void __launch_bounds__(kWarps<kForm, kTiles>* cuda::kWarp)
     }
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      Halves x[kTiles][2];  // columns 2t, 2t + 1 of the 16, and those 8 further
+      Halves x[kTiles][2];  // columns 4t, 4t + 1 of the 16, and those 2 further
 #pragma unroll
       for (int c = 0; c < kTiles; ++c) {
         const int64_t m = m0 + (kPaired ? g % 4 : c * 8 + g);
-        const float* from = p.x + m * p.k + tile * kTileColumns + j * 16 + t * 2;
-        const bool inside = m < p.m;
-        x[c][0] = Split(inside ? *reinterpret_cast<const float2*>(from) : make_float2(0, 0));
-        x[c][1] = Split(inside ? *reinterpret_cast<const float2*>(from + 8) : make_float2(0, 0));
+        const float* from = p.x + m * p.k + tile * kTileColumns + j * 16 + t * 4;
+        const float4 v = m < p.m ? *reinterpret_cast<const float4*>(from) : make_float4(0, 0, 0, 0);
+        x[c][0] = Split(make_float2(v.x, v.y));
+        x[c][1] = Split(make_float2(v.z, v.w));
       }
 #pragma unroll
       for (int r = 0; r < kRowTiles; ++r) {
@@ -172,11 +173,10 @@ absl::Status LaunchTiles(const cuda::SimtParams& p, const cuda::Stream& stream) 
 }
 
 // For few rows in digits. A word's nibbles are four columns of channel g and the same four of channel g + 8.
-struct TileColumns {  // of lane t's word j: columns 2t, 2t + 8, 2t + 1, 2t + 9 of the 16 from 16 j on
+struct TileColumns {  // of lane t's word j: columns 4t, 4t + 2, 4t + 1, 4t + 3 of the 16 from 16 j on
   __device__ static void Load(const float* row, int first, int64_t, int word, float (&v)[4]) {
-    const float* const from = row + first + word % 4 * 16 + word / 4 * 2;
-    const float2 a = *reinterpret_cast<const float2*>(from), b = *reinterpret_cast<const float2*>(from + 8);
-    v[0] = a.x, v[1] = b.x, v[2] = a.y, v[3] = b.y;
+    const float4 x = *reinterpret_cast<const float4*>(row + first + word % 4 * 16 + word / 4 * 4);
+    v[0] = x.x, v[1] = x.z, v[2] = x.y, v[3] = x.w;
   }
 };
 struct TileCodes {
@@ -187,16 +187,17 @@ struct TileCodes {
     const cuda::Linear& w = p.linears.linear[cuda::simt::LinearAt(p.linears, kTileRows, index)];
     const int64_t at = index * (p.k / kTileColumns) + warp;
     codes = static_cast<const uint4*>(w.w) + at * 32 + lane;
-    scales = w.w_scale + at * kTileRows + lane / 4;
-    zeros = w.w_zero == nullptr ? nullptr : w.w_zero + at * kTileRows + lane / 4;
+    scales = w.w_scale + at * kTileRows + lane / 4 * 2;
+    zeros = w.w_zero == nullptr ? nullptr : w.w_zero + at * kTileRows + lane / 4 * 2;
   }
   __device__ void Load(int step, Step& to) const {
     const int tile = step * cuda::stream::kWarps, scale = tile * kRowsOfTile;
     to.codes = cuda::LoadStreaming16(codes + tile * 32);
-    to.scale0 = __ldg(scales + scale);
-    to.scale1 = __ldg(scales + scale + 8);
+    const float2 both = __ldg(reinterpret_cast<const float2*>(scales + scale));
+    to.scale0 = both.x;
+    to.scale1 = both.y;
     to.zero0 = zeros != nullptr ? __ldg(zeros + scale) : 8;
-    to.zero1 = zeros != nullptr ? __ldg(zeros + scale + 8) : 8;
+    to.zero1 = zeros != nullptr ? __ldg(zeros + scale + 1) : 8;
   }
 
   const uint4* codes;

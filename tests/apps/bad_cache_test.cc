@@ -116,6 +116,7 @@ TEST_CASE("A model file that shrinks while it is read ends with 3 and leaves not
 }
 
 TEST_CASE("Too little address space ends with 7, and a smaller one with 7 too", "[apps][bad]") {
+  if (kSanitized) return;
   const Workplace w;
   WritePlantedModel(w / "planted");
   bool ran_out = false;

@@ -15,12 +15,6 @@
 namespace spikefold::testing {
 namespace {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kLimitsAddressSpace = false;  // a sanitizer needs terabytes of it
-#else
-constexpr bool kLimitsAddressSpace = true;
-#endif
-
 struct Pipe {
   int read = -1, write = -1;
 };
@@ -43,7 +37,7 @@ Pipe MakePipe() {
     const size_t equals = entry.find('=');
     setenv(entry.substr(0, equals).c_str(), entry.substr(equals + 1).c_str(), 1);
   }
-  if (options.max_memory > 0 && kLimitsAddressSpace) {
+  if (options.max_memory > 0 && !kSanitized) {
     const rlimit limit = {options.max_memory, options.max_memory};
     setrlimit(RLIMIT_AS, &limit);
   }

@@ -20,21 +20,48 @@ using cuda::Ok;
 using cuda::TheStream;
 namespace s4g = matmul_f32_f32_s4g;
 
-// Y of a case in double, and what each value may be off by: x is split to 2^-17, products are exact.
-void ExpectProduct(const QuantizedOperands& o, std::vector<double>& expected,
+// How a kernel rounds x.
+enum class Path { kAny, kClusters };
+
+// Up to 4 rows, and up to 4 that are left over of 16 at a time, have two f16 parts in clusters.
+bool HasTwoParts(int64_t row, int64_t rows) { return rows - row / 16 * 16 <= 4; }
+
+// Y of a case in double, and what each value may be off by. A rounding to p bits is off by 2^-p of the value
+// at most, to either side: by Hoeffding's inequality a sum of such errors exceeds 6 times 2^-p times the root
+// of the sum of the terms' squares once in 3e7 sums, and it never exceeds 2^-p of the sum of their sizes. In
+// clusters codes and zero points are multiplied apart, by a tensor core that cuts what it adds to 24 bits of
+// the largest: 17 numbers at a time, 4 times for 64 columns, for codes and for sums of x, 2 * 4 * 17 * 2^-24.
+void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& expected,
                    std::vector<double>& tolerance) {
   const QuantizedCase& c = o.shape;
+  constexpr int kOffset = 8;  // of codes as they are multiplied in clusters
+  const int64_t groups = c.k / c.group;
   for (int64_t m = 0; m < c.m; ++m) {
+    double largest = 0;
+    for (int64_t k = 0; k < c.k; ++k) {
+      largest = std::max(largest, std::abs(static_cast<double>(o.x[static_cast<size_t>(m * c.k + k)])));
+    }
     for (int64_t n = 0; n < c.n; ++n) {
-      double sum = 0, size = 0;
+      double sum = 0, size = 0, squares = 0, stored = 0, scales = 0;
       for (int64_t k = 0; k < c.k; ++k) {
-        const double term = static_cast<double>(o.x[static_cast<size_t>(m * c.k + k)]) * o.Weight(n, k);
+        const double x = o.x[static_cast<size_t>(m * c.k + k)], term = x * o.Weight(n, k);
+        const auto group = static_cast<size_t>(n * groups + k / c.group);
+        const double scale = o.w_scale[group];
         sum += term;
         size += std::abs(term);
+        squares += term * term;
+        const int code = o.codes[static_cast<size_t>(n * c.k + k)] + kOffset;
+        const int zero = o.w_zero.empty() ? kOffset : o.w_zero[group] + kOffset;
+        stored += std::abs(x * scale * (code + zero));
+        scales += std::abs(scale) * 8;
       }
       if (!o.bias.empty()) sum += static_cast<double>(o.bias[static_cast<size_t>(n)]);
       expected.push_back(sum);
-      tolerance.push_back(size * (0x1p-17 + 4 * std::sqrt(static_cast<double>(c.k)) * 0x1p-24) +
+      const double bits = path == Path::kAny ? 0x1p-17 : HasTwoParts(m, c.m) ? 0x1p-22 : 0x1p-11;
+      const double rounding = bits * std::min(size, 6 * std::sqrt(squares));
+      const double clusters = path == Path::kAny ? 0 : stored * 0x1p-17 + largest * scales * 0x1p-40;
+      const double sums = size * 4 * std::sqrt(static_cast<double>(c.k)) * 0x1p-24;
+      tolerance.push_back((path == Path::kAny ? size * bits : rounding) + clusters + sums +
                           std::abs(sum) * 0x1p-22);
     }
   }
@@ -45,13 +72,22 @@ bool IsHopper() {
   return is;
 }
 
-void RunTiles(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& report, bool hopper = false) {
-  const QuantizedOperands o(c, seed);
+struct Change {
+  bool flip = false;  // one nibble
+  float spike = 0;    // put into two channels of each row
+};
+void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, CheckReport& report,
+              bool hopper = false) {
+  QuantizedOperands o(c, seed);
+  for (int64_t m = 0; m < c.m && change.spike != 0; ++m) {
+    o.x[static_cast<size_t>(m * c.k + 37)] = change.spike + static_cast<float>(m);
+    o.x[static_cast<size_t>(m * c.k + c.k / 2 + m)] = -change.spike / 3;
+  }
   std::vector<double> expected, tolerance;
-  ExpectProduct(o, expected, tolerance);
+  ExpectProduct(o, hopper ? Path::kClusters : Path::kAny, expected, tolerance);
   s4g::Packed packed = s4g::Pack(
       {.n = c.n, .k = c.k, .group = c.group, .codes = o.codes, .scales = o.w_scale, .zeros = o.w_zero});
-  if (flip) packed.codes[packed.codes.size() / 3] ^= 1;
+  if (change.flip) packed.codes[packed.codes.size() / 3] ^= 1;
   const Array<uint32_t> w(packed.codes);
   const Array<float> scales(packed.scales), x(o.x), bias(o.bias), y(c.m * c.n);
   const Array<uint8_t> zeros(packed.zeros);
@@ -72,7 +108,7 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
   uint64_t seed = 3;
   for (const bool hopper : {false, true}) {
     if (hopper && !IsHopper()) continue;
-    const auto run = [&](const QuantizedCase& c) { RunTiles(c, ++seed, false, report, hopper); };
+    const auto run = [&](const QuantizedCase& c) { RunTiles(c, ++seed, {}, report, hopper); };
     for (const int64_t m : {1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33, 64, 70}) {
       for (const bool zeros : {false, true}) {
         run({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4, .w_zeros = zeros, .bias = m % 2 == 0});
@@ -88,13 +124,94 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
   }
   if (IsHopper()) {  // blocks of several pairs of tiles, warps that share K, several rounds
     for (const int64_t m : {2, 5, 16, 32}) {
-      RunTiles({.m = m, .n = 4100, .k = 1024, .group = 64, .bits = 4}, ++seed, false, report, true);
-      RunTiles({.m = m, .n = 500, .k = 14336, .group = 128, .bits = 4, .w_zeros = true}, ++seed, false,
-               report, true);
+      RunTiles({.m = m, .n = 4100, .k = 1024, .group = 64, .bits = 4}, ++seed, {}, report, true);
+      RunTiles({.m = m, .n = 500, .k = 14336, .group = 128, .bits = 4, .w_zeros = true}, ++seed, {}, report,
+               true);
     }
   }
   INFO(report.detail);
   CHECK(report.ok());
+}
+
+TEST_CASE("A spike of thousands leaves the other channels of its row their precision",
+          "[gpu][matmul][decode]") {
+  CheckReport report;
+  for (const bool hopper : {false, true}) {
+    if (hopper && !IsHopper()) continue;
+    for (const int64_t m : {1, 4, 8, 16, 20}) {
+      for (const float spike : {5000.0f, 1e6f}) {
+        RunTiles({.m = m, .n = 100, .k = 4096, .group = 64, .bits = 4, .w_zeros = m == 8},
+                 static_cast<uint64_t>(m), {.spike = spike}, report, hopper);
+      }
+    }
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("Values beyond the range of f16 are scaled, what is not finite stays in its row",
+          "[gpu][matmul][decode]") {
+  if (!IsHopper()) return;
+  constexpr int64_t kRows = 9, kN = 32, kK = 128;
+  const s4g::Packed packed = s4g::Pack({.n = kN,
+                                        .k = kK,
+                                        .group = 64,
+                                        .codes = std::vector<int8_t>(kN * kK, 1),
+                                        .scales = std::vector<float>(kN * kK / 64, 0.5f)});
+  std::vector<float> x(kRows * kK, 0.0f);
+  const float values[kRows] = {1e30f, 1e-30f, INFINITY, 3.0f, -65536.0f, NAN, 0.0f, 1e-38f, -1e38f};
+  for (int64_t m = 0; m < kRows; ++m) x[static_cast<size_t>(m * kK + 5)] = values[m];
+  const Array<uint32_t> w(packed.codes);
+  const Array<float> scales(packed.scales), d_x(x), y(kRows * kN);
+  cuda::SimtParams p = {.m = kRows, .k = kK, .x = d_x.data(), .linears = {.count = 1}};
+  p.linears.linear[0] = {.n = kN, .w = w.data(), .w_scale = scales.data(), .group = 64, .y = y.data()};
+  Ok(s4g::RunHopper(p, TheStream()));
+  const std::vector<float> got = y.Read();
+  for (int64_t m = 0; m < kRows; ++m) {
+    INFO("row " << m);
+    for (int64_t n = 0; n < kN; ++n) {
+      const float v = got[static_cast<size_t>(m * kN + n)];
+      if (std::isfinite(values[m])) {
+        CHECK(std::abs(v - 0.5f * values[m]) <= std::abs(values[m]) * 0x1p-11f);
+      } else {
+        CHECK_FALSE(std::isfinite(v));
+      }
+    }
+  }
+}
+
+TEST_CASE("Each code, scale and zero point lies where the tensor cores' lanes look for it",
+          "[matmul][pack]") {
+  constexpr int64_t kN = 40, kK = 192, kGroup = 64, kTiles = kK / 64;
+  std::vector<int8_t> codes(kN * kK), zeros(kN * kTiles);
+  std::vector<float> scales(kN * kTiles);
+  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<int8_t>(i * 7 / 3 % 16) - 8;
+  for (size_t i = 0; i < zeros.size(); ++i) {
+    zeros[i] = static_cast<int8_t>(i * 5 % 16) - 8;
+    scales[i] = static_cast<float>(i + 1);
+  }
+  const s4g::Packed packed =
+      s4g::Pack({.n = kN, .k = kK, .group = kGroup, .codes = codes, .scales = scales, .zeros = zeros});
+  // As mma.m16n8k16 has its left operand: register q of lane 4 g + t holds channel g + 8 (q % 2), columns 2 t
+  // and 2 t + 1 of the half q / 2 of the instruction's 16. Column 2 t + i of half h is column 4 t + 2 h + i
+  // of W, on both sides; register q of a word is its nibbles q and q + 4.
+  size_t wrong = 0;
+  for (int64_t n = 0; n < 48; ++n) {
+    for (int64_t k = 0; k < kK; ++k) {
+      const int64_t tile = n / 16 * kTiles + k / 64, g = n % 8, high = n % 16 / 8;
+      const int64_t j = k % 64 / 16, t = k % 16 / 4, h = k % 4 / 2, i = k % 2;
+      const uint32_t word = packed.codes[static_cast<size_t>((tile * 32 + g * 4 + t) * 4 + j)];
+      const int64_t q = high + 2 * h;
+      const int code = static_cast<int>(word >> (4 * (q + 4 * i)) & 15) - 8;
+      const size_t at = static_cast<size_t>(tile * 16 + g * 2 + high),
+                   from = static_cast<size_t>(n * kTiles + k / 64);
+      const bool inside = n < kN;
+      wrong += code != (inside ? codes[static_cast<size_t>(n * kK + k)] : 0);
+      wrong += packed.scales[at] != (inside ? scales[from] : 0.0f);
+      wrong += packed.zeros[at] - 8 != (inside ? zeros[from] : 0);
+    }
+  }
+  CHECK(wrong == 0);
 }
 
 TEST_CASE("One wrong nibble of a tile is found", "[gpu][matmul][decode][canary]") {
@@ -102,7 +219,7 @@ TEST_CASE("One wrong nibble of a tile is found", "[gpu][matmul][decode][canary]"
     if (hopper && !IsHopper()) continue;
     for (const int64_t m : {1, 8, 40}) {
       CheckReport report;
-      RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4}, 5, true, report, hopper);
+      RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4}, 5, {.flip = true}, report, hopper);
       CHECK(report.num_values > 0);
       CHECK(report.worst > 2);
     }
