@@ -77,7 +77,12 @@ absl::StatusOr<Difference> CompareMatrix(const WeightRows& ours, const WeightRow
     const size_t width = static_cast<size_t>(k), count = static_cast<size_t>(end - begin);
     std::vector<float> x(count * width), y(count * width);
     SF_RETURN_IF_ERROR(ours.Read(begin, end, x.data()));
-    SF_RETURN_IF_ERROR(theirs.Read(begin, end, y.data()));
+    const absl::Status read = theirs.Read(begin, end, y.data());
+    if (absl::IsDataLoss(read)) {  // readers take no values that are not finite
+      y.assign(y.size(), std::numeric_limits<float>::infinity());
+    } else {
+      SF_RETURN_IF_ERROR(read);
+    }
     for (size_t i = 0; i < count; ++i) {
       rows[static_cast<size_t>(begin) + i] = Compare(x.data() + i * width, y.data() + i * width, width);
     }

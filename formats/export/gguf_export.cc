@@ -205,7 +205,7 @@ class Exporter {
     const bool llama = arch_ == "llama";
     if (llama) biases_.qkv = biases_.o = biases_.attention;
     for (const ExportWeight& w : source_.weights()) {
-      const bool fits = w.node.role != Role::kHead && (llama || (!biases_.o && !biases_.mlp));
+      const bool fits = llama ? w.node.role != Role::kHead : NeedsBias({.qkv = true}, w.node.role);
       if (!w.has_bias || fits) continue;
       return absl::UnimplementedError(
           absl::StrCat(source_.path(), ": ", w.node.module, " has a bias, for which llama.cpp's ", arch_,

@@ -81,11 +81,10 @@ class MetaspaceDecoder : public DecoderStep {
  public:
   MetaspaceDecoder(std::string replacement, bool prepended)
       : replacement_(std::move(replacement)), prepended_(prepended) {}
+  // The library takes what was prepended off by leaving out every replacement of the first token.
   void Apply(std::vector<DecodedToken>* tokens) const override {
     for (size_t i = 0; i < tokens->size(); ++i) {
-      absl::string_view text = (*tokens)[i].text;
-      if (i == 0 && prepended_) absl::ConsumePrefix(&text, replacement_);
-      (*tokens)[i].text = absl::StrReplaceAll(text, {{replacement_, " "}});
+      absl::StrReplaceAll({{replacement_, i == 0 && prepended_ ? "" : " "}}, &(*tokens)[i].text);
     }
   }
 

@@ -1,5 +1,6 @@
 #include "formats/tokenizer/pretokenizer.h"
 
+#include <algorithm>
 #include <iterator>
 
 #include "absl/strings/match.h"
@@ -30,7 +31,8 @@ std::vector<Segment> Segments(size_t size, const std::vector<Range>& matches, bo
   return segments;
 }
 
-// Applies `behavior` to segments that lie at `offset`; appends non-empty ranges.
+// Applies `behavior` to segments that lie at `offset`; appends non-empty ranges. Empty ones (of a pattern
+// that matches nothing) stand between their neighbours until all is joined, as in the library.
 void Split(const std::vector<Segment>& segments, SplitBehavior behavior, size_t offset,
            std::vector<Range>* out) {
   const size_t first = out->size();
@@ -58,10 +60,13 @@ void Split(const std::vector<Segment>& segments, SplitBehavior behavior, size_t 
     previous_delimiter = s.is_delimiter;
     if (join && out->size() > first && out->back().second == range.first) {
       out->back().second = range.second;
-    } else if (range.first < range.second) {
+    } else {
       out->push_back(range);
     }
   }
+  const auto is_empty = [](const Range& r) { return r.first == r.second; };
+  out->erase(std::remove_if(out->begin() + static_cast<std::ptrdiff_t>(first), out->end(), is_empty),
+             out->end());
 }
 
 class RegexSplit : public PreTokenizerStep {

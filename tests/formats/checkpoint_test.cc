@@ -12,12 +12,15 @@
 #include "formats/gguf.h"
 #include "formats/quantized/native.h"
 #include "formats/safetensors_model.h"
+#include "tests/formats/export_kit.h"
+#include "tests/testing/status_matchers.h"
 #include "tests/testing/temp_directory.h"
 
 namespace spikefold {
 namespace {
 
 using absl::StatusCode;
+using testing::Fails;
 using testing::TempDirectory;
 
 std::string Tiny(const std::string& name) { return SPIKEFOLD_TEST_DATA "/tiny/" + name; }
@@ -426,6 +429,60 @@ TEST_CASE("A native checkpoint without a needed tensor is refused", "[checkpoint
                ": tensor model.layers.0.mlp.up_proj.weight [80, 64] is missing");
   WriteNative(dir / "b", "model.norm.weight");
   CheckRefused(dir / "b", StatusCode::kDataLoss, ": tensor model.norm.weight [64] is missing");
+}
+
+TEST_CASE("A native checkpoint whose linears, shifts or rotations do not fit its model is refused",
+          "[checkpoint][native]") {
+  using export_kit::NativeExtras;
+  const auto base = Open(Tiny("llama"));
+  const auto refused = [&](const std::function<void(NativeInfo&)>& spoil, bool biased, const Json& config,
+                           const std::string& message) {
+    const TempDirectory directory;
+    const std::string path = directory / "q";
+    NativeExtras extras;
+    extras.info = spoil;
+    export_kit::WriteNative(
+        *base, path,
+        [&](QuantizedLinear& q) {
+          if (!biased || q.module == "lm_head") return;
+          q.has_bias = true;
+          q.bias.assign(static_cast<size_t>(q.n), 1);
+        },
+        extras);
+    if (!config.is_null()) {
+      Json json = *ParseJson(*ReadFileToString(path + "/config.json", 1 << 20), "config.json");
+      for (const auto& [key, value] : config.object()) json.Set(key, value);
+      REQUIRE(WriteFileAtomically(path + "/config.json", json.Dump()).ok());
+    }
+    INFO(message);
+    CHECK_THAT(CheckpointReader::Open(path).status(), Fails(StatusCode::kDataLoss, message));
+  };
+  const int64_t d = base->graph().config.hidden, f = base->graph().config.intermediate;
+  const auto shift = [](const char* site, int64_t width) {
+    return [=](NativeInfo& info) {
+      info.shifts = {{site, std::vector<float>(static_cast<size_t>(width), 0.5f)}};
+    };
+  };
+  const auto nothing = [](NativeInfo&) {};
+  refused(shift("layers.0.ffn_in", d), false, Json(),
+          "a shift of layers.0.ffn_in, whose product has no bias");
+  refused(shift("layers.0.ffn_in", d + 1), true, Json(),
+          absl::StrCat("shift of layers.0.ffn_in is [", d + 1, "]"));
+  refused(shift("layers.9.ffn_in", d), true, Json(),
+          "a shift of \"layers.9.ffn_in\", which the model has not");
+  refused(shift("final", d), true, Json(), "a shift of final, whose product has no bias to be in");
+  refused(
+      [&](NativeInfo& info) {
+        info.rotations = {
+            {"R4", RotationPlace::kDownIn, {2}, std::vector<int8_t>(static_cast<size_t>(2 * f), 1), {}}};
+      },
+      false, Json(), "R4");
+  const auto layers = Json::MakeObject().Set("num_hidden_layers", 1);
+  refused(nothing, false, layers, "has no place in a llama model");
+  const auto wide = Json::MakeObject().Set("intermediate_size", f * 2);
+  refused(nothing, false, wide, absl::StrCat("the configuration needs [", f * 2));
+  const auto more = Json::MakeObject().Set("num_hidden_layers", base->graph().config.num_layers + 1);
+  refused(nothing, false, more, "is missing");
 }
 
 }  // namespace spikefold

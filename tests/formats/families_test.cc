@@ -1,11 +1,17 @@
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <functional>
 
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "formats/base/file.h"
 #include "formats/families/family.h"
 #include "formats/families/gguf_fields.h"
 #include "formats/gguf.h"
+#include "formats/gguf_writer.h"
+#include "formats/model_graph.h"
+#include "tests/testing/status_matchers.h"
+#include "tests/testing/temp_directory.h"
 
 namespace spikefold {
 namespace {
@@ -244,6 +250,102 @@ TEST_CASE("Llama-3 parameters are found behind a table of frequency divisors", "
   factors[3] = -1;
   CHECK(RopeFromFactors(factors, 500000.0, "m.gguf").status().code() == StatusCode::kDataLoss);
   CHECK(RopeFromFactors({{2.0f, 2.0f}}, 1e4, "m.gguf")->scaling == RopeScaling::kLinear);
+}
+
+// A GGUF file of a model with d = 16 and two heads, with `edit`'s metadata beside the least that it needs.
+absl::StatusOr<ModelConfig> FromGguf(const std::string& arch, const std::function<void(GgufMetadata&)>& edit,
+                                     int64_t factors = 0) {
+  const testing::TempDirectory directory;
+  const std::string path = directory / "m.gguf";
+  GgufMetadata metadata;
+  metadata.AddString("general.architecture", arch);
+  metadata.AddU32(arch + ".embedding_length", 16);
+  metadata.AddU32(arch + ".feed_forward_length", 32);
+  metadata.AddU32(arch + ".block_count", 2);
+  metadata.AddU32(arch + ".attention.head_count", 2);
+  metadata.AddF32(arch + ".attention.layer_norm_rms_epsilon", 1e-5f);
+  edit(metadata);
+  std::vector<GgufWriter::Spec> tensors = {{"token_embd.weight", {4, 16}, GgmlType::kF32}};
+  if (factors > 0) tensors.push_back({"rope_freqs.weight", {factors}, GgmlType::kF32});
+  const auto writer = GgufWriter::Create(path, metadata, tensors);
+  REQUIRE(writer.status() == absl::OkStatus());
+  for (const auto& t : tensors) {
+    std::string ones;
+    for (uint64_t i = 0; i < t.bytes() / 4; ++i) ones += std::string("\0\0\x80\x3f", 4);
+    REQUIRE((*writer)->Write(t.name, ones).ok());
+  }
+  REQUIRE((*writer)->Finish().ok());
+  const auto file = GgufFile::Open(path);
+  REQUIRE(file.status() == absl::OkStatus());
+  return ConfigFromGguf(**file);
+}
+
+TEST_CASE("Metadata of a GGUF file that changes the function is refused by name", "[families][gguf]") {
+  using Edit = std::function<void(GgufMetadata&)>;
+  const auto refused = [](const Edit& edit, const std::string& message,
+                          StatusCode code = StatusCode::kUnimplemented, const std::string& arch = "llama",
+                          int64_t factors = 0) {
+    CHECK_THAT(FromGguf(arch, edit, factors).status(), testing::Fails(code, message));
+  };
+  refused(
+      [](GgufMetadata& m) {
+        m.AddI32s("llama.attention.head_count_kv", {{1, 2}});
+      },
+      "\"llama.attention.head_count_kv\" differs between layers, which is not supported");
+  refused([](GgufMetadata& m) { m.AddU32("llama.expert_count", 8); },
+          "\"llama.expert_count\" is 8, which is not supported; only 0 is");
+  refused([](GgufMetadata& m) { m.AddF32("llama.logit_scale", 0.5f); }, "only 1 is");
+  refused([](GgufMetadata& m) { m.AddU32("llama.mystery", 1); }, "unknown metadata \"llama.mystery\"");
+  refused([](GgufMetadata& m) { m.AddU32("split.count", 3); }, "is one part of a split model");
+  refused([](GgufMetadata& m) { m.AddString("split.count", "3"); }, "is one part of a split model");
+  refused([](GgufMetadata& m) { m.AddString("llama.rope.scaling.type", "yarn"); },
+          "rope scaling \"yarn\"; supported are none and linear");
+  refused([](GgufMetadata& m) { m.AddU32("llama.attention.value_length", 4); },
+          "value_length=4 differs from key_length=8");
+  refused([](GgufMetadata& m) { m.AddU32("llama.rope.dimension_count", 4); },
+          "rope.dimension_count=4; only the whole head_dim=8 is supported");
+  refused([](GgufMetadata& m) { m.AddU32("llama.attention.sliding_window", 4); },
+          "sliding_window is not supported");
+  refused([](GgufMetadata& m) { m.AddU32("qwen2.attention.sliding_window", 4); },
+          "a sliding window in a Qwen GGUF", StatusCode::kUnimplemented, "qwen2");
+  refused([](GgufMetadata& m) { m.AddF32("llama.rope.scale_linear", 2); },
+          "has both rope_freqs.weight and rope scaling", StatusCode::kUnimplemented, "llama", 4);
+
+  const auto contradicts = [&](const Edit& edit, const std::string& message, int64_t factors = 0) {
+    refused(edit, message, StatusCode::kDataLoss, "llama", factors);
+  };
+  contradicts([](GgufMetadata& m) { m.AddF32("llama.rope.freq_base", std::nanf("")); }, "is not finite");
+  contradicts([](GgufMetadata& m) { m.AddF32("llama.rope.freq_base", -1); },
+              "rope base -1 and factor 1 must be");
+  contradicts([](GgufMetadata& m) { m.AddF32("llama.rope.scale_linear", 0); },
+              "and factor 0 must be positive");
+  contradicts([](GgufMetadata&) {}, "rope_freqs.weight is [3]; [4] is needed", 3);
+  contradicts([](GgufMetadata& m) { m.AddString("llama.context_length", "long"); }, "llama.context_length");
+}
+
+TEST_CASE("Metadata that changes nothing is let through", "[families][gguf]") {
+  const auto llama = FromGguf("llama", [](GgufMetadata& m) {
+    m.AddI32s("llama.attention.head_count_kv", {{1, 1}});
+    m.AddU32("llama.expert_count", 0);
+    m.AddU32("split.count", 1);
+    m.AddF32("llama.rope.scale_linear", 2);
+  });
+  REQUIRE(llama.status() == absl::OkStatus());
+  CHECK(llama->num_kv_heads == 1);
+  CHECK(llama->rope == RopeConfig{.scaling = RopeScaling::kLinear, .factor = 2});
+  CHECK(FromGguf(
+            "llama", [](GgufMetadata&) {}, 4)
+            ->rope == RopeConfig{});  // divisors of 1
+  const auto pattern = [](std::vector<bool> layers) {
+    return FromGguf("gemma3", [layers](GgufMetadata& m) {
+      m.AddU32("gemma3.attention.sliding_window", 4);
+      m.AddBools("gemma3.attention.sliding_window_pattern", layers);
+    });
+  };
+  REQUIRE(pattern({true, false}).status() == absl::OkStatus());
+  CHECK(pattern({true, false})->sliding_layers == std::vector<bool>{true, false});
+  CHECK_THAT(BuildGraph(*pattern({true})).status(),
+             testing::Fails(StatusCode::kDataLoss, "1 layer types for 2 layers; one a layer is needed"));
 }
 
 }  // namespace spikefold

@@ -93,6 +93,8 @@ TEST_CASE("Layouts that are not known are refused by name", "[foreign]") {
                  "\"quantization_status\"",
                  "transform_config turns activations while the model runs"},
                 {"gptq", "\"bits\": 4", "\"bits\": 3", "codes of 3 bits; 2, 4 and 8 can be read"},
+                {"ct_w4", "\"config_groups\": {", "\"config_groups\": {\"W4A16\": [\"Linear\"],",
+                 "config group \"W4A16\" by a preset's name; groups that are written out can be read"},
                 {"awq", "\"quant_method\": \"awq\"", "\"quant_method\": \"hqq\"",
                  "is quantized by \"hqq\"; spikefold, gptq, awq, compressed-tensors and unquantized models "
                  "can be read"}};
@@ -146,6 +148,18 @@ TEST_CASE("Parts that contradict each other end in an error, not in wrong weight
                     t = Tensor(DType::kI32, {3, 32});
                   }),
              Fails(StatusCode::kUnimplemented, "codes of 2, 4 and 8 bits can be read"));
+  CHECK_THAT(edit("gptq", "g_idx", [](Tensor& t) { t = Tensor(DType::kI64, {32}); }),
+             Fails(StatusCode::kDataLoss, "g_idx: is I64 [32]; I32 [32] is needed"));
+  CHECK_THAT(edit("gptq", "qzeros",
+                  [](Tensor& t) {
+                    t = Tensor(DType::kF16, {2, 4});
+                  }),
+             Fails(StatusCode::kDataLoss, "qzeros: is F16 [2, 4]; a matrix of I32 is needed"));
+  CHECK_THAT(edit("gptq", "scales",
+                  [](Tensor& t) {
+                    t = Tensor(DType::kF16, {2, 31});
+                  }),
+             Fails(StatusCode::kDataLoss, "scales: is [2, 31]; rows of 32 are needed"));
   CHECK_THAT(edit("ct_w4", "weight_shape", [](Tensor& t) { t.as<int64_t>()[1] = 31; }),
              Fails(StatusCode::kDataLoss, "weight_shape: is not [32, 32]"));
   CHECK_THAT(edit("ct_mixed", "weight_scale",
@@ -221,6 +235,34 @@ TEST_CASE("A group size that nobody says is 128 columns, and refused where it co
                    "say group_size in quantization_config"));
   CHECK_THAT(read(256, 4, true), Fails(StatusCode::kDataLoss,
                                        "the configuration says 2 of 128 columns (group_size, by default)"));
+}
+
+TEST_CASE("A group size that is none, and codes whose zero points are none, are refused", "[foreign]") {
+  const auto config = [](const std::string& json) {
+    return ParseForeignConfig(*ParseJson(json, "config"), "c");
+  };
+  for (const char* size : {"0", "-2"}) {
+    CHECK_THAT(
+        config(absl::StrCat(R"({"quant_method": "gptq", "bits": 4, "group_size": )", size, "}")).status(),
+        Fails(StatusCode::kDataLoss, absl::StrCat("c: group_size is ", size, "; -1 or at least 1")));
+  }
+  const auto read = [&](DType dtype, Shape shape) {
+    const auto c =
+        config(R"({"quant_method": "compressed-tensors", "format": "int-quantized", "config_groups": {"g": {
+        "weights": {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": false}}}})");
+    REQUIRE(c.status() == absl::OkStatus());
+    const ForeignParts parts{
+        .has = [](absl::string_view suffix) { return suffix == "weight" || suffix == "weight_zero_point"; },
+        .read = [&](absl::string_view suffix) -> absl::StatusOr<Tensor> {
+          if (suffix == "weight_scale") return Tensor(DType::kF32, {8, 1});
+          if (suffix == "weight_zero_point") return Tensor(dtype, shape);
+          return Tensor(DType::kI8, {8, 16});
+        }};
+    return DequantizeForeign(*c, parts, "m", 8, 16).status();
+  };
+  CHECK(read(DType::kI8, {8, 1}) == absl::OkStatus());
+  CHECK_THAT(read(DType::kI32, {8, 1}), Fails(StatusCode::kDataLoss, "weight_zero_point: [8, 1] is not I8"));
+  CHECK_THAT(read(DType::kI8, {7, 1}), Fails(StatusCode::kDataLoss, "weight_zero_point: [7, 1] is not I8"));
 }
 
 TEST_CASE("Rows of GPTQ's zero points that are no whole words are refused", "[foreign]") {
