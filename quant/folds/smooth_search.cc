@@ -92,6 +92,7 @@ class SiteSearch {
       high = std::max(high, v);
     }
     std::vector<float> scales;
+    scales.reserve(mean.size());
     for (const double v : mean) scales.push_back(static_cast<float>(v / std::sqrt(low * high)));
     return scales;
   }

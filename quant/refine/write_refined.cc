@@ -88,6 +88,7 @@ absl::Status WriteRefined(const CheckpointReader& quantized, const Refined& refi
   }
   SF_ASSIGN_OR_RETURN(const auto files, quantized.SideFiles());
   std::vector<NativeSideFile> side_files;
+  side_files.reserve(files.size());
   for (const auto& file : files) side_files.push_back({file.name, file.bytes});
   NativeWriter::Options options{.overwrite = output.overwrite};
   if (!output.command.empty()) options.arguments = {output.command};

@@ -112,7 +112,7 @@ typedef struct SfTorchWindow {
 typedef struct SfTorchApi {
   int32_t abi;
   const char* torch_version;
-  int32_t (*cuda_devices)(void);  // usable ones
+  int32_t (*cuda_devices)();  // usable ones
   int32_t (*create)(const SfTorchGraph*, SfTorchModel**, SfTorchError*);
   void (*destroy)(SfTorchModel*);
   int32_t (*set_linear)(SfTorchModel*, int32_t node, const SfTorchLinear*, SfTorchError*);
@@ -147,7 +147,7 @@ typedef struct SfTorchApi {
 } SfTorchApi;
 
 // The one symbol of the plugin.
-typedef const SfTorchApi* (*SfTorchEntry)(void);
+typedef const SfTorchApi* (*SfTorchEntry)();
 #define SPIKEFOLD_TORCH_ENTRY "spikefold_torch_api"
 
 }  // extern "C"
