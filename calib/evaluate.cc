@@ -168,7 +168,7 @@ class Evaluation {
       const double nats = std::log(result.ppl) * static_cast<double>(result.num_scored);
       result.bits_per_byte = nats / (std::log(2.0) * static_cast<double>(bytes));
     }
-    result.seconds_reference = reference_arm_->seconds() - seconds_noise_;
+    result.seconds_reference = std::max(0.0, reference_arm_->seconds() - seconds_noise_);
     const OpCounters after = quantized_.ops().counters();
     result.num_missed_spike_rows = after.missed_spike_rows - before_.missed_spike_rows;
     result.num_saturated = after.saturated - before_.saturated;

@@ -34,6 +34,7 @@ absl::Status ScoringArm::Run(const EvalWindow& window) {
   const absl::Span<float> rows = hidden_.as<float>().subspan(0, window.tokens.size() * d);
   if (const float* known = memory_ ? memory_->Find(prefix_tokens_, window.tokens) : nullptr) {
     std::copy(known, known + rows.size(), rows.begin());
+    remembered_ = true;
   } else {
     cache_.Reset();
     SF_RETURN_IF_ERROR(Forward(model_, window.tokens, cache_, rows, options_));
@@ -55,15 +56,18 @@ absl::StatusOr<const float*> ScoringArm::Block(int64_t first, int64_t rows) {
   HiddenMemory* const memory = keeps_logits_ ? memory_ : nullptr;
   if (memory != nullptr) {
     const float* known = memory->FindLogits(prefix_tokens_, window_->tokens, static_cast<int64_t>(row));
-    if (known != nullptr) return known;
+    if (known != nullptr) {
+      remembered_ = true;
+      return known;
+    }
   }
   logits_.resize(static_cast<size_t>(rows * vocab()));
   SF_RETURN_IF_ERROR(Logits(model_, hidden_.as<float>().subspan(row * d, static_cast<size_t>(rows) * d),
                             absl::MakeSpan(logits_)));
+  seconds_ += SecondsSince(start);
   if (memory != nullptr) {
     memory->RememberLogits(prefix_tokens_, window_->tokens, static_cast<int64_t>(row), logits_);
   }
-  seconds_ += SecondsSince(start);
   return logits_.data();
 }
 

@@ -31,7 +31,8 @@ class ScoringArm {
   const EvalWindow& window() const { return *window_; }
   int64_t vocab() const { return model_.graph().config.vocab; }
   ThreadPool& pool() const { return model_.pool(); }
-  double seconds() const { return seconds_; }  // spent in Run and Block
+  // Spent in Run and Block; 0 where some of it was remembered, so that it says nothing of the model's speed.
+  double seconds() const { return remembered_ ? 0 : seconds_; }
 
  private:
   const RuntimeModel& model_;
@@ -44,6 +45,7 @@ class ScoringArm {
   std::vector<float> logits_;
   const EvalWindow* window_ = nullptr;
   double seconds_ = 0;
+  bool remembered_ = false;
 };
 
 // Scores of the window that both arms have run; `quantized` null: the reference alone.

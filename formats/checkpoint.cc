@@ -104,6 +104,12 @@ absl::StatusOr<std::unique_ptr<WeightRows>> CheckpointReader::OpenRows(absl::str
   return RowsInMemory(std::move(whole));
 }
 
+namespace {
+
+constexpr char kNotFinite[] = "spikefold/not_finite";  // payload of such a status
+
+}  // namespace
+
 absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where, absl::string_view tensor) {
   // Counts by the exponent bits, so that the loop vectorises; 2^24 values a part keep the counter small.
   int64_t bad = 0;
@@ -119,11 +125,15 @@ absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where
   if (bad == 0) return absl::OkStatus();
   size_t first = 0;
   while (std::isfinite(values[first])) ++first;
-  return absl::DataLossError(absl::StrCat(where, ": ", tensor, ": ", bad, " of ", values.size(),
-                                          " values are not finite, the first is ",
-                                          std::isnan(values[first]) ? "NaN" : "infinite", " at index ", first,
-                                          "; only finite weights are allowed"));
+  absl::Status status = absl::DataLossError(
+      absl::StrCat(where, ": ", tensor, ": ", bad, " of ", values.size(),
+                   " values are not finite, the first is ", std::isnan(values[first]) ? "NaN" : "infinite",
+                   " at index ", first, "; only finite weights are allowed"));
+  status.SetPayload(kNotFinite, absl::Cord());
+  return status;
 }
+
+bool IsNotFinite(const absl::Status& status) { return status.GetPayload(kNotFinite).has_value(); }
 
 absl::Status CheckRows(const Shape& shape, int64_t begin, int64_t end, absl::string_view where,
                        absl::string_view tensor) {

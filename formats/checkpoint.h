@@ -78,4 +78,7 @@ class CheckpointReader {
   virtual const std::vector<std::string>& warnings() const;
 };
 
+// Whether a reader's DataLoss is about values that are not finite, and nothing else.
+bool IsNotFinite(const absl::Status& status);
+
 }  // namespace spikefold

@@ -85,6 +85,7 @@ bool AllWithin(absl::Span<const int8_t> values, int lo, int hi) {
 }
 
 absl::Status CheckZeros(const QuantizedLinear& q) {
+  if (q.zeros.empty()) return absl::OkStatus();  // a float weight has no range of codes
   const int lo = q.format.lo(), hi = q.format.hi();
   if (AllWithin(q.zeros, lo, hi)) return absl::OkStatus();
   for (size_t i = 0; i < q.zeros.size(); ++i) {

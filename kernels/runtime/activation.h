@@ -30,7 +30,7 @@ class Activation {
   const ActivationForm* form = nullptr;  // of the last fill
   int64_t rows = 0;                      // of the last fill
   // Set before a fill: floats() must hold the float rows the form was made from, for taps and interventions.
-  // A fused backend may skip them otherwise.
+  // A fused backend may skip them otherwise, and Ops::SetRows() always.
   bool keep_floats = false;
   virtual Buffer& floats() = 0;
   virtual const Buffer& floats() const = 0;

@@ -119,7 +119,8 @@ class Ops {
   virtual absl::Status Attention(const AttentionArgs& args) = 0;
   virtual absl::Status GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
                                 const ActivationForm& form, Activation& out) = 0;
-  // Makes the form again after floats() was edited. They are as a tap sees them: rotated already.
+  // Makes the form again after floats() was edited. They are as a tap sees them: rotated already. Not after
+  // SetRows().
   virtual absl::Status Reform(Activation& x) = 0;
   // Fills x, whose form and number of rows are set, with rows as a tap saw them. They stay as they are until
   // the linears have read x: a backend of the host's memory need not copy them.

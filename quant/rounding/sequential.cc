@@ -58,7 +58,7 @@ class Stream {
     const absl::Span<const float> stopped =
         absl::MakeConstSpan(input).first(windows_[window].size() * width_);
     SiteTap tap(site, model_.pool(), input,
-                sizes_);  // at the end, when the walk has long taken the rows from there
+                sizes_);  // the linears, first nodes of the part, have read `stopped`
     SF_RETURN_IF_ERROR(ForwardNodes(model_, {first_node, site.linears.front(), stopped}, windows_[window],
                                     cache_, absl::MakeSpan(residual_[window]), {.taps = &tap}));
     if (window + 1 == windows_.size()) width_ = static_cast<size_t>(site.k);
