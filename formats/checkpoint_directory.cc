@@ -92,13 +92,14 @@ constexpr int64_t kBlockValues = 1 << 18;  // that are converted at a time: thei
 
 // Where rows are read a few at a time a matrix as it is stored is never in memory beside its float32 values.
 absl::StatusOr<Tensor> DirectoryCheckpoint::ReadF32(absl::string_view name) const {
-  const Shape shape = ReadsRows(name) ? Find(name)->shape : Shape();
-  Tensor whole = shape.empty() ? Tensor() : Tensor(DType::kF32, shape);
-  if (shape.empty()) {
+  Tensor whole;
+  if (!ReadsRows(name)) {
     SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRaw(name));
     if (!IsFloat(raw.dtype())) return NotFloat(name, raw.dtype());
     whole = ToF32(raw.view());
   } else {
+    const Shape& shape = Find(name)->shape;
+    whole = Tensor(DType::kF32, shape);
     const int64_t block = std::max<int64_t>(1, kBlockValues / std::max<int64_t>(1, shape[1]));
     for (int64_t begin = 0; begin < shape[0]; begin += block) {
       SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRawRows(name, begin, std::min(begin + block, shape[0])));

@@ -72,19 +72,21 @@ SF_VECTOR_CLONES void ToF16(const float* in, size_t count, uint16_t* out) {
 }  // namespace
 
 Tensor RoundTo(DType dtype, const TensorView& values) {
-  const size_t count = static_cast<size_t>(values.num_elements());
   Tensor out(dtype, values.shape);
-  const float* from = static_cast<const float*>(values.data);
+  RoundTo(dtype, values.as<float>(), out.data());
+  return out;
+}
+
+void RoundTo(DType dtype, absl::Span<const float> values, void* out) {
   if (dtype == DType::kBF16) {
-    ToBf16(from, count, out.as<uint16_t>().data());
+    ToBf16(values.data(), values.size(), static_cast<uint16_t*>(out));
   } else if (dtype == DType::kF16) {
-    ToF16(from, count, out.as<uint16_t>().data());
+    ToF16(values.data(), values.size(), static_cast<uint16_t*>(out));
   } else if (dtype == DType::kF32) {
-    std::memcpy(out.data(), from, count * sizeof(float));
+    std::memcpy(out, values.data(), values.size() * sizeof(float));
   } else {
     std::abort();  // a caller's bug
   }
-  return out;
 }
 
 Tensor ToF32(const TensorView& tensor) {

@@ -72,7 +72,8 @@ class Tensor {
 bool IsFloat(DType dtype);
 Tensor ToF32(const TensorView& tensor);
 void ToF32(const TensorView& tensor, float* out);  // [num_elements]
-// F32 values in BF16, F16 or F32, rounded to nearest.
+// F32 values in BF16, F16 or F32, rounded to nearest; other dtypes abort. `out` has their number.
 Tensor RoundTo(DType dtype, const TensorView& values);
+void RoundTo(DType dtype, absl::Span<const float> values, void* out);
 
 }  // namespace spikefold

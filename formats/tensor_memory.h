@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -23,16 +24,16 @@ class TensorMemory {
   std::optional<Tensor> Find(absl::string_view model, absl::string_view name, ThreadPool* pool);
   void Remember(absl::string_view model, absl::string_view name, const Tensor& tensor);  // F32
 
-  int64_t num_found() const { return num_found_; }  // how often Find() found one
-  uint64_t bytes() const { return bytes_; }
+  int64_t num_found() const;  // how often Find() found one
+  uint64_t bytes() const;
 
  private:
   void TakeModel(absl::string_view model);
 
   const uint64_t max_bytes_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;  // guards what follows; values are copied outside of it
   std::string model_;
-  absl::flat_hash_map<std::string, Tensor> tensors_;
+  absl::flat_hash_map<std::string, std::shared_ptr<const Tensor>> tensors_;
   uint64_t bytes_ = 0;
   int64_t num_found_ = 0;
 };

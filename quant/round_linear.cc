@@ -37,12 +37,6 @@ absl::Status ForRows(const TensorDecision& d, const CheckpointReader& reader,
   return absl::OkStatus();
 }
 
-void ToHalf(absl::Span<const float> in, DType dtype, uint16_t* bits) {
-  for (size_t i = 0; i < in.size(); ++i) {
-    bits[i] = dtype == DType::kBF16 ? FloatToBf16(in[i]) : FloatToF16(in[i]);
-  }
-}
-
 // Kept columns and super weights of rows [begin, ...).
 void KeepOf(const TensorDecision& d, int64_t begin, absl::Span<const float> rows, QuantizedLinear& q) {
   const int64_t count = static_cast<int64_t>(rows.size()) / d.k;
@@ -90,7 +84,7 @@ absl::StatusOr<QuantizedLinear> RoundLinear(const TensorDecision& d, const Check
   if (q.format.is_float()) {
     q.float_weight = Tensor(q.float_dtype, {d.n, d.k});
     SF_RETURN_IF_ERROR(ForRows(d, reader, [&](int64_t begin, absl::Span<const float> rows) {
-      ToHalf(rows, q.float_dtype, q.float_weight.as<uint16_t>().data() + begin * d.k);
+      RoundTo(q.float_dtype, rows, q.float_weight.as<uint16_t>().data() + begin * d.k);
     }));
     return q;
   }
