@@ -70,16 +70,15 @@ absl::Status Supports(const Params& p) {
 }
 
 void TilesPlain(const Params& p, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
-  const int64_t num_blocks = CeilDiv(p.k, kMaxKBlock), block = CeilDiv(p.k, num_blocks);
   for (int64_t panel = p_begin; panel < p_end; ++panel) {
     const float* w = p.w + panel * p.k * kPanel;
     const int64_t n0 = panel * kPanel, count = std::min(kPanel, p.n - n0);
     for (int64_t m = m_begin; m < m_end; ++m) {
       const float* x = p.x + m * p.x_stride;
       float total[kPanel] = {};
-      for (int64_t k0 = 0; k0 < p.k; k0 += block) {
+      for (int64_t k0 = 0; k0 < p.k; k0 += kSumBlock) {
         float sum[kPanel] = {};
-        for (int64_t k = k0; k < std::min(k0 + block, p.k); ++k) {
+        for (int64_t k = k0; k < std::min(k0 + kSumBlock, p.k); ++k) {
           for (int64_t j = 0; j < kPanel; ++j) sum[j] += x[k] * w[k * kPanel + j];
         }
         for (int64_t j = 0; j < kPanel; ++j) total[j] += sum[j];

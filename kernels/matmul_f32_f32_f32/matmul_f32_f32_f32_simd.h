@@ -3,8 +3,9 @@
 //
 // A tile keeps kRows x kVecs vectors of sums in registers. One step of k loads kVecs vectors of the panel and
 // multiplies them by kRows broadcast elements of x: weights come from L2 at 128 bytes a step, x from L1.
-// x is read where it lies; K is cut into blocks so that a block of a panel (96 KiB at most) and of a row tile
-// stay in L2 while they are used again.
+// Every kSumBlock steps the registers' sums go to the tile's totals, which stay in L1. x is read where it
+// lies; K is cut into blocks so that a block of a panel (96 KiB at most) and of a row tile stay in L2 while
+// they are used again.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +16,7 @@
 namespace spikefold::kernels::matmul_f32_f32_f32 {
 namespace {
 
+constexpr int64_t kMaxKBlock = 768;
 constexpr int64_t kAhead = 64;  // steps of k that weights are prefetched ahead: 8 KiB
 
 // One block of k for one tile.
@@ -30,33 +32,50 @@ struct Block {
   bool is_first, is_last;
 };
 
+// to = from (null: nothing) + sum (+ bias); rows from_stride and to_stride apart.
 template <int kRows, int kVecs>
-void StoreTile(const Block& b, F32 (&sum)[kRows][kVecs]) {
+SF_INLINE void AddSums(const F32 (&sum)[kRows][kVecs], const float* from, int64_t from_stride, float* to,
+                       int64_t to_stride, int64_t columns, const float* bias) {
+#pragma GCC unroll 4
   for (int v = 0; v < kVecs; ++v) {
-    const int64_t count = b.columns - v * kLanes;
+    const int64_t count = columns - v * kLanes;
     if (count <= 0) return;
-    const F32 bias = b.is_last && b.bias != nullptr ? LoadN(b.bias + v * kLanes, count) : Zero();
-    const bool add_bias = b.is_last && b.bias != nullptr;
+    const F32 added = bias != nullptr ? LoadN(bias + v * kLanes, count) : Zero();
+#pragma GCC unroll 16
     for (int r = 0; r < kRows; ++r) {
-      float* y = b.y + r * b.y_stride + v * kLanes;
       F32 value = sum[r][v];
-      if (!b.is_first) value = LoadN(y, count) + value;
-      if (add_bias) value = value + bias;
-      StoreN(y, value, count);
+      if (from != nullptr) value = LoadN(from + r * from_stride + v * kLanes, count) + value;
+      if (bias != nullptr) value = value + added;
+      StoreN(to + r * to_stride + v * kLanes, value, count);
     }
   }
 }
 
 template <int kRows, int kVecs>
 void RunTile(const Block& b) {
-  F32 sum[kRows][kVecs];
+  constexpr int64_t kStride = kVecs * kLanes;
+  alignas(64) float totals[kRows * kStride];
+  for (int64_t k = 0; k < b.length; k += kSumBlock) {
+    F32 sum[kRows][kVecs];
 #pragma GCC unroll 16
-  for (int r = 0; r < kRows; ++r) {
+    for (int r = 0; r < kRows; ++r) {
 #pragma GCC unroll 4
-    for (int v = 0; v < kVecs; ++v) sum[r][v] = Zero();
+      for (int v = 0; v < kVecs; ++v) sum[r][v] = Zero();
+    }
+    const float* const w = b.w + k * kPanel;
+    MultiplyTile<kRows, kVecs>(sum, b.x + k, b.x_stride, w, kPanel, MinOf(kSumBlock, b.length - k),
+                               w + kAhead * kPanel, kPanel);
+    const bool first = k == 0, last = k + kSumBlock >= b.length;
+    const float* const from = !first ? totals : b.is_first ? nullptr : b.y;
+    if (last) {
+      AddSums<kRows, kVecs>(sum, from, first ? b.y_stride : kStride, b.y, b.y_stride, b.columns,
+                            b.is_last ? b.bias : nullptr);
+    } else if (from == totals) {
+      AddSums<kRows, kVecs>(sum, totals, kStride, totals, kStride, kStride, nullptr);
+    } else {
+      AddSums<kRows, kVecs>(sum, from, b.y_stride, totals, kStride, b.columns, nullptr);
+    }
   }
-  MultiplyTile<kRows, kVecs>(sum, b.x, b.x_stride, b.w, kPanel, b.length, b.w + kAhead * kPanel, kPanel);
-  StoreTile<kRows, kVecs>(b, sum);
 }
 
 using TileRunner = void (*)(const Block&);
@@ -89,8 +108,8 @@ template <int kMaxRows, int kTileVecs>
 void RunPanels(const Params& p, const TileRunner* runners, int64_t m_begin, int64_t m_end, int64_t p_begin,
                int64_t p_end) {
   constexpr int64_t kColumns = kTileVecs * kLanes;
-  const int64_t num_blocks = (p.k + kMaxKBlock - 1) / kMaxKBlock;
-  const int64_t length = (p.k + num_blocks - 1) / num_blocks;
+  const int64_t num_blocks = (p.k + kMaxKBlock - 1) / kMaxKBlock, sums = (p.k + kSumBlock - 1) / kSumBlock;
+  const int64_t length = (sums + num_blocks - 1) / num_blocks * kSumBlock;
   for (int64_t k0 = 0; k0 < p.k; k0 += length) {
     for (int64_t panel = p_begin; panel < p_end; ++panel) {
       for (int64_t part = 0; part < kPanel / kColumns; ++part) {
