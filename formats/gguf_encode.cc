@@ -1,11 +1,13 @@
 #include "formats/gguf_encode.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
 
 #include "formats/base/dtype.h"
+#include "formats/base/vector_clones.h"
 
 // Layouts: gguf_blocks.cc. Order of the float32 operations: ggml's quantize_row_*_ref.
 
@@ -14,7 +16,7 @@ namespace {
 
 constexpr int kBlock = 32;
 
-void StoreHalf(float value, uint8_t* out) {
+SF_VECTOR_INLINE void StoreHalf(float value, uint8_t* out) {
   const uint16_t half = FloatToF16(value);
   std::memcpy(out, &half, 2);
 }
@@ -32,7 +34,7 @@ void PackFifthBits(const int32_t code[kBlock], uint8_t* out) {
 }
 
 // 0 also for steps so small that 1 / d is infinite, which no code times float16 could hold.
-float Inverse(float d) {
+SF_VECTOR_INLINE float Inverse(float d) {
   const float inverse = 1.0f / d;
   return std::isfinite(inverse) ? inverse : 0.0f;
 }
@@ -64,13 +66,24 @@ Affine RoundAffine(const float* x, int levels, int32_t code[kBlock]) {
   return {d, *low};
 }
 
-void EncodeQ8_0(const float* x, uint8_t* out) {
-  float absmax = 0;
-  for (int j = 0; j < kBlock; ++j) absmax = std::max(absmax, std::fabs(x[j]));
-  const float d = absmax / 127.0f, inverse = Inverse(d);
-  StoreHalf(d, out);
-  for (int j = 0; j < kBlock; ++j) {
-    out[2 + j] = static_cast<uint8_t>(static_cast<int8_t>(std::round(x[j] * inverse)));
+// std::round() without a call: |x| < 2^31, halves away from zero.
+SF_VECTOR_INLINE int32_t RoundHalfAway(float x) {
+  const int32_t whole = static_cast<int32_t>(x);
+  const float rest = x - static_cast<float>(whole);
+  return whole + static_cast<int32_t>(rest >= 0.5f) - static_cast<int32_t>(rest <= -0.5f);
+}
+
+SF_VECTOR_CLONES void EncodeQ8_0(const float* x, size_t num_blocks, uint8_t* out) {
+  for (size_t b = 0; b < num_blocks; ++b, x += kBlock, out += 2 + kBlock) {
+    uint32_t largest = 0;  // magnitudes order as their bits do
+    for (int j = 0; j < kBlock; ++j) {
+      largest = std::max(largest, std::bit_cast<uint32_t>(x[j]) & 0x7fffffffu);
+    }
+    const float d = std::bit_cast<float>(largest) / 127.0f, inverse = Inverse(d);
+    StoreHalf(d, out);
+    int8_t codes[kBlock];
+    for (int j = 0; j < kBlock; ++j) codes[j] = static_cast<int8_t>(RoundHalfAway(x[j] * inverse));
+    std::memcpy(out + 2, codes, sizeof codes);
   }
 }
 
@@ -93,8 +106,6 @@ void EncodeBlock(GgmlType type, const float* x, uint8_t* out) {
       if (five) PackFifthBits(code, out + 4);
       return PackNibbles(code, out + (five ? 8 : 4));
     }
-    case GgmlType::kQ8_0:
-      return EncodeQ8_0(x, out);
     default:
       std::abort();  // a caller's bug: CanEncode() was not asked
   }
@@ -119,6 +130,9 @@ void EncodeGguf(GgmlType type, absl::Span<const float> values, char* out) {
       std::memcpy(out + 2 * i, &half, 2);
     }
     return;
+  }
+  if (type == GgmlType::kQ8_0) {
+    return EncodeQ8_0(values.data(), values.size() / kBlock, reinterpret_cast<uint8_t*>(out));
   }
   const int block_bytes = FindGgmlType(static_cast<uint32_t>(type))->block_bytes;
   for (size_t begin = 0; begin < values.size(); begin += kBlock, out += block_bytes) {
