@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -15,12 +16,17 @@ namespace spikefold {
 
 class Context {
  public:
-  Context(Console& c, int threads, uint64_t seed_value, std::string command_line)
-      : console(c), seed(seed_value), command(std::move(command_line)), num_threads_(threads) {}
+  Context(Console& c, int threads, std::optional<uint64_t> seed_option, std::string command_line)
+      : console(c),
+        given_seed(seed_option),
+        seed(seed_option.value_or(1)),
+        command(std::move(command_line)),
+        num_threads_(threads) {}
 
   Console& console;
-  const uint64_t seed;
-  const std::string command;  // as typed, for provenance
+  const std::optional<uint64_t> given_seed;  // of --seed
+  const uint64_t seed;                       // the same, or 1
+  const std::string command;                 // as typed, for provenance
   int num_threads() const { return num_threads_; }
   ThreadPool& pool();  // made on first use
 

@@ -34,10 +34,14 @@ absl::StatusOr<WorkForecast> Forecast(const Plan& plan, const CheckpointReader& 
   return out;
 }
 
-absl::Status CheckMemory(const WorkForecast& f, uint64_t max_memory) {
+uint64_t MemoryLimit(uint64_t max_memory) {
   const uint64_t available = ReadMachine().memory_available;
   const uint64_t machine = available == 0 ? UINT64_MAX : available + MemoryInUse();
-  const uint64_t limit = max_memory > 0 ? std::min(max_memory, machine) : machine;
+  return max_memory > 0 ? std::min(max_memory, machine) : machine;
+}
+
+absl::Status CheckMemory(const WorkForecast& f, uint64_t max_memory) {
+  const uint64_t limit = MemoryLimit(max_memory);
   if (f.peak_memory <= limit) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
       Printable(f.work.at), ": quantizing it needs ", BytesText(f.peak_memory), " of memory; ",

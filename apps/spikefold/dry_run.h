@@ -19,6 +19,9 @@ struct WorkForecast {
 absl::StatusOr<WorkForecast> Forecast(const Plan& plan, const CheckpointReader& model,
                                       const ApplyOptions& options);
 
+// --max-memory (0: not given), and not more than this process can have.
+uint64_t MemoryLimit(uint64_t max_memory);
+
 // ResourceExhausted, with what would fit, if more is needed than --max-memory (0: not given) or than there
 // is.
 absl::Status CheckMemory(const WorkForecast& forecast, uint64_t max_memory);

@@ -126,8 +126,9 @@ absl::Status RunExport(const ExportCommandOptions& options, Context& context) {
         absl::StrCat(name, ": is for --to gguf; ", options.format, " has no such choice"));
   }
   SF_RETURN_IF_ERROR(CheckScanUse(options));
-  SF_RETURN_IF_ERROR(gguf ? CheckOutputFile(options.output, {options.model})
-                          : CheckOutputDirectory(options.output, options.force, {options.model}));
+  const std::vector<std::string> inputs = {options.model, options.like, options.scan};
+  SF_RETURN_IF_ERROR(gguf ? CheckOutputFile(options.output, inputs)
+                          : CheckOutputDirectory(options.output, options.force, inputs));
   SF_ASSIGN_OR_RETURN(const ExportModel model, OpenForExport(options, context));
   const Progress progress = context.console.progress();
   if (gguf) {

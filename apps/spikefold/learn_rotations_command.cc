@@ -64,7 +64,7 @@ absl::Status RunLearnRotations(const LearnRotationsCommandOptions& options, Cont
   SF_RETURN_IF_ERROR(CheckOutputFile(options.output, inputs));
   SF_RETURN_IF_ERROR(LoadTorchPlugin().status());  // before a model is read
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
-  SF_ASSIGN_OR_RETURN(const Recipe recipe, BuildRecipe(options.recipe, context.seed));
+  SF_ASSIGN_OR_RETURN(const Recipe recipe, BuildRecipe(options.recipe, context.given_seed));
   SF_RETURN_IF_ERROR(CheckRecipe(recipe, reader->graph()));
   if (!recipe.rotations_sha256.empty()) {
     return absl::InvalidArgumentError(

@@ -4,6 +4,7 @@
 #include <functional>
 #include <memory>
 #include <new>
+#include <optional>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_join.h"
@@ -43,7 +44,7 @@ namespace {
 
 struct GlobalOptions {
   int threads = DefaultNumThreads();
-  uint64_t seed = 1;
+  std::optional<uint64_t> seed;
   bool quiet = false, verbose = false, json = false;
   std::string color = "auto", progress = "auto", isa;
 };
@@ -124,7 +125,7 @@ class CommandLine {
     app_.add_option("--seed", globals_.seed, "Seed of whatever is drawn at random")
         ->type_name("N")
         ->check(Integer(0, INT64_MAX))
-        ->capture_default_str();
+        ->default_str("1");
     app_.add_option("--isa", globals_.isa, "Use these vector instructions instead of this CPU's best")
         ->type_name("LEVEL");
     app_.add_flag("--json", globals_.json, "One JSON document on stdout instead of text");

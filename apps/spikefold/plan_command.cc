@@ -36,7 +36,7 @@ absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
   }
   if (options.dry_run) ReturnLargeBuffers();  // as quantize does
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
-  SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.seed));
+  SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.given_seed));
   SF_ASSIGN_OR_RETURN(const auto rotations, ReadRotations(options.rotate_from));
   if (rotations != nullptr && recipe.rotations_sha256.empty()) {
     recipe.rotations_sha256 = rotations->sha256;
@@ -48,6 +48,7 @@ absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
   }
   PrepareInput input = MakePrepareInput(*reader, scan ? &*scan : nullptr, options.scan, context);
   input.rotations = rotations;
+  input.max_model_bytes = MemoryLimit(0);
   SF_ASSIGN_OR_RETURN(const Prepared prepared, Prepare(recipe, input));
   context.console.EndProgress();
   const Plan& plan = prepared.plan;

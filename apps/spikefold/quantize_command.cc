@@ -81,7 +81,7 @@ struct Given {
 PrepareInput InputFor(const QuantizeCommandOptions& options, const Given& given, const LoadedScan* scan,
                       const CheckpointReader& reader, Context& context) {
   PrepareInput input = MakePrepareInput(reader, scan, options.scan, context);
-  input.max_model_bytes = given.limits.max_memory;
+  input.max_model_bytes = MemoryLimit(given.limits.max_memory);
   input.rotations = given.rotations;
   return input;
 }
@@ -125,7 +125,7 @@ absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Gi
 
 absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, const Given& given,
                                      const CheckpointReader& reader, Context& context) {
-  SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.seed));
+  SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.given_seed));
   if (given.rotations != nullptr && recipe.rotations_sha256.empty()) {
     recipe.rotations_sha256 = given.rotations->sha256;
   }
@@ -248,6 +248,10 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
   if (options.output.empty() && !options.dry_run) {
     return absl::InvalidArgumentError("-o: says where to write; only --dry-run goes without");
   }
+  if (!options.text.texts.empty() && !(options.scan.empty() && options.plan.empty())) {
+    return absl::InvalidArgumentError(
+        "--text: is what a scan is made from, and --scan or --plan brings one; leave one of them out");
+  }
   Given given;
   SF_ASSIGN_OR_RETURN(given.limits, ParseLimits(options));
   ReturnLargeBuffers();
@@ -281,7 +285,10 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
   SF_ASSIGN_OR_RETURN(const WorkForecast forecast,
                       Forecast(plan, decided.prepared.model(*reader),
                                MakeApplyOptions(decided.prepared, scan, output, context)));
-  if (options.dry_run) return PrintDryRun(plan, forecast, *reader, context);
+  if (options.dry_run) {
+    SF_RETURN_IF_ERROR(PrintDryRun(plan, forecast, *reader, context));
+    return given.limits.max_memory == 0 ? absl::OkStatus() : CheckMemory(forecast, given.limits.max_memory);
+  }
   SF_RETURN_IF_ERROR(CheckMemory(forecast, given.limits.max_memory));
   const absl::Status status = WritePrepared(decided.prepared, *reader, scan, output, context);
   if (!status.ok()) return WithResumeHint(status, options.output);

@@ -32,12 +32,12 @@ bool RecipeOptions::any() const {
          kv.any();
 }
 
-absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed) {
+absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, std::optional<uint64_t> seed) {
   Recipe recipe;
-  recipe.seed = seed;
   if (!options.file.empty()) {
     SF_ASSIGN_OR_RETURN(recipe, ReadRecipe(options.file));
   }
+  recipe.seed = seed.value_or(recipe.seed);
   if (!options.scheme.empty()) recipe.scheme = options.scheme;
   SF_RETURN_IF_ERROR(FindScheme(recipe.scheme).status());
   if (options.target) {

@@ -34,7 +34,7 @@ struct RecipeOptions {
 
   bool any() const;
 };
-absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, uint64_t seed);
+absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, std::optional<uint64_t> seed);
 
 // What can be said about a recipe before any scan: scheme, group size, patterns. The work of minutes should
 // not end with "unknown scheme".

@@ -22,10 +22,12 @@ namespace {
 constexpr char kMapName[] = "outliers.json", kStatsName[] = "scan.spike";
 constexpr uint64_t kMaxMapBytes = uint64_t{64} << 20;
 
-// What planning adds (quant/prepare): statistics of folded models, what rounding costs.
+// What planning adds (quant/prepare, quant/dynamic_sites): statistics of folded models, what rounding and
+// static scales cost.
 bool IsFromPlanning(absl::string_view name) {
   return (absl::StartsWith(name, "folded-") && absl::EndsWith(name, ".spike")) ||
-         (absl::StartsWith(name, "costs-") && absl::EndsWith(name, ".json"));
+         ((absl::StartsWith(name, "costs-") || absl::StartsWith(name, "damage-")) &&
+          absl::EndsWith(name, ".json"));
 }
 
 std::string Shown(const std::string& path) { return Printable(path, 1024); }

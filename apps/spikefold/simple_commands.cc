@@ -28,10 +28,11 @@ CommandSpec ExportSpec() {
                     "spikefold export model-w4 --to gguf -o model.gguf                # llama.cpp\n"
                     "spikefold export model-w8a8 --to compressed-tensors -o model-ct  # vLLM, transformers\n"
                     "spikefold export model-w4 --to safetensors -o model-bf16         # any engine\n"
-                    "spikefold export MODEL --to gguf --type q4_k --scan scan -o model.gguf"};
+                    "spikefold export MODEL --to gguf --type q4_k --scan scan -o model.gguf\n"
+                    "spikefold quantize MODEL --scan scan --scheme w4a16 --target llamacpp -o model-w4"};
   const auto o = Bind<ExportCommandOptions>(c, RunExport);
   c.options = {
-      {"MODEL", &o->model, "A directory that quantize wrote, or any float model", "", true},
+      {"MODEL", &o->model, "A directory that quantize wrote with --target, or any float model", "", true},
       {"--to", &o->format,
        "gguf: a file for llama.cpp; compressed-tensors: a directory for vLLM and transformers; gptq, "
        "gptq_v2: one in GPTQ's layout; safetensors: "

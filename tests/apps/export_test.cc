@@ -176,6 +176,12 @@ TEST_CASE("Choices of rounding that would be ignored are refused", "[apps]") {
             "--scan: nothing is rounded; add --type q4_0 or another type of blocks");
   }
   refused({"--type", "q4_0", "--like", w / "m"}, "--like and --type both choose types; give one of them");
+
+  WriteBytes(w / "like.gguf", "GGUF");
+  const Finished onto =
+      RunSpikefold({"export", w / "m", "--to", "gguf", "--like", w / "like.gguf", "-o", w / "like.gguf"});
+  CHECK(onto.exit == 2);
+  CHECK(ReadAll(w / "like.gguf") == "GGUF");
 }
 
 TEST_CASE("An export that cannot be leaves nothing behind and says what to do", "[apps]") {

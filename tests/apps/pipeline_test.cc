@@ -234,6 +234,7 @@ TEST_CASE("What planning leaves beside a scan keeps no new scan out, anything el
   const std::vector<std::string> again = {"scan",     w.model, "-o",     w.scan,   "--windows", "8",
                                           "--length", "64",    "--text", w.Text(), "--force"};
   REQUIRE(WriteFileAtomically(w.scan + "/costs-0123456789abcdef.json", "{}").ok());
+  REQUIRE(WriteFileAtomically(w.scan + "/damage-0123456789abcdef.json", "{}").ok());
   REQUIRE(WriteFileAtomically(w.scan + "/folded-0123456789abcdef.spike", "").ok());
   Succeed(again);
   CHECK(!PathExists(w.scan + "/costs-0123456789abcdef.json"));
@@ -274,6 +275,11 @@ TEST_CASE("quantize without a scan makes the one that scan would make", "[apps]"
   Succeed({"quantize", w.model, "--scheme", "w8a8-static", "--scan", w / "scan", "-o", w / "with"});
   CHECK(ReadAll(w / "alone/spikefold.json") == ReadAll(w / "with/spikefold.json"));
   CHECK(ReadAll(w / "alone/model.safetensors") == ReadAll(w / "with/model.safetensors"));
+  CheckRefused({"quantize", w.model, "--scheme", "w8a8-static", "--scan", w / "scan", "--text", w.text, "-o",
+                w / "both"},
+               2,
+               "spikefold quantize: --text: is what a scan is made from, and --scan or --plan brings one; "
+               "leave one of them out");
 }
 
 TEST_CASE("A recipe file is a wish that options override", "[apps]") {
@@ -290,6 +296,14 @@ TEST_CASE("A recipe file is a wish that options override", "[apps]") {
     kept += *tensor.GetInt("weight_bits", "") == 16 ? 1 : 0;
   }
   CHECK(kept == 7);
+  REQUIRE(WriteFileAtomically(recipe, R"({"scheme": "w8a16", "seed": 7})").ok());
+  const auto seed = [&](const std::vector<std::string>& more) {
+    std::vector<std::string> plan_args = {"plan", w.model, "--recipe", recipe};
+    plan_args.insert(plan_args.end(), more.begin(), more.end());
+    return *SucceedJson(plan_args).Find("recipe")->GetInt("seed", "");
+  };
+  CHECK(seed({}) == 7);
+  CHECK(seed({"--seed", "9"}) == 9);
   REQUIRE(WriteFileAtomically(recipe, R"({"scheme": "w8a16", "kep": []})").ok());
   CheckRefused(
       {"plan", w.model, "--recipe", recipe}, 3,

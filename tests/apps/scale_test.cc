@@ -202,6 +202,7 @@ TEST_CASE("What does not fit into --max-memory is refused with what would fit", 
   CHECK(none.exit == 7);
   CHECK(!PathExists(w / "q"));
   CHECK(!PathExists(w / "q.partial"));
+  CHECK(RunSpikefold(With(gptq, {"--max-memory", "40MB", "--dry-run"})).exit == 7);
   const Json near =
       SucceedJson({"quantize", w / "small", "--scheme", "w8a16", "-o", w / "q", "--max-memory", "90MB"});
   CHECK(*near.GetInt("peak_memory", "peak") <= 90'000'000);
