@@ -1,7 +1,6 @@
 #include "kernels/trellis_s8_f32/trellis_s8_f32.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
@@ -13,28 +12,18 @@ namespace {
 
 constexpr char kName[] = "trellis_s8_f32";
 
-ForwardFunction* ChooseForward() {
-  if (ActiveIsa() >= Isa::kAvx512) return ForwardAvx512;
-  return ActiveIsa() >= Isa::kAvx2 ? ForwardAvx2 : ForwardPlain;
+SearchFunction* ChooseSearch() {
+  if (ActiveIsa() >= Isa::kAvx512) return SearchAvx512;
+  return ActiveIsa() >= Isa::kAvx2 ? SearchAvx2 : SearchPlain;
 }
 
-absl::Status RunWith(ForwardFunction* forward, const Params& p, Scratch& scratch) {
+absl::Status RunWith(SearchFunction* search, const Params& p, Scratch& scratch) {
   SF_RETURN_IF_ERROR(Supports(p));
-  const int64_t paths = int64_t{1} << (kStateBits - p.bits), half = paths + kCostPad;
-  scratch.back.resize(static_cast<size_t>(p.n * paths));
-  scratch.cost.assign(static_cast<size_t>(2 * half), kNever);
+  const int64_t paths = int64_t{1} << (kStateBits - p.bits);
+  scratch.cost.resize(static_cast<size_t>((p.n + 1) * paths + kCostPad));
+  std::fill(scratch.cost.begin(), scratch.cost.begin() + paths, kNever);
   scratch.cost[0] = 0;
-  forward(p, scratch.cost.data(), scratch.back.data());
-  // Costs compare as the integers of their bits.
-  const float* last = scratch.cost.data() + p.n % 2 * half;
-  const auto bits = [](float cost) { return std::bit_cast<uint32_t>(cost); };
-  int64_t path =
-      std::min_element(last, last + paths, [&](float a, float b) { return bits(a) < bits(b); }) - last;
-  for (int64_t i = p.n - 1; i >= 0; --i) {
-    const int64_t state = scratch.back[static_cast<size_t>(i * paths + path)] * paths + path;
-    p.states[i] = static_cast<uint16_t>(state);
-    path = state >> p.bits;
-  }
+  search(p, scratch.cost.data());
   return absl::OkStatus();
 }
 
@@ -52,7 +41,7 @@ absl::Status Supports(const Params& p) {
   return absl::OkStatus();
 }
 
-absl::Status Reference(const Params& p, Scratch& scratch) { return RunWith(ForwardPlain, p, scratch); }
-absl::Status Run(const Params& p, Scratch& scratch) { return RunWith(ChooseForward(), p, scratch); }
+absl::Status Reference(const Params& p, Scratch& scratch) { return RunWith(SearchPlain, p, scratch); }
+absl::Status Run(const Params& p, Scratch& scratch) { return RunWith(ChooseSearch(), p, scratch); }
 
 }  // namespace spikefold::kernels::trellis_s8_f32

@@ -4,9 +4,9 @@
 // goes on, so a row costs 4,096 levels whatever the bits.
 //
 // Requires  2 <= bits <= 6, 1 <= n <= 256, finite targets, scales > 0; no alignment beyond float.
-// Moves     n * 2^(12-b) bytes of way back; levels and costs stay in the first-level cache.
-// Exact     costs are float32 whose last 6 bits carry the step that led there, so paths within 2^-17 of the
-//           best may be taken for it; every target takes the same one.
+// Moves     4 * n * 2^(12-b) bytes of costs, which stay for the way back: it looks for the step that led to
+//           each cost by computing the 2^b candidates once more; levels stay in the first-level cache.
+// Exact     costs are float32, of equal ones the lowest state is taken; every target takes the same path.
 // Targets   AVX-512, AVX2, plain C++.
 #pragma once
 
@@ -31,8 +31,7 @@ struct Params {
 };
 // Grow-only working memory of one thread.
 struct Scratch {
-  std::vector<uint8_t> back;  // [n, 2^(12-b)]
-  std::vector<float> cost;
+  std::vector<float> cost;  // [n + 1, 2^(12-b)]
 };
 // InvalidArgument: bits or n out of range, a missing buffer.
 absl::Status Supports(const Params& params);

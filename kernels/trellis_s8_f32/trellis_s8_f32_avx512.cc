@@ -2,6 +2,6 @@
 
 namespace spikefold::kernels::trellis_s8_f32 {
 
-void ForwardAvx512(const Params& params, float* cost, uint8_t* back) { Forward(params, cost, back); }
+void SearchAvx512(const Params& params, float* cost) { Search(params, cost); }
 
 }  // namespace spikefold::kernels::trellis_s8_f32

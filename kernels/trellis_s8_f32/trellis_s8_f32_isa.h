@@ -1,4 +1,4 @@
-// Between the dispatcher and the targets: all rows forward, a function a target.
+// Between the dispatcher and the targets: a path found, a function a target.
 #pragma once
 
 #include <cstdint>
@@ -7,13 +7,12 @@
 
 namespace spikefold::kernels::trellis_s8_f32 {
 
-inline constexpr uint32_t kTagMask = 63;  // of a cost's bits: the step that led there
-inline constexpr int64_t kCostPad = 16;   // costs may be read so far beyond the last
+inline constexpr int64_t kCostPad = 16;  // costs may be read so far beyond the last
 inline constexpr float kNever = 1e30f;
 
-// `cost` [2][P + kCostPad], P = 2^(12-b): the first half holds the costs before row 0, the halves take turns.
-// back[i][p] = the top b bits of the state of row i whose low bits are p.
-using ForwardFunction = void(const Params& params, float* cost, uint8_t* back);
-ForwardFunction ForwardPlain, ForwardAvx2, ForwardAvx512;
+// `cost` [n + 1][P], P = 2^(12-b), and kCostPad more: row 0 holds the costs before the first step, row i + 1
+// gets those of the states of row i by their low bits. Writes params.states.
+using SearchFunction = void(const Params& params, float* cost);
+SearchFunction SearchPlain, SearchAvx2, SearchAvx512;
 
 }  // namespace spikefold::kernels::trellis_s8_f32
