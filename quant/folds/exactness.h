@@ -2,8 +2,9 @@
 //
 // Equal functions are not equal numbers: a rewrite rounds the weights once more, and every value in between.
 // What that alone does to the logits is the control: the model itself with each weight, each value of the
-// residual and each input of a linear moved to one of its float32 neighbours, or not, at random. Spikes and
-// norms amplify it differently from model to model.
+// residual, of queries, keys and values and each input of a linear moved to one of its float32 neighbours, or
+// not, at random, three times; the largest changes count. Spikes and norms amplify it differently from model
+// to model and from token to token.
 #pragma once
 
 #include <cstdint>
