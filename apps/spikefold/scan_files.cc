@@ -88,12 +88,10 @@ absl::Status SaveScan(const ScanResult& scan, const ModelGraph& graph, const std
   if (replace) SF_RETURN_IF_ERROR(CheckHoldsScan(path));
   SF_RETURN_IF_ERROR(output->Commit());
   if (!replace) return absl::OkStatus();
-  SF_ASSIGN_OR_RETURN(const auto old_files, ListDirectory(path));
-  for (const std::string& name : old_files) unlink(JoinPath(path, name).c_str());
-  rmdir(path.c_str());
-  if (rename(fresh.c_str(), path.c_str()) == 0) return absl::OkStatus();
-  return absl::UnavailableError(absl::StrCat(Shown(path), ": cannot be replaced: ", strerror(errno),
-                                             "; the scan is in ", Shown(fresh)));
+  const absl::Status replaced = ReplaceDirectory(fresh, path);
+  if (replaced.ok()) return replaced;
+  return absl::Status(replaced.code(),
+                      absl::StrCat(replaced.message(), "; the new scan is in ", Shown(fresh)));
 }
 
 absl::StatusOr<LoadedScan> LoadScan(const std::string& directory, const ModelGraph& graph) {

@@ -88,6 +88,11 @@ class RandomWriter {
   virtual absl::Status Finish() = 0;  // fsync, close
 };
 
+// Puts the flat directory `fresh` in the place of `path`, beside it, and removes what was there. There is one
+// of the two at any time, where the file system can exchange names; elsewhere none for a moment, the old one
+// being `fresh`.old. On an error both are as before.
+absl::Status ReplaceDirectory(const std::string& fresh, const std::string& path);
+
 // A directory that appears under its final name only by Commit(): everything is written into
 // `<path>.partial-<pid>` on the same file system, fsynced and renamed (RENAME_NOREPLACE; exchanged and the
 // old one removed with overwrite). Destruction without Commit() removes the partial directory. AlreadyExists

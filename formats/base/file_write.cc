@@ -215,7 +215,7 @@ class PartialDirectory : public AtomicDirectory {
     SF_RETURN_IF_ERROR(SyncDirectory(partial_));
     if (overwrite_ && PathExists(path_)) {
       SF_RETURN_IF_ERROR(CheckReplaceable(path_));
-      SF_RETURN_IF_ERROR(Exchange());
+      SF_RETURN_IF_ERROR(ReplaceDirectory(partial_, path_));
     } else {
       SF_RETURN_IF_ERROR(RenameToNew());
     }
@@ -234,23 +234,6 @@ class PartialDirectory : public AtomicDirectory {
       if (rename(partial_.c_str(), path_.c_str()) == 0) return absl::OkStatus();
     }
     return ErrnoStatus(errno, "rename the finished output to", path_);
-  }
-  absl::Status Exchange() {
-    if (FailsByFault("rename")) return ErrnoStatus(errno, "exchange the output with", path_);
-    if (renameat2(AT_FDCWD, partial_.c_str(), AT_FDCWD, path_.c_str(), RENAME_EXCHANGE) == 0) {
-      RemoveFlatDirectory(partial_);  // holds the old content now
-      return absl::OkStatus();
-    }
-    if (errno != EINVAL && errno != ENOSYS) return ErrnoStatus(errno, "exchange the output with", path_);
-    const std::string old = absl::StrCat(partial_, ".old");
-    if (rename(path_.c_str(), old.c_str()) != 0) return ErrnoStatus(errno, "set aside", path_);
-    if (rename(partial_.c_str(), path_.c_str()) != 0) {
-      const int error = errno;
-      rename(old.c_str(), path_.c_str());
-      return ErrnoStatus(error, "rename the finished output to", path_);
-    }
-    RemoveFlatDirectory(old);
-    return absl::OkStatus();
   }
 
   const std::string path_;
@@ -277,6 +260,24 @@ absl::StatusOr<std::string> CheckTarget(const std::string& requested, bool overw
 }
 
 }  // namespace
+
+absl::Status ReplaceDirectory(const std::string& fresh, const std::string& path) {
+  if (FailsByFault("rename")) return ErrnoStatus(errno, "exchange the output with", path);
+  if (renameat2(AT_FDCWD, fresh.c_str(), AT_FDCWD, path.c_str(), RENAME_EXCHANGE) == 0) {
+    RemoveFlatDirectory(fresh);  // holds the old content now
+    return absl::OkStatus();
+  }
+  if (errno != EINVAL && errno != ENOSYS) return ErrnoStatus(errno, "exchange the output with", path);
+  const std::string old = absl::StrCat(fresh, ".old");
+  if (rename(path.c_str(), old.c_str()) != 0) return ErrnoStatus(errno, "set aside", path);
+  if (rename(fresh.c_str(), path.c_str()) != 0) {
+    const int error = errno;
+    rename(old.c_str(), path.c_str());
+    return ErrnoStatus(error, "rename the finished output to", path);
+  }
+  RemoveFlatDirectory(old);
+  return absl::OkStatus();
+}
 
 absl::Status RemoveFile(const std::string& path) {
   return unlink(path.c_str()) == 0 ? absl::OkStatus() : ErrnoStatus(errno, "remove", path);

@@ -80,5 +80,26 @@ TEST_CASE("A command that is killed at any call shows its whole output or none, 
   }
 }
 
+TEST_CASE("A scan that is replaced is there at any moment, the old one or the new", "[apps][disk]") {
+  const Writers w;
+  const auto scan = [&](const char* windows) {
+    return Args{"scan",      w.model, "-o",       w / "out", "--text", w.text,
+                "--windows", windows, "--length", "32",      "--force"};
+  };
+  Succeed(scan("2"));
+  const std::string old_bytes = AllBytes(w / "out");
+  const int64_t calls = CountDiskCalls(scan("3"));
+  const std::string new_bytes = AllBytes(w / "out");
+  CHECK((new_bytes != old_bytes));
+  for (int64_t call = 1; call <= calls; ++call) {
+    INFO("killed at call " << call << " of " << calls);
+    Succeed(scan("2"));
+    CHECK(RunSpikefold(scan("3"), DiskFault("SPIKEFOLD_KILL_AT", call)).signal == SIGKILL);
+    REQUIRE(PathExists(w / "out"));
+    const std::string bytes = AllBytes(w / "out");
+    CHECK((bytes == old_bytes || bytes == new_bytes));
+  }
+}
+
 }  // namespace
 }  // namespace spikefold::testing
