@@ -83,6 +83,14 @@ struct ThreadPool::Impl {
   std::atomic<bool> stop{false};
   std::vector<std::thread> threads;
 
+  // Also of a pool whose last threads could not be started.
+  ~Impl() {
+    stop.store(true);
+    epoch.fetch_add(2);
+    epoch.notify_all();
+    for (std::thread& t : threads) t.join();
+  }
+
   void RunChunks() {
     inside_parallel_for = true;
     try {
@@ -114,12 +122,7 @@ ThreadPool::ThreadPool(int num_threads) : impl_(std::make_unique<Impl>()) {
   for (int i = 1; i < num_threads; ++i) impl_->threads.emplace_back([impl = impl_.get()] { impl->Work(); });
 }
 
-ThreadPool::~ThreadPool() {
-  impl_->stop.store(true);
-  impl_->epoch.fetch_add(2);
-  impl_->epoch.notify_all();
-  for (std::thread& t : impl_->threads) t.join();
-}
+ThreadPool::~ThreadPool() = default;
 
 int ThreadPool::num_threads() const { return static_cast<int>(impl_->threads.size()) + 1; }
 

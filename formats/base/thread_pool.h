@@ -14,7 +14,7 @@ namespace spikefold {
 
 class ThreadPool {
  public:
-  explicit ThreadPool(int num_threads);  // >= 1; the calling thread is one of them
+  explicit ThreadPool(int num_threads);  // >= 1, the calling one included; throws std::system_error
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;

@@ -1,7 +1,8 @@
 #include <algorithm>
 #include <atomic>
-#include <thread>
+#include <future>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -371,13 +372,15 @@ absl::Status VerifyTensors(const std::string& path, const Progress& progress) {
 // SHA-256 is slower than everything else together, so it has a thread of its own.
 absl::Status NativeVerify(const std::string& path, const Progress& progress) {
   std::atomic<bool> stop = false;
-  absl::Status files;
-  std::thread hashing(
-      [&] { files = VerifyManifest(path, [&stop](absl::string_view, int64_t, int64_t) { return !stop; }); });
+  auto hashing = std::async(std::launch::async, [&] {
+    return VerifyManifest(path, [&stop](absl::string_view, int64_t, int64_t) { return !stop; });
+  });
+  const absl::Cleanup no_longer_needed = [&stop] {
+    stop = true;
+  };  // whoever leaves here waits for the thread
   const absl::Status tensors = VerifyTensors(path, progress);
-  stop = absl::IsCancelled(tensors);
-  hashing.join();
   if (absl::IsCancelled(tensors)) return tensors;
+  const absl::Status files = hashing.get();
   return files.ok() ? tensors : files;  // a file that is not as written explains what else is wrong
 }
 

@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 #include <limits>
+#include <new>
 #include <string>
 
 #include "formats/base/file.h"
@@ -116,6 +117,13 @@ TEST_CASE("A written checkpoint is read back equal, in one file or in shards", "
     }
     CHECK(Read(path + "/tokenizer.json") == "{\"a\": 1}");
   }
+}
+
+TEST_CASE("Verifying that runs out of memory says so to its caller", "[native]") {
+  const TempDirectory dir;
+  WriteAll(dir / "q");
+  const auto out_of_memory = [](absl::string_view, int64_t, int64_t) -> bool { throw std::bad_alloc(); };
+  CHECK_THROWS_AS(NativeVerify(dir / "q", out_of_memory), std::bad_alloc);
 }
 
 TEST_CASE("The order of writing leaves no trace in the bytes", "[native]") {

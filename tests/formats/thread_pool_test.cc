@@ -1,8 +1,13 @@
 #include "formats/base/thread_pool.h"
 
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <catch2/catch.hpp>
 #include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -62,6 +67,26 @@ TEST_CASE("What a chunk throws reaches the caller, and the pool goes on", "[thre
       REQUIRE(ran == 1000);
     }
   }
+}
+
+TEST_CASE("A pool whose last threads cannot be started throws, and the first ones end", "[thread_pool]") {
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // they take terabytes of address space
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    const rlimit limit = {rlim_t{1} << 30, rlim_t{1} << 30};  // of which a stack takes 8 MiB
+    setrlimit(RLIMIT_AS, &limit);
+    try {
+      const ThreadPool pool(10'000);
+    } catch (const std::system_error&) {
+      _exit(0);
+    }
+    _exit(1);
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(status == 0);
+#endif
 }
 
 TEST_CASE("There is at least one core to run on", "[thread_pool]") { CHECK(DefaultNumThreads() >= 1); }
