@@ -56,6 +56,11 @@ bool IsSideFile(absl::string_view name) {
          (absl::StartsWith(name, "tokenizer") && absl::EndsWith(name, ".json"));
 }
 
+// Without these the model would not be the same: what is wrong with them is an error.
+bool DecidesTokens(absl::string_view name) {
+  return name == "tokenizer.json" || name == "tokenizer_config.json" || name == "tokenizer.gguf";
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> DirectoryCheckpoint::LoadTokenizer() const {
@@ -72,11 +77,24 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> DirectoryCheckpoint::LoadTokenizer() 
   return absl::NotFoundError(absl::StrCat(path_, ": has neither tokenizer.json nor tokenizer.gguf"));
 }
 
-absl::StatusOr<std::vector<CheckpointReader::SideFile>> DirectoryCheckpoint::SideFiles() const {
+absl::Status DirectoryCheckpoint::FindSideFiles() {
   SF_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(path_));
-  std::vector<SideFile> files;
   for (const std::string& name : names) {
     if (!IsSideFile(name)) continue;
+    const absl::Status opened = OpenFileIn(path_, name).status();
+    const bool no_file = absl::IsDataLoss(opened) || absl::IsNotFound(opened);
+    if (no_file && !DecidesTokens(name)) {
+      warnings_.push_back(absl::StrCat(opened.message(), "; it is left out"));
+    } else {
+      side_files_.push_back(name);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<CheckpointReader::SideFile>> DirectoryCheckpoint::SideFiles() const {
+  std::vector<SideFile> files;
+  for (const std::string& name : side_files_) {
     SideFile file{.name = name, .bytes = ""};
     SF_ASSIGN_OR_RETURN(file.bytes, ReadIn(path_, name, kMaxTokenizerBytes));
     files.push_back(std::move(file));
@@ -160,9 +178,28 @@ absl::Status DirectoryCheckpoint::NotFloat(absl::string_view name, DType dtype) 
       absl::StrCat(path_, ": ", name, " is ", DTypeName(dtype), "; F32, F16, BF16 or F64 is needed"));
 }
 
-namespace {
+absl::Status DirectoryCheckpoint::CheckTiedHead(const SafetensorsEntry& head) const {
+  constexpr int64_t kComparedRows = 16;
+  const std::string name = graph_.nodes.front().module + ".weight";
+  const Shape& shape = Find(name)->shape;
+  SF_RETURN_IF_ERROR(CheckShape(head.shape, shape, path_, head.name));
+  if (!IsFloat(head.dtype)) return NotFloat(head.name, head.dtype);
+  const int64_t count = std::min<int64_t>(shape[0], kComparedRows);
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = i * shape[0] / count;
+    SF_ASSIGN_OR_RETURN(const Tensor ours, ReadF32Rows(name, row, row + 1));
+    SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRawRows(head.name, row, row + 1));
+    const Tensor theirs = ToF32(raw.view());
+    if (std::equal(ours.as<float>().begin(), ours.as<float>().end(), theirs.as<float>().begin())) continue;
+    return absl::DataLossError(
+        absl::StrCat(path_, ": ", head.name, " differs from ", name, " in row ", row,
+                     ", but config.json says \"tie_word_embeddings\": true; set it to false to use the "
+                     "head of the file, or take the tensor out"));
+  }
+  return absl::OkStatus();
+}
 
-constexpr int64_t kComparedRows = 16;
+namespace {
 
 class FloatDirectory : public DirectoryCheckpoint {
  public:
@@ -172,12 +209,13 @@ class FloatDirectory : public DirectoryCheckpoint {
     SF_ASSIGN_OR_RETURN(c->model_, SafetensorsModel::Open(path));
     c->AddWeightFiles(c->model_->file_names());
     c->file_bytes_ = c->model_->file_bytes();
+    c->warnings_ = c->model_->warnings();
+    SF_RETURN_IF_ERROR(c->FindSideFiles());
     SF_RETURN_IF_ERROR(c->MapTensors());
     return c;
   }
 
   CheckpointKind kind() const override { return CheckpointKind::kSafetensors; }
-  const std::vector<std::string>& warnings() const override { return model_->warnings(); }
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     if (Find(name) == nullptr) return NoSuchTensor(name);
     return model_->Read(name);
@@ -209,28 +247,6 @@ class FloatDirectory : public DirectoryCheckpoint {
       return absl::UnimplementedError(absl::StrCat(path_, ": tensor \"", Printable(entry->name),
                                                    "\" has no place in a ", graph_.config.family,
                                                    " model, so the model would not be the same without it"));
-    }
-    return absl::OkStatus();
-  }
-
-  // A head in the file of a tied model must be the embedding: transformers 4 takes the embedding whatever the
-  // file says, transformers 5 a head that differs. A few rows tell a head that was trained apart.
-  absl::Status CheckTiedHead(const SafetensorsEntry& head) const {
-    const std::string name = graph_.nodes.front().module + ".weight";
-    const Shape& shape = Find(name)->shape;
-    SF_RETURN_IF_ERROR(CheckShape(head.shape, shape, path_, head.name));
-    if (!IsFloat(head.dtype)) return NotFloat(head.name, head.dtype);
-    const int64_t count = std::min<int64_t>(shape[0], kComparedRows);
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = i * shape[0] / count;
-      SF_ASSIGN_OR_RETURN(const Tensor ours, model_->ReadRows(name, row, row + 1));
-      SF_ASSIGN_OR_RETURN(const Tensor theirs, model_->ReadRows(head.name, row, row + 1));
-      const Tensor a = ToF32(ours.view()), b = ToF32(theirs.view());
-      if (std::equal(a.as<float>().begin(), a.as<float>().end(), b.as<float>().begin())) continue;
-      return absl::DataLossError(
-          absl::StrCat(path_, ": ", head.name, " differs from ", name, " in row ", row,
-                       ", but config.json says \"tie_word_embeddings\": true; set it to false to use the "
-                       "head of the file, or take the tensor out"));
     }
     return absl::OkStatus();
   }

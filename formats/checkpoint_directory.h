@@ -15,6 +15,7 @@ class DirectoryCheckpoint : public CheckpointBase {
  public:
   absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const override;
   absl::StatusOr<std::vector<SideFile>> SideFiles() const override;
+  const std::vector<std::string>& warnings() const override { return warnings_; }
   // Through ReadRaw(), or ReadRawRows() where ReadsRows().
   absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override;
   absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const override;
@@ -27,8 +28,18 @@ class DirectoryCheckpoint : public CheckpointBase {
   absl::Status SetConfig(Json config_json);  // and the graph that it describes
   void AddEntry(const SafetensorsEntry& entry);
   void AddWeightFiles(const std::vector<std::string>& names);
+  // For SideFiles(). What has the name of one and is none (a directory, a link to elsewhere) is warned of.
+  absl::Status FindSideFiles();
+  // A head in the file of a tied model must be the embedding: transformers 4 takes the embedding whatever the
+  // file says, transformers 5 a head that differs. A few rows tell a head that was trained apart. DataLoss.
+  absl::Status CheckTiedHead(const SafetensorsEntry& head) const;
   absl::Status Missing(const ModelGraph::TensorSpec& spec) const;    // DataLoss
   absl::Status NotFloat(absl::string_view name, DType dtype) const;  // DataLoss
+
+  std::vector<std::string> warnings_;
+
+ private:
+  std::vector<std::string> side_files_;
 };
 
 absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenNativeCheckpoint(const std::string& path);

@@ -24,14 +24,14 @@ class ForeignDirectory : public DirectoryCheckpoint {
     SF_ASSIGN_OR_RETURN(c->model_, SafetensorsModel::Open(path));
     c->AddWeightFiles(c->model_->file_names());
     c->file_bytes_ = c->model_->file_bytes();
+    c->warnings_ = c->model_->warnings();
+    SF_RETURN_IF_ERROR(c->FindSideFiles());
     SF_RETURN_IF_ERROR(c->MapTensors());
     return c;
   }
 
   // What is read is float; the file's own codes are nobody's business.
   CheckpointKind kind() const override { return CheckpointKind::kSafetensors; }
-
-  const std::vector<std::string>& warnings() const override { return model_->warnings(); }
 
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     const StoredTensor* stored = Find(name);
@@ -152,7 +152,7 @@ class ForeignDirectory : public DirectoryCheckpoint {
   absl::Status CheckPlace(const SafetensorsEntry& entry) const {
     const std::string& name = entry.name;
     if (Find(name) != nullptr || absl::EndsWith(name, "rotary_emb.inv_freq")) return absl::OkStatus();
-    if (name == "lm_head.weight" && graph_.config.tied_embeddings) return absl::OkStatus();
+    if (name == "lm_head.weight" && graph_.config.tied_embeddings) return CheckTiedHead(entry);
     for (const std::string& module : quantized_) {
       if (IsPart(name, module)) return absl::OkStatus();
     }

@@ -22,6 +22,8 @@ class NativeDirectory : public DirectoryCheckpoint {
     }
     for (const NativeShift& shift : c->native_->info().shifts) SF_RETURN_IF_ERROR(c->AddShift(shift));
     c->file_bytes_ = c->native_->info().file_bytes;
+    c->warnings_ = c->native_->warnings();
+    SF_RETURN_IF_ERROR(c->FindSideFiles());
     SF_ASSIGN_OR_RETURN(const std::vector<std::string> names, ListDirectory(path));
     std::vector<std::string> files;
     for (const std::string& name : names) {
@@ -33,7 +35,6 @@ class NativeDirectory : public DirectoryCheckpoint {
   }
 
   CheckpointKind kind() const override { return CheckpointKind::kNative; }
-  const std::vector<std::string>& warnings() const override { return native_->warnings(); }
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     if (Find(name) == nullptr) return NoSuchTensor(name);
     const auto it = linears_.find(name);

@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
+#include <filesystem>
 #include <functional>
 
 #include "absl/strings/str_cat.h"
@@ -209,6 +210,32 @@ TEST_CASE("Side files are copied whole, other files are left", "[checkpoint]") {
   const auto tokenizer = Open(dir.path())->LoadTokenizer();
   CHECK(tokenizer.status().code() == StatusCode::kNotFound);
   CHECK(tokenizer.status().message() == dir.path() + ": has neither tokenizer.json nor tokenizer.gguf");
+}
+
+TEST_CASE("What bears a side file's name and is no file of the directory is left out with a warning",
+          "[checkpoint]") {
+  const TempDirectory dir;
+  std::filesystem::create_directory(dir / "model");
+  MakeVariant(dir / "model", {}, nullptr);
+  Spill(dir / "elsewhere.json", "{}");
+  Spill(dir / "model/LICENSE.txt", "free");
+  std::filesystem::create_directory(dir / "model/LICENSES");
+  std::filesystem::create_symlink("../elsewhere.json", dir / "model/added_tokens.json");
+  std::filesystem::create_symlink("nowhere", dir / "model/vocab.json");
+  const auto model = Open(dir / "model");
+  REQUIRE(model->warnings().size() == 3);
+  CHECK(model->warnings()[0] ==
+        dir / "model/LICENSES" + ": is a directory; expected a regular file; it is left out");
+  CHECK_THAT(model->warnings()[1], Catch::Contains("added_tokens.json: is a symlink that leaves"));
+  CHECK_THAT(model->warnings()[2], Catch::Contains("vocab.json"));
+  const auto files = model->SideFiles();
+  REQUIRE(files.ok());
+  REQUIRE(files->size() == 1);
+  CHECK((*files)[0].name == "LICENSE.txt");
+  // Without this one a text would become other tokens.
+  std::filesystem::create_symlink("../elsewhere.json", dir / "model/tokenizer_config.json");
+  CHECK_THAT(Open(dir / "model")->SideFiles().status(),
+             Fails(StatusCode::kDataLoss, "tokenizer_config.json: is a symlink that leaves"));
 }
 
 TEST_CASE("A GGUF model's tokenizer travels as a metadata-only file", "[checkpoint]") {

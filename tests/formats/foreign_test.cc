@@ -1,5 +1,6 @@
 #include "formats/quantized/foreign.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstring>
 #include <filesystem>
@@ -284,6 +285,27 @@ TEST_CASE("Warnings of a quantized checkpoint's files are passed on", "[foreign]
   REQUIRE(reader.status() == absl::OkStatus());
   REQUIRE((*reader)->warnings().size() == 1);
   CHECK_THAT((*reader)->warnings()[0], Catch::Contains("has both"));
+}
+
+TEST_CASE("A quantized model that ties its head may carry its embedding as a head, but no other",
+          "[foreign]") {
+  const auto open = [](bool same) {
+    const TempDirectory directory;
+    MakeVariant("gptq", directory.path(), [&](std::string& config, auto& tensors) {
+      config =
+          absl::StrReplaceAll(config, {{"\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"}});
+      const auto find = [&](const std::string& name) {
+        return std::find_if(tensors.begin(), tensors.end(), [&](const auto& t) { return t.first == name; });
+      };
+      if (same) find("lm_head.weight")->second = ToF32(find("model.embed_tokens.weight")->second.view());
+    });
+    const auto reader = CheckpointReader::Open(directory.path());
+    return reader.ok() && (*reader)->Find("lm_head.weight") != nullptr ? absl::InternalError("two heads")
+                                                                       : reader.status();
+  };
+  CHECK(open(true) == absl::OkStatus());
+  CHECK_THAT(open(false), Fails(StatusCode::kDataLoss,
+                                "lm_head.weight differs from model.embed_tokens.weight in row 0, but"));
 }
 
 TEST_CASE("A bias that the architecture has no place for counts only if it is not zero", "[foreign]") {
