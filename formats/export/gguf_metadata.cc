@@ -26,6 +26,12 @@ uint32_t FileType(GgmlType type) {
       return 8;
     case GgmlType::kQ5_1:
       return 9;
+    case GgmlType::kQ4_K:
+      return 14;  // Q4_K_S: no tensor gets more bits than the others
+    case GgmlType::kQ5_K:
+      return 16;  // Q5_K_S
+    case GgmlType::kQ6_K:
+      return 18;
     case GgmlType::kBF16:
       return 32;
     default:

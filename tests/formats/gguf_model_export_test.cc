@@ -6,9 +6,11 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/file.h"
 #include "formats/export/gguf_export.h"
+#include "formats/export/gguf_metadata.h"
 #include "formats/families/family.h"
 #include "formats/gguf.h"
 #include "formats/gguf_encode.h"
+#include "formats/gguf_writer.h"
 #include "tests/formats/export_kit.h"
 #include "tests/formats/tokenizer_fixtures.h"
 #include "tests/testing/status_matchers.h"
@@ -287,6 +289,23 @@ TEST_CASE("Float weights take the type that is asked for, or the nearest that th
     CHECK_THAT(ExportGguf(*source, directory / "given.gguf", {.progress = stop}).status(),
                Fails(StatusCode::kCancelled, "export: interrupted"));
     CHECK(*ListDirectory(directory.path()) == std::vector<std::string>{"native", "out.gguf"});
+  }
+}
+
+TEST_CASE("A file of K-quants says so by llama.cpp's numbers", "[gguf][export]") {
+  const TinyModel tiny = MakeTinyModel(Tiny());
+  const TempDirectory directory;
+  const std::pair<GgmlType, int64_t> cases[] = {
+      {GgmlType::kQ8_0, 7}, {GgmlType::kQ4_K, 14}, {GgmlType::kQ5_K, 16}, {GgmlType::kQ6_K, 18}};
+  for (const auto& [type, number] : cases) {
+    const std::string path = directory / absl::StrCat(number, ".gguf");
+    GgufMetadata metadata;
+    ExportReport report;
+    REQUIRE(AddModelMetadata(tiny.checkpoint->graph().config, "tiny", type, &metadata, &report).ok());
+    const auto writer = GgufWriter::Create(path, metadata, {});
+    REQUIRE(writer.ok());
+    REQUIRE((*writer)->Finish().ok());
+    CHECK(*(*GgufFile::Open(path))->GetInt("general.file_type") == number);
   }
 }
 
