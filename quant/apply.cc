@@ -67,6 +67,7 @@ class Applier {
  private:
   absl::Status Check() {
     SF_RETURN_IF_ERROR(CheckModel());
+    for (const TensorDecision* d : AllDecisions()) SF_RETURN_IF_ERROR(CheckSpec(SpecFor(*d, reader_)));
     SF_RETURN_IF_ERROR(CheckStats());
     return CheckShard();
   }
@@ -175,6 +176,12 @@ class Applier {
     const auto mine = MyDecisions();
     return std::any_of(mine.begin(), mine.end(),
                        [](const TensorDecision* d) { return d->rounding == Rounding::kGptq; });
+  }
+  absl::Status CheckStored(const NativeReader& part, const TensorDecision& d) const {
+    const QuantizedLinearSpec* stored = part.FindLinear(d.module);
+    if (stored != nullptr && SameLayout(*stored, SpecFor(d, reader_))) return absl::OkStatus();
+    return absl::DataLossError(absl::StrCat("part ", part.part().index, " of ", part.part().count, ": ",
+                                            d.module, " is not as the plan says; write the part again"));
   }
   const NativeReader* PartWith(const std::string& module) const {
     for (const NativeReader* part : options_.earlier) {
@@ -354,6 +361,7 @@ class Applier {
                               .supers = d->supers,
                               .spike_threshold = d->spike_threshold};
       const NativeReader* part = PartWith(d->module);
+      if (part != nullptr) SF_RETURN_IF_ERROR(CheckStored(*part, *d));
       if (part != nullptr || writer_->HasLinear(d->module)) {
         SF_ASSIGN_OR_RETURN(QuantizedLinear stored,
                             part != nullptr ? part->ReadLinear(d->module) : writer_->ReadBack(d->module));

@@ -1,6 +1,7 @@
 // Recipes as JSON: each wish is a row of Fields(), with its key, how it is written and how it is read.
 #include <algorithm>
 #include <functional>
+#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
@@ -42,7 +43,10 @@ Field Count(const char* key, Integer Recipe::*member) {
           [=](const Json& json, absl::string_view where, Recipe& r) -> absl::Status {
             SF_ASSIGN_OR_RETURN(const int64_t number, json.GetInt(key, where));
             r.*member = static_cast<Integer>(number);
-            return absl::OkStatus();
+            if (static_cast<int64_t>(r.*member) == number) return absl::OkStatus();
+            using Limits = std::numeric_limits<Integer>;
+            return absl::DataLossError(absl::StrCat(where, ": \"", key, "\" is ", number, "; ", Limits::min(),
+                                                    " to ", Limits::max(), " is allowed"));
           }};
 }
 

@@ -170,6 +170,13 @@ absl::Status CheckSizes(const QuantizedLinear& q) {
 
 }  // namespace
 
+bool SameLayout(const QuantizedLinearSpec& a, const QuantizedLinearSpec& b) {
+  return a.n == b.n && a.k == b.k && a.format == b.format && a.group == b.group && a.num_kept == b.num_kept &&
+         a.num_super == b.num_super && a.has_bias == b.has_bias && a.act == b.act &&
+         (!a.format.is_float() || a.float_dtype == b.float_dtype) &&
+         (!a.format.grouped || a.scale_dtype == b.scale_dtype);
+}
+
 absl::Status CheckSpec(const QuantizedLinearSpec& s) {
   const LinearRule rule(s);
   if (s.module.empty()) return absl::InvalidArgumentError("a linear without a module name");

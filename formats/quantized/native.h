@@ -102,6 +102,8 @@ struct QuantizedLinear : QuantizedLinearSpec {
 // The spec must be valid (CheckSpec).
 std::vector<SafetensorsWriter::Spec> TensorSpecs(const QuantizedLinearSpec& spec);
 int64_t StoredBytes(const QuantizedLinearSpec& spec);
+// Whether two linears take the same tensors; the words of the sidecar may differ.
+bool SameLayout(const QuantizedLinearSpec& a, const QuantizedLinearSpec& b);
 // InvalidArgument with module, value and allowed values.
 absl::Status CheckSpec(const QuantizedLinearSpec& spec);
 // That a linear's vectors agree with its spec and with all rules above (ranges, zero codes, order, finite

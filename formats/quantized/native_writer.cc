@@ -16,14 +16,6 @@
 namespace spikefold {
 namespace {
 
-// Whether a linear has the bytes that were declared for it; the words of the sidecar may differ.
-bool SameLayout(const QuantizedLinearSpec& a, const QuantizedLinearSpec& b) {
-  return a.n == b.n && a.k == b.k && a.format == b.format && a.group == b.group && a.num_kept == b.num_kept &&
-         a.num_super == b.num_super && a.has_bias == b.has_bias && a.act == b.act &&
-         (!a.format.is_float() || a.float_dtype == b.float_dtype) &&
-         (!a.format.grouped || a.scale_dtype == b.scale_dtype);
-}
-
 absl::Span<const char> Bytes(const TensorView& t) {
   return absl::MakeConstSpan(static_cast<const char*>(t.data), static_cast<size_t>(t.num_bytes()));
 }

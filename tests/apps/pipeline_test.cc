@@ -308,6 +308,10 @@ TEST_CASE("A recipe file is a wish that options override", "[apps]") {
   CheckRefused(
       {"plan", w.model, "--recipe", recipe}, 3,
       absl::StrCat("spikefold plan: ", recipe, ": \"kep\" is not a recipe key (did you mean \"keep\"?)"));
+  REQUIRE(WriteFileAtomically(recipe, R"({"scheme": "w8a16", "keep_columns": 4294967297})").ok());
+  CheckRefused({"plan", w.model, "--recipe", recipe}, 3,
+               absl::StrCat("spikefold plan: ", recipe,
+                            ": \"keep_columns\" is 4294967297; -2147483648 to 2147483647 is allowed"));
 }
 
 TEST_CASE("A float model beside itself has ratio one, and its quantization is told apart from it", "[apps]") {

@@ -24,11 +24,15 @@ struct ScaleWorkplace : Workplace {
   const std::string planted = directory / "planted", scan = directory / "scan";
 };
 
-// The same content in other bytes, with a manifest that says so.
-void RewriteSidecar(const std::string& part) {
+// The same content in other bytes, with a manifest that says so. From another plan, if that is given.
+void RewriteSidecar(const std::string& part, const std::string& plan_sha256 = "") {
   std::string sidecar = ReadAll(part + "/spikefold.json"), manifest = ReadAll(part + "/manifest.json");
   const std::string old_hash = Sha256Hex(sidecar), old_bytes = absl::StrCat(sidecar.size(), ",");
   sidecar += "\n";
+  if (!plan_sha256.empty()) {
+    const std::string key = "\"plan_sha256\": \"";
+    sidecar.replace(sidecar.find(key) + key.size(), plan_sha256.size(), plan_sha256);
+  }
   const size_t entry = manifest.find("\"spikefold.json\"");
   manifest.replace(manifest.find(old_bytes, entry), old_bytes.size(), absl::StrCat(sidecar.size(), ","));
   manifest.replace(manifest.find(old_hash, entry), old_hash.size(), Sha256Hex(sidecar));
@@ -105,6 +109,15 @@ TEST_CASE("GPTQ goes from part to part, to the bytes of one run", "[apps][scale]
       RunSpikefold(w.Shard({"--scheme", "w3a16"}, 2, 3, {"--after", w.Part(1), "--force"}));
   CHECK(other.exit == 2);
   CHECK(other.err.find("part 1 of 3: was written from another plan") != std::string::npos);
+  // One that says it were of this plan is read as what the plan says, or not at all.
+  const std::string hash =
+      *ParseJson(ReadAll(w.Part(2) + "/spikefold.json"), "2")->GetString("plan_sha256", "");
+  Succeed(w.Shard({"--scheme", "w3a16"}, 1, 3, {"--force"}));
+  RewriteSidecar(w.Part(1), hash);
+  const Finished forged = RunSpikefold(w.Shard(recipe, 2, 3, {"--after", w.Part(1), "--force"}));
+  CAPTURE(forged.err);
+  CHECK(forged.exit == 3);
+  CHECK(forged.err.find("is not as the plan says; write the part again") != std::string::npos);
 }
 
 TEST_CASE("Parts that do not belong together are no model", "[apps][scale]") {

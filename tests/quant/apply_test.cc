@@ -78,6 +78,18 @@ TEST_CASE("A quantized model runs on the integer kernels as simulated, close to 
   CHECK(kld["w4a4"] < kld["w4a4-static"]);
 }
 
+TEST_CASE("A plan that no file can hold is refused before the work, by a forecast too") {
+  const Scanned s = ScanTiny(PlainModel());
+  auto plan = MakePlan({.scheme = "w4a16"}, s.input());
+  REQUIRE(plan.ok());
+  plan->linears[1].group_size = 48;
+  const TempDirectory directory;
+  const ApplyOptions options = {.pool = &TestPool(), .stats = &s.scan.stats, .output = directory / "q"};
+  const Fails refused(absl::StatusCode::kInvalidArgument, "K=64 is not a multiple of group_size=48");
+  CHECK_THAT(ForecastApply(*plan, *s.tiny.checkpoint, options).status(), refused);
+  CHECK_THAT(ApplyPlan(*plan, *s.tiny.checkpoint, options), refused);
+}
+
 TEST_CASE("Zero points on both sides run as simulated, and beat codes around 0") {
   const Scanned s = ScanTiny(PlainModel());
   const TempDirectory directory;
