@@ -109,6 +109,8 @@ struct OutlierMap {
   int64_t num_layers = 0, hidden = 0;
 };
 Json OutlierMapToJson(const OutlierMap& map, const ModelGraph& graph);
+// InvalidArgument: of a model of other sizes. DataLoss: no map, or one with a layer, row or channel that the
+// model has not. Unimplemented: another format version.
 absl::StatusOr<OutlierMap> OutlierMapFromJson(const Json& json, const ModelGraph& graph,
                                               absl::string_view where);
 

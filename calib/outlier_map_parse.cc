@@ -201,6 +201,33 @@ absl::Status CheckShape(const OutlierMap& map, const ModelGraph& graph, absl::st
       graph.config.num_layers, " of ", graph.config.hidden, "; scan this model"));
 }
 
+// That what is used as an index of layers, rows and channels is one.
+absl::Status CheckPlaces(const OutlierMap& map, const ModelConfig& c, absl::string_view where) {
+  const auto corrupt = [&](const auto&... what) {
+    return absl::DataLossError(absl::StrCat(where, ": ", what..., "; scan again"));
+  };
+  const auto within = [](int64_t index, int64_t count) { return index >= 0 && index < count; };
+  for (const SpikeStage& s : map.stages) {
+    if (s.step_up < 0 || s.step_up > s.step_down || s.step_down > c.num_layers) {
+      return corrupt("a stage from layer ", s.step_up, " to ", s.step_down, "; the model has ", c.num_layers);
+    }
+    if (static_cast<int64_t>(s.channels.size()) >= c.hidden) {
+      return corrupt("a stage of ", s.channels.size(), " channels; the model has ", c.hidden);
+    }
+    for (const SpikeChannel& channel : s.channels) {
+      if (within(channel.channel, c.hidden)) continue;
+      return corrupt("a stage with channel ", channel.channel, "; the model has ", c.hidden);
+    }
+  }
+  for (const SuperWeightRef& w : map.super_weights) {
+    if (within(w.layer, c.num_layers) && within(w.row, c.hidden) && within(w.column, c.intermediate))
+      continue;
+    return corrupt("a super weight of layer ", w.layer, " at row ", w.row, ", column ", w.column,
+                   "; the model has ", c.num_layers, " layers of [", c.hidden, ", ", c.intermediate, "]");
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<OutlierMap> OutlierMapFromJson(const Json& json, const ModelGraph& graph,
@@ -229,6 +256,7 @@ absl::StatusOr<OutlierMap> OutlierMapFromJson(const Json& json, const ModelGraph
   f.Objects("life_plain", map.life_plain, ReadLife);
   f.Objects("life_bos", map.life_bos, ReadLife);
   SF_RETURN_IF_ERROR(f.status());
+  SF_RETURN_IF_ERROR(CheckPlaces(map, graph.config, where));
   SF_RETURN_IF_ERROR(ReadSinks(f, "sinks_plain", where, map.sinks_plain));
   SF_RETURN_IF_ERROR(ReadSinks(f, "sinks_bos", where, map.sinks_bos));
   if (const Json* probes = json.Find("probes"); probes != nullptr && !probes->is_null()) {

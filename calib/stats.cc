@@ -348,4 +348,38 @@ absl::StatusOr<CalibStats> LoadStats(const std::string& path) {
   return stats;
 }
 
+absl::Status CheckStats(const CalibStats& stats, const ModelGraph& graph, absl::string_view where) {
+  const ModelConfig& c = graph.config;
+  const auto refuse = [&](const auto&... what) {
+    return absl::InvalidArgumentError(absl::StrCat(where, ": ", what..., "; scan this model"));
+  };
+  std::vector<absl::Span<const int32_t>> texts = {stats.prefix.tokens};
+  texts.insert(texts.end(), stats.windows.begin(), stats.windows.end());
+  for (const StatsArm& arm : stats.arms) {
+    texts.push_back(arm.prefix);
+    if (arm.sites.size() != graph.sites.size()) {
+      return refuse("the scan saw ", arm.sites.size(), " linear inputs, the model has ", graph.sites.size());
+    }
+    for (size_t s = 0; s < arm.sites.size(); ++s) {
+      const Site& place = graph.sites[s];
+      if (arm.sites[s].site == place.id && arm.sites[s].k == place.k) continue;
+      return refuse(place.name, ": the scan saw ", arm.sites[s].k, " channels of input ", arm.sites[s].site,
+                    ", the model has ", place.k, " of input ", place.id);
+    }
+  }
+  for (const absl::Span<const int32_t> tokens : texts) {
+    for (const int32_t token : tokens) {
+      if (token < 0 || token >= c.vocab) return refuse("token ", token, "; the model has ", c.vocab);
+    }
+  }
+  const KvPrefix& prefix = stats.prefix;
+  const size_t layers = prefix.empty() ? 0 : static_cast<size_t>(c.num_layers);
+  const size_t values = static_cast<size_t>(c.num_kv_heads * prefix.size() * c.head_dim);
+  bool fits = prefix.k.size() == layers && prefix.v.size() == layers;
+  for (size_t l = 0; fits && l < layers; ++l) {
+    fits = prefix.k[l].size() == values && prefix.v[l].size() == values;
+  }
+  return fits ? absl::OkStatus() : refuse("the prefix has not ", values, " keys and values in each layer");
+}
+
 }  // namespace spikefold

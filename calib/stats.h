@@ -78,5 +78,8 @@ struct CalibStats {
 // second frames, missing tensors.
 absl::Status SaveStats(const CalibStats& stats, const std::string& path);
 absl::StatusOr<CalibStats> LoadStats(const std::string& path);
+// That what LoadStats() read can be used by the places of this model: its sites in their order and width, its
+// layers' prefix keys and values, its tokens. InvalidArgument: the statistics are another model's.
+absl::Status CheckStats(const CalibStats& stats, const ModelGraph& graph, absl::string_view where);
 
 }  // namespace spikefold

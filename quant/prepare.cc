@@ -238,7 +238,8 @@ class Preparer {
       cache = JoinPath(in_.cache_directory, absl::StrCat("folded-", key.substr(0, 16), ".spike"));
       if (PathExists(cache)) {
         absl::StatusOr<CalibStats> found = LoadStats(cache);
-        if (found.ok() && found->model_fingerprint == fingerprint) return found;
+        const bool ours = found.ok() && found->model_fingerprint == fingerprint;
+        if (ours && CheckStats(*found, folded.graph(), cache).ok()) return found;
       }
     }
     SF_RETURN_IF_ERROR(CheckRuns(folded));

@@ -1,3 +1,5 @@
+#include <limits>
+
 #include "absl/strings/str_cat.h"
 #include "apps/report/report.h"
 #include "formats/base/status.h"
@@ -16,6 +18,7 @@ absl::StatusOr<ReportScan> ReportScanFromJson(absl::string_view text, absl::stri
   ModelGraph graph;
   SF_ASSIGN_OR_RETURN(graph.config.num_layers, json.GetInt("num_layers", where));
   SF_ASSIGN_OR_RETURN(graph.config.hidden, json.GetInt("hidden", where));
+  graph.config.intermediate = std::numeric_limits<int64_t>::max();  // which the map does not say
   const Json* sites = json.Find("sites");
   if (sites == nullptr || !sites->is_array()) {
     return absl::DataLossError(absl::StrCat(where, ": \"sites\" is missing or no list; scan again"));

@@ -106,6 +106,7 @@ absl::StatusOr<LoadedScan> LoadScan(const std::string& directory, const ModelGra
   SF_ASSIGN_OR_RETURN(const Json json, ParseJson(text, map_path));
   SF_ASSIGN_OR_RETURN(scan.map, OutlierMapFromJson(json, graph, map_path));
   SF_ASSIGN_OR_RETURN(scan.stats, LoadStats(stats_path));
+  SF_RETURN_IF_ERROR(CheckStats(scan.stats, graph, Shown(stats_path)));
   SF_ASSIGN_OR_RETURN(scan.sha256, Sha256File(stats_path));
   SF_RETURN_IF_ERROR(CheckSameScan(scan.map, scan.stats, directory));
   return scan;

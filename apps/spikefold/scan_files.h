@@ -24,7 +24,7 @@ absl::Status CheckScanOutput(const std::string& directory, bool force,
 // Writes a directory that appears whole or not at all. With `force` an existing scan is replaced.
 absl::Status SaveScan(const ScanResult& scan, const ModelGraph& graph, const std::string& directory,
                       bool force);
-// DataLoss: corrupt, or the two files are of different scans.
+// DataLoss: corrupt, or the two files are of different scans. InvalidArgument: CheckStats().
 absl::StatusOr<LoadedScan> LoadScan(const std::string& directory, const ModelGraph& graph);
 
 // The SHA-256 that scan.spike has or would have.

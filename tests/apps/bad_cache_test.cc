@@ -4,6 +4,7 @@
 
 #include <filesystem>
 
+#include "calib/stats.h"
 #include "tests/apps/bad_inputs.h"
 
 namespace spikefold::testing {
@@ -67,6 +68,35 @@ TEST_CASE("A scan's cache that is no honest zstd frame is refused", "[apps][bad]
     CHECK(run.err == absl::StrCat("spikefold plan: ", path, ": ", c.message, "\n"));
     CHECK(run.out.empty());
   }
+}
+
+TEST_CASE("Statistics that do not fit the model are refused, and of a folded model made again",
+          "[apps][bad]") {
+  const Workplace w;
+  Succeed({"scan", w.model, "-o", w / "scan", "--text", w.text, "--windows", "4", "--length", "32"});
+  const auto lose_site = [](const std::string& path) {
+    auto stats = LoadStats(path);
+    REQUIRE(stats.ok());
+    stats->arms.front().sites.pop_back();
+    REQUIRE(SaveStats(*stats, path).ok());
+  };
+  const Args plan = {"plan", w.model, "--scan", w / "scan", "--scheme", "w8a8-static", "--smooth", "0.5"};
+  const std::string expected = Succeed(plan);
+  const auto files = *ListDirectory(w / "scan");
+  std::string folded;
+  for (const std::string& name : files) {
+    if (name.rfind("folded-", 0) == 0) folded = w / "scan/" + name;
+  }
+  REQUIRE(!folded.empty());
+  const std::string kept = ReadAll(folded);
+  lose_site(folded);
+  CHECK(ReadAll(folded) != kept);
+  CHECK(Succeed(plan) == expected);
+  CHECK(ReadAll(folded) == kept);
+  lose_site(w / "scan/scan.spike");
+  CheckRefused(plan, 2,
+               absl::StrCat("spikefold plan: ", w / "scan/scan.spike",
+                            ": the scan saw 8 linear inputs, the model has 9; scan this model"));
 }
 
 TEST_CASE("A model, a tokenizer or a text that is a FIFO or a device is refused without waiting",

@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <functional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -13,6 +14,7 @@
 #include "calib/recalibrate.h"
 #include "calib/spike_stages.h"
 #include "formats/base/file.h"
+#include "tests/testing/status_matchers.h"
 #include "tests/testing/tiny_model.h"
 
 namespace spikefold {
@@ -240,6 +242,41 @@ TEST_CASE("The outlier map reads back equal, and another model's is refused") {
         "outliers.json: \"stages\" is missing or no list; scan again");
   broken.Set("format_version", 9);
   CHECK(OutlierMapFromJson(broken, graph, "x").status().code() == absl::StatusCode::kUnimplemented);
+}
+
+TEST_CASE("A layer, row or channel of the outlier map that the model has not is refused") {
+  const TinyModel tiny = MakeTinyModel({.hidden = 64, .intermediate = 96, .num_layers = 2});
+  const ModelGraph& graph = tiny.checkpoint->graph();
+  OutlierMap good;
+  good.num_layers = 2;
+  good.hidden = 64;
+  good.stages = {{.step_up = 0, .step_down = 2, .channels = {{.channel = 0}, {.channel = 63}}}};
+  good.super_weights = {{.layer = 1, .row = 63, .column = 95}};
+  REQUIRE(OutlierMapFromJson(OutlierMapToJson(good, graph), graph, "m").ok());
+  const auto refused = [&](const std::function<void(OutlierMap&)>& spoil, const std::string& message) {
+    OutlierMap map = good;
+    spoil(map);
+    CHECK_THAT(OutlierMapFromJson(OutlierMapToJson(map, graph), graph, "m").status(),
+               testing::Fails(absl::StatusCode::kDataLoss, absl::StrCat("m: ", message)));
+  };
+  const auto stage = [&](const SpikeStage& s, const std::string& message) {
+    refused([&](OutlierMap& map) { map.stages[0] = s; }, message);
+  };
+  stage({.step_up = -1, .step_down = 1}, "a stage from layer -1 to 1; the model has 2");
+  stage({.step_up = 2, .step_down = 1}, "a stage from layer 2 to 1; the model has 2");
+  stage({.step_up = 0, .step_down = 3}, "a stage from layer 0 to 3; the model has 2");
+  stage({.channels = {{.channel = 1'000'000'000}}}, "a stage with channel 1000000000; the model has 64");
+  stage({.channels = {{.channel = -1}}}, "a stage with channel -1; the model has 64");
+  stage({.channels = std::vector<SpikeChannel>(64)}, "a stage of 64 channels; the model has 64");
+  const auto super = [&](const SuperWeightRef& w, const std::string& at) {
+    refused([&](OutlierMap& map) { map.super_weights.push_back(w); },
+            absl::StrCat("a super weight of ", at, "; the model has 2 layers of [64, 96]"));
+  };
+  super({.layer = 2}, "layer 2 at row 0, column 0");
+  super({.layer = -1}, "layer -1 at row 0, column 0");
+  super({.row = 64}, "layer 0 at row 64, column 0");
+  super({.column = 96}, "layer 0 at row 0, column 96");
+  super({.column = -100'000'000}, "layer 0 at row 0, column -100000000");
 }
 
 TEST_CASE("Without a file the model writes its own text, the same for the same seed") {

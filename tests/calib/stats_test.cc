@@ -4,6 +4,7 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <functional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -12,6 +13,7 @@
 #include "calib/zstd_frame.h"
 #include "formats/base/file.h"
 #include "kernels/runtime/forward.h"
+#include "tests/testing/status_matchers.h"
 #include "tests/testing/tiny_model.h"
 
 namespace spikefold {
@@ -147,6 +149,39 @@ TEST_CASE("Statistics read back equal") {
   CHECK(back->prefix.tokens == stats.prefix.tokens);
   CHECK(back->prefix.v == stats.prefix.v);
   CHECK(back->FindArm("other") == nullptr);
+}
+
+TEST_CASE("Statistics of another model's inputs, prefix or tokens are refused") {
+  const auto tiny = testing::MakeTinyModel({.hidden = 72, .intermediate = 50, .num_layers = 2, .vocab = 64});
+  const ModelGraph& graph = tiny.checkpoint->graph();
+  CalibStats good;
+  good.windows = {{0, 63}};
+  good.prefix.tokens = {5, 6};
+  good.prefix.k = good.prefix.v = std::vector<std::vector<uint16_t>>(2, std::vector<uint16_t>(2 * 2 * 64));
+  StatsArm arm{.name = "plain", .prefix = {5, 6}};
+  for (const Site& site : graph.sites) arm.sites.push_back({.site = site.id, .k = site.k});
+  good.arms = {arm, arm};
+  REQUIRE(CheckStats(good, graph, "s") == absl::OkStatus());
+  const auto refused = [&](const std::function<void(CalibStats&)>& spoil, const std::string& message) {
+    CalibStats stats = good;
+    spoil(stats);
+    CHECK_THAT(CheckStats(stats, graph, "s"),
+               testing::Fails(absl::StatusCode::kInvalidArgument, absl::StrCat("s: ", message)));
+  };
+  refused([](CalibStats& s) { s.arms[1].sites.pop_back(); },
+          "the scan saw 8 linear inputs, the model has 9; scan this model");
+  refused([](CalibStats& s) { s.arms[0].sites[3].k = 72; },
+          "layers.0.down_in: the scan saw 72 channels of input 3, the model has 50 of input 3");
+  refused([](CalibStats& s) { s.arms[0].sites[1].site = 60000; },
+          "layers.0.ctx: the scan saw 256 channels of input 60000, the model has 256 of input 1");
+  refused([](CalibStats& s) { s.windows[0][1] = 64; }, "token 64; the model has 64");
+  refused([](CalibStats& s) { s.arms[1].prefix = {-1}; }, "token -1; the model has 64");
+  const std::string values = "the prefix has not 256 keys and values in each layer";
+  refused([](CalibStats& s) { s.prefix.k.pop_back(); }, values);
+  refused([](CalibStats& s) { s.prefix.k[1].pop_back(); }, values);
+  refused([](CalibStats& s) { s.prefix.v[0].clear(); }, values);
+  refused([](CalibStats& s) { s.prefix.tokens.push_back(7); },
+          "the prefix has not 384 keys and values in each layer");
 }
 
 TEST_CASE("A truncated, damaged, doubled or lying file of statistics is refused with its reason") {
