@@ -53,6 +53,7 @@ absl::StatusOr<std::string> CheckpointBase::Fingerprint() const {
       SF_ASSIGN_OR_RETURN(const std::string hex, Sha256File(file.path));
       absl::StrAppend(&digest, file.name, "\n", hex, "\n");
     }
+    if (!meaning_.empty()) absl::StrAppend(&digest, "config\n", Sha256Hex(meaning_), "\n");
     fingerprint_ = Sha256Hex(digest);
   }
   return fingerprint_;
@@ -79,6 +80,13 @@ absl::StatusOr<Tensor> CheckpointReader::ReadF32Rows(absl::string_view name, int
 }
 
 bool CheckpointReader::ReadsRows(absl::string_view) const { return false; }
+
+int64_t CheckpointReader::ReadMemory(absl::string_view name) const {
+  const StoredTensor* stored = Find(name);
+  if (stored == nullptr) return 0;
+  const int64_t values = static_cast<int64_t>(sizeof(float)) * NumElements(stored->shape);
+  return ReadsRows(name) ? values : values + static_cast<int64_t>(stored->bytes);  // decoded from these
+}
 
 namespace {
 

@@ -59,6 +59,9 @@ class CheckpointReader {
   // ReadF32() of a matrix by blocks of rows: without ReadsRows() what is stored, or all values, stay in
   // memory.
   virtual absl::StatusOr<std::unique_ptr<WeightRows>> OpenRows(absl::string_view name) const;
+  // Bytes that ReadF32() has in memory at once, at most: the values, and what the reader needs beside them.
+  // 0: no such tensor.
+  virtual int64_t ReadMemory(absl::string_view name) const;
   // The tensor as stored, no conversion (safetensors only; Unimplemented for GGUF).
   virtual absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const = 0;
   virtual absl::StatusOr<std::unique_ptr<Tokenizer>> LoadTokenizer() const = 0;
@@ -70,8 +73,8 @@ class CheckpointReader {
     std::string name, bytes;
   };
   virtual absl::StatusOr<std::vector<SideFile>> SideFiles() const = 0;
-  // Identity of the weights: sha256 over each file's name and content digest. Reads the whole model once;
-  // cached.
+  // Identity of the model: sha256 over each weight file's name and content digest and, of a directory, what
+  // its config.json says. Reads the whole model once; cached.
   virtual absl::StatusOr<std::string> Fingerprint() const = 0;
   virtual uint64_t file_bytes() const = 0;
   // What is odd about the files and changes nothing.

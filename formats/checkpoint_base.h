@@ -36,6 +36,7 @@ class CheckpointBase : public CheckpointReader {
   ModelGraph graph_;
   Json config_json_;
   std::vector<WeightFile> weight_files_;
+  std::string meaning_;  // what the model is beside the weights' bytes, where their files do not say it
   uint64_t file_bytes_ = 0;
 
  private:

@@ -152,6 +152,7 @@ absl::Status DirectoryCheckpoint::SetConfig(Json config_json) {
     return absl::Status(graph.status().code(), absl::StrCat(path_, ": ", graph.status().message()));
   }
   graph_ = *std::move(graph);
+  absl::StrAppend(&meaning_, ConfigToJson(graph_.config).Dump(), "\n");
   config_json_ = std::move(config_json);
   return absl::OkStatus();
 }

@@ -17,8 +17,9 @@ class ForeignDirectory : public DirectoryCheckpoint {
  public:
   static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& path, Json config_json) {
     std::unique_ptr<ForeignDirectory> c(new ForeignDirectory(path));
-    SF_ASSIGN_OR_RETURN(c->config_, ParseForeignConfig(*config_json.Find("quantization_config"),
-                                                       JoinPath(path, "config.json")));
+    const Json& quantization = *config_json.Find("quantization_config");
+    SF_ASSIGN_OR_RETURN(c->config_, ParseForeignConfig(quantization, JoinPath(path, "config.json")));
+    c->meaning_ = quantization.Dump() + "\n";
     config_json.Erase("quantization_config");
     SF_RETURN_IF_ERROR(c->SetConfig(std::move(config_json)));
     SF_ASSIGN_OR_RETURN(c->model_, SafetensorsModel::Open(path));

@@ -29,9 +29,8 @@ double ShareBeyond(const SiteStats& stats, const TensorDecision& d) {
 Json CalibratedRanges(const Plan& plan, const ModelGraph& graph, const StatsArm& arm) {
   Json list = Json::MakeArray();
   for (const Site& site : graph.sites) {
-    const Node& first = graph.nodes[static_cast<size_t>(site.linears.front())];
-    const TensorDecision* d = plan.Find(first.module);
-    if (d == nullptr || !d->activation_static || static_cast<size_t>(site.id) >= arm.sites.size()) continue;
+    const TensorDecision* d = plan.FindStatic(graph, site);
+    if (d == nullptr || static_cast<size_t>(site.id) >= arm.sites.size()) continue;
     const SiteStats& stats = arm.sites[static_cast<size_t>(site.id)];
     if (stats.k != site.k) continue;
     list.Append(Json::MakeObject()

@@ -23,19 +23,10 @@ constexpr uint64_t kMaxCacheBytes = uint64_t{1} << 20;
 constexpr size_t kLeastTried = 24;     // with per-token codes too
 constexpr size_t kWindowTokens = 256;  // of each window, of which the second half is scored
 
-const TensorDecision* DecisionOf(const Plan& plan, const ModelGraph& graph, const Site& site) {
-  return plan.Find(graph.nodes[static_cast<size_t>(site.linears.front())].module);
-}
-
 std::vector<const Site*> StaticSites(const Plan& plan, const ModelGraph& graph) {
   std::vector<const Site*> sites;
   for (const Site& site : graph.sites) {
-    if (site.layer < 0) continue;
-    const bool any = std::any_of(site.linears.begin(), site.linears.end(), [&](int linear) {
-      const TensorDecision* d = plan.Find(graph.nodes[static_cast<size_t>(linear)].module);
-      return d != nullptr && d->activation_static;
-    });
-    if (any) sites.push_back(&site);
+    if (site.layer >= 0 && plan.FindStatic(graph, site) != nullptr) sites.push_back(&site);
   }
   return sites;
 }
@@ -146,7 +137,7 @@ class Measurement {
     if (!Report(in_.progress, kStep, done_++, total_)) {
       return absl::CancelledError("measuring static scales: stopped");
     }
-    SiteCodes codes(site, *DecisionOf(*in_.plan, graph_, site), per_token, *in_.pool);
+    SiteCodes codes(site, *in_.plan->FindStatic(graph_, site), per_token, *in_.pool);
     return divergence_->Measure(&codes, site.layer);
   }
 
@@ -157,7 +148,7 @@ class Measurement {
                                    in_.behind_prefix ? " prefix " : " plain ", in_.scan_sha256,
                                    in_.arithmetic, " ", in_.max_windows, " ", tried_);
     for (const Site* site : sites_) {
-      const TensorDecision& d = *DecisionOf(*in_.plan, graph_, *site);
+      const TensorDecision& d = *in_.plan->FindStatic(graph_, *site);
       absl::StrAppend(&key, absl::StrFormat(" %a %d %d %a", d.activation_scale, d.activation_zero,
                                             d.activation_bits, d.spike_threshold));
       for (const int32_t column : d.kept) absl::StrAppend(&key, ",", column);

@@ -6,6 +6,7 @@
 #include "quant/round_linear.h"
 #include "quant/rounding/row_panel.h"
 #include "quant/rounding/sequential.h"
+#include "quant/rounding/trellis_panel.h"
 
 namespace spikefold {
 namespace {
@@ -37,13 +38,13 @@ class Forecaster {
   }
 
   void SeeNearest(const TensorDecision& d) {
-    if (!IsGptq(d) && in_.writes(d)) See(d.module, RoundLinearMemory(d, *in_.reader));
+    if (!IsGptq(d) && in_.writes(d)) See(d.module, RoundLinearMemory(d, *in_.reader, in_.num_threads));
   }
 
   const Node& NodeOf(int node) const { return graph_.nodes[static_cast<size_t>(node)]; }
   int64_t Packed(int node) const { return kFloat * NodeOf(node).n * NodeOf(node).k; }
 
-  // Linears that the text passes between two sites; while the last of them is read, its values twice.
+  // Linears that the text passes between two sites; the largest is read and packed beside them.
   int64_t LinearsBetween(int begin, int end) const {
     int64_t bytes = 0;
     for (int node = begin; node < end; ++node) {
@@ -56,8 +57,9 @@ class Forecaster {
     int64_t bytes = 0;
     for (int node = begin; node < end; ++node) {
       const Node& n = NodeOf(node);
-      const bool weights = n.op == Op::kLinear || n.op == Op::kEmbed;
-      if (weights) bytes = std::max(bytes, ReadMemory(*in_.reader, n.module + ".weight", n.n * n.k));
+      if (n.op != Op::kLinear && n.op != Op::kEmbed) continue;
+      const int64_t read = in_.reader->ReadMemory(n.module + ".weight");
+      bytes = std::max({bytes, Packed(node), read - Packed(node)});
     }
     return bytes;
   }
@@ -127,6 +129,16 @@ class Forecaster {
     int64_t groups() const { return decision->group_size > 0 ? k / decision->group_size : 1; }
     int64_t codes() const { return n * k + kFloat * n * groups(); }
   };
+  // While codes become what is stored: the weights are read again for what is kept of them, and a bias that
+  // was shifted is made from them.
+  int64_t TakeMemory(const RoundedLinear& l) const {
+    const TensorDecision& d = *l.decision;
+    const bool keeps = !d.kept.empty() || !d.supers.empty();
+    const int64_t weights = keeps ? l.values() : 0;
+    const int64_t read = keeps ? in_.reader->ReadMemory(d.module + ".weight") : 0;
+    const int64_t bias = weights + in_.reader->ReadMemory(d.module + ".bias");
+    return std::max(l.codes() + std::max(read, bias), weights + StoredMemory(d));
+  }
   std::vector<RoundedLinear> LinearsOf(const Site& site) const {
     std::vector<RoundedLinear> linears;
     for (const int node : site.linears) {
@@ -139,22 +151,32 @@ class Forecaster {
 
   // Rounded side by side, then one after the other packed and taken. Returns what is packed afterwards.
   int64_t SeeTogether(absl::Span<const RoundedLinear> linears, int64_t ready, int64_t packed, int64_t text) {
-    int64_t waiting = 0, panels = 0;  // weights and codes of all; one of each thread
+    int64_t waiting = 0, panels = 0;   // weights and codes of all; one of each thread
+    int64_t before = 0;                // weights that are there while the next is read
+    int64_t num_paths = 0, paths = 0;  // panels of trellis codes, which are few and large
     for (const RoundedLinear& l : linears) {
       const int64_t lanes = RowPanel::kRows;
+      const std::string& module = l.decision->module;
+      See(module, ready + packed + before + in_.reader->ReadMemory(module + ".weight"), text);
+      before += l.values();
       waiting += l.values() + l.codes();
+      if (l.decision->trellis) {
+        num_paths += TrellisPanel::CountOf(l.n);
+        paths = std::max(paths, TrellisPanel::BytesOf(l.decision->weight_bits, l.k));
+        continue;
+      }
       panels =
           std::max(panels, in_.num_threads * lanes * (5 * kFloat * l.k + kDouble * l.groups() * l.groups()));
     }
+    panels = std::max(panels, std::min<int64_t>(in_.num_threads, num_paths) * paths);
     See(linears.front().decision->module, ready + packed + waiting + panels, text);
     for (const RoundedLinear& l : linears) {
       const std::string& module = l.decision->module;
-      const int64_t values = l.values(), read = ReadMemory(*in_.reader, module + ".weight", l.n * l.k);
+      const int64_t values = l.values();
       See(module, ready + packed + waiting + 2 * values, text);  // what the codes stand for, packed
       waiting -= values + l.codes();
       packed += values;
-      See(module, ready + packed + waiting + std::max(read + l.codes(), values + StoredMemory(*l.decision)),
-          text);
+      See(module, ready + packed + waiting + TakeMemory(l), text);
     }
     return packed;
   }

@@ -25,6 +25,14 @@ const TensorDecision* Plan::Find(absl::string_view module) const {
   return has_head && head.module == module ? &head : nullptr;
 }
 
+const TensorDecision* Plan::FindStatic(const ModelGraph& graph, const Site& site) const {
+  for (const int linear : site.linears) {
+    const TensorDecision* d = Find(graph.nodes[static_cast<size_t>(linear)].module);
+    if (d != nullptr && d->activation_static) return d;
+  }
+  return nullptr;
+}
+
 QuantizedLinearSpec SpecOf(const TensorDecision& d) {
   QuantizedLinearSpec spec;
   spec.module = d.module;

@@ -75,6 +75,8 @@ struct Plan {
   PlanTotals totals;
 
   const TensorDecision* Find(absl::string_view module) const;
+  // On the site's first linear whose input has a static scale (others may be kept); nullptr: none has.
+  const TensorDecision* FindStatic(const ModelGraph& graph, const Site& site) const;
 };
 // Counts `bytes` of every decision and the totals from what will be stored.
 void CountPlanBytes(const ModelGraph& graph, Plan& plan);

@@ -6,6 +6,7 @@
 #include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "quant/rounding/trellis_panel.h"
 
 namespace spikefold {
 namespace {
@@ -112,13 +113,6 @@ absl::StatusOr<QuantizedLinear> FinishLinear(const TensorDecision& d, const Chec
   return q;
 }
 
-int64_t ReadMemory(const CheckpointReader& reader, absl::string_view name, int64_t count) {
-  const int64_t values = static_cast<int64_t>(sizeof(float)) * count;
-  const StoredTensor* stored = reader.Find(name);
-  if (stored == nullptr || reader.ReadsRows(name)) return values;
-  return values + static_cast<int64_t>(stored->bytes);  // decoded from what is stored
-}
-
 int64_t StoredMemory(const TensorDecision& d) {
   if (d.weight_bits >= 16) return 2 * d.n * d.k;
   const int64_t groups = d.group_size > 0 ? d.k / d.group_size : 1;
@@ -127,10 +121,15 @@ int64_t StoredMemory(const TensorDecision& d) {
   return d.n * d.k + side + (d.weight_bits < 8 ? d.n * d.k * d.weight_bits / 8 : 0);
 }
 
-int64_t RoundLinearMemory(const TensorDecision& d, const CheckpointReader& reader) {
+int64_t RoundLinearMemory(const TensorDecision& d, const CheckpointReader& reader, int num_threads) {
   const int64_t packed = d.weight_bits < 8 ? d.n * d.k * d.weight_bits / 8 : 0;
-  const int64_t made = StoredMemory(d) - packed;
-  if (!ByRows(d, reader)) return std::max(made + ReadMemory(reader, WeightName(d), d.n * d.k), made + packed);
+  const int64_t made = StoredMemory(d) - packed, read = reader.ReadMemory(WeightName(d));
+  if (d.trellis) {
+    const int64_t values = static_cast<int64_t>(sizeof(float)) * d.n * d.k;
+    const int64_t panels = std::min<int64_t>(num_threads, TrellisPanel::CountOf(d.n));
+    return std::max(read, made + values + panels * TrellisPanel::BytesOf(d.weight_bits, d.k));
+  }
+  if (!ByRows(d, reader)) return made + std::max(read, packed);
   const int64_t block = std::min(BlockRows(d), d.n) * d.k;
   return made + std::max(packed, block * 6);  // float32, and 16 bit as stored
 }

@@ -24,9 +24,7 @@ absl::StatusOr<QuantizedLinear> FinishLinear(const TensorDecision& decision, con
                                              absl::Span<const float> w, RoundedWeights rounded);
 
 // Bytes that RoundLinear() and the writer behind it have in memory at once, at most.
-int64_t RoundLinearMemory(const TensorDecision& decision, const CheckpointReader& reader);
-// Of a matrix that is read as float32: its values, and what the reader needs beside them.
-int64_t ReadMemory(const CheckpointReader& reader, absl::string_view name, int64_t count);
+int64_t RoundLinearMemory(const TensorDecision& decision, const CheckpointReader& reader, int num_threads);
 // Of a linear as the writer is given it, and what the writer makes of its codes.
 int64_t StoredMemory(const TensorDecision& decision);
 

@@ -139,7 +139,11 @@ class Sweep {
       SF_RETURN_IF_ERROR(RunPoint(open[i], all.subspan(i + 1), runner));
     }
     SF_RETURN_IF_ERROR(WriteReports());
-    return PrintResult();
+    SF_RETURN_IF_ERROR(PrintResult());
+    if (!documents_.empty()) return absl::OkStatus();
+    return absl::InvalidArgumentError(
+        absl::StrCat(Printable(options_.output, 1024),
+                     ": every recipe was refused; sweep.json says why, give one that this model allows"));
   }
 
  private:

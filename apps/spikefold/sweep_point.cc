@@ -13,9 +13,8 @@
 namespace spikefold {
 namespace {
 
-bool IsRefusal(const absl::Status& status) {
-  return status.code() == absl::StatusCode::kInvalidArgument ||
-         status.code() == absl::StatusCode::kUnimplemented;
+PointResult Refused(const absl::Status& status) {
+  return {.document = {}, .refused = std::string(status.message()), .codes_from = {}};
 }
 
 bool AnyMayShare(const SweepPoint& point, absl::Span<const SweepPoint> later) {
@@ -47,13 +46,11 @@ absl::StatusOr<PointResult> SweepRunner::Run(const SweepPoint& point, bool overw
                                              absl::Span<const SweepPoint> later) {
   const double start = Now();
   PointResult result;
-  const auto refuse = [&](const absl::Status& status) -> absl::StatusOr<PointResult> {
-    if (!IsRefusal(status)) return status;
-    result.refused = std::string(status.message());
-    return result;
-  };
   auto prepared = PreparePoint(point, inputs_, context_);
-  if (!prepared.ok()) return refuse(prepared.status());
+  if (absl::IsInvalidArgument(prepared.status()) || absl::IsUnimplemented(prepared.status())) {
+    return Refused(prepared.status());
+  }
+  SF_RETURN_IF_ERROR(prepared.status());
   PreparedOutput output{
       .path = JoinPath(options_.directory, point.name), .overwrite = overwrite, .codes_from = {}};
   if (const Donor* donor = FindDonor(prepared->plan)) {
@@ -62,7 +59,8 @@ absl::StatusOr<PointResult> SweepRunner::Run(const SweepPoint& point, bool overw
   }
   const absl::Status written =
       WritePrepared(*prepared, *inputs_.reference.reader, &inputs_.scan, output, context_);
-  if (!written.ok()) return refuse(written);
+  if (absl::IsUnimplemented(written)) return Refused(written);  // anything else is no fault of the recipe
+  SF_RETURN_IF_ERROR(written);
   auto directory = std::make_unique<ModelDirectory>(output.path, options_.keep_models);
   SF_ASSIGN_OR_RETURN(result.document, Measure(point, output.path, start));
   SF_RETURN_IF_ERROR(KeepDonors(point, std::move(prepared->plan), std::move(directory), later));

@@ -9,6 +9,7 @@
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "quant/scheme.h"
+#include "quant/target.h"
 
 namespace spikefold {
 namespace {
@@ -67,6 +68,11 @@ absl::StatusOr<SweepPoint> ReadPoint(const Json& json, absl::string_view where) 
     SF_RETURN_IF_ERROR(CheckName(point.name, where));
   }
   SF_ASSIGN_OR_RETURN(point.recipe, RecipeFromJson(recipe, where));
+  absl::StatusOr<Recipe> fitting = RecipeForTarget(std::move(point.recipe));
+  if (!fitting.ok()) {
+    return absl::Status(fitting.status().code(), absl::StrCat(where, ": ", fitting.status().message()));
+  }
+  point.recipe = *std::move(fitting);
   return point;
 }
 

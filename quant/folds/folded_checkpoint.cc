@@ -52,6 +52,17 @@ class Folded : public FoldedCheckpoint {
     const auto shifted = model_.shifted_biases.find(name);
     return shifted == model_.shifted_biases.end() ? Rewritten(name) : ShiftedBias(name, shifted->second);
   }
+  int64_t ReadMemory(absl::string_view name) const override {
+    if (const auto shifted = model_.shifted_biases.find(name); shifted != model_.shifted_biases.end()) {
+      return ReadMemory(model_.graph.nodes[static_cast<size_t>(shifted->second)].module + ".weight");
+    }
+    const auto it = model_.rewrites.find(name);
+    if (it == model_.rewrites.end()) return base_.ReadMemory(name);
+    const Shape& shape = Find(name)->shape;
+    const int64_t values = static_cast<int64_t>(sizeof(float)) * NumElements(shape);
+    const int64_t beside = RewriteMemory(it->second, pool_, shape[0], shape.size() > 1 ? shape[1] : 1);
+    return std::max(base_.ReadMemory(it->second.source), values + beside);
+  }
   // What a fold touched is stored nowhere: float32 then.
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
     return IsFolded(name) ? ReadF32(name) : base_.ReadRaw(name);

@@ -223,4 +223,16 @@ void ApplyRewrite(const Rewrite& rewrite, ThreadPool* pool, Tensor* tensor) {
   }
 }
 
+int64_t RewriteMemory(const Rewrite& r, ThreadPool* pool, int64_t n, int64_t k) {
+  const bool both = !r.left.empty();
+  // A block of rows a thread; or the whole matrix, and a block of columns.
+  const int64_t at_once = both ? kColumns : kRowsAtOnce, lines = both ? k : n, length = both ? n : k;
+  int64_t product = 0;  // of a dense matrix with one of them
+  for (const Transform& t : both ? r.left : r.right) product = std::max(product, t.order());
+  const int64_t blocks =
+      std::min<int64_t>(pool == nullptr ? 1 : pool->num_threads(), (lines + at_once - 1) / at_once);
+  const int64_t values = (both ? n * k : 0) + blocks * std::min(at_once, lines) * (length + product);
+  return static_cast<int64_t>(sizeof(double)) * values;
+}
+
 }  // namespace spikefold

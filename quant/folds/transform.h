@@ -24,6 +24,7 @@ class Transform {
   void Apply(double* x, int64_t width, int64_t inner) const;
   // The same for `count` rows of `width` that lie one behind the other.
   void ApplyRows(double* rows, int64_t count, int64_t width) const;
+  int64_t order() const { return order_; }  // of a dense matrix; 0: it is none
 
  private:
   std::vector<double> scale_;                         // the diagonal; of a rotation signs / sqrt(block)
@@ -40,5 +41,7 @@ struct Rewrite {
 };
 // `tensor` is F32 [n, k], or [n] (left only).
 void ApplyRewrite(const Rewrite& rewrite, ThreadPool* pool /* may be null */, Tensor* tensor);
+// Bytes that this needs beside the tensor [n, k].
+int64_t RewriteMemory(const Rewrite& rewrite, ThreadPool* pool /* may be null */, int64_t n, int64_t k);
 
 }  // namespace spikefold

@@ -26,6 +26,10 @@ absl::Status CheckInput(const RoundingInput& in, const HessianFactor& factor, co
                                                    in.kept.size(), " kept columns and ", in.supers.size(),
                                                    " super weights; they take none"));
   }
+  if (factor.is_diagonal() && !grid.trellis) {
+    return absl::InvalidArgumentError(
+        "gptq: a Hessian that is its diagonal; grids and blocks need all of it");
+  }
   if (factor.order.size() + in.kept.size() == static_cast<size_t>(in.k)) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("gptq: the Hessian was factored with ",
                                                  static_cast<size_t>(in.k) - factor.order.size(),

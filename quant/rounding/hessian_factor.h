@@ -27,13 +27,16 @@ struct FactorOptions {
 struct HessianFactor {
   int64_t k = 0;                // columns of W
   std::vector<int32_t> order;   // [m] columns in order of rounding; kept ones are missing
-  Tensor h;                     // F32 [k, k], as the columns come, without damping
+  Tensor h;                     // F32 [k, k], as the columns come, without damping; none: is_diagonal()
   Tensor feedback;              // F32 [m, m]: [j, i] = U_ij for i < j, else 0
   std::vector<float> pivot;     // [m] D_j
   std::vector<float> diagonal;  // [k] H_jj
   double damping = 0;           // what was added to every H_jj
   double damping_share = 0;  // the same over the mean of the diagonal: more than asked for if H was singular
   int64_t num_dead = 0;      // columns whose input was always zero: they are rounded to nearest, alone
+  // Columns that know nothing of each other: `diagonal` says all, and there is no feedback. Trellis panels
+  // alone take such a factor.
+  bool is_diagonal() const { return h.shape().empty(); }
 };
 // `h` [k, k]: sum_t x_t x_t^T, symmetric. The damping grows tenfold until H is positive definite.
 // InvalidArgument: sizes that do not fit, values that are not finite, no calibration rows at all (H = 0);

@@ -1,6 +1,7 @@
 #include "quant/rounding/round_weights.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "quant/rounding/gptq.h"
 
@@ -35,18 +36,12 @@ double RoundRow(const std::vector<float>& row, int64_t r, const WeightGrid& grid
 // Columns that do not know of each other are those of a diagonal Hessian.
 RoundedWeights NearestPaths(const RoundingInput& input, const WeightGrid& grid,
                             absl::Span<const float> importance, ThreadPool& pool) {
-  const int64_t k = input.k;
   HessianFactor factor;
-  factor.k = k;
-  factor.h = Tensor(DType::kF32, {k, k});
-  factor.feedback = Tensor(DType::kF32, {k, k});
-  std::fill_n(factor.h.as<float>().data(), k * k, 0.0f);
-  std::fill_n(factor.feedback.as<float>().data(), k * k, 0.0f);
-  for (int64_t c = 0; c < k; ++c) {
-    factor.order.push_back(static_cast<int32_t>(c));
-    factor.h.as<float>()[static_cast<size_t>(c * (k + 1))] =
-        importance.empty() ? 1.0f : importance[static_cast<size_t>(c)];
-  }
+  factor.k = input.k;
+  factor.order.resize(static_cast<size_t>(input.k));
+  std::iota(factor.order.begin(), factor.order.end(), 0);
+  factor.diagonal.assign(importance.begin(), importance.end());
+  factor.diagonal.resize(static_cast<size_t>(input.k), 1.0f);
   return Gptq(input, factor, grid, {}, pool).value();  // sizes agree by construction
 }
 

@@ -120,11 +120,12 @@ class Driver {
       SF_ASSIGN_OR_RETURN(LinearRounding w, choose_(node));
       wanted.push_back(std::move(w));
     }
-    const auto any = [&wanted](auto is) { return std::any_of(wanted.begin(), wanted.end(), is); };
-    if (any([](const LinearRounding& w) { return w.round && !w.done.has_value(); })) {
-      SF_RETURN_IF_ERROR(Calibrate(site, wanted.front().spike_threshold));
+    const auto first = [&wanted](auto is) { return std::find_if(wanted.begin(), wanted.end(), is); };
+    const auto rounded = first([](const LinearRounding& w) { return w.round && !w.done.has_value(); });
+    if (rounded != wanted.end()) {
+      SF_RETURN_IF_ERROR(Calibrate(site, rounded->spike_threshold));
     } else if (options_.weights_on_demand &&
-               any([](const LinearRounding& w) { return w.done.has_value(); })) {
+               first([](const LinearRounding& w) { return w.done.has_value(); }) != wanted.end()) {
       SF_RETURN_IF_ERROR(Advance(site));  // so that what lies before it need not wait in memory
     }
     for (size_t l = 0; l < wanted.size();) {

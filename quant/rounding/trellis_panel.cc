@@ -92,11 +92,11 @@ absl::Status TrellisPanel::RoundAll() {
 
 absl::Status TrellisPanel::RoundBlock(int64_t first, int64_t count) {
   const int64_t m = static_cast<int64_t>(factor_.order.size());
-  const float* feedback = factor_.feedback.as<float>().data();
+  const float* feedback = factor_.is_diagonal() ? nullptr : factor_.feedback.as<float>().data();
   for (int64_t s = 0; s < num_strips_; ++s) {
     Strip& strip = strips_[Size(s)];
     std::fill(strip.block.begin(), strip.block.end(), 0.0f);
-    if (first == 0) continue;
+    if (first == 0 || feedback == nullptr) continue;
     SF_RETURN_IF_ERROR(f32::Run({.m = count,
                                  .n = kLanes,
                                  .k = first,
@@ -115,7 +115,7 @@ absl::Status TrellisPanel::RoundBlock(int64_t first, int64_t count) {
           strip.w[Size(column * kLanes + row % kLanes)] + strip.block[Size(i * kLanes + row % kLanes)];
     }
     SF_RETURN_IF_ERROR(Encode(column));
-    for (int64_t s = 0; s < num_strips_; ++s) {
+    for (int64_t s = 0; feedback != nullptr && s < num_strips_; ++s) {
       Strip& strip = strips_[Size(s)];
       const float* e = strip.error.data() + column * kLanes;
       std::copy_n(e, kLanes, strip.ordered.data() + (first + i) * kLanes);
@@ -130,6 +130,10 @@ absl::Status TrellisPanel::RoundBlock(int64_t first, int64_t count) {
 }
 
 absl::Status TrellisPanel::TimesHessian(const std::vector<float>& x, std::vector<float>& y) {
+  if (factor_.is_diagonal()) {
+    for (int64_t i = 0; i < k_ * kLanes; ++i) y[Size(i)] = factor_.diagonal[Size(i / kLanes)] * x[Size(i)];
+    return absl::OkStatus();
+  }
   return f32::Run({.m = k_,
                    .n = kLanes,
                    .k = k_,

@@ -17,6 +17,10 @@ namespace spikefold {
 class TrellisPanel {
  public:
   static constexpr int64_t kRows = kTrellisSegment;
+  // Panels of a matrix of n rows, and about the bytes of one: four float32 and a code a weight, and the costs
+  // of a column's paths.
+  static int64_t CountOf(int64_t n) { return (n + kRows - 1) / kRows; }
+  static int64_t BytesOf(int bits, int64_t k) { return kRows * (17 * k + (4 * kTrellisStates >> bits)); }
 
   // References outlive the panel. No kept columns, no super weights.
   TrellisPanel(const RoundingInput& input, const HessianFactor& factor, const WeightGrid& grid,

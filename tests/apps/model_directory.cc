@@ -74,9 +74,9 @@ void WriteTinyLlama(const std::string& directory) {
   WriteByteTokenizer(directory, 128);
 }
 
-PlantedSpikes WritePlantedModel(const std::string& directory) {
+PlantedSpikes WriteModel(const TinyModelOptions& options, const std::string& directory) {
   std::filesystem::create_directories(directory);
-  const TinyModel tiny = MakeTinyModel({.spike_channels = {70, 301}, .step_up = 1, .step_down = 3});
+  const TinyModel tiny = MakeTinyModel(options);
   std::vector<SafetensorsWriter::Spec> specs;
   for (const StoredTensor& t : tiny.checkpoint->tensors()) specs.push_back({t.name, DType::kF32, t.shape});
   auto writer = SafetensorsWriter::Create(directory + "/model.safetensors", specs);
@@ -89,6 +89,10 @@ PlantedSpikes WritePlantedModel(const std::string& directory) {
   REQUIRE(WriteFileAtomically(directory + "/config.json", config.Dump(1)).ok());
   WriteByteTokenizer(directory, 256);
   return tiny.planted;
+}
+
+PlantedSpikes WritePlantedModel(const std::string& directory) {
+  return WriteModel({.spike_channels = {70, 301}, .step_up = 1, .step_down = 3}, directory);
 }
 
 std::string RandomText(int num_words, unsigned seed) {

@@ -10,6 +10,8 @@ namespace spikefold::testing {
 // tests/data/tiny/llama with a tokenizer for ASCII text: a token a byte.
 void WriteTinyLlama(const std::string& directory);
 
+// A model of 256 tokens, one a byte, as a directory of float32 weights.
+PlantedSpikes WriteModel(const TinyModelOptions& options, const std::string& directory);
 // A model with planted spikes, as a directory: 256 tokens, one a byte.
 PlantedSpikes WritePlantedModel(const std::string& directory);
 

@@ -1,6 +1,7 @@
 // Many recipes over one scan, on a model whose outliers are known.
 #include <filesystem>
 
+#include "formats/safetensors.h"
 #include "tests/apps/apps_kit.h"
 
 namespace spikefold::testing {
@@ -91,6 +92,47 @@ TEST_CASE("sweep runs again only what is not done or has changed", "[apps]") {
   CHECK(*w.Eval("eight").GetString("scheme", "") == "w8a8");
   Succeed(w.Command(w.Recipes(kThree), {"--force", "--max-points", "1"}));
   CHECK(seconds(kFirst) != first);
+}
+
+TEST_CASE("sweep writes for an engine what quantize writes for it", "[apps]") {
+  const SweepPlace w;
+  Succeed(
+      w.Command(w.Recipes(R"([{"name": "vllm", "scheme": "w8a8", "target": "vllm"}])"), {"--keep-models"}));
+  Succeed({"quantize", w.model, "--scan", w.scan, "--scheme", "w8a8", "--target", "vllm", "-o", w / "q"});
+  CHECK((AllBytes(w.out + "/vllm") == AllBytes(w / "q")));
+  const Finished run = RunSpikefold(w.Command(w.Recipes(R"([{"scheme": "w4a4", "target": "vllm"}])")));
+  CHECK(run.exit == 2);
+  CHECK(run.err.find("recipes.json[0]: target \"vllm\": scheme w4a4's activations of 4 bits") !=
+        std::string::npos);
+}
+
+TEST_CASE("A sweep that can measure nothing fails; a model that cannot be rounded is no recipe's fault",
+          "[apps]") {
+  const SweepPlace w;
+  const auto status = [&] {
+    const auto record = ParseJson(ReadAll(w.out + "/sweep.json"), "sweep.json");
+    REQUIRE(record.ok());
+    return *record->Find("points")->array().front().GetString("status", "");
+  };
+  const Finished refused = RunSpikefold(w.Command(w.Recipes(R"([{"scheme": "w4a16", "group_size": 112}])")));
+  CHECK(refused.exit == 2);
+  CHECK(refused.out.find("\nskipped ") != std::string::npos);
+  CHECK(refused.err.find("every recipe was refused") != std::string::npos);
+  CHECK(status() == "refused");
+
+  const std::string weights = w.model + "/model.safetensors";
+  const auto file = SafetensorsFile::Open(weights);
+  REQUIRE(file.ok());
+  const SafetensorsEntry gate = *(*file)->Find("model.layers.2.mlp.gate_proj.weight");
+  std::string bytes = ReadAll(weights);
+  std::fill_n(bytes.begin() + static_cast<std::ptrdiff_t>(gate.offset), gate.bytes, '\0');
+  WriteBytes(weights, bytes);
+  Succeed({"scan", w.model, "-o", w.scan, "--windows", "8", "--length", "64", "--text", w.train, "--force"});
+  const std::string recipes = w.Recipes(R"([{"name": "gptq", "scheme": "w4a16", "outliers": "none"}])");
+  const Finished broken = RunSpikefold(w.Command(recipes, {"--force"}));
+  CHECK(broken.exit == 2);
+  CHECK(broken.err.find("gptq: model.layers.2.mlp.down_proj: hessian: all zeros") != std::string::npos);
+  CHECK(status() == "running");
 }
 
 TEST_CASE("sweep refuses bad lists, foreign directories and names that are no file names", "[apps]") {

@@ -182,8 +182,9 @@ TEST_CASE("A directory lists its tensors in execution order and reads them raw o
   CHECK(model->ReadF32("model.norm.weights").status().code() == StatusCode::kNotFound);
 }
 
-TEST_CASE("Shards give the same tensors as one file and the fingerprint follows the bytes", "[checkpoint]") {
-  const TempDirectory one, many, other;
+TEST_CASE("Shards give the same tensors as one file; the fingerprint follows bytes and configuration",
+          "[checkpoint]") {
+  const TempDirectory one, many, other, turned, spelled;
   MakeVariant(one.path(), {}, nullptr);
   MakeVariant(many.path(), {}, nullptr, 60000);
   MakeVariant(other.path(), {}, [](Tensors& t) { Get(t, kQ).as<float>()[5] += 0.25f; });
@@ -192,6 +193,10 @@ TEST_CASE("Shards give the same tensors as one file and the fingerprint follows 
   for (const StoredTensor& t : a->tensors()) CHECK(SameBits(*a->ReadF32(t.name), *b->ReadF32(t.name)));
   CHECK(*a->Fingerprint() == *a->Fingerprint());
   CHECK(*a->Fingerprint() != *c->Fingerprint());
+  MakeVariant(turned.path(), {{"\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\": 1e-06"}}, nullptr);
+  CHECK(*a->Fingerprint() != *Open(turned.path())->Fingerprint());
+  MakeVariant(spelled.path(), {{"\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\":0.00001"}}, nullptr);
+  CHECK(*a->Fingerprint() == *Open(spelled.path())->Fingerprint());
   CHECK(a->Fingerprint()->size() == 64);
 }
 

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "formats/base/file.h"
+#include "quant/calibrated_ranges.h"
 #include "quant/prepare.h"
 #include "tests/quant/quant_kit.h"
 #include "tests/testing/status_matchers.h"
@@ -91,6 +92,34 @@ TEST_CASE("The sites that a static scale measurably hurts most get scales a toke
   in.arithmetic.clear();
   plan.linears.back().activation_scale *= 2;
   CHECK_THAT(MeasureSiteDamage(in, 1).status(), Fails(absl::StatusCode::kInvalidArgument, "scan first"));
+}
+
+TEST_CASE("A site's static scale is that of its linears, whichever of them are kept") {
+  const Scanned s = ScanTiny(PlainModel());
+  const ModelGraph& graph = s.tiny.checkpoint->graph();
+  const auto plan_of = [&](std::vector<std::string> keep) {
+    Recipe recipe = Static(0);
+    recipe.keep = std::move(keep);
+    const auto prepared = Prepare(recipe, InputOf(s));
+    REQUIRE(prepared.ok());
+    return prepared->plan;
+  };
+  const Plan all = plan_of({}), but_q = plan_of({"*.q_proj"});
+  const auto damage = [&](const Plan& plan) {
+    const auto measured = MeasureSiteDamage({.reader = s.tiny.checkpoint.get(),
+                                             .map = &s.scan.map,
+                                             .stats = &s.scan.stats,
+                                             .plan = &plan,
+                                             .pool = &TestPool()},
+                                            1);
+    REQUIRE(measured.ok());
+    std::vector<double> fixed;
+    for (const SiteDamage& d : *measured) fixed.push_back(d.fixed);
+    return fixed;
+  };
+  CHECK(damage(but_q) == damage(all));
+  const StatsArm& arm = s.scan.stats.arms.front();
+  CHECK(CalibratedRanges(but_q, graph, arm).Dump() == CalibratedRanges(all, graph, arm).Dump());
 }
 
 TEST_CASE(

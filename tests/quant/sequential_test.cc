@@ -193,6 +193,33 @@ TEST_CASE("Following the float model's outputs brings the rounded model closer t
   CHECK(error(reference.get(), 1) < 0.95 * plain);
 }
 
+TEST_CASE("Rows above the spike threshold count for no linear that is rounded, whatever stands before it") {
+  const testing::TinyModel tiny = Tiny();
+  const auto model = Load(*tiny.checkpoint);
+  const ModelGraph& graph = model->graph();
+  const auto windows = SomeWindows(9, 30, 6);
+  const auto round = [&](float threshold, bool queries) {
+    Results results;
+    const absl::Status status = RoundSequentially(
+        *tiny.checkpoint, *model, windows, {.pool = &Pool(), .sequential = false},
+        [&](int node) -> absl::StatusOr<LinearRounding> {
+          const Role role = graph.nodes[static_cast<size_t>(node)].role;
+          if (role != Role::kKProj && !(queries && role == Role::kQProj)) return LinearRounding{};
+          return LinearRounding{.round = true, .grid = kGrid, .spike_threshold = threshold};
+        },
+        [&](int node, RoundedWeights rounded) {
+          if (graph.nodes[static_cast<size_t>(node)].role == Role::kKProj) results[node] = std::move(rounded);
+          return absl::OkStatus();
+        });
+    CAPTURE(status.ToString());
+    REQUIRE(status.ok());
+    return results;
+  };
+  const Results keys = round(2.4f, false);
+  CHECK(DifferentLinears(keys, round(2.4f, true)) == 0);
+  CHECK(DifferentLinears(keys, round(0, false)) == 3);  // there are such rows
+}
+
 TEST_CASE("What is not to be rounded stays; refusals stop the run and name the linear") {
   const testing::TinyModel tiny = Tiny();
   const auto model = Load(*tiny.checkpoint);

@@ -7,6 +7,7 @@
 #include <random>
 
 #include "kernels/trellis_s8_f32/trellis_s8_f32.h"
+#include "quant/forecast.h"
 #include "quant/planner.h"
 #include "quant/rounding/gptq.h"
 #include "quant/rounding/round_weights.h"
@@ -99,6 +100,51 @@ TEST_CASE("Gaussian weights lose what the trellis claims, half of what the best 
     CHECK(q.relative_error == Approx(TrellisError(bits)).epsilon(0.06));
   }
   CHECK(TrellisError(4) < 0.55 * 0.0095);  // J. Max 1960: 16 levels
+}
+
+TEST_CASE("Nearest paths are those of a Hessian that is zero beside its diagonal, to the last bit") {
+  const int64_t n = 300, k = 96;
+  const std::vector<float> w = Gaussian(static_cast<size_t>(n * k), 5);
+  const RoundingInput in{.w = w, .n = n, .k = k};
+  std::vector<float> importance;
+  for (const float v : Gaussian(static_cast<size_t>(k), 6)) importance.push_back(v * v);
+  HessianFactor full;
+  full.k = k;
+  full.h = Tensor(DType::kF32, {k, k});
+  full.feedback = Tensor(DType::kF32, {k, k});
+  for (int64_t c = 0; c < k; ++c) {
+    full.order.push_back(static_cast<int32_t>(c));
+    full.h.as<float>()[static_cast<size_t>(c * (k + 1))] = importance[static_cast<size_t>(c)];
+  }
+  const WeightGrid paths{.bits = 4, .trellis = true};
+  const RoundedWeights a = RoundToNearest(in, paths, importance, TestPool()), b = Round(in, full, paths);
+  CHECK(a.codes == b.codes);
+  CHECK(a.scales == b.scales);
+  CHECK(a.relative_error == b.relative_error);
+  full.h = Tensor();
+  CHECK_THAT(Gptq(in, full, {.bits = 4}, {}, TestPool()).status(),
+             Fails(absl::StatusCode::kInvalidArgument, "grids and blocks need all of it"));
+}
+
+TEST_CASE("A thread that rounds paths takes a panel of 256 rows, as many as there are") {
+  const Scanned s = ScanTiny(PlainModel());
+  PlannerInput input = s.input();
+  input.folds.rotated = true;
+  const auto plan = MakePlan({.scheme = "w4a16", .rounding = Rounding::kGptq}, input);
+  REQUIRE(plan.ok());
+  REQUIRE(plan->linears.front().trellis);
+  const auto all = [](const TensorDecision&) { return true; };
+  const auto bytes = [&](int num_threads) {
+    return ForecastMemory({.plan = &*plan,
+                           .reader = s.tiny.checkpoint.get(),
+                           .writes = all,
+                           .windows = {64, 64},
+                           .num_threads = num_threads})
+        .bytes;
+  };
+  CHECK(bytes(3) > 3 * 17 * 256 * 64);  // q, k and v are rounded in one go
+  CHECK(bytes(1) < bytes(3));
+  CHECK(bytes(16) == bytes(3));
 }
 
 TEST_CASE("In the metric of a Hessian 4-bit paths beat 4-bit groups") {
