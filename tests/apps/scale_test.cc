@@ -196,7 +196,7 @@ TEST_CASE("What will be written is foreseen exactly, and the memory within 5 %",
   CheckForecast({"quantize", w / "small", "--scheme", "w8a16", "--head-bits", "16"}, w / "q8");
   CheckForecast(With({"quantize", w / "small", "--scheme", "w4a16", "--scan", w / "scan"}, plain), w / "q4");
   // Matrices that are turned on both sides are float64 meanwhile; paths of a trellis are rounded in panels.
-  WriteModel({.hidden = 512, .intermediate = 4096, .num_layers = 1}, w / "wide");
+  WriteModel({.hidden = 512, .intermediate = 8192, .num_layers = 1}, w / "wide");
   const Args turned = {"quantize", w / "wide", "--rounding", "nearest",
                        "--rotate", "offline",  "--threads",  "2"};
   CheckForecast(With(turned, {"--scheme", "w8a16"}), w / "turned");

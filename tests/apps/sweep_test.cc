@@ -109,16 +109,13 @@ TEST_CASE("sweep writes for an engine what quantize writes for it", "[apps]") {
 TEST_CASE("A sweep that can measure nothing fails; a model that cannot be rounded is no recipe's fault",
           "[apps]") {
   const SweepPlace w;
-  const auto status = [&] {
-    const auto record = ParseJson(ReadAll(w.out + "/sweep.json"), "sweep.json");
-    REQUIRE(record.ok());
-    return *record->Find("points")->array().front().GetString("status", "");
-  };
   const Finished refused = RunSpikefold(w.Command(w.Recipes(R"([{"scheme": "w4a16", "group_size": 112}])")));
   CHECK(refused.exit == 2);
   CHECK(refused.out.find("\nskipped ") != std::string::npos);
   CHECK(refused.err.find("every recipe was refused") != std::string::npos);
-  CHECK(status() == "refused");
+  const auto record = ParseJson(ReadAll(w.out + "/sweep.json"), "sweep.json");
+  REQUIRE(record.ok());
+  CHECK(*record->Find("points")->array().front().GetString("status", "") == "refused");
 
   const std::string weights = w.model + "/model.safetensors";
   const auto file = SafetensorsFile::Open(weights);
@@ -132,7 +129,6 @@ TEST_CASE("A sweep that can measure nothing fails; a model that cannot be rounde
   const Finished broken = RunSpikefold(w.Command(recipes, {"--force"}));
   CHECK(broken.exit == 2);
   CHECK(broken.err.find("gptq: model.layers.2.mlp.down_proj: hessian: all zeros") != std::string::npos);
-  CHECK(status() == "running");
 }
 
 TEST_CASE("sweep refuses bad lists, foreign directories and names that are no file names", "[apps]") {
