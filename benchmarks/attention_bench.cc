@@ -1,8 +1,10 @@
 // usage: attention_bench [--sequences N] [--context T] [--heads H/K] [--splits S]
+//        attention_bench --prefill M [--context T] [--heads H/K]
 // Times decode attention over paged caches of 16, 8 and 4 bits on this GPU: one token of each sequence,
 // head_dim 128, a pinned row, 16 recent rows. For each line on its standard input it times every form once
 // and prints `form bytes microseconds` lines, then an empty one: benchmarks/attention_sdpa.py asks it by
 // turns with PyTorch.
+#include <algorithm>
 #include <cstdio>
 #include <memory>
 #include <string>
@@ -13,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "benchmarks/cuda_peers.h"
 #include "formats/base/status.h"
+#include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
 #include "kernels/attention_f32_f32_ukv/attention_f32_f32_ukv_cuda.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
@@ -21,6 +24,7 @@ namespace spikefold::benchmarks {
 namespace {
 
 namespace cuda = kernels::cuda;
+namespace prefill = kernels::attention_f32_f32;
 namespace ukv = kernels::attention_f32_f32_ukv;
 using kernels::kPageTokens;
 
@@ -28,7 +32,7 @@ constexpr int64_t kHeadDim = 128, kPinned = 1, kRecent = 16, kChunk = 192, kRing
 constexpr int kLaunches = 20;
 
 struct Options {
-  int64_t sequences = 16, context = 8192, heads = 32, kv_heads = 8, splits = 0;
+  int64_t sequences = 16, context = 8192, heads = 32, kv_heads = 8, splits = 0, prefill = 0;
 };
 
 // Caches of one form.
@@ -163,6 +167,57 @@ absl::Status Main(const Options& o) {
   return absl::OkStatus();
 }
 
+absl::Status Prefill(const Options& o) {
+  SF_ASSIGN_OR_RETURN(const auto stream, cuda::Stream::Make());
+  SF_ASSIGN_OR_RETURN(const cuda::DeviceInfo device, cuda::QueryDevice());
+  const int64_t rows = o.context * o.kv_heads * kHeadDim, queries = o.prefill * o.heads * kHeadDim;
+  cuda::DeviceMemory k, v, q, out, tiles;
+  SF_RETURN_IF_ERROR(k.Reserve(static_cast<size_t>(rows) * 4));
+  SF_RETURN_IF_ERROR(v.Reserve(static_cast<size_t>(rows) * 4));
+  SF_RETURN_IF_ERROR(q.Reserve(static_cast<size_t>(queries) * 4));
+  SF_RETURN_IF_ERROR(out.Reserve(static_cast<size_t>(queries) * 4));
+  SF_RETURN_IF_ERROR(tiles.Reserve(static_cast<size_t>(prefill::F16Bytes(o.context, o.kv_heads, kHeadDim))));
+  SF_RETURN_IF_ERROR(FillFloats(k.as<float>(), rows, 1, 1, *stream));
+  SF_RETURN_IF_ERROR(FillFloats(v.as<float>(), rows, 1, 2, *stream));
+  SF_RETURN_IF_ERROR(FillFloats(q.as<float>(), queries, 1, 3, *stream));
+  const prefill::CudaParams p = {.m = o.prefill,
+                                 .num_heads = o.heads,
+                                 .num_kv_heads = o.kv_heads,
+                                 .head_dim = kHeadDim,
+                                 .q = q.as<float>(),
+                                 .k = k.as<float>(),
+                                 .v = v.as<float>(),
+                                 .first = o.context - o.prefill,
+                                 .scale = 0.088f,
+                                 .o = out.as<float>()};
+  const auto time = [&](auto run) -> absl::StatusOr<double> {
+    cuda::Timer timer(*stream);
+    SF_RETURN_IF_ERROR(timer.Start());
+    for (int i = 0; i < kLaunches; ++i) SF_RETURN_IF_ERROR(run());
+    SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());
+    return seconds / kLaunches;
+  };
+  std::vector<double> exact, f16;
+  for (int round = 0; round < 8; ++round) {
+    SF_ASSIGN_OR_RETURN(const double a, time([&] { return prefill::RunCuda(p, *stream); }));
+    if (round > 0) exact.push_back(a);  // the first warms up
+    if (!prefill::SupportsF16(p, device)) continue;
+    SF_ASSIGN_OR_RETURN(const double b, time([&] { return prefill::RunF16(p, tiles.as<void>(), *stream); }));
+    if (round > 0) f16.push_back(b);
+  }
+  const double pairs = static_cast<double>(o.prefill) * static_cast<double>(2 * p.first + o.prefill + 1) / 2;
+  const double ops = 4.0 * static_cast<double>(o.heads * kHeadDim) * pairs;
+  const auto print = [&](const char* name, std::vector<double>& seconds) {
+    if (seconds.empty()) return;
+    std::sort(seconds.begin(), seconds.end());
+    const double median = seconds[seconds.size() / 2];
+    std::printf("%s %.2f us %.1f TFLOP/s\n", name, median * 1e6, ops / median * 1e-12);
+  };
+  print("prefill-f32", exact);
+  print("prefill-f16", f16);
+  return absl::OkStatus();
+}
+
 bool ParseOptions(int argc, char** argv, Options& o) {
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string name = argv[i];
@@ -177,6 +232,8 @@ bool ParseOptions(int argc, char** argv, Options& o) {
       o.context = values[0];
     } else if (name == "--splits") {
       o.splits = values[0];
+    } else if (name == "--prefill") {
+      o.prefill = values[0];
     } else if (name == "--heads" && parts.size() == 2) {
       o.heads = values[0];
       o.kv_heads = values[1];
@@ -185,7 +242,7 @@ bool ParseOptions(int argc, char** argv, Options& o) {
     }
   }
   return argc % 2 == 1 && o.sequences > 0 && o.context > 2 * kPageTokens && o.kv_heads > 0 &&
-         o.heads % o.kv_heads == 0;
+         o.heads % o.kv_heads == 0 && o.prefill <= o.context;
 }
 
 }  // namespace
@@ -194,10 +251,13 @@ bool ParseOptions(int argc, char** argv, Options& o) {
 int main(int argc, char** argv) {
   spikefold::benchmarks::Options options;
   if (!spikefold::benchmarks::ParseOptions(argc, argv, options)) {
-    std::fprintf(stderr, "usage: attention_bench [--sequences N] [--context T] [--heads H/K] [--splits S]\n");
+    std::fprintf(
+        stderr,
+        "usage: attention_bench [--sequences N | --prefill M] [--context T] [--heads H/K] [--splits S]\n");
     return 2;
   }
-  const absl::Status status = spikefold::benchmarks::Main(options);
+  const absl::Status status =
+      options.prefill > 0 ? spikefold::benchmarks::Prefill(options) : spikefold::benchmarks::Main(options);
   if (!status.ok()) std::fprintf(stderr, "attention_bench: %s\n", std::string(status.message()).c_str());
   return status.ok() ? 0 : 1;
 }

@@ -1,7 +1,7 @@
-// usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv]
-// Times W8A8 and W4A16 on this GPU beside cuBLASLt in one run: graphs of launches over weights that together
-// exceed the L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
-// benchmarks/history/<device>.csv.
+// usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv] [--plans]
+// Times W8A8, W4A8 and W4A16 on this GPU beside cuBLASLt in one run: graphs of launches over weights that
+// together exceed the L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
+// benchmarks/history/<device>.csv. --plans: every way to share out a W8A8 product of up to 64 rows as well.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -21,7 +21,9 @@
 #include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
+#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
+#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
 
 namespace spikefold::benchmarks {
 namespace {
@@ -30,7 +32,9 @@ namespace cuda = kernels::cuda;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
 namespace s4g = kernels::matmul_f32_f32_s4g;
 namespace bf16_weights = kernels::matmul_f32_f32_bf16;
+namespace sxg = kernels::matmul_f32_s8r_sxg;
 namespace w8a8 = kernels::matmul_bf16_s8r_s8c;
+using cuda::few::Plan;
 
 constexpr int64_t kLeastBytes = int64_t{256} << 20;  // of weights that launches take by turns
 constexpr int kLeastLaunches = 50;
@@ -40,7 +44,7 @@ struct Options {
   std::vector<std::pair<int64_t, int64_t>> shapes = {
       {4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}};
   int rounds = 5;
-  bool csv = false;
+  bool csv = false, plans = false;
 };
 
 struct Contender {
@@ -165,7 +169,8 @@ class Bench {
     return absl::OkStatus();
   }
 
-  void AddOurs(const char* name, int64_t m, int64_t n, int64_t k, int64_t kept, int tile) {
+  void AddOurs(const std::string& name, int64_t m, int64_t n, int64_t k, int64_t kept, int tile,
+               Plan plan = {}) {
     contenders_.push_back({.name = name, .weight_bytes = n * k, .launch = [=, this](int64_t copy) {
                              return w8a8::Run({.m = m,
                                                .n = n,
@@ -178,22 +183,18 @@ class Bench {
                                                .kept_x = kept_x_.as<uint16_t>(),
                                                .kept_w = kept_w_.as<uint16_t>(),
                                                .y = y_.as<uint16_t>(),
-                                               .tile_n = tile},
+                                               .tile_n = tile,
+                                               .plan = plan},
                                               device_, stream_);
                            }});
   }
 
-  // What the runtime's walk runs: float32 out.
-  void AddWalk(const char* name, int64_t m, int64_t n, int64_t k, int64_t kept) {
+  // What the runtime's walk runs: float32 out. Or one of the kernels that it chooses from.
+  enum class Walk { kChosen, kSm80, kHopper, kFewHopper };
+  void AddWalk(const std::string& name, int64_t m, int64_t n, int64_t k, int64_t kept,
+               Walk walk = Walk::kChosen, Plan plan = {}) {
     contenders_.push_back({.name = name, .weight_bytes = n * k, .launch = [=, this](int64_t copy) {
-                             s8c::CudaParams p = {.m = m,
-                                                  .k = k,
-                                                  .x = x8_.as<int8_t>(),
-                                                  .x_scale = x_scale_.as<float>(),
-                                                  .num_kept = kept,
-                                                  .kept_x = x32_.as<float>(),
-                                                  .kept_rows = kept_x_.as<uint16_t>(),
-                                                  .linears = {.count = 1}};
+                             s8c::CudaParams p = Codes(m, k, kept);
                              p.linears.linear[0] = {.n = n,
                                                     .w = w8_.as<int8_t>() + copy * n * k,
                                                     .w_stride = k,
@@ -202,9 +203,77 @@ class Bench {
                                                     .kept_stride = n,
                                                     .kept_rows = kept_w_.as<uint16_t>(),
                                                     .y = sums_.as<float>()};
-                             return s8c::RunCuda(p, device_, stream_);
+                             switch (walk) {
+                               case Walk::kSm80:
+                                 return s8c::RunCuda(p, stream_);
+                               case Walk::kHopper:
+                                 return s8c::RunHopper(p, device_, stream_);
+                               case Walk::kFewHopper:
+                                 return s8c::RunFewHopper(p, plan, device_, stream_);
+                               default:
+                                 return s8c::RunCuda(p, device_, stream_);
+                             }
                            }});
   }
+  s8c::CudaParams Codes(int64_t m, int64_t k, int64_t kept) const {
+    return {.m = m,
+            .k = k,
+            .x = x8_.as<int8_t>(),
+            .x_scale = x_scale_.as<float>(),
+            .num_kept = kept,
+            .kept_x = x32_.as<float>(),
+            .kept_rows = kept_x_.as<uint16_t>(),
+            .linears = {.count = 1}};
+  }
+  // Weights in groups of 64 with a zero point each: in tiles of 4-bit codes, or as a byte a code. Scales and
+  // zero points lie in the bytes of other weights.
+  enum class Groups { kTiles, kHopper, kSm80 };
+  void AddGroups(const char* name, int64_t m, int64_t n, int64_t k, Groups groups) {
+    constexpr int64_t kGroup = 64;
+    const bool tiles = groups == Groups::kTiles;
+    const int64_t scales = n * k / kGroup, code_bytes = tiles ? n * k / 2 : n * k;
+    contenders_.push_back({.name = name,
+                           .weight_bytes = code_bytes + scales * (tiles ? 5 : 4),
+                           .copies = tiles ? 2 * copies_ : 0,
+                           .launch = [=, this](int64_t copy) {
+                             s8c::CudaParams p = Codes(m, k, 0);
+                             p.linears.linear[0] = {
+                                 .n = n,
+                                 .w = w8_.as<int8_t>() + copy * code_bytes,
+                                 .w_stride = k,
+                                 .w_scale = reinterpret_cast<const float*>(w16_.as<char>()) + copy * scales,
+                                 .w_zero = tiles ? fp8_.as<uint8_t>() + copy * scales : nullptr,
+                                 .group = kGroup,
+                                 .y = sums_.as<float>()};
+                             switch (groups) {
+                               case Groups::kTiles:
+                                 return kernels::matmul_f32_s8r_s4g::RunHopper(p, stream_);
+                               case Groups::kHopper:
+                                 return sxg::RunHopper(p, stream_);
+                               default:
+                                 return sxg::RunCuda(p, stream_);
+                             }
+                           }});
+  }
+  // W8A8 of few rows, shared out in every way.
+  void AddPlans(int64_t m, int64_t n, int64_t k) {
+    if (m <= 32) AddWalk("w8a8 f32 sm80", m, n, k, 0, Walk::kSm80);
+    if (m > 32) AddWalk("w8a8 f32 tiles", m, n, k, 0, Walk::kHopper);
+    const int64_t rows = m <= 16 ? 16 : m <= 32 ? 32 : 64;
+    for (const int groups : {1, 2}) {
+      for (const int splits : {1, 2, 4}) {
+        for (const int64_t kib : {72, 111, 200}) {
+          const int stages =
+              static_cast<int>(std::min<int64_t>((kib << 10) / ((64 * groups + rows) * 128), 12));
+          const Plan plan = {.groups = groups, .splits = splits, .stages = stages};
+          const std::string name = absl::StrCat(" g", groups, " s", splits, " k", kib);
+          AddWalk(absl::StrCat("f32", name), m, n, k, 0, Walk::kFewHopper, plan);
+          if (kib == 111) AddOurs(absl::StrCat("bf16", name), m, n, k, 0, 0, plan);
+        }
+      }
+    }
+  }
+
   // Codes and scales lie in the bytes of the other weights: any bits are codes, pairs of bf16 are floats.
   void AddW4(const char* name, int64_t m, int64_t n, int64_t k, bool hopper) {
     constexpr int64_t kGroup = 64;
@@ -259,6 +328,10 @@ class Bench {
     AddWalk("w8a8 f32 r=64", m, n, k, kKept);
     if (m <= kMaxW4Rows) AddW4("w4a16 f32 sm80", m, n, k, false);
     const bool hopper = device_.sm == 90;
+    if (options_.plans && hopper && m <= cuda::few::kMaxRows) AddPlans(m, n, k);
+    if (hopper) AddGroups("w4a8 f32", m, n, k, Groups::kTiles);
+    if (hopper) AddGroups("w8ga8 f32", m, n, k, Groups::kHopper);
+    if (m <= kMaxW4Rows) AddGroups("w8ga8 f32 sm80", m, n, k, Groups::kSm80);
     if (hopper && m <= kMaxW4Rows) AddW4("w4a16 f32 sm90", m, n, k, true);
     if (hopper && m >= bf16_weights::kHopperRows) {
       AddBf16Rows("bf16 f32 rounded", bf16_weights::Rows::kBf16, m, n, k);
@@ -317,7 +390,7 @@ class Bench {
                     seconds * 1e6, bytes / seconds * 1e-9, bytes / seconds / read_rate_,
                     ops / seconds * 1e-12, bf16 / seconds);
       } else {
-        std::printf("%6ld %6ld %6ld %-16s %9.2f us %7.0f GB/s %7.1f T %6.3f x bf16\n", static_cast<long>(m),
+        std::printf("%6ld %6ld %6ld %-20s %9.2f us %7.0f GB/s %7.1f T %6.3f x bf16\n", static_cast<long>(m),
                     static_cast<long>(n), static_cast<long>(k), c.name.c_str(), seconds * 1e6,
                     bytes / seconds * 1e-9, ops / seconds * 1e-12, bf16 / seconds);
       }
@@ -343,6 +416,8 @@ bool ParseOptions(int argc, char** argv, Options& options) {
     const std::string arg = argv[i];
     if (arg == "--csv") {
       options.csv = true;
+    } else if (arg == "--plans") {
+      options.plans = true;
     } else if (arg == "--rounds" && i + 1 < argc) {
       options.rounds = std::atoi(argv[++i]);
     } else if (arg == "--m" && i + 1 < argc) {
@@ -379,7 +454,7 @@ absl::Status Main(const Options& options) {
 int main(int argc, char** argv) {
   spikefold::benchmarks::Options options;
   if (!spikefold::benchmarks::ParseOptions(argc, argv, options)) {
-    std::fprintf(stderr, "usage: cuda_bench [--m M,...] [--shape NxK,...] [--rounds R] [--csv]\n");
+    std::fprintf(stderr, "usage: cuda_bench [--m M,...] [--shape NxK,...] [--rounds R] [--csv] [--plans]\n");
     return 2;
   }
   const absl::Status status = spikefold::benchmarks::Main(options);

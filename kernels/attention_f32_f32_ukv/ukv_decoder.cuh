@@ -3,6 +3,7 @@
 
 #include "kernels/attention_f32_f32_ukv/attention_f32_f32_ukv.cuh"
 #include "kernels/attention_f32_f32_ukv/ukv_codes.cuh"
+#include "kernels/cuda/exp2.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mma.cuh"
 
@@ -30,13 +31,6 @@ __host__ __device__ constexpr int64_t TurnBytes(int dim, bool turned) {
 // TB/s instead of 3.8.
 __host__ __device__ constexpr int64_t FixedBytes(int dim, bool turned) {
   return (4 * kHeads * QueryStride(dim) + TurnBytes(dim, turned) + 127) / 128 * 128;
-}
-
-// 2^x to two units in the last place; 0 below 2^-126.
-__device__ inline float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
 }
 
 // Two floats in two f16: high halves, or what they leave.
@@ -402,7 +396,7 @@ class Decoder {
         max[e] = fmaxf(max[e], __shfl_xor_sync(0xffffffffu, max[e], offset));
       }
       base[e] = max[e] == -INFINITY ? 0.0f : max[e];
-      shrink[e] = Exp2(max_[e] - base[e]);
+      shrink[e] = cuda::Exp2(max_[e] - base[e]);
       max_[e] = max[e];
       total_[e] *= shrink[e];
       minima_[e] *= shrink[e];
@@ -411,7 +405,7 @@ class Decoder {
     for (int i = 0; i < kTiles; ++i) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        score[i][e] = Exp2(score[i][e] - base[e % 2]);
+        score[i][e] = cuda::Exp2(score[i][e] - base[e % 2]);
         total_[e % 2] += score[i][e];
       }
     }

@@ -28,22 +28,31 @@ struct Shape {
   // The kernel calls WaitForInputs() before it reads or writes what a kernel before it writes or reads: its
   // launch may overlap that one's end.
   bool overlaps = false;
+  unsigned cluster_y = 1;  // blocks along y that form a cluster (sm_90)
 };
 template <typename... Params, typename... Args>
 absl::Status Launch(const char* name, void (*kernel)(Params...), const Shape& shape, const Stream& stream,
                     Args... args) {
   absl::Status status = AllowShared(kernel, shape.shared_bytes, name);
   if (!status.ok()) return status;
-  cudaLaunchAttribute overlap = {};
-  overlap.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  overlap.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2] = {};
+  unsigned count = 0;
+  if (shape.overlaps && CanOverlap()) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (shape.cluster_y > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count].val.clusterDim.x = attributes[count].val.clusterDim.z = 1;
+    attributes[count++].val.clusterDim.y = shape.cluster_y;
+  }
   cudaLaunchConfig_t config = {};
   config.gridDim = shape.grid;
   config.blockDim = shape.block;
   config.dynamicSmemBytes = static_cast<size_t>(shape.shared_bytes);
   config.stream = Handle(stream);
-  config.attrs = &overlap;
-  config.numAttrs = shape.overlaps && CanOverlap() ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   return ToStatus(cudaLaunchKernelEx(&config, kernel, static_cast<Params>(args)...), name);
 }
 

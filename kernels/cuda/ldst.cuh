@@ -17,6 +17,12 @@ __device__ inline void CopyAsync16(uint32_t shared, const void* global, bool val
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared), "l"(global), "r"(bytes)
                : "memory");
 }
+// The same with 4 bytes.
+__device__ inline void CopyAsync4(uint32_t shared, const void* global, bool valid) {
+  const int bytes = valid ? 4 : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared), "l"(global), "r"(bytes)
+               : "memory");
+}
 // Closes the thread's group of copies.
 __device__ inline void CommitCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most kPending of the thread's groups are under way. A barrier makes them visible to others.

@@ -27,6 +27,10 @@ __device__ inline void ArriveExpecting(uint32_t barrier, uint32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
                : "memory");
 }
+// The thread arrives when its cp.async copies so far are complete: one of the barrier's arrivals.
+__device__ inline void ArriveAfterCopies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
 // Arrives at the barrier at the same place in the shared memory of block `rank` of the cluster.
 __device__ inline void ArriveRemote(uint32_t barrier, uint32_t rank) {
   asm volatile(

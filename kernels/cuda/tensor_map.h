@@ -17,8 +17,9 @@ struct MatrixView {
   Element element = Element::kByte;
   const void* data = nullptr;  // device, 16-byte aligned
   int64_t rows = 0, columns = 0;
-  int64_t stride = 0;    // bytes; a multiple of 16
-  int64_t box_rows = 0;  // at most 256
+  int64_t stride = 0;      // bytes; a multiple of 16
+  int64_t box_rows = 0;    // at most 256
+  bool read_once = false;  // the L2 cache takes the next 128 bytes of each row along
 };
 // InvalidArgument: a view that the copy engine cannot take. Unimplemented: no driver.
 absl::StatusOr<CUtensorMap> MakeTensorMap(const MatrixView& view);

@@ -34,6 +34,14 @@ __device__ inline void LoadBoxMulticast(uint32_t shared, const CUtensorMap& map,
       : "memory");
 }
 
+// By one thread: bytes that lie one after the other, a multiple of 16; both addresses 16-byte aligned.
+__device__ inline void LoadBytes(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(shared),
+      "l"(global), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 // By one thread, once every writer has called FenceToCopyEngine() and a barrier has passed: the box to global
 // memory; parts beyond the tensor are left out.
 __device__ inline void StoreBox(const CUtensorMap& map, uint32_t shared, int column, int row) {
@@ -65,6 +73,22 @@ __device__ inline uint32_t ClusterRank() {
 }
 __device__ inline void ClusterSync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// The same in two parts, by threads that need not be together: what a thread did before it arrived is seen by
+// those that have waited.
+__device__ inline void ClusterArrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+__device__ inline void ClusterWait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
+// 16 bytes at the same place of the shared memory of block `rank` of the cluster. Several may be under way.
+__device__ inline int4 LoadRemote16(uint32_t shared, uint32_t rank) {
+  int4 v;
+  asm volatile(
+      "{\n.reg .b32 remote;\n"
+      "mapa.shared::cluster.u32 remote, %4, %5;\n"
+      "ld.shared::cluster.v4.s32 {%0, %1, %2, %3}, [remote];\n}"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "r"(shared), "r"(rank)
+      : "memory");
+  return v;
 }
 
 }  // namespace spikefold::kernels::cuda

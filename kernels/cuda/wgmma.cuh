@@ -22,6 +22,13 @@ __device__ inline void WarpgroupWait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
+// Behind a wait: what is made of accumulators is not moved before it while others are under way.
+template <int kCount>
+__device__ inline void HoldAccumulators(uint32_t (&d)[kCount]) {
+#pragma unroll
+  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(d[i])::"memory");
+}
+
 template <int kRegisters>
 __device__ inline void GiveRegisters() {
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
@@ -31,12 +38,16 @@ __device__ inline void TakeRegisters() {
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
 }
 
-// Operand lists: the text of 64 and 128 registers, and their bindings.
-#define SF_TEXT_64                                                                                        \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
-  "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, "  \
-  "%42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, "  \
-  "%62, %63"
+// Operand lists: the text of 8 to 128 registers, and their bindings.
+#define SF_TEXT_8 "{%0, %1, %2, %3, %4, %5, %6, %7"
+#define SF_TEXT_16 SF_TEXT_8 ", %8, %9, %10, %11, %12, %13, %14, %15"
+#define SF_TEXT_32 \
+  SF_TEXT_16       \
+  ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define SF_TEXT_64                                                                                         \
+  SF_TEXT_32                                                                                               \
+  ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, " \
+  "%52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
 #define SF_TEXT_128                                                                                          \
   SF_TEXT_64                                                                                                 \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, "   \
@@ -46,8 +57,8 @@ __device__ inline void TakeRegisters() {
 #define SF_BIND_8(kind, d, i)                                                                 \
   kind(d[i]), kind(d[i + 1]), kind(d[i + 2]), kind(d[i + 3]), kind(d[i + 4]), kind(d[i + 5]), \
       kind(d[i + 6]), kind(d[i + 7])
-#define SF_BIND_32(kind, d, i) \
-  SF_BIND_8(kind, d, i), SF_BIND_8(kind, d, i + 8), SF_BIND_8(kind, d, i + 16), SF_BIND_8(kind, d, i + 24)
+#define SF_BIND_16(kind, d, i) SF_BIND_8(kind, d, i), SF_BIND_8(kind, d, i + 8)
+#define SF_BIND_32(kind, d, i) SF_BIND_16(kind, d, i), SF_BIND_16(kind, d, i + 16)
 #define SF_BIND_64(kind, d) SF_BIND_32(kind, d, 0), SF_BIND_32(kind, d, 32)
 #define SF_BIND_128(kind, d) SF_BIND_64(kind, d), SF_BIND_32(kind, d, 64), SF_BIND_32(kind, d, 96)
 
@@ -67,6 +78,50 @@ __device__ inline void WgmmaS8(uint32_t (&d)[64], uint64_t a, uint64_t b, bool a
       "wgmma.mma_async.sync.aligned.m64n128k32.s32.s8.s8 " SF_TEXT_64 "}, %64, %65, p;\n}"
       : SF_BIND_64("+r", d)
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaS8(uint32_t (&d)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %34, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 " SF_TEXT_32 "}, %32, %33, p;\n}"
+      : SF_BIND_32("+r", d, 0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaS8(uint32_t (&d)[16], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 " SF_TEXT_16 "}, %16, %17, p;\n}"
+      : SF_BIND_16("+r", d, 0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaS8(uint32_t (&d)[8], uint64_t a, uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %10, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8 " SF_TEXT_8 "}, %8, %9, p;\n}"
+      : SF_BIND_8("+r", d, 0)
+      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+// The same with a in registers: a[0] row l / 4 of the warp's 16, columns 4 (l % 4) to 4 (l % 4) + 3; a[1] row
+// + 8; a[2], a[3] as these at column + 16. They are not written again before a wait.
+__device__ inline void WgmmaS8(uint32_t (&d)[32], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 " SF_TEXT_32 "}, {%32, %33, %34, %35}, %36, p;\n}"
+      : SF_BIND_32("+r", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaS8(uint32_t (&d)[16], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 " SF_TEXT_16 "}, {%16, %17, %18, %19}, %20, p;\n}"
+      : SF_BIND_16("+r", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaS8(uint32_t (&d)[8], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
+      "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8 " SF_TEXT_8 "}, {%8, %9, %10, %11}, %12, p;\n}"
+      : SF_BIND_8("+r", d, 0)
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 // d += a * b: 16 bf16 values of K into f32.
 __device__ inline void WgmmaBf16(uint32_t (&d)[128], uint64_t a, uint64_t b) {
@@ -97,9 +152,59 @@ __device__ inline void WgmmaBf16(uint32_t (&d)[64], uint64_t a, uint64_t b, bool
       : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
+// Two f16 operands, 16 values of K, into f32 for 64 x (2 * registers) outputs: d = a * b + (add ? d : 0).
+#define SF_WGMMA_F16(n, text, add, a, b, trans)                                       \
+  "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n \
+  "k16.f32.f16.f16 " text "}, " a ", " b ", p, 1, 1, " trans ";\n}"
+__device__ inline void WgmmaF16(float (&d)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_F16("64", SF_TEXT_32, "%34", "%32", "%33", "0, 0")
+               : SF_BIND_32("+f", d, 0)
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaF16(float (&d)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_F16("128", SF_TEXT_64, "%66", "%64", "%65", "0, 0")
+               : SF_BIND_64("+f", d)
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+// The same with a in registers: of a lane's two values each, row l / 4, columns 2 (l % 4) and the next, then
+// the row 8 below, then both at column 8 and on. That is how accumulators lie.
+__device__ inline void WgmmaF16(float (&d)[32], const uint32_t* a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_F16("64", SF_TEXT_32, "%37", "{%32, %33, %34, %35}", "%36", "0")
+               : SF_BIND_32("+f", d, 0)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaF16(float (&d)[64], const uint32_t* a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_F16("128", SF_TEXT_64, "%69", "{%64, %65, %66, %67}", "%68", "0")
+               : SF_BIND_64("+f", d)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaF16(float (&d)[128], const uint32_t* a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_F16("256", SF_TEXT_128, "%133", "{%128, %129, %130, %131}", "%132", "0")
+               : SF_BIND_128("+f", d)
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+}
+
+// Ordinary code before does not move behind, nor code behind before: to stand between arithmetic on registers
+// and the multiplications and waits that they belong to, which the compiler does not know to be connected.
+template <int n>
+__device__ inline void HoldRegisters(float (&d)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int n>
+__device__ inline void HoldRegisters(uint32_t (&d)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) asm volatile("" : "+r"(d[i])::"memory");
+}
+
+#undef SF_WGMMA_F16
+#undef SF_TEXT_8
+#undef SF_TEXT_16
+#undef SF_TEXT_32
 #undef SF_TEXT_64
 #undef SF_TEXT_128
 #undef SF_BIND_8
+#undef SF_BIND_16
 #undef SF_BIND_32
 #undef SF_BIND_64
 #undef SF_BIND_128

@@ -1,7 +1,9 @@
 // gatedmulquant_s8r_f32: y = act(gate) * up, the site's rotation and the site's codes in one pass over the
-// rows: gatedmul_f32_f32, hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit. Method
-// a block a row, which stays in shared memory. Requires  4 * (k + block) bytes of shared memory: Fits(). No
-// spike threshold. Moves     13*k bytes a row (gate and up in, floats and codes out). Targets   sm_80.
+// rows: gatedmul_f32_f32, hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit.
+// Method    a block a row, which stays in shared memory.
+// Requires  4 * (k + block) bytes of shared memory: Fits(). No spike threshold.
+// Moves     9*k bytes a row (gate and up in, codes out), and 4*k if the floats are wanted.
+// Targets   sm_80.
 #pragma once
 
 #include <cstdint>
@@ -15,7 +17,7 @@
 namespace spikefold::kernels::gatedmulquant_s8r_f32 {
 
 struct CudaParams {                       // device addresses
-  gatedmul_f32_f32::Params gatedmul;      // of all rows; y set
+  gatedmul_f32_f32::Params gatedmul;      // of all rows; y null: floats are not wanted
   hadamard_f32_f32::CudaPlan rotation;    // num_factors 0: none
   const float* shift = nullptr;           // [k] taken off the rotated rows; null: nothing
   quantize_s8r_f32::CudaParams quantize;  // x is not read

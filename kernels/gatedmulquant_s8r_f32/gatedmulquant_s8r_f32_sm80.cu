@@ -10,18 +10,28 @@ namespace {
 
 __global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
     gatedmulquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
-  extern __shared__ float row[];  // [k], then a block of the rotation
+  extern __shared__ __align__(16) float row[];  // [k], then a block of the rotation
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int64_t k = p.quantize.k, at = blockIdx.x * k;
-#pragma unroll 4
-  for (int64_t i = threadIdx.x; i < k; i += blockDim.x) {
-    row[i] = gatedmul_f32_f32::Gated(p.gatedmul.activation, p.gatedmul.gate[at + i], p.gatedmul.up[at + i]);
+  const float* const gate = p.gatedmul.gate + at;
+  const float* const up = p.gatedmul.up + at;
+  const auto gated = [&](float a, float b) { return gatedmul_f32_f32::Gated(p.gatedmul.activation, a, b); };
+  if (k % 4 == 0) {
+#pragma unroll 2
+    for (int i = static_cast<int>(threadIdx.x) * 4; i < k; i += static_cast<int>(blockDim.x) * 4) {
+      const float4 a = *reinterpret_cast<const float4*>(gate + i);
+      const float4 b = *reinterpret_cast<const float4*>(up + i);
+      *reinterpret_cast<float4*>(row + i) =
+          make_float4(gated(a.x, b.x), gated(a.y, b.y), gated(a.z, b.z), gated(a.w, b.w));
+    }
+  } else {
+    for (int64_t i = threadIdx.x; i < k; i += blockDim.x) row[i] = gated(gate[i], up[i]);
   }
   __syncthreads();
   if (p.rotation.num_factors > 0) hadamard_f32_f32::TransformRow(row, row + k, k, p.rotation);
   quantize_s8r_f32::ShiftRow(p.shift, k, row);
-  for (int64_t i = threadIdx.x; i < k; i += blockDim.x) p.gatedmul.y[at + i] = row[i];
+  if (p.gatedmul.y != nullptr) quantize_s8r_f32::CopyRow(row, k, p.gatedmul.y + at);
   quantize_s8r_f32::QuantizeRow(p.quantize, blockIdx.x, row);
 }
 

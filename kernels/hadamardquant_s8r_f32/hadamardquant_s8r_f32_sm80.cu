@@ -9,7 +9,7 @@ namespace {
 
 __global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
     hadamardquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
-  extern __shared__ float row[];  // [k], then a block of the rotation
+  extern __shared__ __align__(16) float row[];  // [k], then a block of the rotation
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int64_t k = p.quantize.k, at = blockIdx.x * k;

@@ -13,14 +13,15 @@
 // bias; the tail
 //           is added by the tensor cores in f32 in an order that is fixed but not specified; one rounding to
 //           bf16.
-// Targets   sm_90a: wgmma, for more than 64 rows; sm_80: mma.sync fed from memory, for few rows and older
-// chips.
+// Targets   sm_90a: wgmma, with W on its left for 9 to 64 rows, kept columns as FMAs; sm_80: mma.sync fed
+// from memory, for fewer rows and older chips.
 #pragma once
 
 #include <cstdint>
 
 #include "absl/status/status.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/few_rows_plan.h"
 #include "kernels/cuda/stream.h"
 
 namespace spikefold::kernels::matmul_bf16_s8r_s8c {
@@ -39,6 +40,7 @@ struct Params {  // device addresses, but for Reference
   const uint16_t* kept_w = nullptr;  // [n, r] bf16
   uint16_t* y = nullptr;             // [m, n] bf16
   int tile_n = 0;                    // of sm_90a, 128 or 256; 0: chosen by shape; -1: sm_80
+  cuda::few::Plan plan;              // of sm_90a's kernel for few rows, if there is one
 };
 // Unimplemented: another chip, K too large. InvalidArgument: an empty shape, a stride that is not aligned.
 absl::Status Supports(const Params& params, const cuda::DeviceInfo& device);

@@ -278,9 +278,9 @@ int ChooseTile(const Params& p, const cuda::DeviceInfo& device) {
 
 absl::Status Run(const Params& p, const cuda::DeviceInfo& device, const cuda::Stream& stream) {
   SF_RETURN_IF_ERROR(Supports(p, device));
-  // Few rows go through wgmma too where the tiles of W alone nearly fill the chip.
-  const bool few = p.m <= 8 || (p.m <= kFewRows && cuda::CeilDiv(p.n, 256) < device.num_sms * 3 / 4);
-  if (device.sm != 90 || p.tile_n < 0 || (few && p.tile_n == 0)) return RunFew(p, stream);
+  const bool few = p.m <= kFewRows && p.tile_n == 0 && p.plan.groups == 0;
+  if (device.sm != 90 || p.tile_n < 0 || few) return RunFew(p, stream);
+  if (p.tile_n == 0 && FitsFewHopper(p, device)) return RunFewHopper(p, device, stream);
   const int tile_n = p.tile_n != 0 ? p.tile_n : ChooseTile(p, device);
   return tile_n == 256 ? LaunchTiles<256>(p, device, stream) : LaunchTiles<128>(p, device, stream);
 }

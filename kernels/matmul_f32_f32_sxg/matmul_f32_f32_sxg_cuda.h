@@ -12,5 +12,7 @@
 namespace spikefold::kernels::matmul_f32_f32_sxg {
 
 absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream);
+// The same from tiles of 4-bit codes (matmul_f32_f32_s4g_cuda.h).
+absl::Status RunTiles(const cuda::SimtParams& params, const cuda::Stream& stream);
 
 }  // namespace spikefold::kernels::matmul_f32_f32_sxg

@@ -6,15 +6,17 @@
 //           three stages filled by cp.async; 16-byte chunks are swizzled so that ldmatrix meets no conflict.
 // Exact     the sums are integers, and what follows is done in the CPU's order with its roundings: y is the
 //           CPU's bit for bit (results below 2^-126 aside). Super weights are added by AddSuperWeights.
-// Targets   sm_80 (run on sm_90 too); sm_90a for more than 32 rows: wgmma fed by the copy engine, sums turned
-//           into outputs in registers, same roundings, same bits but for kept columns: bf16 wgmma adds them,
-//           in an order of its own, within 2^-20 of |sum * scales| + sum_c |kept_x * kept_w|.
+// Targets   sm_80 (run on sm_90 too); sm_90a for 9 to 64 rows: wgmma with W on its left, kept columns in the
+//           CPU's order; sm_90a for more: wgmma fed by the copy engine, sums turned into outputs in
+//           registers, same roundings, same bits but for kept columns: bf16 wgmma adds them, in an order of
+//           its own, within 2^-20 of |sum * scales| + sum_c |kept_x * kept_w|.
 #pragma once
 
 #include <cstdint>
 
 #include "absl/status/status.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/few_rows_plan.h"
 #include "kernels/cuda/outlier_tail_cuda.h"
 #include "kernels/cuda/stream.h"
 
@@ -37,10 +39,18 @@ struct CudaParams {  // device addresses
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);  // sm_80
 // wgmma on any number of rows; on sm_90 only. With kept columns it reads kept_rows of x and of the linears.
 absl::Status RunHopper(const CudaParams& params, const cuda::DeviceInfo& device, const cuda::Stream& stream);
+// Up to cuda::few::kMaxRows rows on sm_90, if FitsFewHopper() (kept columns need kept_rows, as above, and are
+// at most 128).
+bool FitsFewHopper(const CudaParams& params, const cuda::DeviceInfo& device);
+absl::Status RunFewHopper(const CudaParams& params, const cuda::few::Plan& plan,
+                          const cuda::DeviceInfo& device, const cuda::Stream& stream);
 // Whichever is faster on this device.
-inline constexpr int64_t kHopperRows = 33;
+inline constexpr int64_t kFewHopperRows = 9, kHopperRows = 33;
 inline absl::Status RunCuda(const CudaParams& params, const cuda::DeviceInfo& device,
                             const cuda::Stream& stream) {
+  if (params.m >= kFewHopperRows && FitsFewHopper(params, device)) {
+    return RunFewHopper(params, {}, device, stream);
+  }
   const bool hopper =
       device.sm == 90 && params.m >= kHopperRows && (params.num_kept == 0 || params.kept_rows != nullptr);
   return hopper ? RunHopper(params, device, stream) : RunCuda(params, stream);

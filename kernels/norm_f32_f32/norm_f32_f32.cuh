@@ -14,55 +14,110 @@ __device__ inline float InverseRms(double squares, int64_t k, float eps) {
 
 __device__ inline double Square(float v) { return static_cast<double>(v) * static_cast<double>(v); }
 
-// Row m: the adds into the residual, then the norm into y [k] (shared or global), if there is a gain.
-__device__ inline void NormRow(const CudaParams& p, int64_t m, float* y) {
+// kWidth neighbouring floats in one access.
+template <int kWidth>
+struct Floats {
+  static_assert(kWidth == 1 || kWidth == 4);
+  float v[kWidth];
+  __device__ static Floats Load(const float* from) {
+    Floats f;
+    if constexpr (kWidth == 4) {
+      const float4 four = *reinterpret_cast<const float4*>(from);
+      f.v[0] = four.x;
+      f.v[1] = four.y;
+      f.v[2] = four.z;
+      f.v[3] = four.w;
+    } else {
+      f.v[0] = *from;
+    }
+    return f;
+  }
+  __device__ void Store(float* to) const {
+    if constexpr (kWidth == 4) {
+      *reinterpret_cast<float4*>(to) = make_float4(v[0], v[1], v[2], v[3]);
+    } else {
+      *to = v[0];
+    }
+  }
+};
+
+// NormRow with k a multiple of kWidth.
+template <int kWidth>
+__device__ inline void NormRowBy(const CudaParams& p, int64_t m, float* y, bool y_holds) {
   const int64_t at = m * p.k;
+  const int k = static_cast<int>(p.k), step = kWidth * static_cast<int>(blockDim.x);
+  const int begin = kWidth * static_cast<int>(threadIdx.x);
+  using Some = Floats<kWidth>;
   float branch_factor = 1;
   if (p.branch != nullptr && p.branch_gain != nullptr) {
     double squares = 0;
-    for (int64_t i = threadIdx.x; i < p.k; i += blockDim.x) squares += Square(p.branch[at + i]);
+    for (int i = begin; i < k; i += step) {
+      const Some b = Some::Load(p.branch + at + i);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) squares += Square(b.v[e]);
+    }
     branch_factor = InverseRms(squares, p.k, p.eps);
   }
   // Loads of several values are under way at once: the stores, which they might alias for all the compiler
   // knows, come behind them.
-  constexpr int kBatch = 4;
+  constexpr int kBatch = kWidth == 4 ? 2 : 4;
   const auto batches = [&](auto load, auto use) {
-    for (int64_t i0 = threadIdx.x; i0 < p.k; i0 += int64_t{kBatch} * blockDim.x) {
-      float a[kBatch] = {}, b[kBatch] = {};
+    for (int i0 = begin; i0 < k; i0 += kBatch * step) {
+      Some a[kBatch] = {}, b[kBatch] = {};
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
-        const int64_t i = i0 + int64_t{j} * blockDim.x;
-        if (i < p.k) load(i, a[j], b[j]);
+        if (i0 + j * step < k) load(i0 + j * step, a[j], b[j]);
       }
 #pragma unroll
       for (int j = 0; j < kBatch; ++j) {
-        const int64_t i = i0 + int64_t{j} * blockDim.x;
-        if (i < p.k) use(i, a[j], b[j]);
+        if (i0 + j * step < k) use(i0 + j * step, a[j], b[j]);
       }
     }
   };
   double squares = 0;
   batches(
-      [&](int64_t i, float& h, float& b) {
-        h = p.residual[at + i];
-        if (p.branch != nullptr) b = p.branch[at + i];
+      [&](int i, Some& h, Some& b) {
+        h = Some::Load(p.residual + at + i);
+        if (p.branch != nullptr) b = Some::Load(p.branch + at + i);
       },
-      [&](int64_t i, float h, float b) {
+      [&](int i, Some h, Some b) {
         if (p.branch != nullptr) {
-          if (p.branch_gain != nullptr) b = b * branch_factor * p.branch_gain[i];
-          h = h + b;
-          p.residual[at + i] = h;
+          Some gain;
+          if (p.branch_gain != nullptr) gain = Some::Load(p.branch_gain + i);
+#pragma unroll
+          for (int e = 0; e < kWidth; ++e) {
+            if (p.branch_gain != nullptr) b.v[e] = b.v[e] * branch_factor * gain.v[e];
+            h.v[e] = h.v[e] + b.v[e];
+          }
+          h.Store(p.residual + at + i);
         }
-        squares += Square(h);
+        if (y_holds) h.Store(y + i);
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) squares += Square(h.v[e]);
       });
   if (p.gain == nullptr) return;
   const float factor = InverseRms(squares, p.k, p.eps);
+  const float* const sums = y_holds ? y : p.residual + at;
   batches(  // each thread reads what it wrote itself
-      [&](int64_t i, float& h, float& gain) {
-        h = p.residual[at + i];
-        gain = p.gain[i];
+      [&](int i, Some& h, Some& gain) {
+        h = Some::Load(sums + i);
+        gain = Some::Load(p.gain + i);
       },
-      [&](int64_t i, float h, float gain) { y[i] = h * factor * gain; });
+      [&](int i, Some h, Some gain) {
+#pragma unroll
+        for (int e = 0; e < kWidth; ++e) h.v[e] = h.v[e] * factor * gain.v[e];
+        h.Store(y + i);
+      });
+}
+
+// Row m: the adds into the residual, then the norm into y [k] (shared or global), if there is a gain. With
+// y_holds the sums wait for the norm in y, which is shared, instead of being read again.
+__device__ inline void NormRow(const CudaParams& p, int64_t m, float* y, bool y_holds) {
+  if (p.k % 4 == 0) {
+    NormRowBy<4>(p, m, y, y_holds);
+  } else {
+    NormRowBy<1>(p, m, y, y_holds);
+  }
 }
 
 }  // namespace spikefold::kernels::norm_f32_f32

@@ -2,7 +2,8 @@
 // over the rows: norm_f32_f32, hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit.
 // Method    a block a row, which stays in shared memory from the add to the codes.
 // Requires  4 * (k + block) bytes of shared memory: Fits(). No spike threshold.
-// Moves     k * (9 + 4 with a branch) + 4k bytes a row (residual in and out, floats out, codes out).
+// Moves     k * (5 + 8 with a branch) bytes a row (residual in and out, branch in, codes out), and 4*k if the
+//           floats are wanted.
 // Targets   sm_80.
 #pragma once
 
@@ -17,7 +18,7 @@
 namespace spikefold::kernels::normquant_s8r_f32 {
 
 struct CudaParams {                       // device addresses
-  norm_f32_f32::CudaParams norm;          // gain and y set
+  norm_f32_f32::CudaParams norm;          // gain set; y null: floats are not wanted
   hadamard_f32_f32::CudaPlan rotation;    // num_factors 0: none
   const float* shift = nullptr;           // [k] taken off the rotated rows; null: nothing
   quantize_s8r_f32::CudaParams quantize;  // x is not read

@@ -10,16 +10,15 @@ namespace {
 
 __global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
     normquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
-  extern __shared__ float row[];  // [k], then a block of the rotation
+  extern __shared__ __align__(16) float row[];  // [k], then a block of the rotation
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int64_t k = p.norm.k;
-  norm_f32_f32::NormRow(p.norm, blockIdx.x, row);
+  norm_f32_f32::NormRow(p.norm, blockIdx.x, row, true);
   __syncthreads();
   if (p.rotation.num_factors > 0) hadamard_f32_f32::TransformRow(row, row + k, k, p.rotation);
   quantize_s8r_f32::ShiftRow(p.shift, k, row);
-  float* y = p.norm.y + blockIdx.x * k;
-  for (int64_t i = threadIdx.x; i < k; i += blockDim.x) y[i] = row[i];
+  if (p.norm.y != nullptr) quantize_s8r_f32::CopyRow(row, k, p.norm.y + blockIdx.x * k);
   quantize_s8r_f32::QuantizeRow(p.quantize, blockIdx.x, row);
 }
 

@@ -13,9 +13,27 @@ __device__ inline bool IsKept(const CudaParams& p, int64_t k) {
   return p.is_kept != nullptr && p.is_kept[k] != 0;
 }
 
+__device__ inline void CopyRow(const float* row, int64_t k, float* to) {
+  if (k % 4 != 0) {
+    for (int64_t i = threadIdx.x; i < k; i += blockDim.x) to[i] = row[i];
+    return;
+  }
+  for (int64_t i = threadIdx.x * 4; i < k; i += blockDim.x * 4) {
+    *reinterpret_cast<float4*>(to + i) = *reinterpret_cast<const float4*>(row + i);
+  }
+}
+
 // Largest magnitude of the row's columns that are not kept.
 __device__ inline float RowMax(const CudaParams& p, const float* x) {
   float amax = 0;
+  if (p.k % 4 == 0 && p.is_kept == nullptr) {
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x) * 4; i < p.k; i += static_cast<int>(blockDim.x) * 4) {
+      const float4 v = *reinterpret_cast<const float4*>(x + i);
+      amax = fmaxf(amax, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
+    }
+    return cuda::BlockReduce(amax, cuda::Max());
+  }
   for (int64_t k = threadIdx.x; k < p.k; k += blockDim.x) {
     if (!IsKept(p, k)) amax = fmaxf(amax, fabsf(x[k]));
   }
@@ -53,10 +71,22 @@ __device__ inline void WriteRow(const CudaParams& p, int64_t m, const float* x, 
   const float low = static_cast<float>(-p.code_max), high = static_cast<float>(p.code_max);
   int64_t saturated = 0;
   int8_t* q = p.q + m * p.q_stride;
-  for (int64_t k = threadIdx.x; k < p.q_stride; k += blockDim.x) {
-    const float value = k >= p.k || spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale;
-    q[k] = static_cast<int8_t>(RoundClamp(value, -p.code_max, p.code_max));
+  const auto code = [&](float value) {
     saturated += p.static_scale > 0 && (rintf(value) < low || rintf(value) > high);
+    return static_cast<int8_t>(RoundClamp(value, -p.code_max, p.code_max));
+  };
+  if (p.k % 4 == 0 && p.q_stride % 4 == 0 && p.is_kept == nullptr) {
+#pragma unroll 2
+    for (int i = static_cast<int>(threadIdx.x) * 4; i < p.q_stride; i += static_cast<int>(blockDim.x) * 4) {
+      float4 v = make_float4(0, 0, 0, 0);
+      if (i < p.k && !spike) v = *reinterpret_cast<const float4*>(x + i);
+      *reinterpret_cast<char4*>(q + i) = make_char4(code(v.x * inv_scale), code(v.y * inv_scale),
+                                                    code(v.z * inv_scale), code(v.w * inv_scale));
+    }
+  } else {
+    for (int64_t k = threadIdx.x; k < p.q_stride; k += blockDim.x) {
+      q[k] = code(k >= p.k || spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale);
+    }
   }
   WriteColumns(p, m, x, spike);
   if (threadIdx.x == 0) p.scale[m] = scale;

@@ -2,6 +2,7 @@
 // Method    a block a row: largest magnitude, then codes. With a spike threshold the largest magnitudes come
 //           first in a launch of their own and one block picks the first spike rows in order. Zero points and
 //           groups have a kernel of their own, which no other fuses: a warp a group.
+// Requires  16-byte alignment of x and q where K is a multiple of 4.
 // Moves     5*M*K bytes; a row is read twice, the second time from L1 or L2.
 // Targets   sm_80.
 #pragma once
@@ -54,9 +55,14 @@ absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 inline constexpr int64_t kFewRows = 64;  // a block each leaves half of a large GPU idle
 // Threads of a row's block: few wide rows leave multiprocessors idle, then a row gets more of them.
 inline constexpr int kMostThreads = 1024;
-constexpr unsigned RowThreads(int64_t m, int64_t k) { return m <= kFewRows && k > 512 ? kMostThreads : 256; }
+constexpr unsigned RowThreads(int64_t m, int64_t k) {
+  if (m <= kFewRows && k > 512) return kMostThreads;
+  return k > 8192 ? 512 : 256;  // shared memory holds few wide rows
+}
+// Dynamic shared memory of a row's block, and room for what the kernels declare beside it: together they must
+// not pass 48 KiB unasked.
 constexpr int64_t FusedBytes(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
-  return 4 * (k + (rotation.num_factors > 0 ? rotation.block : 0));
+  return 4 * (k + (rotation.num_factors > 0 ? rotation.block : 0)) + 1024;
 }
 constexpr bool Fits(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
   constexpr int64_t kLeastSharedBytes = 99 << 10;  // of sm_86 and sm_89; sm_80 and sm_90 have more

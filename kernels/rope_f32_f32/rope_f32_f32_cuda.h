@@ -1,6 +1,7 @@
 // rope_f32_f32 on a GPU with what surrounds it for queries and keys: RMSNorm of each head (where there is a
 // gain) before, a shared rotation (where there is one) after. In place.
-// Method    a block of threads a head of a row, in shared memory; queries and keys in one launch.
+// Method    a block of threads a head of a row, in shared memory; queries and keys in one launch. The
+//           embedding alone on many rows: a block a row, a warp a head, in registers.
 // Targets   sm_80.
 #pragma once
 

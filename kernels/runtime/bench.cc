@@ -35,7 +35,7 @@ class Runner {
         cache_(model.graph().config, std::max(options.prompt, options.decode) + PrefixLength(model),
                model.prefix(), model.kv()),
         tokens_(static_cast<size_t>(std::max(options.prompt, options.decode))),
-        hidden_(tokens_.size() * static_cast<size_t>(model.graph().config.hidden)),
+        hidden_(static_cast<size_t>(model.graph().config.hidden)),
         logits_(static_cast<size_t>(model.graph().config.vocab)) {
     uint64_t state = options.seed;
     for (int32_t& token : tokens_) {  // a linear congruential generator is random enough for timing
@@ -64,10 +64,9 @@ class Runner {
     return model.prefix() == nullptr ? 0 : model.prefix()->size();
   }
   absl::Status Run(absl::Span<const int32_t> tokens) {
-    const size_t d = static_cast<size_t>(model_.graph().config.hidden);
-    const absl::Span<float> hidden = absl::MakeSpan(hidden_).first(tokens.size() * d);
-    SF_RETURN_IF_ERROR(Forward(model_, tokens, cache_, hidden, {}));
-    return Logits(model_, hidden.last(d), absl::MakeSpan(logits_));
+    const absl::Span<float> hidden = absl::MakeSpan(hidden_);
+    SF_RETURN_IF_ERROR(Forward(model_, tokens, cache_, hidden, {.last_row_only = true}));
+    return Logits(model_, hidden, absl::MakeSpan(logits_));
   }
 
   const RuntimeModel& model_;

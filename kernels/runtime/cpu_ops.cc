@@ -94,8 +94,8 @@ absl::Status CpuOps::Reserve(Activation& buffer, int64_t rows) {
   return absl::OkStatus();
 }
 
-absl::Status CpuOps::Read(const Buffer& buffer, int64_t rows, float* host) {
-  ParallelCopy(pool_, buffer.host(), rows * buffer.width(), host);
+absl::Status CpuOps::ReadFrom(const Buffer& buffer, int64_t first, int64_t rows, float* host) {
+  ParallelCopy(pool_, buffer.host() + first * buffer.width(), rows * buffer.width(), host);
   return absl::OkStatus();
 }
 

@@ -72,7 +72,7 @@ class CpuOps : public Ops {
   std::unique_ptr<Activation> NewActivation(int64_t width) override;
   absl::Status Reserve(Buffer& buffer, int64_t rows) override;
   absl::Status Reserve(Activation& buffer, int64_t rows) override;
-  absl::Status Read(const Buffer& buffer, int64_t rows, float* host) override;
+  absl::Status ReadFrom(const Buffer& buffer, int64_t first, int64_t rows, float* host) override;
   absl::Status Write(const float* host, int64_t rows, Buffer& buffer) override;
 
   absl::Status Embed(const LinearWeights& table, const ActivationForm& form, absl::Span<const int32_t> tokens,

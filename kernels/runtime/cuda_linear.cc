@@ -13,6 +13,7 @@
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
 #include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
+#include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_grids_cuda.h"
@@ -164,7 +165,10 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
   out.k = w.k;
   out.group = group;
   auto device = std::make_shared<CudaWeights>();
-  if (act.is_float() && w.format.bits <= 4 && s4g::Supports(w.k, group)) {
+  const bool takes_tiles = act.is_float() ? s4g::Supports(w.k, group)
+                                          : act.group == 0 && !HasWideZeros(act) &&
+                                                kernels::matmul_f32_s8r_s4g::Supports(w.k, group, device_);
+  if (w.format.bits <= 4 && takes_tiles) {
     const s4g::Packed packed = s4g::Pack(
         {.n = w.n, .k = w.k, .group = group, .codes = w.codes, .scales = w.scales, .zeros = w.zeros}, pool_);
     SF_RETURN_IF_ERROR(Upload(packed.codes, *stream_, *device, device->w));
@@ -242,17 +246,24 @@ absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const Line
   const ActivationFormat& format = x.form->format;
   kernels::matmul_f32_s8r_sxg::GridParams grids = {
       .x_group = format.group, .x_zero = HasWideZeros(format) ? x.zero.as<int32_t>() : nullptr};
+  s8c::CudaParams tiled = params;  // the linears whose codes lie in tiles
   for (size_t i = 0; i < w.size(); ++i) {
     SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
     grids.code_sum[i] = device->code_sum.as<int32_t>();
     grids.row_sum[i] = device->row_sum.as<float>();
-    params.linears.linear[params.linears.count++] = LinearOf(*w[i], *device, y[i]);
+    cuda::LinearGroup& group = device->tiled ? tiled.linears : params.linears;
+    group.linear[group.count++] = LinearOf(*w[i], *device, y[i]);
   }
-  if (grids.x_group > 0 || grids.x_zero != nullptr) {
+  if (tiled.linears.count > 0) {
+    SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_s4g::RunHopper(tiled, *stream_));
+  }
+  if (params.linears.count == 0) {
+    // Done.
+  } else if (grids.x_group > 0 || grids.x_zero != nullptr) {
     grids.base = params;
     SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_sxg::RunGrids(grids, *stream_));
   } else if (w[0]->kind == Kind::kGroups) {
-    SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_sxg::RunCuda(params, *stream_));
+    SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_sxg::RunCuda(params, device_, *stream_));
   } else {
     SF_RETURN_IF_ERROR(s8c::RunCuda(params, device_, *stream_));
   }
@@ -297,7 +308,8 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
     p.linears.linear[p.linears.count++] = LinearOf(*w[i], *device, y[i]);
   }
   if (tiled.linears.count > 0) {
-    SF_RETURN_IF_ERROR(s4g::RunCuda(tiled, device_, *stream_));
+    SF_RETURN_IF_ERROR(spikes_only ? kernels::matmul_f32_f32_sxg::RunTiles(tiled, *stream_)
+                                   : s4g::RunCuda(tiled, device_, *stream_));
   }
   if (params.linears.count == 0) return absl::OkStatus();
   return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)

@@ -15,6 +15,7 @@
 #include "kernels/norm_f32_f32/norm_f32_f32_cuda.h"
 #include "kernels/normquant_s8r_f32/normquant_s8r_f32_cuda.h"
 #include "kernels/rope_f32_f32/rope_f32_f32_cuda.h"
+#include "kernels/runtime/cuda_options.h"
 
 namespace spikefold {
 namespace {
@@ -49,8 +50,8 @@ std::unique_ptr<Activation> CudaOps::NewActivation(int64_t width) {
 absl::Status CudaOps::Reserve(Buffer& buffer, int64_t rows) { return Cuda(buffer).Reserve(rows); }
 absl::Status CudaOps::Reserve(Activation& buffer, int64_t rows) { return Cuda(buffer).buffer.Reserve(rows); }
 
-absl::Status CudaOps::Read(const Buffer& buffer, int64_t rows, float* host) {
-  return ReadOut(Cuda(buffer).data(), rows * buffer.width(), host);
+absl::Status CudaOps::ReadFrom(const Buffer& buffer, int64_t first, int64_t rows, float* host) {
+  return ReadOut(Cuda(buffer).data() + first * buffer.width(), rows * buffer.width(), host);
 }
 
 absl::Status CudaOps::Write(const float* host, int64_t rows, Buffer& buffer) {
@@ -132,18 +133,18 @@ absl::Status CudaOps::AddNorm(const AddNormArgs& a) {
   if (a.gain != nullptr) {
     SF_ASSIGN_OR_RETURN(gain, constants_.Vector(*a.gain));
   }
-  const kernels::norm_f32_f32::CudaParams norm = {
-      .m = a.rows,
-      .k = a.residual->width(),
-      .residual = Cuda(*a.residual).data(),
-      .branch = a.branch == nullptr ? nullptr : Cuda(*a.branch).data(),
-      .branch_gain = branch_gain,
-      .gain = gain,
-      .eps = a.eps,
-      .y = a.gain == nullptr ? nullptr : Cuda(*a.out).buffer.data()};
+  kernels::norm_f32_f32::CudaParams norm = {.m = a.rows,
+                                            .k = a.residual->width(),
+                                            .residual = Cuda(*a.residual).data(),
+                                            .branch = a.branch == nullptr ? nullptr : Cuda(*a.branch).data(),
+                                            .branch_gain = branch_gain,
+                                            .gain = gain,
+                                            .eps = a.eps,
+                                            .y = a.gain == nullptr ? nullptr : Cuda(*a.out).buffer.data()};
   if (a.gain == nullptr) return kernels::norm_f32_f32::RunCuda(norm, *stream_);
   SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, Cuda(*a.out), false));
   if (target.fused) {
+    if (!a.out->keep_floats) norm.y = nullptr;
     return kernels::normquant_s8r_f32::RunCuda(
         {.norm = norm, .rotation = target.rotation, .shift = target.shift, .quantize = target.quantize},
         *stream_);
@@ -218,18 +219,27 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
   SF_RETURN_IF_ERROR(cuda::CopyTwo({.to = k + a.first * width, .from = Cuda(*a.k).data()},
                                    {.to = v + a.first * width, .from = Cuda(*a.v).data()}, a.rows * width,
                                    *stream_));
-  SF_RETURN_IF_ERROR(kernels::attention_f32_f32::RunCuda({.m = a.rows,
-                                                          .num_heads = a.num_heads,
-                                                          .num_kv_heads = a.num_kv_heads,
-                                                          .head_dim = a.head_dim,
-                                                          .q = Cuda(*a.q).data(),
-                                                          .k = k,
-                                                          .v = v,
-                                                          .first = a.first,
-                                                          .scale = a.scale,
-                                                          .window = a.window,
-                                                          .o = Cuda(*a.out).buffer.data()},
-                                                         *stream_));
+  namespace attention = kernels::attention_f32_f32;
+  const attention::CudaParams params = {.m = a.rows,
+                                        .num_heads = a.num_heads,
+                                        .num_kv_heads = a.num_kv_heads,
+                                        .head_dim = a.head_dim,
+                                        .q = Cuda(*a.q).data(),
+                                        .k = k,
+                                        .v = v,
+                                        .first = a.first,
+                                        .scale = a.scale,
+                                        .window = a.window,
+                                        .o = Cuda(*a.out).buffer.data()};
+  // Codes round a context more coarsely than f16 does.
+  const bool rounds = cuda_rounds_rows || !a.form->format.is_float();
+  if (rounds && a.rows >= attention::kF16Rows && attention::SupportsF16(params, device_)) {
+    SF_RETURN_IF_ERROR(attention_tiles_.Reserve(
+        static_cast<size_t>(attention::F16Bytes(rows->layer_floats / width, a.num_kv_heads, a.head_dim))));
+    SF_RETURN_IF_ERROR(attention::RunF16(params, attention_tiles_.as<void>(), *stream_));
+  } else {
+    SF_RETURN_IF_ERROR(attention::RunCuda(params, *stream_));
+  }
   SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, Cuda(*a.out), false));
   return Finish(target, Cuda(*a.out));
 }
@@ -251,15 +261,16 @@ absl::Status CudaOps::ReadCache(KvCache& cache) {
 absl::Status CudaOps::GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,
                                const ActivationForm& form, Activation& out) {
   namespace gatedmul = kernels::gatedmul_f32_f32;
-  const gatedmul::Params params = {.count = rows * gate.width(),
-                                   .activation = activation == GateActivation::kSilu
-                                                     ? gatedmul::Activation::kSilu
-                                                     : gatedmul::Activation::kGeluTanh,
-                                   .gate = Cuda(gate).data(),
-                                   .up = Cuda(up).data(),
-                                   .y = Cuda(out).buffer.data()};
+  gatedmul::Params params = {.count = rows * gate.width(),
+                             .activation = activation == GateActivation::kSilu
+                                               ? gatedmul::Activation::kSilu
+                                               : gatedmul::Activation::kGeluTanh,
+                             .gate = Cuda(gate).data(),
+                             .up = Cuda(up).data(),
+                             .y = Cuda(out).buffer.data()};
   SF_ASSIGN_OR_RETURN(const Target target, TargetOf(rows, form, Cuda(out), false));
   if (target.fused) {
+    if (!out.keep_floats) params.y = nullptr;
     return kernels::gatedmulquant_s8r_f32::RunCuda(
         {.gatedmul = params, .rotation = target.rotation, .shift = target.shift, .quantize = target.quantize},
         *stream_);

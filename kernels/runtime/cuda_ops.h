@@ -33,7 +33,7 @@ class CudaOps : public Ops {
   std::unique_ptr<Activation> NewActivation(int64_t width) override;
   absl::Status Reserve(Buffer& buffer, int64_t rows) override;
   absl::Status Reserve(Activation& buffer, int64_t rows) override;
-  absl::Status Read(const Buffer& buffer, int64_t rows, float* host) override;
+  absl::Status ReadFrom(const Buffer& buffer, int64_t first, int64_t rows, float* host) override;
   absl::Status Write(const float* host, int64_t rows, Buffer& buffer) override;
 
   absl::Status Embed(const LinearWeights& table, const ActivationForm& form, absl::Span<const int32_t> tokens,
@@ -98,6 +98,7 @@ class CudaOps : public Ops {
   CudaConstants constants_;
   std::unique_ptr<CudaActivation> head_x_;
   cuda::DeviceMemory logits_, tokens_, counters_, bf16_parts_;
+  cuda::DeviceMemory attention_tiles_;  // keys and values of one layer in f16
   cuda::PinnedMemory staging_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned
 

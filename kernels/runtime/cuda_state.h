@@ -37,7 +37,7 @@ class CudaActivation : public Activation {
   Buffer& floats() override { return buffer; }
   const Buffer& floats() const override { return buffer; }
 
-  CudaBuffer buffer;              // [rows, k] float rows, always filled
+  CudaBuffer buffer;              // [rows, k] float rows; a kernel that quantizes leaves out unwanted ones
   cuda::DeviceMemory codes;       // [rows, RowBytes(k)]
   cuda::DeviceMemory scale;       // [rows], or a scale a group
   cuda::DeviceMemory zero;        // int32 [rows] of 8-bit codes with zero points

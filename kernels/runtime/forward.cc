@@ -28,7 +28,8 @@ class Pass {
         taps_(options.taps),
         edits_(options.interventions) {}
 
-  absl::Status Run(absl::Span<const int32_t> tokens, float* hidden) {
+  // Rows from `wanted` on go to `hidden`.
+  absl::Status Run(absl::Span<const int32_t> tokens, int64_t wanted, float* hidden) {
     const auto steps = [&] {
       return Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}, tokens);
     };
@@ -37,7 +38,10 @@ class Pass {
     SF_RETURN_IF_ERROR(
         repeats ? ops_.Step({.config = &graph_.config, .token = tokens[0], .cache = caches_.front()}, steps)
                 : steps());
-    SF_RETURN_IF_ERROR(ops_.Read(walk_.activation(ValueKind::kFinal)->floats(), rows_, hidden));
+    if (wanted < rows_) {
+      const Buffer& final = walk_.activation(ValueKind::kFinal)->floats();
+      SF_RETURN_IF_ERROR(ops_.ReadFrom(final, wanted, rows_ - wanted, hidden));
+    }
     for (KvCache* cache : caches_) cache->Advance(lockstep_ ? 1 : rows_);
     return absl::OkStatus();
   }
@@ -119,7 +123,7 @@ class Pass {
       branch_gain_ = &model_.gain(i);
       return absl::OkStatus();
     }
-    Activation& out = Out(node);
+    Activation& out = Out(i, node);
     SF_RETURN_IF_ERROR(AddNorm(&model_.gain(i), FormOf(i, node), &out));
     return ShowActivation(node.layer, node.out, out);
   }
@@ -191,7 +195,7 @@ class Pass {
     const int64_t positions = first_ + rows_;
     const AttentionView view = edits_ != nullptr ? edits_->View(node.layer) : AttentionView();
     if (mass) walk_.column_mass.assign(static_cast<size_t>(c.num_heads * positions), 0.0);
-    Activation& out = Out(node);
+    Activation& out = Out(i, node);
     SF_RETURN_IF_ERROR(ops_.Attention({.rows = rows_,
                                        .first = first_,
                                        .num_heads = c.num_heads,
@@ -270,7 +274,7 @@ class Pass {
       SF_RETURN_IF_ERROR(ops_.Read(ctx_row->floats(), 1, q.data() + row * q_width));  // q's row is used up
     }
     q_gain_ = k_gain_ = nullptr;
-    Activation& out = Out(node);
+    Activation& out = Out(i, node);
     SF_RETURN_IF_ERROR(ops_.Write(q.data(), rows_, out.floats()));
     out.form = FormOf(i, node);
     out.rows = rows_;
@@ -278,7 +282,7 @@ class Pass {
   }
 
   absl::Status GatedMul(int i, const Node& node) {
-    Activation& out = Out(node);
+    Activation& out = Out(i, node);
     SF_RETURN_IF_ERROR(ops_.GatedMul(graph_.config.activation, rows_, *walk_.buffer(ValueKind::kGate),
                                      *walk_.buffer(ValueKind::kUp), *FormOf(i, node), out));
     return ShowActivation(node.layer, node.out, out);
@@ -347,10 +351,19 @@ class Pass {
     return edited ? ops_.Reform(x) : absl::OkStatus();
   }
 
-  Activation& Out(const Node& node) {
+  Activation& Out(int i, const Node& node) {
     Activation& out = *walk_.activation(node.out);
-    out.keep_floats = node.out == ValueKind::kFinal || Wanted(node.layer, node.out);
+    out.keep_floats = node.out == ValueKind::kFinal || Wanted(node.layer, node.out) || ReadsFloats(i);
     return out;
+  }
+
+  // Whether a linear of the site that node i feeds was left in high precision, or is not there to be asked.
+  bool ReadsFloats(int i) const {
+    const Site& site = graph_.sites[static_cast<size_t>(walk_.site_of[static_cast<size_t>(i)])];
+    return std::any_of(site.linears.begin(), site.linears.end(), [&](int linear) {
+      const LinearWeights* const w = model_.linear(linear);
+      return w == nullptr || w->kind == LinearWeights::Kind::kF32;
+    });
   }
 
   // The rows for the head leave as floats: Logits() quantizes them itself.
@@ -380,7 +393,8 @@ class Pass {
   const std::vector<float>*q_gain_ = nullptr, *k_gain_ = nullptr;
 };
 
-absl::Status CheckIds(const RuntimeModel& model, absl::Span<const int32_t> tokens, size_t hidden_size) {
+absl::Status CheckIds(const RuntimeModel& model, absl::Span<const int32_t> tokens, size_t hidden_rows,
+                      size_t hidden_size) {
   const ModelConfig& c = model.graph().config;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= c.vocab) {
@@ -388,15 +402,15 @@ absl::Status CheckIds(const RuntimeModel& model, absl::Span<const int32_t> token
           "token ", i, ": id ", tokens[i], " is outside the vocabulary; 0 to ", c.vocab - 1, " are allowed"));
     }
   }
-  const size_t want = tokens.size() * static_cast<size_t>(c.hidden);
+  const size_t want = hidden_rows * static_cast<size_t>(c.hidden);
   if (hidden_size == want) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("hidden: room for ", hidden_size, " values; ", want,
-                                                 " needed (", tokens.size(), " tokens x ", c.hidden, ")"));
+                                                 " needed (", hidden_rows, " tokens x ", c.hidden, ")"));
 }
 
 absl::Status CheckCall(const RuntimeModel& model, absl::Span<const int32_t> tokens, const KvCache& cache,
-                       size_t hidden_size) {
-  SF_RETURN_IF_ERROR(CheckIds(model, tokens, hidden_size));
+                       size_t hidden_rows, size_t hidden_size) {
+  SF_RETURN_IF_ERROR(CheckIds(model, tokens, hidden_rows, hidden_size));
   const int64_t needed = cache.length() + static_cast<int64_t>(tokens.size());
   if (needed <= cache.capacity()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("cache: ", needed, " positions needed; ", cache.capacity(),
@@ -415,9 +429,11 @@ int64_t RopePositions(const KvCache& cache, int64_t rows) {
 
 absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens, KvCache& cache,
                      absl::Span<float> hidden, const ForwardOptions& options) {
-  SF_RETURN_IF_ERROR(CheckCall(model, tokens, cache, hidden.size()));
-  SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   const int64_t total = static_cast<int64_t>(tokens.size());
+  const int64_t first_wanted = options.last_row_only ? std::max<int64_t>(total - 1, 0) : 0;
+  SF_RETURN_IF_ERROR(
+      CheckCall(model, tokens, cache, static_cast<size_t>(total - first_wanted), hidden.size()));
+  SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   const bool watched = options.taps != nullptr || options.interventions != nullptr;
   const int64_t block = watched ? std::max<int64_t>(total, 1) : model.ops().block_rows();
   SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), std::min(block, total), RopePositions(cache, total)));
@@ -426,9 +442,10 @@ absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens
   for (int64_t at = 0; at < total; at += block) {
     const int64_t rows = std::min(block, total - at);
     KvCache* const caches[] = {&cache};
-    absl::Status status =
-        Pass(model, *walk, caches, options)
-            .Run(tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(rows)), hidden.data() + at * d);
+    const int64_t wanted = std::max(at, first_wanted);  // row of the text
+    absl::Status status = Pass(model, *walk, caches, options)
+                              .Run(tokens.subspan(static_cast<size_t>(at), static_cast<size_t>(rows)),
+                                   wanted - at, hidden.data() + (wanted - first_wanted) * d);
     if (!status.ok()) {
       cache.Truncate(before);
       return status;
@@ -468,7 +485,7 @@ absl::Status CheckRange(const ModelGraph& graph, const NodeRange& range, size_t 
 absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span<const int32_t> tokens,
                           KvCache& cache, absl::Span<float> residual, const ForwardOptions& options) {
   SF_RETURN_IF_ERROR(CheckRange(model.graph(), range, tokens.size()));
-  SF_RETURN_IF_ERROR(CheckCall(model, tokens, cache, residual.size()));
+  SF_RETURN_IF_ERROR(CheckCall(model, tokens, cache, tokens.size(), residual.size()));
   if (tokens.empty()) return absl::OkStatus();
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), cache.capacity()));
@@ -490,11 +507,11 @@ absl::Status ForwardLockstep(const RuntimeModel& model, absl::Span<const int32_t
     }
   }
   if (tokens.size() == 1) return Forward(model, tokens, *caches.front(), hidden, {});
-  SF_RETURN_IF_ERROR(CheckIds(model, tokens, hidden.size()));
+  SF_RETURN_IF_ERROR(CheckIds(model, tokens, tokens.size(), hidden.size()));
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   SF_RETURN_IF_ERROR(
       walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), RopePositions(*caches.front(), 1)));
-  return Pass(model, *walk, caches, {}).Run(tokens, hidden.data());
+  return Pass(model, *walk, caches, {}).Run(tokens, 0, hidden.data());
 }
 
 absl::Status Logits(const RuntimeModel& model, absl::Span<const float> hidden, absl::Span<float> logits) {

@@ -15,6 +15,7 @@ namespace spikefold {
 struct ForwardOptions {
   Taps* taps = nullptr;
   Interventions* interventions = nullptr;
+  bool last_row_only = false;  // `hidden` is [1, d]: what goes on from a prompt needs no more
 };
 // Appends `tokens` to the cache and writes the rows that feed the head (after the final norm) to `hidden`
 // [tokens, d]. InvalidArgument: a token id outside the vocabulary, or the cache has no room ("cache: 600

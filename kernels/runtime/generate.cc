@@ -65,9 +65,9 @@ absl::StatusOr<std::vector<int32_t>> Generate(const RuntimeModel& model, absl::S
   const int64_t prefix = model.prefix() == nullptr ? 0 : model.prefix()->size();
   const int64_t max_tokens = std::max<int64_t>(options.max_tokens, 0);
   KvCache cache(c, prefix + static_cast<int64_t>(prompt.size()) + max_tokens, model.prefix(), model.kv());
-  std::vector<float> hidden(prompt.size() * d), logits(static_cast<size_t>(c.vocab));
-  SF_RETURN_IF_ERROR(Forward(model, prompt, cache, absl::MakeSpan(hidden), {}));
-  absl::Span<float> last = absl::MakeSpan(hidden).last(d);
+  std::vector<float> hidden(d), logits(static_cast<size_t>(c.vocab));
+  const absl::Span<float> last = absl::MakeSpan(hidden);
+  SF_RETURN_IF_ERROR(Forward(model, prompt, cache, last, {.last_row_only = true}));
   Sampler sampler(options.sampling);
   std::vector<int32_t> out;
   out.reserve(static_cast<size_t>(max_tokens));

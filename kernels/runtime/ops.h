@@ -104,7 +104,11 @@ class Ops {
   virtual std::unique_ptr<Activation> NewActivation(int64_t width) = 0;
   virtual absl::Status Reserve(Buffer& buffer, int64_t rows) = 0;  // contents are lost if it grows
   virtual absl::Status Reserve(Activation& buffer, int64_t rows) = 0;
-  virtual absl::Status Read(const Buffer& buffer, int64_t rows, float* host) = 0;
+  // Rows from `first` on.
+  virtual absl::Status ReadFrom(const Buffer& buffer, int64_t first, int64_t rows, float* host) = 0;
+  absl::Status Read(const Buffer& buffer, int64_t rows, float* host) {
+    return ReadFrom(buffer, 0, rows, host);
+  }
   virtual absl::Status Write(const float* host, int64_t rows, Buffer& buffer) = 0;
 
   // out[i, :] = scale * table[tokens[i], :]. `form`: the head's, whose kept and super columns complete the

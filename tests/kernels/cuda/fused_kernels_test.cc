@@ -40,7 +40,7 @@ struct Codes {
             .q_stride = stride,
             .x = x,
             .static_scale = static_scale,
-            .is_kept = is_kept.data(),
+            .is_kept = kept.size() > 0 ? is_kept.data() : nullptr,
             .num_kept = kept.size(),
             .kept = kept.data(),
             .q = q.data(),
@@ -177,6 +177,59 @@ TEST_CASE("A gated product that quantizes equals the product, the rotation and t
                                        .quantize = fused2.Params(nullptr, c.static_scale)},
                                       TheStream()));
     Compare(absl::StrCat(name, " turned"), fused2, apart2, turned_fused, turned, report);
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("Codes do not depend on whether somebody wants the floats, nor on how wide rows are read",
+          "[gpu][fused]") {
+  CheckReport report;
+  const std::vector<Case> cases = {{3, 101}, {70, 576}, {5, 1536, 512}, {2, 12288, 0, 0.02f}, {65, 12288}};
+  for (const Case& c : cases) {
+    const Array<float> gate(RandomFloats(c.m * c.k, 1)), up(RandomFloats(c.m * c.k, 2)), y(c.m * c.k);
+    const Array<float> gain(RandomFloats(c.k, 3)), branch(RandomFloats(c.m * c.k, 4));
+    const Array<float> residual(RandomFloats(c.m * c.k, 5)), residual2(RandomFloats(c.m * c.k, 5));
+    hadamard::CudaRotation rotation;
+    hadamard::CudaPlan plan;
+    if (c.block > 0) {
+      Ok(rotation.Set(HadamardFactors(c.block), RandomFloats(c.k, 6), TheStream()));
+      plan = rotation.plan();
+    }
+    // One value at a time, as where columns are kept: flags, none of them set.
+    const auto narrow = [&](const Codes& codes) {
+      quantize::CudaParams p = codes.Params(nullptr, c.static_scale);
+      p.is_kept = codes.is_kept.data();
+      return p;
+    };
+    const std::string name = absl::StrCat("M=", c.m, " K=", c.k);
+    {
+      const Codes with(c.m, c.k, {}), without(c.m, c.k, {});
+      gatedmul_f32_f32::Params product = {
+          .count = c.m * c.k, .gate = gate.data(), .up = up.data(), .y = y.data()};
+      Ok(gatedmulquant_s8r_f32::RunCuda({.gatedmul = product, .rotation = plan, .quantize = narrow(with)},
+                                        TheStream()));
+      product.y = nullptr;
+      Ok(gatedmulquant_s8r_f32::RunCuda(
+          {.gatedmul = product, .rotation = plan, .quantize = without.Params(nullptr, c.static_scale)},
+          TheStream()));
+      Compare(absl::StrCat(name, " gated"), without, with, y, y, report);
+    }
+    const Codes with(c.m, c.k, {}), without(c.m, c.k, {});
+    norm_f32_f32::CudaParams norm = {.m = c.m,
+                                     .k = c.k,
+                                     .residual = residual.data(),
+                                     .branch = branch.data(),
+                                     .gain = gain.data(),
+                                     .eps = 1e-5f,
+                                     .y = y.data()};
+    Ok(normquant_s8r_f32::RunCuda({.norm = norm, .rotation = plan, .quantize = narrow(with)}, TheStream()));
+    norm.residual = residual2.data();
+    norm.y = nullptr;
+    Ok(normquant_s8r_f32::RunCuda(
+        {.norm = norm, .rotation = plan, .quantize = without.Params(nullptr, c.static_scale)}, TheStream()));
+    Compare(absl::StrCat(name, " norm"), without, with, y, y, report);
+    report.CompareExact(absl::StrCat(name, " residual"), residual2.Read(), residual.Read());
   }
   INFO(report.detail);
   CHECK(report.ok());

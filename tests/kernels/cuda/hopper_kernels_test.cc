@@ -26,6 +26,7 @@ struct Case {
   int64_t m, n, k, kept = 0;
   bool bias = false, extremes = false;
   int tile_n = 0;
+  cuda::few::Plan plan = {};
 };
 
 // With `flip` one operand of the GPU is wrong: 1 a code, 2 a kept column, 3 a scale.
@@ -54,7 +55,8 @@ void Check(const Case& c, int flip, CheckReport& report) {
                     .kept_x = kept_x.data(),
                     .kept_w = kept_w.data(),
                     .y = expected.data(),
-                    .tile_n = c.tile_n};
+                    .tile_n = c.tile_n,
+                    .plan = c.plan};
   Ok(w8a8::Reference(p));
   // |error| <= u |y| + 4 sqrt(terms) 2^-23 S, u = 2^-8: S bounds the terms of the float part.
   std::vector<double> reference, tolerance;
@@ -115,14 +117,26 @@ TEST_CASE("W8A8 of few rows holds its bound", "[gpu]") {
   CheckReport report;
   for (const int64_t m : {1, 2, 7, 8, 9, 16, 17, 32, 33, 64}) {
     for (const int64_t n : {8, 16, 24, 264}) {
-      for (const int64_t k : {16, 128, 144, 2064}) Check({m, n, k, m % 2 * 64, m % 3 == 0}, 0, report);
+      for (const int64_t k : {16, 128, 144, 2064}) {
+        for (const int tile : {0, -1}) Check({m, n, k, m % 2 * 64, m % 3 == 0, false, tile}, 0, report);
+      }
+    }
+  }
+  for (const int groups : {1, 2}) {
+    for (const int splits : {1, 2, 4}) {
+      const cuda::few::Plan plan = {.groups = groups, .splits = splits, .stages = 2 + splits};
+      for (const int64_t m : {5, 16, 30, 64}) {
+        Check({m, 520, 1168, m % 4 * 64, true, false, 0, plan}, 0, report);
+      }
     }
   }
   INFO(report.detail);
   CHECK(report.ok());
-  CheckReport canary;
-  Check({16, 64, 48, 64, true}, 1, canary);
-  CHECK(canary.worst > 1);
+  for (const int tile : {0, -1}) {
+    CheckReport canary;
+    Check({16, 64, 48, 64, true, false, tile}, 1, canary);
+    CHECK(canary.worst > 1);
+  }
 }
 
 TEST_CASE("W8A8 on Hopper: one wrong code, kept column or scale is found", "[gpu][hopper][canary]") {

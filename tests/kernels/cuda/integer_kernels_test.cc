@@ -6,12 +6,8 @@
 #include "formats/base/thread_pool.h"
 #include "kernels/embed_f32/embed_f32_cuda.h"
 #include "kernels/kernel_check.h"
-#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg.h"
-#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
-#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg.h"
-#include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
 #include "kernels/quantized_case.h"
@@ -26,22 +22,6 @@ using cuda::Ok;
 using cuda::TheStream;
 namespace s8c = matmul_f32_s8r_s8c;
 namespace quantize = quantize_s8r_f32;
-
-// [rows, r] -> [rows, KeptColumns(r)] in bf16.
-template <typename T>
-std::vector<uint16_t> KeptRows(const std::vector<T>& values, int64_t rows, int64_t r) {
-  const int64_t columns = s8c::KeptColumns(r);
-  std::vector<uint16_t> out(static_cast<size_t>(rows * columns), 0);
-  for (int64_t i = 0; i < rows * r; ++i) {
-    const T v = values[static_cast<size_t>(i)];
-    if constexpr (std::is_same_v<T, float>) {
-      out[static_cast<size_t>(i / r * columns + i % r)] = FloatToBf16(v);
-    } else {
-      out[static_cast<size_t>(i / r * columns + i % r)] = v;
-    }
-  }
-  return out;
-}
 
 // What an output may be off by where the tensor cores add kept columns.
 std::vector<double> KeptTolerance(const QuantizedOperands& o, const std::vector<float>& expected) {
@@ -59,12 +39,7 @@ std::vector<double> KeptTolerance(const QuantizedOperands& o, const std::vector<
   return tolerance;
 }
 
-enum class Target { kSm80, kHopper };
-const cuda::DeviceInfo& TheDevice() {
-  static const absl::StatusOr<cuda::DeviceInfo> device = cuda::QueryDevice();
-  Ok(device.status());
-  return *device;
-}
+enum class Target { kSm80, kHopper, kFewHopper };
 std::vector<Target> Targets() {
   return TheDevice().sm == 90 ? std::vector<Target>{Target::kSm80, Target::kHopper}
                               : std::vector<Target>{Target::kSm80};
@@ -72,7 +47,7 @@ std::vector<Target> Targets() {
 
 // The same product on the CPU and the GPU; with `flip`, one code of the GPU's weight is wrong.
 void RunBoth(const QuantizedCase& c, uint64_t seed, bool flip, Target target, CheckReport& report,
-             bool flip_kept = false) {
+             bool flip_kept = false, const cuda::few::Plan& plan = {}) {
   static ThreadPool pool(4);
   const QuantizedOperands o(c, seed);
   std::vector<uint8_t> packed(s8c::PackedBytes(c.n, c.k));
@@ -119,9 +94,14 @@ void RunBoth(const QuantizedCase& c, uint64_t seed, bool flip, Target target, Ch
                               .bias = o.bias.empty() ? nullptr : bias.data(),
                               .y = y.data(),
                               .sums = sums.data()};
-  const bool hopper = target == Target::kHopper;
-  Ok(hopper ? s8c::RunHopper(params, TheDevice(), TheStream()) : s8c::RunCuda(params, TheStream()));
-  const std::string name = absl::StrCat(CaseName(c), hopper ? " on sm_90a" : "");
+  const bool hopper = target == Target::kHopper, few = target == Target::kFewHopper;
+  if (few) REQUIRE(s8c::FitsFewHopper(params, TheDevice()));
+  Ok(few      ? s8c::RunFewHopper(params, plan, TheDevice(), TheStream())
+     : hopper ? s8c::RunHopper(params, TheDevice(), TheStream())
+              : s8c::RunCuda(params, TheStream()));
+  const std::string name =
+      absl::StrCat(CaseName(c), hopper ? " on sm_90a" : "",
+                   few ? absl::StrCat(" groups=", plan.groups, " splits=", plan.splits) : "");
   report.CompareExact(absl::StrCat(name, " sums"), sums.Read(), expected_sums);
   if (!hopper || c.num_kept == 0) {
     report.CompareExact(name, y.Read(), expected);
@@ -165,6 +145,41 @@ TEST_CASE("Products of codes equal the CPU's bit for bit, kept columns on the te
   CHECK(report.ok());
 }
 
+// Each product shared out in every way that it has steps for.
+void RunFewBoth(const QuantizedCase& c, uint64_t seed, bool flip, CheckReport& report,
+                bool flip_kept = false) {
+  RunBoth(c, seed, flip, Target::kFewHopper, report, flip_kept);
+  for (const int groups : {1, 2}) {
+    for (const int splits : {1, 2, 4}) {
+      if ((c.k + 127) / 128 < splits) continue;
+      RunBoth(c, seed, flip, Target::kFewHopper, report, flip_kept,
+              {.groups = groups, .splits = splits, .stages = 2 + groups + splits % 4});
+    }
+  }
+}
+
+TEST_CASE("Few rows on Hopper equal the CPU's bit for bit, kept columns too", "[gpu][matmul]") {
+  if (TheDevice().sm != 90) return;
+  CheckReport report;
+  uint64_t seed = 500;
+  for (const QuantizedCase& c : MatmulCases()) {
+    if (c.m <= cuda::few::kMaxRows) RunFewBoth(c, seed += 7, false, report);
+  }
+  for (const int64_t m : {9, 16, 17, 31, 32, 33, 48, 63, 64}) {
+    RunFewBoth({.m = m, .n = 264, .k = 1040, .num_kept = m % 3 * 50, .bias = m % 2 == 0}, seed += 7, false,
+               report);
+  }
+  RunFewBoth({.m = 64, .n = 130, .k = 4096, .extremes = true}, seed, false, report);
+  RunFewBoth({.m = 40, .n = 4097, .k = 2048, .num_kept = 64, .bias = true}, seed, false, report);
+  INFO(report.detail);
+  CHECK(report.ok());
+  CheckReport code, kept;
+  RunFewBoth({.m = 20, .n = 65, .k = 600}, 5, true, code);
+  CHECK(code.worst > 1);
+  RunFewBoth({.m = 50, .n = 100, .k = 300, .num_kept = 64}, 5, false, kept, true);
+  CHECK(kept.worst > 1);
+}
+
 TEST_CASE("One wrong code of a weight is found", "[gpu][matmul][canary]") {
   for (const QuantizedCase& c : {QuantizedCase{.m = 3, .n = 65, .k = 129}, {.m = 512, .n = 4096, .k = 576}}) {
     for (const Target target : Targets()) {
@@ -176,74 +191,6 @@ TEST_CASE("One wrong code of a weight is found", "[gpu][matmul][canary]") {
   }
 }
 
-TEST_CASE("Products of codes in groups equal the CPU's bit for bit", "[gpu][matmul]") {
-  CheckReport integers, floats;
-  ThreadPool pool(4);
-  uint64_t seed = 77;
-  int64_t count = 0;
-  for (QuantizedCase c : GroupCases()) {
-    if ((c.group % 16 != 0 && c.group != c.k) || c.x_group > 0 || (c.bits == 8 && c.w_zeros)) continue;
-    c.num_super = 0;
-    c.one_x_scale = c.x_zeros = false;
-    ++count;
-    const QuantizedOperands o(c, seed += 11);
-    const GroupWeights groups = o.Groups();
-    std::vector<uint8_t> packed(GroupPackedBytes(LayoutOf(groups)));
-    PackGroups(groups, packed.data());
-    std::vector<float> expected(static_cast<size_t>(c.m * c.n)), expected_float(expected.size());
-    const OutlierTail tail = o.Tail();
-    Ok(matmul_f32_s8r_sxg::Run({.m = c.m,
-                                .n = c.n,
-                                .k = c.k,
-                                .group = c.group,
-                                .x = o.x_codes.data(),
-                                .x_scale = o.x_scale.data(),
-                                .w = packed.data(),
-                                .tail = tail,
-                                .y = expected.data()},
-                               pool));
-    Ok(matmul_f32_f32_sxg::Run({.m = c.m,
-                                .n = c.n,
-                                .k = c.k,
-                                .group = c.group,
-                                .x = o.x.data(),
-                                .w = packed.data(),
-                                .tail = {.bias = tail.bias},
-                                .y = expected_float.data()},
-                               pool));
-    const Array<int8_t> w(Padded(Effective(o), c.n, c.k)), x(Padded(o.x_codes, c.m, c.k));
-    const Array<float> x_scale(o.x_scale), w_scale(o.w_scale), kept_x(o.kept_x), bias(o.bias), y(c.m * c.n),
-        x_float(o.x);
-    const Array<uint16_t> kept_w(Transposed(o.kept_w, c.n, c.num_kept));
-    s8c::CudaParams params = {.m = c.m,
-                              .k = c.k,
-                              .x = x.data(),
-                              .x_scale = x_scale.data(),
-                              .num_kept = c.num_kept,
-                              .kept_x = kept_x.data(),
-                              .linears = {.count = 1}};
-    params.linears.linear[0] = {.n = c.n,
-                                .w = w.data(),
-                                .w_stride = s8c::RowBytes(c.k),
-                                .w_scale = w_scale.data(),
-                                .group = c.group,
-                                .kept_w = c.num_kept > 0 ? kept_w.data() : nullptr,
-                                .kept_stride = c.n,
-                                .bias = o.bias.empty() ? nullptr : bias.data(),
-                                .y = y.data()};
-    Ok(matmul_f32_s8r_sxg::RunCuda(params, TheStream()));
-    integers.CompareExact(CaseName(c), y.Read(), expected);
-    cuda::SimtParams simt = {.m = c.m, .k = c.k, .x = x_float.data(), .linears = params.linears};
-    simt.linears.linear[0].kept_w = nullptr;
-    Ok(matmul_f32_f32_sxg::RunCuda(simt, TheStream()));
-    floats.CompareExact(absl::StrCat(CaseName(c), " float"), y.Read(), expected_float);
-  }
-  CHECK(count > 20);
-  INFO(integers.detail << "; " << floats.detail);
-  CHECK(integers.ok());
-  CHECK(floats.ok());
-}
-
 TEST_CASE("The linears of a site share a launch, each with its own width, bias and kept columns",
           "[gpu][matmul]") {
   // Three weights of different width against one input: the same as three launches.
@@ -251,16 +198,18 @@ TEST_CASE("The linears of a site share a launch, each with its own width, bias a
   const QuantizedOperands first({.m = m, .n = widths[0], .k = k, .num_kept = kept, .bias = true}, 3);
   const Array<int8_t> x(Padded(first.x_codes, m, k));
   const Array<float> x_scale(first.x_scale), kept_x(first.kept_x);
+  const Array<uint16_t> kept_rows_x(KeptRows(first.kept_x, m, kept));
   s8c::CudaParams together = {.m = m,
                               .k = k,
                               .x = x.data(),
                               .x_scale = x_scale.data(),
                               .num_kept = kept,
                               .kept_x = kept_x.data(),
+                              .kept_rows = kept_rows_x.data(),
                               .linears = {.count = 3}};
   std::vector<std::unique_ptr<Array<int8_t>>> w;
   std::vector<std::unique_ptr<Array<float>>> scales, biases, ys;
-  std::vector<std::unique_ptr<Array<uint16_t>>> kept_w;
+  std::vector<std::unique_ptr<Array<uint16_t>>> kept_w, kept_rows;
   for (int i = 0; i < 3; ++i) {
     const QuantizedOperands o({.m = m, .n = widths[i], .k = k, .num_kept = kept, .bias = true},
                               static_cast<uint64_t>(10 + i));
@@ -268,6 +217,7 @@ TEST_CASE("The linears of a site share a launch, each with its own width, bias a
     scales.push_back(std::make_unique<Array<float>>(o.w_scale));
     biases.push_back(std::make_unique<Array<float>>(o.bias));
     kept_w.push_back(std::make_unique<Array<uint16_t>>(Transposed(o.kept_w, widths[i], kept)));
+    kept_rows.push_back(std::make_unique<Array<uint16_t>>(KeptRows(o.kept_w, widths[i], kept)));
     ys.push_back(std::make_unique<Array<float>>(m * widths[i]));
     together.linears.linear[i] = {.n = widths[i],
                                   .w = w.back()->data(),
@@ -275,21 +225,29 @@ TEST_CASE("The linears of a site share a launch, each with its own width, bias a
                                   .w_scale = scales.back()->data(),
                                   .kept_w = i == 1 ? nullptr : kept_w.back()->data(),
                                   .kept_stride = widths[i],
+                                  .kept_rows = kept_rows.back()->data(),
                                   .bias = i == 2 ? nullptr : biases.back()->data(),
                                   .y = ys.back()->data()};
   }
-  Ok(s8c::RunCuda(together, TheStream()));
-  for (int i = 0; i < 3; ++i) {
-    const Array<float> y(m * widths[i]);
-    s8c::CudaParams alone = together;
-    alone.linears.count = 1;
-    alone.linears.linear[0] = together.linears.linear[i];
-    alone.linears.linear[0].y = y.data();
-    Ok(s8c::RunCuda(alone, TheStream()));
-    CheckReport report;
-    report.CompareExact(absl::StrCat("linear ", i), ys[static_cast<size_t>(i)]->Read(), y.Read());
-    INFO(report.detail);
-    CHECK(report.ok());
+  for (const Target target : {Target::kSm80, Target::kFewHopper}) {
+    if (target == Target::kFewHopper && TheDevice().sm != 90) continue;
+    const auto run = [&](const s8c::CudaParams& p) {
+      Ok(target == Target::kSm80 ? s8c::RunCuda(p, TheStream())
+                                 : s8c::RunFewHopper(p, {}, TheDevice(), TheStream()));
+    };
+    run(together);
+    for (int i = 0; i < 3; ++i) {
+      const Array<float> y(m * widths[i]);
+      s8c::CudaParams alone = together;
+      alone.linears.count = 1;
+      alone.linears.linear[0] = together.linears.linear[i];
+      alone.linears.linear[0].y = y.data();
+      Ok(s8c::RunCuda(alone, TheStream()));
+      CheckReport report;
+      report.CompareExact(absl::StrCat("linear ", i), ys[static_cast<size_t>(i)]->Read(), y.Read());
+      INFO(report.detail);
+      CHECK(report.ok());
+    }
   }
 }
 
@@ -298,6 +256,11 @@ TEST_CASE("A hundred repetitions give the same bits", "[gpu][matmul]") {
   CheckReport report;
   for (const Target target : Targets()) {
     for (int i = 0; i < 100; ++i) RunBoth(c, 9, false, target, report);
+  }
+  if (TheDevice().sm == 90) {
+    for (int i = 0; i < 30; ++i) {
+      RunFewBoth({.m = 50, .n = 500, .k = 700, .num_kept = 16, .bias = true}, 9, false, report);
+    }
   }
   CHECK(report.ok());
 }

@@ -2,10 +2,13 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
+#include "formats/base/dtype.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/quantized_case.h"
+#include "tests/kernels/cuda/cuda_kit.h"
 
 namespace spikefold::kernels {
 
@@ -35,6 +38,28 @@ inline std::vector<int8_t> Effective(const QuantizedOperands& o) {
         codes[i] - o.w_zero[row * static_cast<size_t>(c.k / c.group) + k / static_cast<size_t>(c.group)]);
   }
   return codes;
+}
+
+// [rows, r] -> [rows, KeptColumns(r)] in bf16.
+template <typename T>
+std::vector<uint16_t> KeptRows(const std::vector<T>& values, int64_t rows, int64_t r) {
+  const int64_t columns = matmul_f32_s8r_s8c::KeptColumns(r);
+  std::vector<uint16_t> out(static_cast<size_t>(rows * columns), 0);
+  for (int64_t i = 0; i < rows * r; ++i) {
+    const T v = values[static_cast<size_t>(i)];
+    if constexpr (std::is_same_v<T, float>) {
+      out[static_cast<size_t>(i / r * columns + i % r)] = FloatToBf16(v);
+    } else {
+      out[static_cast<size_t>(i / r * columns + i % r)] = v;
+    }
+  }
+  return out;
+}
+
+inline const cuda::DeviceInfo& TheDevice() {
+  static const absl::StatusOr<cuda::DeviceInfo> device = cuda::QueryDevice();
+  cuda::Ok(device.status());
+  return *device;
 }
 
 }  // namespace spikefold::kernels

@@ -200,6 +200,24 @@ TEST_CASE("A sliding window forgets: tokens outside it change nothing, the oldes
   }
 }
 
+TEST_CASE("The last row alone is the last of all rows, over blocks of the walk too") {
+  const TinyModel tiny = MakeTinyModel(Small());
+  const auto model = Load(*tiny.checkpoint);
+  for (const int64_t count : {int64_t{1}, int64_t{20}, 2 * model->ops().block_rows() + 3}) {
+    const std::vector<int32_t> tokens = SomeTokens(count, 131);
+    KvCache cache(model->graph().config, count);
+    const std::vector<float> all = Hidden(*model, tokens, cache);
+    std::vector<float> last(64), two(128);
+    cache.Reset();
+    REQUIRE(Forward(*model, tokens, cache, absl::MakeSpan(last), {.last_row_only = true}).ok());
+    CHECK(cache.length() == count);
+    CHECK(last == std::vector<float>(all.end() - 64, all.end()));
+    cache.Reset();
+    CHECK(Forward(*model, tokens, cache, absl::MakeSpan(two), {.last_row_only = true}).message() ==
+          "hidden: room for 128 values; 64 needed (1 tokens x 64)");
+  }
+}
+
 TEST_CASE("Token ids outside the vocabulary, a full cache and wrong sizes are refused, and the cache stays") {
   const TinyModel tiny = MakeTinyModel(Small());
   const auto model = Load(*tiny.checkpoint);

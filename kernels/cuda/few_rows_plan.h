@@ -1,0 +1,14 @@
+// How few_rows_wgmma.cuh shares out a product.
+#pragma once
+
+namespace spikefold::kernels::cuda::few {
+
+inline constexpr int kMaxRows = 64;  // of x
+
+struct Plan {
+  int groups = 0;  // warpgroups of a block, 64 channels each: 1 or 2; 0: all of the plan is chosen by shape
+  int splits = 1;  // blocks that share out K, a cluster; at most as many as K has steps of 128 bytes
+  int stages = 4;  // of the ring
+};
+
+}  // namespace spikefold::kernels::cuda::few

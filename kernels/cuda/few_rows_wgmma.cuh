@@ -1,0 +1,429 @@
+// Products of codes for up to 64 rows of x on Hopper: bound by reading W once. W is the left operand of
+// wgmma, 64 channels a warpgroup, and x the right one, so that few rows waste nothing; both come through a
+// ring that the copy engine fills. Where the channels alone do not fill the chip, the blocks of a cluster
+// share out K: sums are integers, so they may be added in any order, and each block finishes some of the rows
+// from the sums that lie in the others' shared memory. Blocks are small enough for two on a multiprocessor:
+// while one ends, the other's weights, of the next kernel too, are on their way. Exact     Outputs are made
+// in the CPU's order of roundings. Kept columns are added one after the other, by
+//           FMA: in float32 the outputs are the CPU's bit for bit.
+#pragma once
+
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "formats/base/status.h"
+#include "kernels/cuda/block.cuh"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/few_rows_plan.h"
+#include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ldst.cuh"
+#include "kernels/cuda/mbarrier.cuh"
+#include "kernels/cuda/outlier_tail_cuda.h"
+#include "kernels/cuda/simt_matmul.cuh"
+#include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/tma.cuh"
+#include "kernels/cuda/wgmma.cuh"
+
+namespace spikefold::kernels::cuda::few {
+
+inline constexpr int kStep = 128;       // bytes of K a stage: one swizzled row
+inline constexpr int kWarpgroup = 128;  // threads
+inline constexpr int kChannels = 64;    // of a warpgroup
+inline constexpr int kKeptStep = 64;    // kept columns that fill a stage
+inline constexpr int64_t kMaxKept = 128;
+inline constexpr int kSharedBytes = 112 << 10;  // of a block: two a multiprocessor
+inline constexpr int kAloneBytes = 200 << 10;   // of a block that is alone there
+
+// Of a thread, so that two blocks of one or two warpgroups and a producer's warp fit.
+template <int kGroups>
+inline constexpr int kRegisters = kGroups == 1 ? 200 : 112;
+
+struct Operands {         // device addresses
+  int64_t m = 0;          // 1 to kMaxRows
+  int64_t row_bytes = 0;  // of x and w, a multiple of 16; bytes behind K are zero
+  const int8_t* x = nullptr;
+  const float* x_scale = nullptr;    // [m]
+  int64_t num_kept = 0;              // at most kMaxKept
+  const uint16_t* kept_x = nullptr;  // [m, num_kept rounded up to kKeptStep] bf16
+  LinearGroup linears;               // kept_rows as kept_x; y is [m, n] of the output's type
+};
+
+struct Maps {
+  CUtensorMap x, kept_x, w[kMaxLinears], kept_w[kMaxLinears];
+};
+struct Work {
+  int m = 0, steps = 0, stages = 0, num_kept = 0;
+  const float* x_scale = nullptr;
+  LinearGroup linears;
+};
+
+// A stage holds 128 bytes of K of a block's channels, then of the rows.
+template <int kRows, int kGroups>
+inline constexpr int kStageBytes = (kGroups * kChannels + kRows) * kStep;
+
+// 8 bf16 values of row `row` of an operand in shared memory, from column 8 * chunk on.
+__device__ inline uint4 LoadKept(const char* operand, int row, int chunk) {
+  return *reinterpret_cast<const uint4*>(operand + row * kStep + ((chunk ^ (row % 8)) * 16));
+}
+__device__ inline float KeptAt(const uint4& v, int i) {
+  const uint32_t pair = i / 2 == 0 ? v.x : i / 2 == 1 ? v.y : i / 2 == 2 ? v.z : v.w;
+  return __uint_as_float(i % 2 == 0 ? pair << 16 : pair & 0xffff0000u);
+}
+
+// Outputs of a thread, in quads: the accumulators of wgmma.cuh with channels as its rows and rows as its
+// columns. Quad i of a block that finishes every step-th from `first` on: rows RowOf(..., 0) and (..., 1),
+// each of channels c and c + 8: y[i][e] is channel c + 8 (e / 2), row e % 2.
+__device__ inline int RowOf(int i, int first, int step, int e) {
+  return (i * step + first) * 8 + static_cast<int>(threadIdx.x) % 4 * 2 + e;
+}
+// Adds up to 8 kept columns, one after the other. `operands`: a stage, with x behind `x_at` bytes.
+template <int kQuads>
+__device__ inline void AddKept(const char* operands, int x_at, int chunk, int columns, int channel, int first,
+                               int step, float (&y)[kQuads][4]) {
+  const uint4 w[2] = {LoadKept(operands, channel, chunk), LoadKept(operands, channel + 8, chunk)};
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    if (i * step + first >= kQuads) break;
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const uint4 x = LoadKept(operands + x_at, RowOf(i, first, step, e), chunk);
+#pragma unroll
+      for (int c = 0; c < 8; ++c) {
+        if (c >= columns) continue;
+        y[i][e] = fmaf(KeptAt(x, c), KeptAt(w[0], c), y[i][e]);
+        y[i][2 + e] = fmaf(KeptAt(x, c), KeptAt(w[1], c), y[i][2 + e]);
+      }
+    }
+    CompilerFence();  // all of x at once would not fit into registers
+  }
+}
+
+// Output is float or __nv_bfloat16.
+template <typename Output, int kRows, int kGroups>
+__global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegisters<kGroups>)
+    few_rows_sm90(const __grid_constant__ Maps maps, const __grid_constant__ Work work) {
+  constexpr int kQuads = kRows / 8, kStage = kStageBytes<kRows, kGroups>;
+  constexpr int kWBytes = kGroups * kChannels * kStep;
+  extern __shared__ __align__(1024) char shared[];
+  const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int splits = static_cast<int>(gridDim.y), rank = static_cast<int>(blockIdx.y);
+  const int begin = work.steps * rank / splits, steps = work.steps * (rank + 1) / splits - begin;
+  int64_t index = blockIdx.x;
+  const int which = simt::LinearAt(work.linears, kGroups * kChannels, index);
+  const Linear& w = work.linears.linear[which];
+  const int n0 = static_cast<int>(index) * kGroups * kChannels;
+  const int kept = w.kept_rows == nullptr || w.kept_w == nullptr ? 0 : work.num_kept;
+  const int kept_stages = (kept + kKeptStep - 1) / kKeptStep;
+  const int all_kept_stages = (work.num_kept + kKeptStep - 1) / kKeptStep;
+
+  // The ring, the stages of kept columns, then barriers.
+  const uint32_t base = SharedAddress(shared);
+  const uint32_t barriers = base + (work.stages + all_kept_stages) * kStage;
+  const auto full = [&](int s) { return barriers + s * 8; };
+  const auto empty = [&](int s) { return barriers + (work.stages + s) * 8; };
+  const uint32_t kept_full = barriers + 2 * work.stages * 8;
+  const bool producer = warp == kGroups * 4;
+
+  const auto load_w = [&](int t, int s) {
+    ArriveExpecting(full(s), kStage);
+    LoadBox(base + s * kStage, maps.w[which], full(s), (begin + t) * kStep, n0);
+  };
+  const auto load_x = [&](int t, int s) {
+    LoadBox(base + s * kStage + kWBytes, maps.x, full(s), (begin + t) * kStep, 0);
+  };
+  const int ahead = min(steps, work.stages);
+  if (producer && lane == 0) {
+    for (int s = 0; s < work.stages; ++s) {
+      InitBarrier(full(s), 1);
+      InitBarrier(empty(s), kGroups);
+    }
+    InitBarrier(kept_full, 1);
+    FenceBarrierInit();
+    PrefetchMap(maps.x);
+    for (int t = 0; t < ahead; ++t) load_w(t, t);  // does not depend on the kernel before
+  }
+  __syncthreads();
+  LetNextStart();
+
+  if (producer) {
+    if (lane == 0) {
+      WaitForInputs();
+      for (int t = 0; t < ahead; ++t) load_x(t, t);
+      if (kept > 0) {
+        ArriveExpecting(kept_full, kept_stages * kStage);
+        for (int u = 0; u < kept_stages; ++u) {
+          const uint32_t to = base + (work.stages + u) * kStage;
+          LoadBox(to, maps.kept_w[which], kept_full, u * kKeptStep, n0);
+          LoadBox(to + kWBytes, maps.kept_x, kept_full, u * kKeptStep, 0);
+        }
+      }
+      int s = 0;
+      uint32_t phase = 0;
+      for (int t = ahead; t < steps; ++t) {
+        WaitBarrierGuarded(empty(s), phase);
+        load_w(t, s);
+        load_x(t, s);
+        if (++s == work.stages) {
+          s = 0;
+          phase ^= 1;
+        }
+      }
+    }
+    __syncwarp();
+    if (splits > 1) {
+      ClusterArrive();
+      ClusterWait();
+      ClusterArrive();
+      ClusterWait();
+    }
+    return;
+  }
+
+  const int group = warp / 4, thread = static_cast<int>(threadIdx.x) % kWarpgroup;
+  const int channel = warp * 16 + lane / 4;  // and channel + 8
+  float w_scale[2] = {}, bias[2] = {};
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int n = n0 + channel + 8 * i;
+    if (n < w.n) w_scale[i] = w.w_scale[n];
+    if (n < w.n && w.bias != nullptr) bias[i] = w.bias[n];
+  }
+  WaitForInputs();
+  // The quads that this block finishes: every splits-th.
+  const auto row_of = [&](int i, int e) { return RowOf(i, rank, splits, e); };
+  float x_scale[kQuads][2];
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      x_scale[i][e] = row_of(i, e) < work.m ? work.x_scale[row_of(i, e)] : 0.0f;
+    }
+  }
+
+  uint32_t acc[4 * kQuads];
+  int stage = 0;
+  uint32_t phase = 0;
+  for (int t = 0; t < steps; ++t) {
+    WaitBarrierGuarded(full(stage), phase);
+    const uint32_t at = base + stage * kStage;
+    const uint64_t a = OperandDescriptor(at + group * kChannels * kStep), b = OperandDescriptor(at + kWBytes);
+    WarpgroupFence();
+#pragma unroll
+    for (int k = 0; k < kStep / 32; ++k) WgmmaS8(acc, a + 2 * k, b + 2 * k, t > 0 || k > 0);
+    WarpgroupCommit();
+    // A stage is given back when the next one's multiplications have been started.
+    if (t > 0) {
+      WarpgroupWait<1>();
+      if (thread == 0) Arrive(empty(stage == 0 ? work.stages - 1 : stage - 1));
+    }
+    if (++stage == work.stages) {
+      stage = 0;
+      phase ^= 1;
+    }
+  }
+  WarpgroupWait<0>();
+
+  int4 sums[kQuads];
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    sums[i] = make_int4(static_cast<int>(acc[4 * i]), static_cast<int>(acc[4 * i + 1]),
+                        static_cast<int>(acc[4 * i + 2]), static_cast<int>(acc[4 * i + 3]));
+  }
+  if (splits > 1) {
+    // Where the ring was: [group][quad][thread]. Nobody reads the ring any more.
+    NamedBarrier(1, kGroups * kWarpgroup);
+    int4* const own = reinterpret_cast<int4*>(shared) + group * kQuads * kWarpgroup + thread;
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) own[i * kWarpgroup] = sums[i];
+    ClusterArrive();
+    ClusterWait();
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) sums[i] = make_int4(0, 0, 0, 0);
+    const uint32_t from = SharedAddress(own);
+#pragma unroll 1
+    for (int other = 0; other < splits; ++other) {
+      int4 v[(kQuads + 1) / 2];
+#pragma unroll
+      for (int i = 0; i < (kQuads + 1) / 2; ++i) {
+        // Those behind the last read it again and are not used.
+        const int quad = min(i * splits + rank, kQuads - 1);
+        v[i] = LoadRemote16(from + quad * kWarpgroup * 16, static_cast<uint32_t>(other));
+      }
+#pragma unroll
+      for (int i = 0; i < (kQuads + 1) / 2; ++i) {
+        sums[i].x += v[i].x;
+        sums[i].y += v[i].y;
+        sums[i].z += v[i].z;
+        sums[i].w += v[i].w;
+      }
+    }
+    ClusterArrive();  // the others may go when all have read
+  }
+
+  // to(i, e, at) for the outputs of this block: where they lie.
+  const auto for_each = [&](auto to) {
+#pragma unroll
+    for (int i = 0; i < kQuads; ++i) {
+      if (i * splits + rank >= kQuads) break;
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int m = row_of(i, e % 2), n = n0 + channel + e / 2 * 8;
+        if (m < work.m && n < w.n) to(i, e, m * w.n + n);
+      }
+    }
+  };
+  const auto sum_of = [&](int i, int e) {
+    return e == 0 ? sums[i].x : e == 1 ? sums[i].y : e == 2 ? sums[i].z : sums[i].w;
+  };
+  if (w.sums != nullptr) for_each([&](int i, int e, int64_t at) { w.sums[at] = sum_of(i, e); });
+  constexpr bool kFloat = std::is_same_v<Output, float>;
+  float y[kQuads][4];  // channel e / 2, row e % 2
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      y[i][e] = static_cast<float>(sum_of(i, e)) * x_scale[i][e % 2] * w_scale[e / 2];
+      if (!kFloat && w.bias != nullptr) y[i][e] += bias[e / 2];
+    }
+  }
+  if (kept > 0) {
+    WaitBarrierGuarded(kept_full, 0);
+#pragma unroll 1
+    for (int c = 0; c < kept; c += 8) {
+      AddKept(shared + (work.stages + c / kKeptStep) * kStage, kWBytes, c % kKeptStep / 8, kept - c, channel,
+              rank, splits, y);
+    }
+  }
+  Output* const out = reinterpret_cast<Output*>(w.y);
+  for_each([&](int i, int e, int64_t at) {
+    if constexpr (kFloat) {
+      out[at] = w.bias != nullptr ? y[i][e] + bias[e / 2] : y[i][e];
+    } else {
+      out[at] = __float2bfloat16_rn(y[i][e]);
+    }
+  });
+  if (splits > 1) ClusterWait();
+}
+
+inline int64_t Tiles(const LinearGroup& group, int64_t channels) {
+  int64_t tiles = 0;
+  for (int i = 0; i < group.count; ++i) tiles += CeilDiv(group.linear[i].n, channels);
+  return tiles;
+}
+inline int KeptStages(const Operands& p) { return static_cast<int>(CeilDiv(p.num_kept, kKeptStep)); }
+// Whether the kernel takes them.
+inline bool Fits(const Operands& p, const DeviceInfo& device) {
+  bool fits = device.sm == 90 && p.m > 0 && p.m <= kMaxRows && p.num_kept <= kMaxKept;
+  for (int i = 0; i < p.linears.count; ++i) {
+    const Linear& w = p.linears.linear[i];
+    if (p.num_kept > 0 && w.kept_w != nullptr) fits = fits && p.kept_x != nullptr && w.kept_rows != nullptr;
+  }
+  return fits;
+}
+
+inline absl::StatusOr<CUtensorMap> CodesMap(const void* codes, int64_t rows, int64_t row_bytes, int64_t box,
+                                            bool read_once) {
+  return MakeTensorMap({.element = Element::kByte,
+                        .data = codes,
+                        .rows = rows,
+                        .columns = row_bytes,
+                        .stride = row_bytes,
+                        .box_rows = box,
+                        .read_once = read_once});
+}
+inline absl::StatusOr<CUtensorMap> KeptMap(const void* values, int64_t rows, int64_t columns, int64_t box) {
+  return MakeTensorMap({.element = Element::kBf16,
+                        .data = values,
+                        .rows = rows,
+                        .columns = columns,
+                        .stride = columns * 2,
+                        .box_rows = box});
+}
+
+// Boxes of `rows` rows of x and `channels` of W, if that is a matrix of codes.
+inline absl::StatusOr<Maps> MapsOf(const Operands& p, int rows, int channels, bool codes = true) {
+  const int64_t kept = KeptStages(p) * kKeptStep;
+  Maps maps{};
+  SF_ASSIGN_OR_RETURN(maps.x, CodesMap(p.x, p.m, p.row_bytes, rows, false));
+  if (kept > 0 && p.kept_x != nullptr) {
+    SF_ASSIGN_OR_RETURN(maps.kept_x, KeptMap(p.kept_x, p.m, kept, rows));
+  }
+  for (int i = 0; i < p.linears.count; ++i) {
+    const Linear& w = p.linears.linear[i];
+    if (codes) {
+      SF_ASSIGN_OR_RETURN(maps.w[i], CodesMap(w.w, w.n, p.row_bytes, channels, true));
+    }
+    if (kept > 0 && w.kept_w != nullptr) {
+      SF_ASSIGN_OR_RETURN(maps.kept_w[i], KeptMap(w.kept_rows, w.n, kept, channels));
+    }
+  }
+  return maps;
+}
+
+template <typename Output, int kRows, int kGroups>
+absl::Status Launch(const char* name, const Operands& p, const Plan& plan, const Stream& stream) {
+  constexpr int kStage = kStageBytes<kRows, kGroups>, kBlock = kGroups * kChannels;
+  SF_ASSIGN_OR_RETURN(const Maps maps, MapsOf(p, kRows, kBlock));
+  const Work work = {.m = static_cast<int>(p.m),
+                     .steps = static_cast<int>(CeilDiv(p.row_bytes, kStep)),
+                     .stages = plan.stages,
+                     .num_kept = static_cast<int>(p.num_kept),
+                     .x_scale = p.x_scale,
+                     .linears = p.linears};
+  const auto splits = static_cast<unsigned>(plan.splits);
+  return cuda::Launch(name, few_rows_sm90<Output, kRows, kGroups>,
+                      {.grid = dim3(static_cast<unsigned>(Tiles(p.linears, kBlock)), splits),
+                       .block = dim3(kGroups * kWarpgroup + kWarp),
+                       .shared_bytes = (plan.stages + KeptStages(p)) * kStage + (2 * plan.stages + 1) * 8,
+                       .overlaps = true,
+                       .cluster_y = splits},
+                      stream, maps, work);
+}
+
+inline int RowsOf(const Operands& p) { return p.m <= 16 ? 16 : p.m <= 32 ? 32 : 64; }
+
+// As many stages as there is room for, kept columns aside.
+inline int StagesOf(const Operands& p, int groups, int shared_bytes) {
+  constexpr int kMaxStages = 10;
+  const int stage = (groups * kChannels + RowsOf(p)) * kStep;
+  return std::clamp((shared_bytes - 256) / stage - KeptStages(p), 2, kMaxStages);
+}
+
+// As measured on an H200 with K of 4096 and 14336: where all channels fit on the chip at once, two blocks
+// share their K; where there are more, a block takes twice the channels. One block has a multiprocessor to
+// itself where K is long or the rows' sums leave no room for a second one.
+inline Plan PlanOf(const Operands& p, const DeviceInfo& device) {
+  constexpr int64_t kLongSteps = 64;
+  const int64_t steps = CeilDiv(p.row_bytes, kStep);
+  const bool few = Tiles(p.linears, kChannels) <= device.num_sms && steps > 1;
+  Plan plan = {.groups = few ? 1 : 2, .splits = few ? 2 : 1};
+  const bool alone = few ? steps >= kLongSteps : RowsOf(p) == 64;
+  plan.stages = StagesOf(p, plan.groups, alone ? kAloneBytes : kSharedBytes);
+  return plan;
+}
+
+// Requires Fits().
+template <typename Output>
+absl::Status Run(const char* name, const Operands& p, Plan plan, const DeviceInfo& device,
+                 const Stream& stream) {
+  if (plan.groups == 0) plan = PlanOf(p, device);
+  switch (RowsOf(p) * 4 + plan.groups) {
+    case 16 * 4 + 1:
+      return Launch<Output, 16, 1>(name, p, plan, stream);
+    case 16 * 4 + 2:
+      return Launch<Output, 16, 2>(name, p, plan, stream);
+    case 32 * 4 + 1:
+      return Launch<Output, 32, 1>(name, p, plan, stream);
+    case 32 * 4 + 2:
+      return Launch<Output, 32, 2>(name, p, plan, stream);
+    case 64 * 4 + 1:
+      return Launch<Output, 64, 1>(name, p, plan, stream);
+    default:
+      return Launch<Output, 64, 2>(name, p, plan, stream);
+  }
+}
+
+}  // namespace spikefold::kernels::cuda::few
