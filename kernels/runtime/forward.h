@@ -20,10 +20,11 @@ struct ForwardOptions {
 // Appends `tokens` to the cache and writes the rows that feed the head (after the final norm) to `hidden`
 // [tokens, d]. InvalidArgument: a token id outside the vocabulary, or the cache has no room ("cache: 600
 // positions needed; 512 allowed; ..."). A row's result does not depend on how the tokens are split over
-// calls (unless spike rows overflow: ActivationForm::max_spike_rows counts per call).
-// With taps or interventions all rows of a call pass together, so an observer sees whole windows; without,
-// in blocks of 512 rows. On an error the cache is as before (a paged one as KvCache::Truncate leaves it). One
-// call at a time a model.
+// calls (unless spike rows overflow: ActivationForm::max_spike_rows counts per call; and on a GPU, where
+// fewer than 64 rows at once attend in float32 and more in f16 if their context becomes codes). With taps or
+// interventions all rows of a call pass together, so an observer sees whole windows; without, in blocks of
+// 512 rows. On an error the cache is as before (a paged one as KvCache::Truncate leaves it). One call at a
+// time a model.
 absl::Status Forward(const RuntimeModel& model, absl::Span<const int32_t> tokens, KvCache& cache,
                      absl::Span<float> hidden, const ForwardOptions& options);
 
