@@ -1,5 +1,6 @@
 #include "formats/checkpoint.h"
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 
@@ -9,6 +10,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "formats/base/suggest.h"
+#include "formats/base/vector_clones.h"
 #include "formats/checkpoint_base.h"
 
 namespace spikefold {
@@ -68,15 +70,13 @@ absl::Status CheckpointBase::CheckFiniteRows(absl::Span<const float> rows, absl:
   return absl::DataLossError(absl::StrCat(path_, ": ", name, ": changes while it is read"));
 }
 
-absl::StatusOr<Tensor> CheckpointReader::ReadF32Rows(absl::string_view name, int64_t begin,
-                                                     int64_t end) const {
-  SF_ASSIGN_OR_RETURN(Tensor whole, ReadF32(name));
+absl::Status CheckpointReader::ReadF32Rows(absl::string_view name, int64_t begin, int64_t end,
+                                           float* out) const {
+  SF_ASSIGN_OR_RETURN(const Tensor whole, ReadF32(name));
   SF_RETURN_IF_ERROR(CheckRows(whole.shape(), begin, end, path(), name));
   const int64_t k = whole.dim(1);
-  if (begin == 0 && end == whole.dim(0)) return whole;
-  return Tensor::FromFloats(
-      {end - begin, k},
-      whole.as<float>().subspan(static_cast<size_t>(begin * k), static_cast<size_t>((end - begin) * k)));
+  std::copy_n(whole.as<float>().data() + begin * k, (end - begin) * k, out);
+  return absl::OkStatus();
 }
 
 bool CheckpointReader::ReadsRows(absl::string_view) const { return false; }
@@ -94,9 +94,7 @@ class StoredRows : public WeightRows {
  public:
   StoredRows(const CheckpointReader& reader, absl::string_view name) : reader_(reader), name_(name) {}
   absl::Status Read(int64_t begin, int64_t end, float* out) const override {
-    SF_ASSIGN_OR_RETURN(const Tensor rows, reader_.ReadF32Rows(name_, begin, end));
-    std::copy(rows.as<float>().begin(), rows.as<float>().end(), out);
-    return absl::OkStatus();
+    return reader_.ReadF32Rows(name_, begin, end, out);
   }
 
  private:
@@ -116,19 +114,23 @@ namespace {
 
 constexpr char kNotFinite[] = "spikefold/not_finite";  // payload of such a status
 
+// By the exponent bits, so that the loop vectorises.
+SF_VECTOR_CLONES uint32_t CountNotFinite(const float* values, size_t n) {
+  uint32_t count = 0;
+  for (size_t i = 0; i < n; ++i) {
+    count += (std::bit_cast<uint32_t>(values[i]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
+  }
+  return count;
+}
+
 }  // namespace
 
 absl::Status CheckFinite(absl::Span<const float> values, absl::string_view where, absl::string_view tensor) {
-  // Counts by the exponent bits, so that the loop vectorises; 2^24 values a part keep the counter small.
   int64_t bad = 0;
-  const size_t part = size_t{1} << 24;
-  for (size_t begin = 0; begin < values.size(); begin += part) {
-    const absl::Span<const float> some = values.subspan(begin, part);
-    uint32_t count = 0;
-    for (size_t i = 0; i < some.size(); ++i) {
-      count += (std::bit_cast<uint32_t>(some[i]) & 0x7f800000u) == 0x7f800000u ? 1u : 0u;
-    }
-    bad += count;
+  constexpr size_t kPart = size_t{1} << 24;  // keeps the counter small
+  for (size_t begin = 0; begin < values.size(); begin += kPart) {
+    const absl::Span<const float> part = values.subspan(begin, kPart);
+    bad += CountNotFinite(part.data(), part.size());
   }
   if (bad == 0) return absl::OkStatus();
   size_t first = 0;

@@ -51,10 +51,9 @@ class CheckpointReader {
   // Float32 values of a float (or GGUF block) tensor. NotFound; DataLoss with tensor, index and count if any
   // value is NaN or infinite.
   virtual absl::StatusOr<Tensor> ReadF32(absl::string_view name) const = 0;
-  // Rows [begin, end) of ReadF32()'s matrix [n, k], as [end - begin, k], checked alike. Takes the memory of
-  // these rows where ReadsRows(), of the whole matrix elsewhere (folds,
-  // another tool's codes).
-  virtual absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const;
+  // Rows [begin, end) of ReadF32()'s matrix [n, k] into out [end - begin, k], checked alike. Where not
+  // ReadsRows() (folds, another tool's codes) it reads the whole matrix.
+  virtual absl::Status ReadF32Rows(absl::string_view name, int64_t begin, int64_t end, float* out) const;
   virtual bool ReadsRows(absl::string_view name) const;
   // ReadF32() of a matrix by blocks of rows: without ReadsRows() what is stored, or all values, stay in
   // memory.

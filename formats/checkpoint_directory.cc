@@ -129,15 +129,14 @@ absl::StatusOr<Tensor> DirectoryCheckpoint::ReadF32(absl::string_view name) cons
   return whole;
 }
 
-absl::StatusOr<Tensor> DirectoryCheckpoint::ReadF32Rows(absl::string_view name, int64_t begin,
-                                                        int64_t end) const {
-  if (!ReadsRows(name)) return CheckpointBase::ReadF32Rows(name, begin, end);
+absl::Status DirectoryCheckpoint::ReadF32Rows(absl::string_view name, int64_t begin, int64_t end,
+                                              float* out) const {
+  if (!ReadsRows(name)) return CheckpointBase::ReadF32Rows(name, begin, end, out);
   SF_RETURN_IF_ERROR(CheckRows(Find(name)->shape, begin, end, path_, name));
   SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRawRows(name, begin, end));
   if (!IsFloat(raw.dtype())) return NotFloat(name, raw.dtype());
-  Tensor rows = ToF32(raw.view());
-  SF_RETURN_IF_ERROR(CheckFiniteRows(rows.as<float>(), name));
-  return rows;
+  ToF32(raw.view(), out);
+  return CheckFiniteRows(absl::MakeConstSpan(out, static_cast<size_t>(raw.num_elements())), name);
 }
 
 bool DirectoryCheckpoint::IsMatrix(absl::string_view name) const {
@@ -188,10 +187,11 @@ absl::Status DirectoryCheckpoint::CheckTiedHead(const SafetensorsEntry& head) co
   const int64_t count = std::min<int64_t>(shape[0], kComparedRows);
   for (int64_t i = 0; i < count; ++i) {
     const int64_t row = i * shape[0] / count;
-    SF_ASSIGN_OR_RETURN(const Tensor ours, ReadF32Rows(name, row, row + 1));
+    std::vector<float> ours(static_cast<size_t>(shape[1]));
+    SF_RETURN_IF_ERROR(ReadF32Rows(name, row, row + 1, ours.data()));
     SF_ASSIGN_OR_RETURN(const Tensor raw, ReadRawRows(head.name, row, row + 1));
     const Tensor theirs = ToF32(raw.view());
-    if (std::equal(ours.as<float>().begin(), ours.as<float>().end(), theirs.as<float>().begin())) continue;
+    if (std::equal(ours.begin(), ours.end(), theirs.as<float>().begin())) continue;
     return absl::DataLossError(
         absl::StrCat(path_, ": ", head.name, " differs from ", name, " in row ", row,
                      ", but config.json says \"tie_word_embeddings\": true; set it to false to use the "

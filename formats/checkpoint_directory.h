@@ -18,7 +18,7 @@ class DirectoryCheckpoint : public CheckpointBase {
   const std::vector<std::string>& warnings() const override { return warnings_; }
   // Through ReadRaw(), or ReadRawRows() where ReadsRows().
   absl::StatusOr<Tensor> ReadF32(absl::string_view name) const override;
-  absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const override;
+  absl::Status ReadF32Rows(absl::string_view name, int64_t begin, int64_t end, float* out) const override;
 
  protected:
   using CheckpointBase::CheckpointBase;

@@ -70,25 +70,22 @@ class GgufCheckpoint : public CheckpointBase {
     const StoredTensor* stored = Find(name);
     return stored != nullptr && stored->shape.size() == 2;
   }
-  absl::StatusOr<Tensor> ReadF32Rows(absl::string_view name, int64_t begin, int64_t end) const override {
+  absl::Status ReadF32Rows(absl::string_view name, int64_t begin, int64_t end, float* out) const override {
     const StoredTensor* stored = Find(name);
     if (stored == nullptr) return NoSuchTensor(name);
     SF_RETURN_IF_ERROR(CheckRows(stored->shape, begin, end, path_, name));
     const Node& node = graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))];
     const GgufTensor& tensor = *file_->FindTensor(stored->stored_name);
     const int64_t k = stored->shape[1], heads = PermutedHeads(node);
-    Tensor rows(DType::kF32, {end - begin, k});
-    float* out = rows.as<float>().data();
     if (heads == 0) {
       SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, begin, end, out));
     } else {
-      for (int64_t row = begin; row < end; ++row, out += k) {
+      for (int64_t row = begin; row < end; ++row) {
         const int64_t place = GgufRotaryRow(row, stored->shape[0] / heads);
-        SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, place, place + 1, out));
+        SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, place, place + 1, out + (row - begin) * k));
       }
     }
-    SF_RETURN_IF_ERROR(CheckFiniteRows(rows.as<float>(), name));
-    return rows;
+    return CheckFiniteRows(absl::MakeConstSpan(out, static_cast<size_t>((end - begin) * k)), name);
   }
 
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <utility>
 
+#include "formats/base/status.h"
+
 namespace spikefold {
 namespace {
 
@@ -28,6 +30,13 @@ class MatrixRows : public WeightRows {
 
 std::unique_ptr<WeightRows> RowsInMemory(Tensor matrix) {
   return std::make_unique<MatrixRows>(std::move(matrix));
+}
+
+absl::StatusOr<std::unique_ptr<float[]>> ReadBlock(const WeightRows& rows, int64_t begin, int64_t end,
+                                                   int64_t k) {
+  auto values = std::make_unique_for_overwrite<float[]>(static_cast<size_t>((end - begin) * k));
+  SF_RETURN_IF_ERROR(rows.Read(begin, end, values.get()));
+  return values;
 }
 
 absl::Status ForRowBlocks(ThreadPool& pool, int64_t n, int64_t k, int64_t together,

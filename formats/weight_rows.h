@@ -24,6 +24,9 @@ class WeightRows {
 
 // Of a matrix in memory.
 std::unique_ptr<WeightRows> RowsInMemory(Tensor matrix);
+// Rows [begin, end) of k values each.
+absl::StatusOr<std::unique_ptr<float[]>> ReadBlock(const WeightRows& rows, int64_t begin, int64_t end,
+                                                   int64_t k);
 
 // Calls body(begin, end) for blocks of the rows of [n, k], each a multiple of `together` rows but for the
 // last, and where that allows small enough for the cache. The status is that of the first block that has

@@ -29,11 +29,17 @@ int64_t BlockRows(const TensorDecision& d) { return std::max<int64_t>(1, kBlockV
 // The matrix from its first row to its last; `see` gets the number of the first row it is shown.
 absl::Status ForRows(const TensorDecision& d, const CheckpointReader& reader,
                      absl::FunctionRef<void(int64_t begin, absl::Span<const float> rows)> see) {
-  const int64_t block = ByRows(d, reader) ? BlockRows(d) : d.n;
+  if (!ByRows(d, reader)) {
+    SF_ASSIGN_OR_RETURN(const Tensor whole, reader.ReadF32(WeightName(d)));
+    see(0, whole.as<float>());
+    return absl::OkStatus();
+  }
+  const int64_t block = std::min(BlockRows(d), d.n);
+  std::vector<float> rows(static_cast<size_t>(block * d.k));
   for (int64_t begin = 0; begin < d.n; begin += block) {
-    SF_ASSIGN_OR_RETURN(const Tensor rows,
-                        reader.ReadF32Rows(WeightName(d), begin, std::min(begin + block, d.n)));
-    see(begin, rows.as<float>());
+    const int64_t end = std::min(begin + block, d.n);
+    SF_RETURN_IF_ERROR(reader.ReadF32Rows(WeightName(d), begin, end, rows.data()));
+    see(begin, absl::MakeConstSpan(rows).first(static_cast<size_t>((end - begin) * d.k)));
   }
   return absl::OkStatus();
 }

@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <numeric>
 
 #include "absl/strings/str_cat.h"
@@ -75,11 +76,10 @@ absl::StatusOr<Difference> CompareMatrix(const WeightRows& ours, const WeightRow
   const int64_t together = std::lcm(ours.rows_together(), theirs.rows_together());
   const auto compare = [&](int64_t begin, int64_t end) -> absl::Status {
     const size_t width = static_cast<size_t>(k), count = static_cast<size_t>(end - begin);
-    std::vector<float> x(count * width), y(count * width);
-    SF_RETURN_IF_ERROR(ours.Read(begin, end, x.data()));
-    SF_RETURN_IF_ERROR(theirs.Read(begin, end, y.data()));
+    SF_ASSIGN_OR_RETURN(const auto x, ReadBlock(ours, begin, end, k));
+    SF_ASSIGN_OR_RETURN(const auto y, ReadBlock(theirs, begin, end, k));
     for (size_t i = 0; i < count; ++i) {
-      rows[static_cast<size_t>(begin) + i] = Compare(x.data() + i * width, y.data() + i * width, width);
+      rows[static_cast<size_t>(begin) + i] = Compare(x.get() + i * width, y.get() + i * width, width);
     }
     return absl::OkStatus();
   };

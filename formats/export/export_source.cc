@@ -81,10 +81,9 @@ absl::StatusOr<Tensor> ExportSource::ReadBias(const ExportWeight& weight, Thread
   const int64_t n = weight.node.n, k = weight.node.k;
   float* b = bias.as<float>().data();
   const auto fold = [&](int64_t begin, int64_t end) -> absl::Status {
-    std::vector<float> values(static_cast<size_t>((end - begin) * k));
-    SF_RETURN_IF_ERROR(rows->Read(begin, end, values.data()));
+    SF_ASSIGN_OR_RETURN(const auto values, ReadBlock(*rows, begin, end, k));
     for (int64_t row = begin; row < end; ++row) {
-      const float* w = values.data() + (row - begin) * k;
+      const float* w = values.get() + (row - begin) * k;
       double product = 0;
       for (int64_t i = 0; i < k; ++i) {
         product += static_cast<double>(w[i]) * static_cast<double>(shift->values[static_cast<size_t>(i)]);

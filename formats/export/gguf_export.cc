@@ -312,9 +312,8 @@ class Exporter {
     }
     SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> rows, source_.OpenRows(w));
     const auto encode = [&](int64_t begin, int64_t end) -> absl::StatusOr<std::string> {
-      std::vector<float> values(static_cast<size_t>((end - begin) * w.node.k));
-      SF_RETURN_IF_ERROR(rows->Read(begin, end, values.data()));
-      return EncodeFloats(values, decision.type);
+      SF_ASSIGN_OR_RETURN(const auto values, ReadBlock(*rows, begin, end, w.node.k));
+      return EncodeFloats({values.get(), static_cast<size_t>((end - begin) * w.node.k)}, decision.type);
     };
     return WriteBlocks(w, name, rows->rows_together(), encode);
   }

@@ -41,9 +41,8 @@ absl::Status WriteFloats(const ExportSource& source, const ExportWeight& weight,
   SF_ASSIGN_OR_RETURN(const std::unique_ptr<WeightRows> rows, source.OpenRows(weight));
   const int64_t n = weight.shape[0], k = weight.shape[1];
   const auto write = [&](int64_t begin, int64_t end) -> absl::Status {
-    std::vector<float> values(static_cast<size_t>((end - begin) * k));
-    SF_RETURN_IF_ERROR(rows->Read(begin, end, values.data()));
-    const TensorView view{DType::kF32, {end - begin, k}, values.data()};
+    SF_ASSIGN_OR_RETURN(const auto values, ReadBlock(*rows, begin, end, k));
+    const TensorView view{DType::kF32, {end - begin, k}, values.get()};
     return tensors.WriteRows(name, begin, RoundTo(dtype, view).view());
   };
   return ForRowBlocks(pool, n, k, rows->rows_together(), write);
