@@ -11,6 +11,17 @@
 #include "kernels/runtime/forward.h"
 
 namespace spikefold {
+namespace {
+
+Windows Spread(const Windows& all, int64_t max) {
+  const int64_t count = static_cast<int64_t>(all.size());
+  if (max <= 0 || max >= count) return all;
+  Windows some;
+  for (int64_t i = 0; i < max; ++i) some.push_back(all[static_cast<size_t>(i * count / max)]);
+  return some;
+}
+
+}  // namespace
 
 std::vector<std::vector<int32_t>> WindowsBehind(const std::vector<std::vector<int32_t>>& windows,
                                                 const std::vector<int32_t>& prefix, int64_t bos_id) {
@@ -40,11 +51,8 @@ absl::StatusOr<CalibStats> Recalibrate(const RuntimeModel& model, const Checkpoi
   stats.window_length = scan.window_length;
   stats.seed = scan.seed;
   stats.windows = scan.windows;
-  if (options.max_windows > 0 && options.max_windows < static_cast<int64_t>(stats.windows.size())) {
-    stats.windows.resize(static_cast<size_t>(options.max_windows));
-  }
   stats.num_windows = static_cast<int64_t>(stats.windows.size());
-  Windows windows = stats.windows;
+  Windows windows = Spread(stats.windows, options.max_windows);
   if (options.behind_prefix) {
     SF_ASSIGN_OR_RETURN(stats.prefix, ComputePrefix(model, scan.prefix.tokens));
     windows = WindowsBehind(windows, scan.prefix.tokens, model.graph().config.bos_id);

@@ -11,10 +11,11 @@ namespace spikefold {
 
 struct RecalibrateOptions {
   bool behind_prefix = false;  // the scan's prefix tokens are run through this model and kept as its prefix
-  int64_t max_windows = 0;     // 0: all of the scan's
+  int64_t max_windows = 0;     // so many of the scan's, spread over its text; 0: all
   Progress progress;
 };
-// One arm, "prefix" or "plain". `reader` is the model's: its weights give SiteStats::weight_sq, its
+// One arm, "prefix" or "plain", of the windows that were run; the text that the statistics hold is all of the
+// scan's. `reader` is the model's: its weights give SiteStats::weight_sq, its
 // fingerprint the provenance. InvalidArgument: a scan without windows, or without a prefix that is asked for.
 absl::StatusOr<CalibStats> Recalibrate(const RuntimeModel& model, const CheckpointReader& reader,
                                        const CalibStats& scan, const RecalibrateOptions& options);

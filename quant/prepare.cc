@@ -22,6 +22,7 @@ namespace {
 
 // Of what calibration keeps: files of another are not found.
 constexpr char kStatsVersion[] = "keys ";
+constexpr int64_t kMeanWindows = 8;  // of the scan's, for mean squares alone
 
 FoldOptions Options(const Treatments& t, uint64_t seed) {
   FoldOptions o;
@@ -64,7 +65,7 @@ class Preparer {
     if (out_.folded == nullptr) return CalibrateOnAll(*scheme);
     if (in_.weights != nullptr) SF_RETURN_IF_ERROR(out_.folded->set_memory(in_.weights));
     if (in_.stats == nullptr) return absl::OkStatus();
-    SF_ASSIGN_OR_RETURN(CalibStats stats, StatsOf(*out_.folded));
+    SF_ASSIGN_OR_RETURN(CalibStats stats, StatsOf(*out_.folded, NeedsMeansOnly(*scheme) ? kMeanWindows : 0));
     out_.folded_stats = std::make_unique<CalibStats>(std::move(stats));
     return absl::OkStatus();
   }
@@ -115,6 +116,15 @@ class Preparer {
     return absl::InvalidArgumentError(absl::StrCat("rotations: the recipe asks for learned ones (",
                                                    words(wanted), "); given are ", words(given),
                                                    "; give what it was made with by --rotate-from"));
+  }
+
+  // Nothing depends on the inputs' ranges, scales being those of rows or none: GPTQ sums Hessians of its own,
+  // and only the head is rounded by the mean squares of its input.
+  bool NeedsMeansOnly(const Scheme& scheme) const {
+    const bool gptq = recipe_.rounding == Rounding::kGptq ||
+                      (recipe_.rounding == Rounding::kAuto && scheme.weight_bits < 8);
+    const bool keeps = treatments_.keep_columns > 0 || recipe_.keep_rows;
+    return scheme.activation_scales != Granularity::kPerTensor && gptq && !keeps && recipe_.kv.k_scale != 'c';
   }
 
   const char* ArmName() const { return treatments_.fold ? "prefix" : "plain"; }
@@ -216,7 +226,6 @@ class Preparer {
     return shifts;
   }
 
-  // Calibrates a model, folded or not, on the scan's text, or finds that it was done before.
   absl::Status CheckRuns(const CheckpointReader& model) const {
     uint64_t bytes = 0;
     for (const StoredTensor& t : model.tensors()) bytes += 4 * static_cast<uint64_t>(NumElements(t.shape));
@@ -228,13 +237,14 @@ class Preparer {
                      "allow more memory"));
   }
 
-  absl::StatusOr<CalibStats> StatsOf(const CheckpointReader& folded) {
+  // Calibrates a model, folded or not, on the scan's text (0: all windows), or finds that it was done before.
+  absl::StatusOr<CalibStats> StatsOf(const CheckpointReader& folded, int64_t max_windows = 0) {
     SF_ASSIGN_OR_RETURN(const std::string fingerprint, folded.Fingerprint());
     std::string cache;
     if (!in_.cache_directory.empty()) {
-      const std::string key =
-          Sha256Hex(absl::StrCat(kStatsVersion, fingerprint, treatments_.fold ? " prefix " : " plain ",
-                                 in_.scan_sha256, in_.arithmetic));
+      const std::string key = Sha256Hex(absl::StrCat(
+          kStatsVersion, fingerprint, treatments_.fold ? " prefix " : " plain ",
+          max_windows > 0 ? absl::StrCat(max_windows, " windows ") : "", in_.scan_sha256, in_.arithmetic));
       cache = JoinPath(in_.cache_directory, absl::StrCat("folded-", key.substr(0, 16), ".spike"));
       if (PathExists(cache)) {
         absl::StatusOr<CalibStats> found = LoadStats(cache);
@@ -244,9 +254,10 @@ class Preparer {
     }
     SF_RETURN_IF_ERROR(CheckRuns(folded));
     SF_ASSIGN_OR_RETURN(const auto model, LoadModel(folded, {.pool = in_.pool, .progress = in_.progress}));
-    SF_ASSIGN_OR_RETURN(CalibStats stats,
-                        Recalibrate(*model, folded, *in_.stats,
-                                    {.behind_prefix = treatments_.fold, .progress = in_.progress}));
+    SF_ASSIGN_OR_RETURN(CalibStats stats, Recalibrate(*model, folded, *in_.stats,
+                                                      {.behind_prefix = treatments_.fold,
+                                                       .max_windows = max_windows,
+                                                       .progress = in_.progress}));
     if (!cache.empty()) SaveStats(stats, cache).IgnoreError();  // next time it is calibrated again
     return stats;
   }

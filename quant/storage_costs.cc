@@ -21,10 +21,11 @@
 namespace spikefold {
 namespace {
 
-constexpr int64_t kCacheVersion = 2;
+constexpr int64_t kCacheVersion = 3;
 constexpr uint64_t kMaxCacheBytes = uint64_t{1} << 20;
 constexpr int64_t kMaxLayerGroups = 10;
-constexpr int64_t kSampledRows = 64;  // of a matrix, for the errors of the options
+constexpr size_t kRoundedWindows = 24;  // of text that the probes are rounded on
+constexpr int64_t kSampledRows = 64;    // of a matrix, for the errors of the options
 constexpr std::array<int, 3> kBits = {2, 3, 4};
 constexpr std::array<int, 7> kGroups = {16, 32, 64, 96, 128, 192, 256};
 
@@ -83,13 +84,15 @@ class Measurement {
     SF_ASSIGN_OR_RETURN(whole_loss_, divergence_->Measure());
     SF_RETURN_IF_ERROR(Replace([](const Node&) { return true; }, false));
     for (const Role role : roles) {
-      SF_ASSIGN_OR_RETURN(const double loss, Probe([&](const Node& n) { return n.role == role; }));
+      SF_ASSIGN_OR_RETURN(const double loss, Probe([&](const Node& n) { return n.role == role; }, 0));
       role_loss_.push_back(loss);
     }
+    // The float layers before a group are run once for all groups.
+    SF_RETURN_IF_ERROR(divergence_->Measure(nullptr, FirstLayer(NumLayerGroups() - 1)).status());
     for (int g = 0; g < NumLayerGroups(); ++g) {
       const int first = FirstLayer(g), end = FirstLayer(g + 1);
       SF_ASSIGN_OR_RETURN(const double loss,
-                          Probe([&](const Node& n) { return n.layer >= first && n.layer < end; }));
+                          Probe([&](const Node& n) { return n.layer >= first && n.layer < end; }, first));
       layer_loss_.push_back(loss);
     }
     return absl::OkStatus();
@@ -161,6 +164,10 @@ class Measurement {
       (picked ? measured : rounded_on_).push_back(all[w]);
     }
     if (rounded_on_.empty()) rounded_on_ = measured;
+    if (const size_t others = rounded_on_.size(); others > kRoundedWindows) {
+      for (size_t w = 0; w < kRoundedWindows; ++w) rounded_on_[w] = rounded_on_[w * others / kRoundedWindows];
+      rounded_on_.resize(kRoundedWindows);
+    }
     prefix_ = prefix;
     SF_ASSIGN_OR_RETURN(divergence_, SelfDivergence::Create(*model_, std::move(prefix), measured));
     return absl::OkStatus();
@@ -209,13 +216,13 @@ class Measurement {
     return {.bits = bits, .symmetric = !in_.zeros, .group = group};
   }
 
-  // KL divergence from the float model with the picked linears rounded.
-  absl::StatusOr<double> Probe(Pick pick) {
+  // KL divergence from the float model with the picked linears, none before `first_layer`, rounded.
+  absl::StatusOr<double> Probe(Pick pick, int first_layer) {
     if (!Report(in_.progress, "pricing bits", done_++, total_)) {
       return absl::CancelledError("pricing bits: stopped");
     }
     SF_RETURN_IF_ERROR(Replace(pick, true));
-    SF_ASSIGN_OR_RETURN(const double divergence, divergence_->Measure());
+    SF_ASSIGN_OR_RETURN(const double divergence, divergence_->Measure(nullptr, first_layer));
     SF_RETURN_IF_ERROR(Replace(pick, false));
     return divergence;
   }

@@ -140,6 +140,7 @@ TEST_CASE("Calibrating again on a scan's own text sees what the scan saw, and a 
   REQUIRE(behind.ok());
   CHECK(behind->FindArm("prefix") != nullptr);
   CHECK(behind->prefix.k.size() == 5);
+  CHECK(behind->windows == scan.windows);  // all, though two were run
   CHECK(behind->arms[0].sites[0].rows == 2 * 64);
   CHECK(behind->arms[0].sites[0].histogram != again->arms[0].sites[0].histogram);
 }

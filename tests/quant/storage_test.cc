@@ -140,7 +140,7 @@ TEST_CASE("Linears whose rounding changes nothing cost nothing; prices are kept 
                           ->array()[0]
                           .number_value()));
   REQUIRE(WriteFileAtomically(in.cache,
-                              "{\"format_version\": 2, \"role_loss\": [0,0,0,0,0,3,0], "
+                              "{\"format_version\": 3, \"role_loss\": [0,0,0,0,0,3,0], "
                               "\"layer_loss\": [0, 0, 2], \"whole_loss\": [1.5]}")
               .ok());
   const auto edited = MeasureStorageCosts(in);
