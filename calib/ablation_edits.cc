@@ -136,6 +136,7 @@ void SpikeEdit::Change(float* row, const std::vector<int64_t>& channels, int64_t
     if (count == 1) from.push_back(OtherChannels(width).front());  // alone: with a channel of no stage
     const int64_t shift = 1 + Below(random_, static_cast<int64_t>(from.size()) - 1);  // none stays in place
     std::vector<float> values;
+    values.reserve(from.size());
     for (const int64_t c : from) values.push_back(row[c]);
     for (size_t i = 0; i < from.size(); ++i) {
       row[from[(i + static_cast<size_t>(shift)) % from.size()]] = values[i];

@@ -192,6 +192,7 @@ class Scanner {
     }
     input.outliers_per_window = static_cast<int64_t>(std::ceil(most));
     std::vector<std::pair<int64_t, int32_t>> order;
+    order.reserve(tokens.size());
     for (const auto& [token, count] : tokens) order.emplace_back(-count, token);
     std::sort(order.begin(), order.end());
     for (const auto& entry : order) {

@@ -5,6 +5,9 @@
 namespace spikefold {
 namespace {
 
+// Where the tables have a layer's output; -1 is the embedding.
+size_t After(int layer) { return static_cast<size_t>(int64_t{layer} + 1); }
+
 // Half and quarter of the level bound the plateau and the whole stage.
 constexpr double kPlateauShare = 0.5, kStageShare = 0.25;
 
@@ -26,10 +29,10 @@ class Finder {
  private:
   // The mean window peak of a channel after a layer; layer -1 is the embedding.
   double Peak(int layer, int64_t channel) const {
-    return t_.channel_peak[static_cast<size_t>(layer + 1)][static_cast<size_t>(channel)];
+    return t_.channel_peak[After(layer)][static_cast<size_t>(channel)];
   }
   int64_t Leader(int layer) const {
-    const auto& peaks = t_.channel_peak[static_cast<size_t>(layer + 1)];
+    const auto& peaks = t_.channel_peak[After(layer)];
     return std::max_element(peaks.begin(), peaks.end()) - peaks.begin();
   }
 
@@ -38,7 +41,7 @@ class Finder {
     stage.ratio = 0;
     for (int layer = 0; layer < t_.num_layers; ++layer) {
       const int64_t leader = Leader(layer);
-      const double typical = t_.typical_peak[static_cast<size_t>(layer + 1)];
+      const double typical = t_.typical_peak[After(layer)];
       const double level = Peak(layer, leader);
       const double ratio = typical > 0 ? level / typical : 0;
       if (ratio < kSpikeRatio || ratio <= stage.ratio || Taken(layer, leader)) continue;
@@ -67,7 +70,7 @@ class Finder {
   // followed, because a window's largest row after a step down may be one that the step hardly touched. Where
   // another channel leads a row, the height is bounded by the row's peak and by the channel's.
   std::vector<double> Curve(const StageShape& stage) const {
-    const size_t at = static_cast<size_t>(stage.peak_layer + 1);
+    const size_t at = After(stage.peak_layer);
     std::vector<double> sum(t_.row_peak.size(), 0);
     double count = 0;
     for (size_t row = 0; row < t_.row_peak[at].size(); ++row) {
@@ -88,7 +91,7 @@ class Finder {
   void Extend(StageShape& stage) {
     const int last = static_cast<int>(t_.num_layers) - 1;
     const std::vector<double> curve = Curve(stage);
-    const auto peak = [&](int layer) { return curve[static_cast<size_t>(layer + 1)]; };
+    const auto peak = [&](int layer) { return curve[After(layer)]; };
     const double level = peak(stage.peak_layer);
     int up = stage.peak_layer, down = stage.peak_layer;  // first and last layer of at least a quarter
     while (up - 1 >= -1 && peak(up - 1) >= kStageShare * level) --up;

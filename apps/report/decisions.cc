@@ -73,6 +73,7 @@ std::vector<RoleSummary> SummarizeRoles(const std::vector<LinearDecision>& linea
     members[d.role].push_back(&d);
   }
   std::vector<RoleSummary> out;
+  out.reserve(order.size());
   for (const std::string& role : order) out.push_back(Summarize(role, usual.at(role), members.at(role)));
   return out;
 }

@@ -100,7 +100,7 @@ bool AnyBeyond(const ScatterChart& chart) {
                      [](const ScatterPoint& p) { return !(p.y > 0) || !std::isfinite(p.y); });
 }
 
-Figure Finish(ScatterChart chart, std::string finding) {
+Figure Finish(const ScatterChart& chart, std::string finding) {
   if (AnyBeyond(chart)) absl::StrAppend(&finding, " ", kBeyondWords);
   return {chart.title, DrawScatter(chart), std::move(finding)};
 }
@@ -115,7 +115,7 @@ Figure KldOver(const Findings& findings, const char* title, const char* x_name,
   chart.y_name = "mean KLD to the float model, nats (± SE)";
   chart.floor = findings.noise_floor;
   chart.floor_name = "noise floor of 16-bit arithmetic";
-  return Finish(std::move(chart), ParetoWords(findings));
+  return Finish(chart, ParetoWords(findings));
 }
 
 }  // namespace
@@ -150,7 +150,7 @@ Figure RatioOverBits(const Findings& findings) {
     absl::StrAppend(&finding, " Largest: ", worst->name, ", × ",
                     PlusMinus(worst->eval->result.ppl_ratio, worst->eval->result.ppl_ratio_se), ".");
   }
-  return Finish(std::move(chart), finding);
+  return Finish(chart, finding);
 }
 
 Figure KldByPosition(const Findings& findings) {

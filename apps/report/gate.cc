@@ -53,7 +53,8 @@ absl::StatusOr<GateThresholds> GateThresholdsFromJson(absl::string_view text, ab
   if (!json.is_object()) return absl::DataLossError(absl::StrCat(where, ": is no JSON object"));
   GateThresholds t;
   int num_limits = 0;
-  for (const auto& [key, value] : json.object()) {
+  for (const auto& [name, value] : json.object()) {
+    const absl::string_view key = name;  // a lambda cannot capture what a pair was taken apart into
     const auto known =
         std::find_if(std::begin(kKeys), std::end(kKeys), [&](const Key& k) { return key == k.name; });
     if (known != std::end(kKeys)) {

@@ -196,7 +196,7 @@ Axis LogAxis(const std::vector<double>& values) {
 }
 
 Frame DrawFrame(Svg& svg, Axis x, Axis y, const FrameText& text, double height) {
-  Frame frame{.area = {48, 24, kSvgWidth - 48 - 10, height - 24 - 42}, .x = std::move(x), .y = std::move(y)};
+  Frame frame{.area = {48, 24, kSvgWidth - 48 - 10, height - 24 - 42}, .x = x, .y = y};
   const double left = frame.area.x, right = left + frame.area.width;
   const double top = frame.area.y, bottom = top + frame.area.height;
   // Marks on the ends stay inside.

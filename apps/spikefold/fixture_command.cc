@@ -120,7 +120,7 @@ std::vector<FixtureTensor> Tensors(const FixtureShape& s) {
   const auto add = [&](std::string name, Shape shape, double deviation) {
     tensors.push_back({{std::move(name), DType::kBF16, std::move(shape)}, deviation});
   };
-  const auto linear = [&](std::string name, int64_t n, int64_t k) {
+  const auto linear = [&](const std::string& name, int64_t n, int64_t k) {
     add(absl::StrCat(name, ".weight"), {n, k}, 1 / std::sqrt(static_cast<double>(k)));
   };
   const int64_t q = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
@@ -174,6 +174,7 @@ absl::Status RunFixture(const FixtureCommandOptions& options, Context& context) 
   const auto path = [&](const char* name) { return JoinPath(directory->partial_path(), name); };
   const std::vector<FixtureTensor> tensors = Tensors(shape);
   std::vector<SafetensorsWriter::Spec> specs;
+  specs.reserve(tensors.size());
   for (const FixtureTensor& t : tensors) specs.push_back(t.spec);
   SF_ASSIGN_OR_RETURN(const auto writer,
                       SafetensorsWriter::Create(path("model.safetensors"), specs, {{"format", "pt"}},

@@ -52,7 +52,7 @@ class Stream {
  private:
   std::string Take(const std::string& text, size_t end) {
     if (end <= shown_) return "";
-    const std::string part = text.substr(shown_, end - shown_);
+    std::string part = text.substr(shown_, end - shown_);
     shown_ = end;
     return part;
   }

@@ -27,7 +27,7 @@ CLI::Validator Number(double min, double max) {
   };
   return CLI::Validator(check, "", "number");
 }
-CLI::Validator OneOf(std::vector<std::string> words) {
+CLI::Validator OneOf(const std::vector<std::string>& words) {
   const auto check = [words](std::string& text) -> std::string {
     if (std::count(words.begin(), words.end(), text) > 0) return "";
     return absl::StrCat("'", Printable(text), "' is unknown", DidYouMean(text, words), "; use ",

@@ -22,7 +22,7 @@ CLI::Validator Integer(int64_t min, int64_t max);
 CLI::Validator Number(double min, double max);
 // Its name says the words, joined by '|', behind this.
 inline constexpr char kWordsPrefix[] = "words:";
-CLI::Validator OneOf(std::vector<std::string> words);
+CLI::Validator OneOf(const std::vector<std::string>& words);
 
 // --text, --windows ...: what a scan calibrates on.
 void AddScanText(CLI::App* c, ScanTextOptions& o);

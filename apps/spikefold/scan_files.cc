@@ -88,7 +88,7 @@ absl::Status SaveScan(const ScanResult& scan, const ModelGraph& graph, const std
   if (replace) SF_RETURN_IF_ERROR(CheckHoldsScan(path));
   SF_RETURN_IF_ERROR(output->Commit());
   if (!replace) return absl::OkStatus();
-  const absl::Status replaced = ReplaceDirectory(fresh, path);
+  absl::Status replaced = ReplaceDirectory(fresh, path);
   if (replaced.ok()) return replaced;
   return absl::Status(replaced.code(),
                       absl::StrCat(replaced.message(), "; the new scan is in ", Shown(fresh)));

@@ -91,7 +91,7 @@ SiteObserver::SiteObserver(const ModelGraph& graph, ThreadPool& pool)
     : pool_(pool), site_of_(static_cast<size_t>((graph.config.num_layers + 1) * kNumValues), -1) {
   constexpr float kInf = std::numeric_limits<float>::infinity();
   for (const Site& site : graph.sites) {
-    site_of_[static_cast<size_t>((site.layer + 1) * kNumValues + static_cast<int>(site.value))] = site.id;
+    site_of_[Slot(site.layer, site.value)] = site.id;
     const size_t k = static_cast<size_t>(site.k);
     sites_.push_back({.site = site.id,
                       .k = site.k,

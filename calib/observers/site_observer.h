@@ -22,9 +22,11 @@ class SiteObserver : public Taps {
   std::vector<SiteStats> Take() { return std::move(sites_); }
 
  private:
-  int SiteAt(int layer, ValueKind value) const {
-    return site_of_[static_cast<size_t>((layer + 1) * kNumValues + static_cast<int>(value))];
+  // Of site_of_; layer -1 is before the first.
+  static size_t Slot(int layer, ValueKind value) {
+    return static_cast<size_t>((int64_t{layer} + 1) * kNumValues + static_cast<int64_t>(value));
   }
+  int SiteAt(int layer, ValueKind value) const { return site_of_[Slot(layer, value)]; }
   static constexpr int kNumValues = static_cast<int>(ValueKind::kLogits) + 1;
 
   ThreadPool& pool_;

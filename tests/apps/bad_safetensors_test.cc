@@ -12,7 +12,7 @@ namespace {
 constexpr char kHead[] = "$W/model/model.safetensors: ";
 
 // A model whose only weights file is this.
-BadInput File(const char* what, std::string bytes, const std::string& message, int exit = 3) {
+BadInput File(const char* what, const std::string& bytes, const std::string& message, int exit = 3) {
   return {.what = what,
           .spoil = [bytes](const Workplace& w) { WriteBytes(w.model + "/model.safetensors", bytes); },
           .exit = exit,
@@ -119,8 +119,8 @@ std::string SafeIndex(const std::string& shard) {
   return R"({"metadata":{"total_size":144000},"weight_map":{"model.norm.weight":")" + shard + "\"}}";
 }
 // The model's weights as the shard "a.safetensors", and an index over it.
-BadInput Index(const char* what, std::string index, const std::string& message,
-               std::function<void(const Workplace&)> more = {}) {
+BadInput Index(const char* what, const std::string& index, const std::string& message,
+               const std::function<void(const Workplace&)>& more = {}) {
   return {.what = what,
           .spoil =
               [=](const Workplace& w) {

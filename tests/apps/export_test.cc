@@ -7,8 +7,7 @@
 namespace spikefold::testing {
 namespace {
 
-TEST_CASE("A quantized model becomes a GGUF file with the same codes, and a report of each tensor",
-          "[apps]") {
+TEST_CASE("A quantized model becomes a GGUF file of the same codes, and each tensor is reported", "[apps]") {
   const TempDirectory w;
   Succeed({"quantize", SPIKEFOLD_TEST_DATA "/tiny/llama/model.gguf", "-o", w / "q", "--scheme", "w8a16",
            "--rounding", "nearest", "--rotate", "none"});

@@ -9,7 +9,6 @@ namespace spikefold {
 namespace {
 
 using absl::StatusCode;
-using testing::EvalValues;
 using testing::Fails;
 using testing::MakeEval;
 

@@ -80,7 +80,7 @@ TEST_CASE("Names from files stay text in HTML") {
   CHECK_FALSE(absl::StrContains(html, "\x1b"));
   CHECK(absl::StrContains(
       html, "&lt;script&gt;alert(&quot;1&quot;)&lt;/script&gt;&#39;&amp;|`*_\\x00\\n\\x1b[31m"));
-  CHECK(Unbalanced(html) == "");
+  CHECK(Unbalanced(html).empty());
 }
 
 TEST_CASE("Names from files stay text in Markdown, CSV and JSON") {
@@ -108,7 +108,7 @@ TEST_CASE("The page loads nothing, runs nothing and gives every chart its words"
     CAPTURE(outside);
     CHECK_FALSE(absl::StrContains(html, outside));
   }
-  CHECK(Unbalanced(html) == "");
+  CHECK(Unbalanced(html).empty());
   const int charts = Count(html, "<svg ");
   CHECK(charts == 4 + 2 + 4 + 2);  // accuracy, life and sinks, ranges, rounding errors
   CHECK(Count(html, "<figcaption>") == charts);
@@ -122,7 +122,7 @@ TEST_CASE("Forty evaluations of a model of 64 layers stay within the sizes") {
   const std::string html = RenderHtml(input), markdown = RenderMarkdown(input);
   CHECK(html.size() < kMaxHtmlBytes);
   CHECK(absl::StrContains(html, "Left out for size: the full lists of"));
-  CHECK(Unbalanced(html) == "");
+  CHECK(Unbalanced(html).empty());
   CHECK(markdown.size() <= kMaxMarkdownBytes);
   CHECK(absl::StrContains(markdown, "Left out for size: "));
   for (const EvalDocument& e : input.evals) {  // every verdict is there all the same
@@ -140,7 +140,7 @@ TEST_CASE("A report of nothing, of a scan, of one evaluation says what there is 
   CHECK_FALSE(absl::StrContains(scan, "id=\"accuracy\""));
   CHECK(absl::StrContains(one, "KLD over bits of the decoder"));
   CHECK_FALSE(absl::StrContains(one, "id=\"outliers\""));
-  for (const std::string& html : {nothing, scan, one}) CHECK(Unbalanced(html) == "");
+  for (const std::string& html : {nothing, scan, one}) CHECK(Unbalanced(html).empty());
   CHECK(ParseJson(RenderJson({}), "report.json").ok());
 }
 

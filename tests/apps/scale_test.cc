@@ -56,6 +56,7 @@ TEST_CASE("Parts that several processes write at once become the bytes of one ru
     constexpr int kParts = 3;
     std::vector<Finished> runs(kParts);
     std::vector<std::thread> processes;
+    processes.reserve(kParts);
     for (int i = 0; i < kParts; ++i) {
       processes.emplace_back([&, i] {
         runs[static_cast<size_t>(i)] = RunSpikefold(w.Shard(recipe, i + 1, kParts, {"--force"}));

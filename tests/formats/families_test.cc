@@ -336,7 +336,7 @@ TEST_CASE("Metadata that changes nothing is let through", "[families][gguf]") {
   CHECK(FromGguf(
             "llama", [](GgufMetadata&) {}, 4)
             ->rope == RopeConfig{});  // divisors of 1
-  const auto pattern = [](std::vector<bool> layers) {
+  const auto pattern = [](const std::vector<bool>& layers) {
     return FromGguf("gemma3", [layers](GgufMetadata& m) {
       m.AddU32("gemma3.attention.sliding_window", 4);
       m.AddBools("gemma3.attention.sliding_window_pattern", layers);

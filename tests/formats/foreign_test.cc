@@ -38,6 +38,7 @@ void MakeVariant(const std::string& name, const std::string& to, const Edit& edi
     tensors.emplace_back(e->name, *(*model)->Read(e->name));
   }
   edit(*config, tensors);
+  specs.reserve(tensors.size());
   for (const auto& [tensor, value] : tensors) specs.push_back({tensor, value.dtype(), value.shape()});
   REQUIRE(WriteFileAtomically(to + "/config.json", *config).ok());
   auto writer = SafetensorsModelWriter::Create(to, specs, 0);

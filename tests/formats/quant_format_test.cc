@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "formats/base/file.h"
+#include "formats/base/status.h"
 #include "formats/quantized/code_stream.h"
 #include "formats/quantized/native.h"
 #include "formats/safetensors.h"
@@ -70,7 +71,7 @@ absl::Status Write(const std::string& path, const QuantizedLinear& q) {
   info.linears = {q};
   auto writer = NativeWriter::Create(path, info, {}, Json::MakeObject(), {}, {});
   if (!writer.ok()) return writer.status();
-  if (const absl::Status status = (*writer)->WriteLinear(q); !status.ok()) return status;
+  SF_RETURN_IF_ERROR((*writer)->WriteLinear(q));
   return (*writer)->Commit();
 }
 
@@ -146,6 +147,7 @@ TEST_CASE("Code streams are those of numpy.packbits", "[native]") {
   for (const auto& [bits, words] : expected) {
     INFO(bits << " bits");
     std::vector<int8_t> codes;
+    codes.reserve(37);
     for (int i = 0; i < 37; ++i)
       codes.push_back(static_cast<int8_t>((i * 7 + 3) % (1 << bits) - (1 << (bits - 1))));
     REQUIRE(StreamWords(bits, 37) == static_cast<int64_t>(words.size()));

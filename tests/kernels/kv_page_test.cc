@@ -23,7 +23,8 @@ struct Rows {
     v = RandomFloats(kPageTokens * width, 2);
     for (int64_t i = 0; i < kPageTokens * width; ++i) {
       const size_t at = static_cast<size_t>(i);
-      const float channel = static_cast<float>(i % width), row = static_cast<float>(i / width);
+      const int64_t token = i / width;
+      const float channel = static_cast<float>(i % width), row = static_cast<float>(token);
       k[at] = Round(k[at] * (0.5f + 0.1f * channel) + channel - 3);
       v[at] = Round(v[at] * (0.1f + 0.05f * row));
     }

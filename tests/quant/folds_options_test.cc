@@ -243,7 +243,7 @@ TEST_CASE("Smoothing scales follow the formula, one for all query heads of a KV 
   const double w = std::max(weight_max(ctx, 5), weight_max(ctx, 7));
   CHECK(heads->scales[3] == Approx(std::pow(7.0, 0.75) / std::pow(w, 0.25)).epsilon(1e-6));
 
-  const auto refused = [&](SiteStats s, double alpha, const char* message) {
+  const auto refused = [&](const SiteStats& s, double alpha, const char* message) {
     CHECK_THAT(SmoothSite(model, s, alpha).status(), Fails(StatusCode::kInvalidArgument, message));
   };
   refused(stats_of(ffn), 1.5, "alpha=1.5; 0 to 1 are allowed");
@@ -271,6 +271,7 @@ TEST_CASE("Scaled gains are numbers of 16 bits, and the linears take what they d
     o.norm_gain_offset = offset;
     const TinyModel tiny = MakeTinyModel(o);
     std::vector<float> scales;
+    scales.reserve(64);
     for (int i = 0; i < 64; ++i) scales.push_back(std::exp2(static_cast<float>(i - 32) / 5));
     const auto folded = *FoldCheckpoint(*tiny.checkpoint, {.smooth = {{0, ValueKind::kAttnIn, scales}}});
     const Tensor before = *tiny.checkpoint->ReadF32("model.layers.0.input_layernorm.weight");

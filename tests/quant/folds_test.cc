@@ -14,8 +14,6 @@
 namespace spikefold::testing {
 namespace {
 
-using absl::StatusCode;
-
 constexpr double kTolerance = 1e-5;  // of a logit, over the largest
 
 // Scales between 1/4 and 4 for every site of the blocks.

@@ -162,7 +162,8 @@ TEST_CASE("The rounded model computes with what the codes, kept columns and supe
     weights.bias = again->linear(node)->bias;
     REQUIRE(again->ops().PackF32(values, weights).ok());
     REQUIRE(again->ops().Prepare(weights).ok());
-    REQUIRE(again->ReplaceLinear(node, std::move(weights)).ok());
+    const absl::Status replaced = again->ReplaceLinear(node, std::move(weights));
+    REQUIRE(replaced.ok());
   }
   std::vector<float> a(20 * 64), b(20 * 64);
   KvCache cache_a(model->graph().config, 20), cache_b(model->graph().config, 20);

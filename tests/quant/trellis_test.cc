@@ -54,7 +54,8 @@ RoundedWeights Round(const RoundingInput& in, const HessianFactor& factor, const
 
 TEST_CASE("The path through the trellis is the nearest of all paths") {
   const std::vector<float> levels(TrellisLevels(), TrellisLevels() + kTrellisStates);
-  for (const auto& [bits, rows] : {std::pair{2, 6}, {3, 4}, {4, 3}, {5, 2}, {6, 2}}) {
+  for (const auto& shape : {std::pair{2, 6}, {3, 4}, {4, 3}, {5, 2}, {6, 2}}) {
+    const int bits = shape.first, rows = shape.second;
     for (uint64_t seed = 1; seed <= 5; ++seed) {
       CAPTURE(bits, seed);
       const size_t n = static_cast<size_t>(rows);
@@ -193,7 +194,7 @@ TEST_CASE("Paths do not depend on the threads; rows of zeros stay next to nothin
 
 TEST_CASE("Rotated weights become paths unless something asks for a grid; both wishes together are refused") {
   const Scanned s = ScanTiny(PlainModel());
-  const auto trellis = [&](Recipe recipe, bool rotated) -> absl::StatusOr<bool> {
+  const auto trellis = [&](const Recipe& recipe, bool rotated) -> absl::StatusOr<bool> {
     PlannerInput input = s.input();
     input.folds.rotated = rotated;
     auto plan = MakePlan(recipe, input);
