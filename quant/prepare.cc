@@ -58,7 +58,9 @@ class Preparer {
     if (!options.any()) return CalibrateOnAll(*scheme);
     SF_ASSIGN_OR_RETURN(out_.folded, FoldCheckpoint(*in_.reader, options, in_.pool));
     for (const RefusedFold& refused : out_.folded->refused()) {
-      if (refused.fold == "R1") WithoutResidualRotation(recipe_, *scheme, treatments_);
+      if (refused.fold == "R1") {
+        WithoutResidualRotation(recipe_, *scheme, in_.reader->graph().config.hidden, treatments_);
+      }
       refused_.push_back(absl::StrCat(refused.fold, ": ", refused.reason));
     }
     if (out_.folded->folds().empty()) out_.folded.reset();

@@ -13,6 +13,9 @@ namespace {
 // Kept columns of a site where the mode asks for some and gives no number: the knee on SmolLM2-135M
 // (docs/results.md); 64 of 576 inputs cost 1.8 bits a weight there, 0.25 at K = 4096.
 constexpr int kDefaultKept = 64;
+// Where the residual stream cannot be rotated: a 40th of its width, 0.3 bits a weight, the knee on
+// Gemma-3-270M (docs/results.md); whole steps of a tensor core.
+constexpr int64_t kKeptShare = 40, kKeptStep = 16;
 
 bool HasPrefix(const OutlierMap* map, const CalibStats* stats) {
   return map != nullptr && stats != nullptr && !map->prefix.empty() && !stats->prefix.empty();
@@ -139,13 +142,14 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
   return t;
 }
 
-void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, Treatments& t) {
+void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, int64_t hidden, Treatments& t) {
   const bool automatic = recipe.outliers == OutlierMode::kAuto && recipe.rotate.automatic;
-  const bool is_static = scheme.activation_scales == Granularity::kPerTensor;
-  if (!automatic || !is_static || recipe.keep_columns >= 0 || recipe.target != Target::kNative) return;
-  t.keep_columns = kDefaultKept;
-  absl::StrAppend(&t.reason, "; where that is not legal one static scale cannot serve the widest channels: ",
-                  t.keep_columns, " columns a site stay in bf16");
+  const bool integers = scheme.activation_bits < 16;
+  if (!automatic || !integers || recipe.keep_columns >= 0 || recipe.target != Target::kNative) return;
+  t.keep_columns = static_cast<int>((hidden / kKeptShare + kKeptStep - 1) / kKeptStep * kKeptStep);
+  absl::StrAppend(&t.reason,
+                  "; where that is not legal one scale cannot serve the widest channels: ", t.keep_columns,
+                  " columns a site stay in bf16");
 }
 
 }  // namespace spikefold

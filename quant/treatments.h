@@ -30,6 +30,8 @@ absl::StatusOr<Treatments> ChooseTreatments(const Recipe& recipe, const Scheme& 
 double ResidualPeak(const OutlierMap& map);
 
 // What an automatic choice does instead where the residual stream may not be rotated (R1 was refused).
-void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, Treatments& treatments);
+// `hidden`: the stream's width.
+void WithoutResidualRotation(const Recipe& recipe, const Scheme& scheme, int64_t hidden,
+                             Treatments& treatments);
 
 }  // namespace spikefold

@@ -36,7 +36,7 @@ absl::StatusOr<std::vector<SchemeAdvice>> Advise(const OutlierMap& map,
     for (const FoldLegality& fold : folds) {
       if (fold.fold == "R1" && !fold.legal() && t.rotate.r1) {
         t.rotate.r1 = false;
-        WithoutResidualRotation(recipe, *scheme, t);
+        WithoutResidualRotation(recipe, *scheme, map.hidden, t);
       }
     }
     out.push_back({.scheme = name, .options = Words(t), .reason = t.reason});

@@ -5,6 +5,7 @@
 #include "absl/strings/match.h"
 #include "quant/recipe_checks.h"
 #include "quant/scheme.h"
+#include "quant/treatments.h"
 #include "tests/quant/quant_kit.h"
 #include "tests/testing/status_matchers.h"
 
@@ -280,6 +281,22 @@ TEST_CASE("plan.json reads back equal, a tensor a line, and is refused when it i
              Fails(absl::StatusCode::kDataLoss, "out of order or outside"));
   CHECK_THAT(PlanFromJson("[]", "plan.json").status(),
              Fails(absl::StatusCode::kDataLoss, "expected an object"));
+}
+
+TEST_CASE("Where the residual stream cannot be rotated, integer activations keep a share of its columns") {
+  const auto kept = [](const Recipe& recipe, int64_t hidden) {
+    Treatments t;
+    WithoutResidualRotation(recipe, **FindScheme(recipe.scheme), hidden, t);
+    return t.keep_columns;
+  };
+  for (const char* scheme : {"w8a8", "w8a8-static", "w4a8", "w4a4"}) {
+    CHECK(kept({.scheme = scheme}, 640) == 16);
+    CHECK(kept({.scheme = scheme}, 2560) == 64);
+    CHECK(kept({.scheme = scheme, .target = Target::kVllm}, 640) == 0);
+  }
+  CHECK(kept({.scheme = "w4a16"}, 640) == 0);
+  CHECK(kept({.scheme = "w8a8", .outliers = OutlierMode::kFold}, 640) == 0);
+  CHECK(kept({.scheme = "w8a8", .keep_columns = 0}, 640) == 0);
 }
 
 }  // namespace spikefold::testing
