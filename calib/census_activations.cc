@@ -47,8 +47,9 @@ class Census {
     for (int l = shape.step_up; l < shape.step_down; ++l) levels.push_back(Level(shape, l));
     stage.plateau = Median(levels);
 
-    const auto& peaks = in_.life.row_peak[static_cast<size_t>(shape.peak_layer + 1)];
-    const auto& channels = in_.life.row_channel[static_cast<size_t>(shape.peak_layer + 1)];
+    const size_t at = static_cast<size_t>(int64_t{shape.peak_layer} + 1);  // behind the embedding
+    const auto& peaks = in_.life.row_peak[at];
+    const auto& channels = in_.life.row_channel[at];
     std::map<int32_t, int64_t> tokens;
     int64_t first = 0, later = 0;
     size_t row = 0;

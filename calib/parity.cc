@@ -1,8 +1,9 @@
 #include "calib/parity.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 #include <limits>
 #include <memory>
 #include <vector>
@@ -77,7 +78,7 @@ void Compare(const std::string& name, const std::vector<float>& actual, const st
   int64_t different = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     squares += double{expected[i]} * expected[i];
-    if (std::memcmp(&actual[i], &expected[i], sizeof(float)) == 0) continue;
+    if (std::bit_cast<uint32_t>(actual[i]) == std::bit_cast<uint32_t>(expected[i])) continue;
     const double difference = std::abs(double{actual[i]} - expected[i]);
     if (!tolerance.empty() && difference <= tolerance[i]) {
       ++parity.num_rounded;

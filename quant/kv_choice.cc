@@ -74,6 +74,7 @@ absl::StatusOr<KvOptions> ChooseKv(const KvChoice& choice, const ModelGraph& gra
   KvOptions kv;
   if (choice.is_float()) return kv;
   const bool rotated = graph.qk_rotation >= 0;
+  if (choice.window > 0 && rotated) return EvictsBehindRotation();
   kv.k_bits = choice.k_bits;
   kv.v_bits = choice.v_bits;
   kv.sinks = has_prefix ? 0 : choice.sinks;

@@ -333,12 +333,13 @@ class Planner {
     }
     if (recipe_.keep_rows) choice.spike_threshold = SpikeThreshold(stats);
     const int count = std::min<int>(treatments_.keep_columns, static_cast<int>(site.k / kMaxKeptShare));
+    const ActivationFormat format = ActivationFormatOf(*scheme_, !ActivationZeros());
     if (count > 0) {
       choice.kept = recipe_.random_columns ? RandomColumns(stats, count, recipe_.seed)
-                                           : ChooseKeptColumns(stats, count, is_static, method_);
+                                           : ChooseKeptColumns(stats, count, is_static, method_,
+                                                               choice.spike_threshold, format.hi());
     }
     if (!is_static) return choice;
-    const ActivationFormat format = ActivationFormatOf(*scheme_, !ActivationZeros());
     ActivationScale scale =
         ChooseActivationScale(stats, choice.kept, method_, choice.spike_threshold, format.hi());
     if (!format.symmetric) AddZeroPoint(stats, choice.kept, format.lo(), format.hi(), scale);
@@ -544,7 +545,8 @@ bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& t
   if (scheme.weight_scales != Granularity::kPerGroup || recipe.codes == Codes::kGrid) return false;
   if (recipe.codes == Codes::kTrellis) return true;
   const bool asks_for_grid = recipe.group_size > 0 || recipe.zero_points != ZeroPoints::kAuto ||
-                             treatments.keep_columns > 0 || recipe.keep_super_weights;
+                             recipe.weight_scales_set || treatments.keep_columns > 0 ||
+                             recipe.keep_super_weights;
   return rotated && !asks_for_grid;
 }
 

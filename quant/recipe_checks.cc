@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "formats/base/status.h"
+#include "kernels/runtime/kv_options.h"
 
 namespace spikefold {
 namespace {
@@ -84,6 +85,15 @@ absl::Status CheckRecipe(const Recipe& recipe, const Scheme& scheme) {
     return absl::InvalidArgumentError(absl::StrCat("group_size=", recipe.group_size, ": scheme \"",
                                                    scheme.name,
                                                    "\" has one scale an output channel; leave it out"));
+  }
+  if (recipe.weight_scales_set && recipe.weight_scales == ScaleMethod::kPercentile) {
+    return absl::InvalidArgumentError("weight_scales=percentile: is for activations; use absmax or mse");
+  }
+  if (recipe.rotate.r3 && recipe.kv.window > 0) return EvictsBehindRotation();
+  if (recipe.weight_scales_set && recipe.codes == Codes::kTrellis) {
+    return absl::InvalidArgumentError(absl::StrCat("weight_scales=", ScaleMethodName(recipe.weight_scales),
+                                                   ": trellis codes have scales of their own; use codes "
+                                                   "\"grid\" or leave it out"));
   }
   SF_RETURN_IF_ERROR(CheckBudget(recipe, scheme));
   SF_RETURN_IF_ERROR(CheckDynamicSites(recipe, scheme));

@@ -122,6 +122,12 @@ absl::StatusOr<EvalOptions> ParseEvalOptions(const EvalCommandOptions& options, 
   SF_ASSIGN_OR_RETURN(out.protocol, ParseProtocol(llama ? "llama.cpp" : options.protocol));
   if (options.bos != "auto") {
     SF_ASSIGN_OR_RETURN(out.bos, ParseBosMode(options.bos));
+    if (llama && tokenizer.add_bos() && out.bos != BosMode::kWindow) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("--bos ", options.bos,
+                       ": llama.cpp's protocol begins each window with the BOS token that this model's "
+                       "tokenizer adds; use \"auto\" or another protocol"));
+    }
   } else if (tokenizer.add_bos() && tokenizer.bos_id() >= 0) {
     out.bos = out.protocol == Protocol::kPaper ? BosMode::kOnce : BosMode::kWindow;
   }

@@ -14,9 +14,10 @@ absl::Status SetKv(const KvFlags& flags, KvChoice& choice) {
 
 absl::Status OverrideKv(const KvFlags& flags, RuntimeModel& model) {
   if (!flags.any()) return absl::OkStatus();
+  const bool has_prefix = model.prefix() != nullptr && !model.prefix()->empty();
   if (!flags.form && !model.kv().is_float()) {
     KvOptions kv = model.kv();
-    kv.sinks = flags.sinks.value_or(kv.sinks);
+    if (!has_prefix) kv.sinks = flags.sinks.value_or(kv.sinks);
     kv.recent = flags.recent.value_or(kv.recent);
     kv.evict = flags.window.value_or(kv.evict);
     return model.set_kv(kv);
@@ -24,7 +25,6 @@ absl::Status OverrideKv(const KvFlags& flags, RuntimeModel& model) {
   KvChoice choice;
   SF_RETURN_IF_ERROR(SetKv(flags, choice));
   SF_RETURN_IF_ERROR(CheckKvChoice(choice, model.graph()));
-  const bool has_prefix = model.prefix() != nullptr && !model.prefix()->empty();
   SF_ASSIGN_OR_RETURN(const KvOptions kv, ChooseKv(choice, model.graph(), {}, has_prefix));
   return model.set_kv(kv);
 }

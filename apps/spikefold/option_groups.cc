@@ -147,7 +147,7 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_option("--activation-scales", o.activation_scales,
                 "Static scales: mse, absmax or percentile [mse; absmax with --outliers none]")
       ->type_name("HOW");
-  c->add_option("--weight-scales", o.weight_scales, "absmax, mse or percentile [absmax at 8 bits, mse below]")
+  c->add_option("--weight-scales", o.weight_scales, "absmax or mse, of grids [absmax at 8 bits, mse below]")
       ->type_name("HOW");
   c->add_option("--head-bits", o.head_bits, "Embedding and head: 8 or 16 bits [8]")
       ->check(Integer(1, 32))

@@ -83,10 +83,15 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, std::optional<u
     SF_ASSIGN_OR_RETURN(recipe.weight_scales, ParseScaleMethod(*options.weight_scales));
     recipe.weight_scales_set = true;
   }
+  if (options.bits == 0.0 || options.max_kld == 0.0) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.bits == 0.0 ? "--bits" : "--max-kld", " 0: a budget is a positive number"));
+  }
   recipe.bits = options.bits.value_or(recipe.bits);
   recipe.max_kld = options.max_kld.value_or(recipe.max_kld);
   if (options.max_bytes) {
     SF_ASSIGN_OR_RETURN(const uint64_t bytes, ParseBytes("--max-bytes", *options.max_bytes));
+    if (bytes == 0) return absl::InvalidArgumentError("--max-bytes 0: a budget is a positive number");
     recipe.max_bytes = static_cast<int64_t>(bytes);
   }
   recipe.group_size = options.group_size.value_or(recipe.group_size);
@@ -145,8 +150,9 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
                      recipe.rescale_auto || recipe.qk_smooth != 0 || recipe.shift == Shift::kMean ||
                      recipe.has_budget() || recipe.rounding == Rounding::kGptq;
   // Weights of few bits are clipped by importance, which is what the scan saw of their inputs.
-  const bool clips =
-      scheme->weight_bits < 8 && (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);
+  const bool paths = recipe.codes == Codes::kTrellis && recipe.rounding == Rounding::kNearest;
+  const bool clips = scheme->weight_bits < 8 && !paths &&
+                     (!recipe.weight_scales_set || recipe.weight_scales == ScaleMethod::kMse);
   const bool treats = recipe.outliers == OutlierMode::kAuto ? scheme->activation_bits < 16
                                                             : recipe.outliers != OutlierMode::kNone;
   const bool static_keys = recipe.kv.k_scale == 'c';

@@ -81,7 +81,7 @@ LifeObserver::LifeObserver(const ModelGraph& graph, ThreadPool& pool)
 }
 
 void LifeObserver::OnRows(const TapRows& rows) {
-  Layer& layer = layers_[static_cast<size_t>(rows.layer + 1)];
+  Layer& layer = layers_[static_cast<size_t>(int64_t{rows.layer} + 1)];
   AddChannels(rows, layer);
   AddRowPeaks(rows, layer);
   AddTops(rows, layer);

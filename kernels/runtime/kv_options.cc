@@ -70,6 +70,12 @@ absl::Status CheckKvOptions(const KvOptions& o, const ModelConfig& c) {
   return absl::OkStatus();
 }
 
+absl::Status EvictsBehindRotation() {
+  return absl::InvalidArgumentError(
+      "kv: a window of rows in a model that rotates queries and keys behind rotary embedding (R3); leave out "
+      "one of them");
+}
+
 KvOptions KvFromNative(const NativeKv& kv) {
   KvOptions o = {.k_bits = kv.k_bits,
                  .v_bits = kv.v_bits,

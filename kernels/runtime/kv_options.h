@@ -37,6 +37,9 @@ struct KvOptions {
 };
 // InvalidArgument: unknown bits, a form that does not fit the model, missing or odd scales.
 absl::Status CheckKvOptions(const KvOptions& options, const ModelConfig& config);
+// InvalidArgument: what a model gives that rotates queries and keys behind their embedding (R3) and is to
+// keep a window of rows: a query is turned back to the pinned rows, which it cannot be through the rotation.
+absl::Status EvictsBehindRotation();
 
 // The same in a native checkpoint's words.
 KvOptions KvFromNative(const NativeKv& kv);

@@ -116,6 +116,7 @@ absl::Status LoadedModel::set_kv(const KvOptions& options) {
         "sees "
         "them");
   }
+  if (options.evict > 0 && qk_rotation_ != nullptr) return EvictsBehindRotation();
   kv_ = options;
   return absl::OkStatus();
 }

@@ -35,25 +35,34 @@ double HighQuantile(const SiteStats& stats, int64_t channel) {
   return 0;
 }
 
+// The largest magnitude up to `ceiling`, if there is one.
+double Peak(const SiteStats& stats, int64_t channel, float ceiling) {
+  if (ceiling <= 0 || stats.AbsMax(channel) <= ceiling) return static_cast<double>(stats.AbsMax(channel));
+  const uint32_t* counts = &stats.histogram[static_cast<size_t>(channel) * kMagnitudeBins];
+  int bin = MagnitudeBin(ceiling);
+  while (bin > 0 && counts[bin] == 0) --bin;
+  return static_cast<double>(MagnitudeBinCenter(bin));
+}
+
 }  // namespace
 
 std::vector<int32_t> ChooseKeptColumns(const SiteStats& stats, int count, bool static_scale,
-                                       ScaleMethod method) {
+                                       ScaleMethod method, float ceiling, int hi) {
   std::vector<double> cost(static_cast<size_t>(stats.k));
   if (!static_scale || method == ScaleMethod::kAbsMax) {
     for (int64_t c = 0; c < stats.k; ++c) {
-      cost[static_cast<size_t>(c)] = static_scale ? stats.AbsMax(c) : HighQuantile(stats, c);
+      cost[static_cast<size_t>(c)] = static_scale ? Peak(stats, c, ceiling) : HighQuantile(stats, c);
     }
     return TopChannels(cost, count);
   }
   std::vector<int32_t> kept;
   for (int round = 0; round < 8; ++round) {
-    const double scale = ChooseActivationScale(stats, kept, method).scale;
+    const double scale = ChooseActivationScale(stats, kept, method, ceiling, hi).scale;
     for (int64_t c = 0; c < stats.k; ++c) {
       const absl::Span<const uint32_t> counts(&stats.histogram[static_cast<size_t>(c) * kMagnitudeBins],
                                               kMagnitudeBins);
       const double weight = stats.weight_sq.empty() ? 1.0 : stats.weight_sq[static_cast<size_t>(c)];
-      cost[static_cast<size_t>(c)] = weight * HistogramError(counts, scale);
+      cost[static_cast<size_t>(c)] = weight * HistogramError(counts, scale, hi, ceiling);
     }
     std::vector<int32_t> next = TopChannels(cost, count);
     if (next == kept) break;

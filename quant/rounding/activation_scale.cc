@@ -70,9 +70,10 @@ double Quantile(const std::array<double, kMagnitudeBins>& counts, double quantil
 
 }  // namespace
 
-double HistogramError(absl::Span<const uint32_t> histogram, double scale, int hi) {
+double HistogramError(absl::Span<const uint32_t> histogram, double scale, int hi, float ceiling) {
+  const int end = ceiling > 0 ? MagnitudeBin(ceiling) + 1 : kMagnitudeBins;
   double error = 0;
-  for (int b = 0; b < kMagnitudeBins; ++b) {
+  for (int b = 0; b < end; ++b) {
     const uint32_t n = histogram[static_cast<size_t>(b)];
     if (n > 0) error += n * BinError(MagnitudeBinCenter(b), scale, hi);
   }

@@ -11,8 +11,9 @@ namespace spikefold {
 
 // Expected squared error of the codes -hi .. hi at scale s, summed over what a histogram saw:
 //   v < s/2: v^2;   v <= (hi + 1/2) s: s^2/12;   above: (v - hi s)^2
-double HistogramError(absl::Span<const uint32_t> histogram /* [kMagnitudeBins] */, double scale,
-                      int hi = 127);
+// What lies above `ceiling` (> 0) is left out.
+double HistogramError(absl::Span<const uint32_t> histogram /* [kMagnitudeBins] */, double scale, int hi = 127,
+                      float ceiling = 0);
 
 struct ActivationScale {
   float scale = 1;  // x is about (code - zero) * scale

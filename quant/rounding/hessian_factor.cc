@@ -52,8 +52,7 @@ class Factoring {
       out_.diagonal.push_back(static_cast<float>(d));
       sum += d;
     }
-    mean_ = sum / static_cast<double>(k_);
-    if (mean_ > 0) return absl::OkStatus();
+    if (sum > 0) return absl::OkStatus();
     return absl::InvalidArgumentError("hessian: all zeros; calibrate with some text first");
   }
 
@@ -81,6 +80,10 @@ class Factoring {
       out_.order.push_back(j);
       out_.num_dead += H(j, j) == 0;
     }
+    double sum = 0;
+    for (const int32_t j : out_.order) sum += H(j, j);
+    mean_ =
+        sum > 0 ? sum / static_cast<double>(out_.order.size()) : 1;  // dead columns alone: any weight will do
     if (!options_.act_order) return;
     std::stable_sort(out_.order.begin(), out_.order.end(),
                      [&](int32_t a, int32_t b) { return H(a, a) > H(b, b); });

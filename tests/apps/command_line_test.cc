@@ -82,6 +82,17 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
       quantize({"--scheme", "w8a8", "--kv-window", "64"}), 2,
       "spikefold quantize: kv: sinks, recent rows and a window need a form of the cache; give kv 16, "
       "8, 4, 3 or 2");
+  CheckRefused(
+      quantize({"--scheme", "w8a8", "--rotate", "R3", "--kv", "16", "--kv-window", "64"}), 2,
+      "spikefold quantize: kv: a window of rows in a model that rotates queries and keys behind rotary "
+      "embedding (R3); leave out one of them");
+  CheckRefused(quantize({"--scheme", "w4a16", "--bits", "0"}), 2,
+               "spikefold quantize: --bits 0: a budget is a positive number");
+  CheckRefused(quantize({"--scheme", "w4a16", "--weight-scales", "percentile"}), 2,
+               "spikefold quantize: weight_scales=percentile: is for activations; use absmax or mse");
+  CheckRefused(quantize({"--scheme", "w4a16", "--codes", "trellis", "--weight-scales", "mse"}), 2,
+               "spikefold quantize: weight_scales=mse: trellis codes have scales of their own; use codes "
+               "\"grid\" or leave it out");
   CheckRefused({"eval", w.model, "--text", w.text, "--parity", "--backend", "cuda", "-o", w / "e.json"}, 2,
                "spikefold eval: --parity: compares one model with itself; leave out --output, --reference "
                "and --noise-floor");
@@ -109,6 +120,11 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
   CheckRefused(
       {"eval", w.model, "--text", w.text, "-o", w.directory.path()}, 2,
       absl::StrCat("spikefold eval: ", w.directory.path(), ": is a directory; --output names one file"));
+  WriteBytes(w.model + "/tokenizer_config.json", R"({"add_bos_token": true, "bos_token": "a"})");
+  CheckRefused(
+      {"eval", w.model, "--text", w.text, "--protocol", "llamacpp", "--bos", "none"}, 2,
+      "spikefold eval: --bos none: llama.cpp's protocol begins each window with the BOS token that this "
+      "model's tokenizer adds; use \"auto\" or another protocol");
   CHECK(!PathExists(w / "out"));
 }
 

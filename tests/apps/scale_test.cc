@@ -201,8 +201,7 @@ TEST_CASE("What will be written is foreseen exactly, and the memory within 5 %",
   const Args turned = {"quantize", w / "wide", "--rounding", "nearest",
                        "--rotate", "offline",  "--threads",  "2"};
   CheckForecast(With(turned, {"--scheme", "w8a16"}), w / "turned");
-  CheckForecast(With(turned, {"--scheme", "w4a16", "--codes", "trellis", "--weight-scales", "absmax"}),
-                w / "paths");
+  CheckForecast(With(turned, {"--scheme", "w4a16", "--codes", "trellis"}), w / "paths");
 }
 
 TEST_CASE("What does not fit into --max-memory is refused with what would fit", "[apps][scale]") {

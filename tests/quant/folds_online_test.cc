@@ -165,6 +165,9 @@ TEST_CASE("Rotated keys are coded as attention sees them; coding them before the
   CHECK(refused.code() == absl::StatusCode::kInvalidArgument);
   CHECK(absl::StrContains(refused.message(), "keys before rotary embedding, in a model that rotates them"));
   kv.k_before_rope = false;
+  kv.evict = 64;
+  CHECK(model->set_kv(kv).code() == absl::StatusCode::kInvalidArgument);
+  kv.evict = 0;
   REQUIRE(model->set_kv(kv).ok());
   const std::vector<int32_t> tokens = SomeTokens(150, 67);
   const auto run = [&](const RuntimeModel& m, const KvOptions& options) {

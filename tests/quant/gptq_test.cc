@@ -191,6 +191,9 @@ TEST_CASE("A singular Hessian is damped until it factors, and dead columns are r
   const HessianFactor weak = p.Factor({.damping = 0});
   CHECK(weak.damping_share > 0);
   CHECK(p.Factor().damping_share == 0.01);
+  Problem wide = p;
+  for (size_t i = 0; i < 96; ++i) wide.h[i * 96 + 5] *= 1e4, wide.h[5 * 96 + i] *= 1e4;
+  CHECK(wide.Factor({.kept = {5}}).damping == Approx(p.Factor({.kept = {5}}).damping));  // whatever is kept
   for (size_t i = 0; i < 96; ++i) p.h[i * 96 + 17] = p.h[17 * 96 + i] = 0;
   const HessianFactor factor = p.Factor();
   CHECK(factor.num_dead == 1);

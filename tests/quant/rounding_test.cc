@@ -157,6 +157,14 @@ TEST_CASE("The widest channels are kept, and values beyond the ceiling do not co
   for (const bool is_static : {true, false}) {
     CHECK(ChooseKeptColumns(wide, 2, is_static, ScaleMethod::kMse) == std::vector<int32_t>{5, 11});
   }
+  // A row beyond the ceiling, which is computed in float, keeps no column.
+  std::vector<float> spike = x;
+  spike[7 * 16 + 2] = 1e5f;
+  const SiteStats once = StatsOf(spike, 16);
+  CHECK(ChooseKeptColumns(once, 1, true, ScaleMethod::kAbsMax) == std::vector<int32_t>{2});
+  for (const ScaleMethod method : {ScaleMethod::kAbsMax, ScaleMethod::kMse}) {
+    CHECK(ChooseKeptColumns(once, 2, true, method, 1000) == std::vector<int32_t>{5, 11});
+  }
   const std::vector<int32_t> kept = {5, 11};
   const float with = ChooseActivationScale(wide, kept, ScaleMethod::kMse).scale;
   CHECK(with < 0.1f * ChooseActivationScale(wide, {}, ScaleMethod::kMse).scale);
