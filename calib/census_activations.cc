@@ -36,8 +36,10 @@ class Census {
   }
 
  private:
+  // Where the tables have a layer's output; -1 is the embedding.
+  static size_t After(int layer) { return static_cast<size_t>(int64_t{layer} + 1); }
   double Level(const StageShape& shape, int layer) const {
-    return in_.life.channel_peak[static_cast<size_t>(layer + 1)][static_cast<size_t>(shape.leader)];
+    return in_.life.channel_peak[After(layer)][static_cast<size_t>(shape.leader)];
   }
 
   // Everything that row peaks tell.
@@ -47,7 +49,7 @@ class Census {
     for (int l = shape.step_up; l < shape.step_down; ++l) levels.push_back(Level(shape, l));
     stage.plateau = Median(levels);
 
-    const size_t at = static_cast<size_t>(int64_t{shape.peak_layer} + 1);  // behind the embedding
+    const size_t at = After(shape.peak_layer);
     const auto& peaks = in_.life.row_peak[at];
     const auto& channels = in_.life.row_channel[at];
     std::map<int32_t, int64_t> tokens;

@@ -61,6 +61,7 @@ Affine RoundAffine(const float* x, int levels, int32_t code[kBlock]) {
   const auto [low, high] = std::minmax_element(x, x + kBlock);
   const float d = (*high - *low) / static_cast<float>(levels), inverse = Inverse(d);
   for (int j = 0; j < kBlock; ++j) {
+    // As ggml rounds. NOLINTNEXTLINE(bugprone-incorrect-roundings)
     code[j] = std::min(levels, static_cast<int>((x[j] - *low) * inverse + 0.5f));
   }
   return {d, *low};

@@ -37,7 +37,7 @@ class Applier {
       : plan_(plan), reader_(reader), graph_(reader.graph()), options_(options) {}
 
   absl::Status Run() {
-    const absl::Status status = WriteAll();
+    absl::Status status = WriteAll();
     // Another error would come again.
     const bool worth_resuming = absl::IsCancelled(status) || absl::IsResourceExhausted(status);
     if (!status.ok() && writer_ != nullptr && !worth_resuming) writer_->Discard();
@@ -268,6 +268,7 @@ class Applier {
     FindPlainTensors();
     SF_ASSIGN_OR_RETURN(const auto files, reader_.SideFiles());
     std::vector<NativeSideFile> side_files;
+    side_files.reserve(files.size());
     for (const auto& file : files) side_files.push_back({file.name, file.bytes});
     NativeWriter::Options options;
     options.overwrite = options_.overwrite;

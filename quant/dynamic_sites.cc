@@ -246,6 +246,7 @@ absl::StatusOr<std::vector<DynamicSite>> ChooseDynamicSites(const Recipe& recipe
   std::stable_sort(ranked.begin(), ranked.end(),
                    [](const Ranked& a, const Ranked& b) { return a.value > b.value; });
   std::vector<DynamicSite> chosen;
+  chosen.reserve(static_cast<size_t>(recipe.dynamic_sites));
   for (int i = 0; i < recipe.dynamic_sites; ++i) chosen.push_back(ranked[static_cast<size_t>(i)].site);
   return chosen;
 }

@@ -208,7 +208,7 @@ class NativeWriter {
   static absl::StatusOr<std::unique_ptr<NativeWriter>> Create(const std::string& path, NativeInfo info,
                                                               std::vector<SafetensorsWriter::Spec> plain,
                                                               Json config_json,
-                                                              std::vector<NativeSideFile> side_files,
+                                                              const std::vector<NativeSideFile>& side_files,
                                                               const Options& options);
   virtual ~NativeWriter() = default;
   // InvalidArgument unless the linear was declared with the same shapes and passes CheckLinear().

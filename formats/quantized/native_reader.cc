@@ -378,7 +378,7 @@ absl::Status NativeVerify(const std::string& path, const Progress& progress) {
   const absl::Cleanup no_longer_needed = [&stop] {
     stop = true;
   };  // whoever leaves here waits for the thread
-  const absl::Status tensors = VerifyTensors(path, progress);
+  absl::Status tensors = VerifyTensors(path, progress);
   if (absl::IsCancelled(tensors)) return tensors;
   const absl::Status files = hashing.get();
   return files.ok() ? tensors : files;  // a file that is not as written explains what else is wrong

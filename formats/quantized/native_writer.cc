@@ -303,11 +303,9 @@ std::string PartialPath(const std::string& path) {
 }
 std::string JournalPath(const std::string& path) { return PartialPath(path) + ".journal"; }
 
-absl::StatusOr<std::unique_ptr<NativeWriter>> NativeWriter::Create(const std::string& path, NativeInfo info,
-                                                                   std::vector<SafetensorsWriter::Spec> plain,
-                                                                   Json config_json,
-                                                                   std::vector<NativeSideFile> side_files,
-                                                                   const Options& options) {
+absl::StatusOr<std::unique_ptr<NativeWriter>> NativeWriter::Create(
+    const std::string& path, NativeInfo info, std::vector<SafetensorsWriter::Spec> plain, Json config_json,
+    const std::vector<NativeSideFile>& side_files, const Options& options) {
   if (!config_json.is_object()) return absl::InvalidArgumentError("config.json: is not a JSON object");
   for (const QuantizedLinearSpec& s : info.linears) SF_RETURN_IF_ERROR(CheckSpec(s));
   SF_RETURN_IF_ERROR(CheckPrefixSpec(info.prefix));

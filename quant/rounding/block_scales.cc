@@ -105,6 +105,10 @@ Line FitAffine(const Values& v, float max_offset) {
     best.error = ErrorOf(v, best.step, best.offset);
     return best;
   }
+  // Weights of fewer levels than the format has, which another file left: their own grid, without loss.
+  for (int levels = static_cast<int>(v.hi) / 4; levels < static_cast<int>(v.hi); ++levels) {
+    Try(v, {.step = (high - low) / static_cast<float>(levels), .offset = low}, true, max_offset, best);
+  }
   for (int i = 0; i < 7; ++i) {
     for (int j = 0; j < 7; ++j) {
       const float cut = 0.06f * (high - low);

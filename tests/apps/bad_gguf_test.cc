@@ -42,7 +42,7 @@ BadInput File(const char* what, const Gguf& file, const std::string& message, in
           .message = "$W/model.gguf: " + message};
 }
 // A file with one key and its value; the header is followed by nothing.
-BadInput Key(const char* what, Gguf key, const std::string& message) {
+BadInput Key(const char* what, const Gguf& key, const std::string& message) {
   Gguf file = Gguf().Header(0, 1);
   file.s += key.s;
   return File(what, file.Data(64), message);

@@ -16,11 +16,11 @@ struct Writers : Workplace {
   }
   // Each writes w / "out".
   std::vector<Args> Commands() const {
-    const std::string out = directory / "out";
+    const std::string out = directory / "out", gguf = SPIKEFOLD_TEST_DATA "/tiny/llama/model.gguf";
     return {
         {"export", q, "--to", "compressed-tensors", "-o", out},
         {"export", q, "--to", "safetensors", "-o", out},
-        {"export", SPIKEFOLD_TEST_DATA "/tiny/llama/model.gguf", "--to", "gguf", "--type", "q8_0", "-o", out},
+        {"export", gguf, "--to", "gguf", "--type", "q8_0", "-o", out},
         {"scan", model, "-o", out, "--text", text, "--windows", "2", "--length", "32"},
         {"plan", model, "-o", out, "--scheme", "w8a16", "--outliers", "none"},
     };

@@ -79,6 +79,7 @@ TEST_CASE("A value beyond the axis is an arrow, one inside its own shape") {
 TEST_CASE("Labels neither overlap nor leave the plot nor cover a point") {
   const Box area = {48, 24, 350, 230};
   std::vector<Point> points;
+  points.reserve(40);
   for (int i = 0; i < 40; ++i) points.push_back({100.0 + (i * 37) % 150, 100.0 + (i * 53) % 60});
   LabelPlacer placer(area, points);
   std::vector<Box> placed;

@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <numeric>
 
 #include "calib/eval_summary.h"
 #include "calib/eval_windows.h"
@@ -19,8 +20,8 @@ using testing::TinyModel;
 using testing::WordTokenizer;
 
 std::vector<int32_t> Count(int n) {
-  std::vector<int32_t> ids;
-  for (int i = 0; i < n; ++i) ids.push_back(i);
+  std::vector<int32_t> ids(static_cast<size_t>(n));
+  std::iota(ids.begin(), ids.end(), 0);
   return ids;
 }
 int64_t NumScored(const EvalWindows& w) {

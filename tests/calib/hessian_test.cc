@@ -24,7 +24,7 @@ ThreadPool& Pool() {
 // Which also copies the rows.
 RowSizes Sizes(const std::vector<float>& x, int64_t rows, int64_t k) {
   std::vector<float> copy(x.size());
-  const RowSizes sizes = MeasureRows(x.data(), rows, k, copy.data(), Pool());
+  RowSizes sizes = MeasureRows(x.data(), rows, k, copy.data(), Pool());
   CHECK(copy == x);
   return sizes;
 }
