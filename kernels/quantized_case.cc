@@ -54,11 +54,30 @@ double TailMagnitude(const QuantizedOperands& o, int64_t m, int64_t n) {
   return sum;
 }
 
+// [n, k/group] random multiples of `unit` [n] with which no code leaves -127 to 127.
+std::vector<float> Multiples(const QuantizedOperands& o, uint64_t seed) {
+  const QuantizedCase& c = o.shape;
+  const int64_t num_groups = c.k / c.group;
+  std::vector<float> scales;
+  const std::vector<int8_t> wishes = RandomCodes(c.n * num_groups, 1, 16, seed);
+  for (size_t i = 0; i < wishes.size(); ++i) {
+    int largest = 1;
+    for (int64_t k = 0; k < c.group; ++k) {
+      const int code = o.codes[i * static_cast<size_t>(c.group) + static_cast<size_t>(k)];
+      largest = std::max(largest, std::abs(code - (o.w_zero.empty() ? 0 : o.w_zero[i])));
+    }
+    const int factor = std::min<int>(c.extremes ? 16 : wishes[i], 127 / largest);
+    scales.push_back(static_cast<float>(factor) * o.unit[i / static_cast<size_t>(num_groups)]);
+  }
+  return scales;
+}
+
 }  // namespace
 
 std::string CaseName(const QuantizedCase& c) {
   std::string name = absl::StrCat("M=", c.m, " N=", c.n, " K=", c.k);
   if (c.group > 0) absl::StrAppend(&name, c.w_zeros ? " u" : " s", c.bits, " group=", c.group);
+  if (c.multiples) name += " multiples";
   if (c.x_group > 0) absl::StrAppend(&name, " x_group=", c.x_group);
   if (c.x_zeros) absl::StrAppend(&name, " x_zeros");
   if (c.num_kept > 0) absl::StrAppend(&name, " r=", c.num_kept);
@@ -113,6 +132,18 @@ std::vector<QuantizedCase> GroupCases() {
   return cases;
 }
 
+std::vector<QuantizedCase> MultipleCases() {
+  std::vector<QuantizedCase> cases;
+  for (QuantizedCase c : GroupCases()) {
+    if (c.bits > 4) c.bits = 4;
+    c.multiples = true;
+    c.x_group = 0;
+    c.x_zeros = false;
+    cases.push_back(c);
+  }
+  return cases;
+}
+
 QuantizedOperands::QuantizedOperands(const QuantizedCase& c, uint64_t seed) : shape(c) {
   const int code_max = (1 << (c.bits - 1)) - 1, code_min = c.group > 0 ? -code_max - 1 : -code_max;
   const int64_t num_groups = c.group > 0 ? c.k / c.group : 1;
@@ -124,7 +155,12 @@ QuantizedOperands::QuantizedOperands(const QuantizedCase& c, uint64_t seed) : sh
     MakeExtreme(x_codes, -127, 127);
     MakeExtreme(w_zero, code_max, code_min);
   }
-  w_scale = RandomScales(c.n * num_groups, c.mantissa_bits, seed + 2);
+  if (c.multiples) {
+    unit = RandomScales(c.n, c.mantissa_bits - 4, seed + 2);
+    w_scale = Multiples(*this, seed + 12);
+  } else {
+    w_scale = RandomScales(c.n * num_groups, c.mantissa_bits, seed + 2);
+  }
   x_scale = RandomScales(c.x_group > 0 ? c.m * (c.k / c.x_group) : c.one_x_scale ? 1 : c.m, 23, seed + 3);
   if (c.x_zeros) {
     for (const int8_t z : RandomCodes(c.m, -127, 127, seed + 11)) x_zero.push_back(z);
@@ -177,6 +213,15 @@ GroupWeights QuantizedOperands::Groups() const {
           .codes = codes.data(),
           .scales = w_scale.data(),
           .zeros = w_zero.empty() ? nullptr : w_zero.data()};
+}
+
+std::vector<int8_t> QuantizedOperands::WholeCodes() const {
+  std::vector<int8_t> whole;
+  for (int64_t i = 0; i < shape.n * shape.k; ++i) {
+    const int64_t n = i / shape.k, k = i % shape.k;
+    whole.push_back(static_cast<int8_t>(std::lround(Weight(n, k) / unit[static_cast<size_t>(n)])));
+  }
+  return whole;
 }
 
 double QuantizedOperands::Weight(int64_t n, int64_t k) const {

@@ -25,18 +25,22 @@ struct QuantizedCase {
   bool one_x_scale = false;  // x_scale_stride 0
   bool pack_kept = true;     // kept columns packed beforehand
   int mantissa_bits = 10;    // of group scales: 10 are float16, 7 bfloat16, 23 float32
+  bool multiples = false;    // group scales are multiples of a channel's, and factor * code an INT8 code
 };
 std::string CaseName(const QuantizedCase& c);  // "M=3 N=17 K=64 group=32 r=16"
 
 // All row counts up to 17 and around tiles; N and K around panels; 0, 1, 16, 64 kept columns.
 std::vector<QuantizedCase> ChannelCases();
 std::vector<QuantizedCase> GroupCases();
+// Those of at most 4 bits with multiples.
+std::vector<QuantizedCase> MultipleCases();
 
 struct QuantizedOperands {
   // Weight codes of all values of their bits, but -128 only in groups; x codes in [-127, 127].
   QuantizedOperands(const QuantizedCase& c, uint64_t seed);
   OutlierTail Tail() const;
-  GroupWeights Groups() const;  // views of codes, scales and zero points
+  GroupWeights Groups() const;             // views of codes, scales and zero points
+  std::vector<int8_t> WholeCodes() const;  // [n, k] with multiples: weights over their channel's scale
   double Weight(int64_t n, int64_t k) const;
   std::vector<double> CodeRows() const;   // [m, k] (|x_code| + |x_zero|) * x_scale
   std::vector<double> FloatRows() const;  // [m, k] x
@@ -44,6 +48,7 @@ struct QuantizedOperands {
   QuantizedCase shape;
   std::vector<int8_t> codes;        // [n, k]
   std::vector<float> w_scale;       // [n] or [n, k/group]
+  std::vector<float> unit;          // [n] with multiples: the scales that w_scale holds multiples of
   std::vector<int8_t> w_zero;       // [n, k/group] or empty
   std::vector<int8_t> x_codes;      // [m, k]
   std::vector<float> x_scale;       // [m], [1] or [m, k/x_group]

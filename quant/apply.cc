@@ -28,7 +28,8 @@ bool SameSupers(const std::vector<PlannedSuper>& a, const std::vector<PlannedSup
 bool SameRounding(const TensorDecision& a, const TensorDecision& b) {
   return a.n == b.n && a.k == b.k && a.weight_bits == b.weight_bits && a.group_size == b.group_size &&
          a.trellis == b.trellis && a.weight_zeros == b.weight_zeros && a.weight_scales == b.weight_scales &&
-         a.kept == b.kept && SameSupers(a.supers, b.supers) && a.spike_threshold == b.spike_threshold;
+         a.scale_multiples == b.scale_multiples && a.kept == b.kept && SameSupers(a.supers, b.supers) &&
+         a.spike_threshold == b.spike_threshold;
 }
 
 class Applier {

@@ -28,6 +28,8 @@ struct TensorDecision {
   int group_size = 0;         // 0: per channel
   bool trellis = false;       // the codes are steps of a path; 2 to 6 bits, per channel
   bool weight_zeros = false;  // asymmetric
+  // Group scales are whole multiples of one scale a channel, so that sums with INT8 rows stay integers.
+  bool scale_multiples = false;
   ScaleMethod weight_scales = ScaleMethod::kAbsMax;
   Rounding rounding = Rounding::kNearest;  // never automatic
   int activation_bits = 16;                // 4, 8, 16

@@ -29,6 +29,7 @@ Json DecisionToJson(const TensorDecision& d) {
   if (d.group_size > 0) j.Set("group_size", d.group_size);
   if (d.trellis) j.Set("trellis", true);
   if (d.weight_zeros) j.Set("weight_zeros", true);
+  if (d.scale_multiples) j.Set("scale_multiples", true);
   if (d.weight_bits < 16) {
     j.Set("weight_scales", ScaleMethodName(d.weight_scales)).Set("rounding", RoundingName(d.rounding));
   }
@@ -178,6 +179,7 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
                                   "group_size",
                                   "trellis",
                                   "weight_zeros",
+                                  "scale_multiples",
                                   "weight_scales",
                                   "rounding",
                                   "activation_bits",
@@ -206,6 +208,11 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
   if (m.Has("group_size")) SF_RETURN_IF_ERROR(m.Small("group_size", 1, 1 << 20, &d.group_size));
   SF_RETURN_IF_ERROR(m.Flag("trellis", &d.trellis));
   SF_RETURN_IF_ERROR(m.Flag("weight_zeros", &d.weight_zeros));
+  SF_RETURN_IF_ERROR(m.Flag("scale_multiples", &d.scale_multiples));
+  if (d.scale_multiples && (d.weight_bits > 4 || d.group_size == 0)) {
+    return absl::DataLossError(
+        absl::StrCat(m.where(), ": \"scale_multiples\" go with groups of weights of at most 4 bits"));
+  }
   if (m.Has("weight_scales")) {
     SF_ASSIGN_OR_RETURN(const std::string word, json.GetString("weight_scales", m.where()));
     SF_ASSIGN_OR_RETURN(d.weight_scales, ParseScaleMethod(word));

@@ -138,6 +138,7 @@ class Planner {
                              : Zeros(recipe_, ZeroPoints::kWeights, false) ? "zero points for weights"
                              : treatments_.keep_columns > 0                ? "kept columns"
                              : recipe_.keep_super_weights                  ? "super weights"
+                             : recipe_.group_scales != GroupScales::kAuto  ? "a choice of group scales"
                                                                            : nullptr;
     if (what == nullptr) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("codes \"trellis\" do not go together with ", what,
@@ -416,6 +417,7 @@ class Planner {
     d.activation_group = ActivationGroup(d.k);
     d.activation_zeros = ActivationZeros();
     d.activation_static = choice.is_static;
+    d.scale_multiples = ScaleMultiples(d);
     d.activation_scale = choice.activation_scale;
     d.activation_zero = choice.activation_zero;
     d.kept = choice.kept;
@@ -430,6 +432,7 @@ class Planner {
     }
     if (d.weight_zeros) d.reason += "; zero points for weights";
     if (d.activation_zeros) d.reason += "; zero points for activations";
+    if (d.scale_multiples) d.reason += "; scales are multiples of one a channel";
     if (d.rounding == Rounding::kGptq) d.reason += "; rounded by GPTQ";
     if (!choice.words.empty()) absl::StrAppend(&d.reason, "; ", choice.words);
     if (!d.kept.empty()) {
@@ -440,6 +443,14 @@ class Planner {
       absl::StrAppend(&d.reason, absl::StrFormat("; rows above %.3g in float", d.spike_threshold));
     }
     if (!d.supers.empty()) absl::StrAppend(&d.reason, "; ", d.supers.size(), " super weights exact");
+  }
+
+  // Integer sums over all of a row need INT8 codes of one scale and zero point 0.
+  bool ScaleMultiples(const TensorDecision& d) const {
+    if (d.group_size == 0 || d.weight_bits > 4 || recipe_.group_scales == GroupScales::kFloat) return false;
+    if (recipe_.group_scales == GroupScales::kMultiples) return true;
+    return d.activation_bits == 8 && d.activation_group == 0 && !d.activation_zeros &&
+           recipe_.target == Target::kNative;
   }
 
   static std::string StorageWords(const TensorDecision& d) {
@@ -546,7 +557,7 @@ bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& t
   if (recipe.codes == Codes::kTrellis) return true;
   const bool asks_for_grid = recipe.group_size > 0 || recipe.zero_points != ZeroPoints::kAuto ||
                              recipe.weight_scales_set || treatments.keep_columns > 0 ||
-                             recipe.keep_super_weights;
+                             recipe.keep_super_weights || recipe.group_scales != GroupScales::kAuto;
   return rotated && !asks_for_grid;
 }
 

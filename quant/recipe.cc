@@ -26,6 +26,8 @@ constexpr Words<ZeroPoints, 5> kZeroPoints = {{{"auto", ZeroPoints::kAuto},
                                                {"both", ZeroPoints::kBoth}}};
 constexpr Words<Codes, 3> kCodes = {
     {{"auto", Codes::kAuto}, {"grid", Codes::kGrid}, {"trellis", Codes::kTrellis}}};
+constexpr Words<GroupScales, 3> kGroupScales = {
+    {{"auto", GroupScales::kAuto}, {"float", GroupScales::kFloat}, {"multiples", GroupScales::kMultiples}}};
 constexpr Words<Target, 4> kTargets = {{{"native", Target::kNative},
                                         {"vllm", Target::kVllm},
                                         {"llamacpp", Target::kLlamaCpp},
@@ -76,6 +78,10 @@ const char* ZeroPointsName(ZeroPoints zero_points) { return NameOf(kZeroPoints, 
 absl::StatusOr<Shift> ParseShift(absl::string_view name) { return Parse(kShifts, "shift", name); }
 const char* ShiftName(Shift shift) { return NameOf(kShifts, shift); }
 absl::StatusOr<Codes> ParseCodes(absl::string_view name) { return Parse(kCodes, "codes", name); }
+absl::StatusOr<GroupScales> ParseGroupScales(absl::string_view name) {
+  return Parse(kGroupScales, "group scales", name);
+}
+const char* GroupScalesName(GroupScales scales) { return NameOf(kGroupScales, scales); }
 absl::StatusOr<Target> ParseTarget(absl::string_view name) { return Parse(kTargets, "target", name); }
 const char* TargetName(Target target) { return NameOf(kTargets, target); }
 const char* CodesName(Codes codes) { return NameOf(kCodes, codes); }

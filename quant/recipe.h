@@ -63,6 +63,15 @@ enum class Codes {
 absl::StatusOr<Codes> ParseCodes(absl::string_view name);  // "auto", "grid", "trellis"
 const char* CodesName(Codes codes);
 
+// What the scales of a row's groups are (points of a grid below 8 bits).
+enum class GroupScales {
+  kAuto,       // multiples where activations are INT8 with one scale a row or for all, and Spikefold runs it
+  kFloat,      // each by itself
+  kMultiples,  // whole multiples, 1 to 16, of one scale a channel: products stay integers
+};
+absl::StatusOr<GroupScales> ParseGroupScales(absl::string_view name);  // "auto", "float", "multiples"
+const char* GroupScalesName(GroupScales scales);
+
 // Rotations by the names of quant/folds: R1 residual, R2 values, R3 queries and keys, R4 down_proj's input.
 struct RotationChoice {
   bool automatic = true;  // what pays for the scheme
@@ -126,6 +135,7 @@ struct Recipe {
   bool has_budget() const { return bits > 0 || max_bytes > 0 || max_kld > 0; }
   Codes codes = Codes::kAuto;
   ZeroPoints zero_points = ZeroPoints::kAuto;
+  GroupScales group_scales = GroupScales::kAuto;
   int keep_columns = -1;        // kept columns a site; -1: what the mode says
   bool random_columns = false;  // the control: as many columns, chosen at random
   int keep_modules = 0;         // linears of that many sites of highest score stay in 16 bit

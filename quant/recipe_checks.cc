@@ -58,6 +58,9 @@ absl::Status CheckCompanions(const Recipe& recipe, const Scheme& scheme) {
   if (recipe.random_bits && !recipe.has_budget()) {
     return idle("random_bits", "a budget (bits, max_bytes or max_kld)");
   }
+  if (recipe.group_scales != GroupScales::kAuto && scheme.weight_scales != Granularity::kPerGroup) {
+    return idle("group_scales", "a scheme of weights in groups");
+  }
   const bool may_keep =
       recipe.keep_columns > 0 || (recipe.keep_columns < 0 && recipe.outliers != OutlierMode::kNone &&
                                   recipe.outliers != OutlierMode::kFold);

@@ -135,6 +135,7 @@ const std::vector<Field>& Fields() {
   using R = Recipe;
   const auto elsewhere = [](const R& r) { return r.target != Target::kNative; };
   const auto learned = [](const R& r) { return !r.rotations_sha256.empty(); };
+  const auto own_scales = [](const R& r) { return r.group_scales != GroupScales::kAuto; };
   const auto searched = [](const R& r) { return r.smooth_search; };
   const auto paired = [](const R& r) { return r.qk_smooth != 0; };
   const auto rescaled = [](const R& r) { return r.rescale_auto || r.rescale != 1; };
@@ -163,6 +164,7 @@ const std::vector<Field>& Fields() {
       Flag("random_bits", &R::random_bits),
       Word("codes", &R::codes, ParseCodes, CodesName),
       Word("zero_points", &R::zero_points, ParseZeroPoints, ZeroPointsName),
+      If(own_scales, Word("group_scales", &R::group_scales, ParseGroupScales, GroupScalesName)),
       Count("keep_columns", &R::keep_columns),
       Flag("random_columns", &R::random_columns),
       Count("keep_modules", &R::keep_modules),

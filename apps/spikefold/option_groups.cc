@@ -125,6 +125,10 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
                 "Codes with an integer zero point beside each scale: auto (what the scheme says), none, "
                 "weights, activations, both")
       ->type_name("HOW");
+  c->add_option("--group-scales", o.group_scales,
+                "Scales of groups below 8 bits: float (each by itself), multiples (whole multiples of one a "
+                "channel: products with INT8 rows stay integers), auto (multiples beside INT8 activations)")
+      ->type_name("HOW");
   c->add_option("--keep-columns", o.keep_columns, "Input columns of each linear that stay in bf16")
       ->check(Integer(0, 1 << 20))
       ->type_name("N");

@@ -26,10 +26,10 @@ absl::StatusOr<Recipe> ReadRecipe(const std::string& path) {
 
 bool RecipeOptions::any() const {
   return !file.empty() || !scheme.empty() || target || outliers || rotate || rounding || codes || shift ||
-         zero_points || smooth || rescale || qk_smooth || activation_scales || weight_scales || group_size ||
-         bits || max_bytes || max_kld || keep_columns || keep_modules || dynamic_sites || dynamic_by ||
-         head_bits || random_columns || random_bits || keep_rows || keep_super_weights || !keep.empty() ||
-         kv.any();
+         zero_points || group_scales || smooth || rescale || qk_smooth || activation_scales ||
+         weight_scales || group_size || bits || max_bytes || max_kld || keep_columns || keep_modules ||
+         dynamic_sites || dynamic_by || head_bits || random_columns || random_bits || keep_rows ||
+         keep_super_weights || !keep.empty() || kv.any();
 }
 
 absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, std::optional<uint64_t> seed) {
@@ -60,6 +60,9 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, std::optional<u
   }
   if (options.zero_points) {
     SF_ASSIGN_OR_RETURN(recipe.zero_points, ParseZeroPoints(*options.zero_points));
+  }
+  if (options.group_scales) {
+    SF_ASSIGN_OR_RETURN(recipe.group_scales, ParseGroupScales(*options.group_scales));
   }
   if (options.dynamic_by) {
     SF_ASSIGN_OR_RETURN(recipe.dynamic_by, ParseDynamicBy(*options.dynamic_by));

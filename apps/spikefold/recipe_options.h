@@ -21,8 +21,8 @@ namespace spikefold {
 struct RecipeOptions {
   std::string file;  // recipe.json
   std::string scheme;
-  std::optional<std::string> target, outliers, rotate, rounding, codes, shift, zero_points, activation_scales,
-      weight_scales, dynamic_by;
+  std::optional<std::string> target, outliers, rotate, rounding, codes, shift, zero_points, group_scales,
+      activation_scales, weight_scales, dynamic_by;
   std::optional<std::string> smooth;   // a number, or "search"
   std::optional<std::string> rescale;  // a power of two, or "auto"
   std::optional<double> bits, max_kld, qk_smooth;

@@ -113,13 +113,15 @@ void AddControls(uint64_t seed, std::vector<SweepPoint>& points) {
   points.push_back({"w4a16-nearest", nearest});
 }
 
-// A recipe without what only activations and caches feel, and its scheme's weights instead of its name.
+// A recipe without what only activations and caches feel, or what depends on them, and its scheme's weights
+// instead of its name.
 Json WeightSide(const Recipe& recipe) {
   const Json json = RecipeToJson(recipe);
   Json out = Json::MakeObject();
   for (const auto& [key, value] : json.object()) {
     const bool activations = key == "scheme" || key == "activation_scales" || absl::StartsWith(key, "kv") ||
-                             absl::StartsWith(key, "dynamic_");
+                             absl::StartsWith(key, "dynamic_") ||
+                             key == "group_scales";  // left open it follows the activations
     if (!activations) out.Set(key, value);
   }
   const auto scheme = FindScheme(recipe.scheme);

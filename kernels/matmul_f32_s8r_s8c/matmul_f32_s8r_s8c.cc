@@ -19,13 +19,6 @@ constexpr uint8_t kZero = 128;  // how code 0 is stored
 
 int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-TileFunction* ChooseTarget(Isa isa) {
-  if (isa >= Isa::kAvx512Amx) return TilesAvx512Amx;
-  if (isa >= Isa::kAvx512Bf16) return TilesAvx512Bf16;
-  if (isa >= Isa::kAvx512Vnni) return TilesAvx512Vnni;
-  return isa >= Isa::kAvx2 ? TilesAvx2 : TilesPlain;
-}
-
 SF_VECTOR_CLONES void Offsets(const Params& p, int32_t* offset) {
   for (int64_t m = 0; m < p.m; ++m) {
     const int8_t* x = p.x + m * p.k;
@@ -36,6 +29,16 @@ SF_VECTOR_CLONES void Offsets(const Params& p, int32_t* offset) {
 }
 
 }  // namespace
+
+TileFunction* ChooseTarget() {
+  const Isa isa = ActiveIsa();
+  if (isa >= Isa::kAvx512Amx) return TilesAvx512Amx;
+  if (isa >= Isa::kAvx512Bf16) return TilesAvx512Bf16;
+  if (isa >= Isa::kAvx512Vnni) return TilesAvx512Vnni;
+  return isa >= Isa::kAvx2 ? TilesAvx2 : TilesPlain;
+}
+
+int64_t RowBlock() { return ActiveIsa() >= Isa::kAvx512Amx ? 64 : 48; }
 
 size_t PackedBytes(int64_t n, int64_t k) {
   return static_cast<size_t>(CeilDiv(n, kPanel) * kPanel * CeilDiv(k, 4) * 4);
@@ -83,7 +86,7 @@ absl::Status Supports(const Params& p) {
 void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
   const Params& p = c.params;
   for (int64_t panel = p_begin; panel < p_end; ++panel) {
-    const uint8_t* w = static_cast<const uint8_t*>(p.w) + panel * c.k4 * kPanel * 4;
+    const uint8_t* w = c.w + (panel - c.first_panel) * c.k4 * kPanel * 4;
     const int64_t n0 = panel * kPanel, count = std::min(kPanel, p.n - n0);
     for (int64_t m = m_begin; m < m_end; ++m) {
       uint32_t sum[kPanel];  // wraps on the way, like vpdpbusd; the end result fits
@@ -109,7 +112,12 @@ void TilesPlain(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, 
 absl::Status Run(const Params& p, ThreadPool& pool) {
   SF_RETURN_IF_ERROR(Supports(p));
   const TailOperands tail(p.tail, p.m, p.n);
-  Call call{.params = p, .tail = tail, .k4 = CeilDiv(p.k, 4), .x = p.x, .x_stride = p.k};
+  Call call{.params = p,
+            .tail = tail,
+            .w = static_cast<const uint8_t*>(p.w),
+            .k4 = CeilDiv(p.k, 4),
+            .x = p.x,
+            .x_stride = p.k};
   std::vector<int8_t> padded;  // rows whose last step of four would end outside x
   if (p.k % 4 != 0) {
     call.x_stride = 4 * call.k4;
@@ -124,8 +132,8 @@ absl::Status Run(const Params& p, ThreadPool& pool) {
                       .num_panels = CeilDiv(p.n, kPanel),
                       .panel_bytes = call.k4 * 4 * kPanel,
                       .panel_ops = call.k4 * 4 * kPanel,
-                      .row_block = ActiveIsa() >= Isa::kAvx512Amx ? 64 : 48};
-  TileFunction* const tiles = ChooseTarget(ActiveIsa());
+                      .row_block = RowBlock()};
+  TileFunction* const tiles = ChooseTarget();
   ForEachTile(pool, grid, [&](int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
     tiles(call, m_begin, m_end, p_begin, p_end);
     AddSuperWeights(p.tail, m_begin, m_end, p_begin * kPanel, std::min(p_end * kPanel, p.n), p.n, p.y);

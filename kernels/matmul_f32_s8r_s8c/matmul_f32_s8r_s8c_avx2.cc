@@ -33,7 +33,7 @@ void Tile(const Call& c, int64_t m, int64_t n0) {
 #pragma GCC unroll 4
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_si256();
   const int8_t* x = c.x + m * c.x_stride;
-  const uint8_t* w = static_cast<const uint8_t*>(p.w) + n0 / kPanel * (c.k4 * kPanel * 4) + n0 % kPanel * 4;
+  const uint8_t* w = c.w + (n0 / kPanel - c.first_panel) * (c.k4 * kPanel * 4) + n0 % kPanel * 4;
   for (int64_t i = 0; i < c.k4; ++i) {
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {

@@ -59,7 +59,7 @@ void Tile(const Call& c, int64_t m, int64_t panel) {
 #pragma GCC unroll 12
   for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm512_set1_epi32(c.offset[m + r]);
 
-  const uint8_t* w = static_cast<const uint8_t*>(c.params.w) + panel * c.k4 * kPanelStep;
+  const uint8_t* w = c.w + (panel - c.first_panel) * c.k4 * kPanelStep;
   DotRows<R>(c.x + m * c.x_stride, c.x_stride, w, 0, c.k4, sum);
   FinishSums<R>(c, m, panel, sum);
 }

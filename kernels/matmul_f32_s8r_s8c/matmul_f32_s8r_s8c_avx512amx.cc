@@ -18,7 +18,7 @@ struct alignas(64) SumBlock {
 template <int kHalves>
 void TileSums(const Call& c, int64_t m, int64_t panel, SumBlock& out) {
   const int8_t* x = c.x + m * c.x_stride;
-  const uint8_t* w = static_cast<const uint8_t*>(c.params.w) + panel * c.k4 * kPanelStep;
+  const uint8_t* w = c.w + (panel - c.first_panel) * c.k4 * kPanelStep;
   _tile_zero(0);
   _tile_zero(1);
   if constexpr (kHalves > 1) {
@@ -48,7 +48,7 @@ void TileSums(const Call& c, int64_t m, int64_t panel, SumBlock& out) {
 
 void FinishGroup(const Call& c, int64_t m, int64_t panel, const int32_t (*values)[kPanel]) {
   __m512i sum[kGroup][2];
-  const uint8_t* w = static_cast<const uint8_t*>(c.params.w) + panel * c.k4 * kPanelStep;
+  const uint8_t* w = c.w + (panel - c.first_panel) * c.k4 * kPanelStep;
 #pragma GCC unroll 8
   for (int r = 0; r < kGroup; ++r) {
     const __m512i offset = _mm512_set1_epi32(c.offset[m + r]);

@@ -123,6 +123,55 @@ inline void ScaleRows(const Call& c, int64_t m, int64_t n0, __m256 (&acc)[R][2])
   }
 }
 
+// With params.w_scale: factors are whole numbers up to 16, so the nearest one is right; sums of all groups
+// are one integer.
+template <int bits, int R>
+void WholeTile(const Call& c, int64_t m, int64_t n0) {
+  const Params& p = c.params;
+  const int64_t lane = n0 % kPanel;
+  const uint8_t* const begin = c.view.panels + n0 / kPanel * c.view.panel_bytes;
+  const uint8_t* block = begin;
+  const int8_t* x = c.x + m * c.x_stride;
+  __m256 w_scale[2], inverse[2];
+  __m256i total[R][2];
+#pragma GCC unroll 2
+  for (int h = 0; h < 2; ++h) {
+    const __m256i mask = LaneMask(p.n - n0 - h * kLanes);
+    const __m256 one = _mm256_set1_ps(1);
+    w_scale[h] = _mm256_blendv_ps(one, _mm256_maskload_ps(p.w_scale + n0 + h * kLanes, mask),
+                                  _mm256_castsi256_ps(mask));
+    inverse[h] = _mm256_div_ps(one, w_scale[h]);
+#pragma GCC unroll 2
+    for (int r = 0; r < R; ++r) total[r][h] = _mm256_setzero_si256();
+  }
+  for (int64_t g = 0; g < c.view.num_groups; ++g, block += c.view.group_bytes, x += c.view.units * kUnit) {
+    __m256i sum[R][2];
+    StartSums<bits, R>(c, begin + c.view.zeros_at + g * kPanel + lane, c.offset + m * c.view.num_groups + g,
+                       sum);
+    AddUnits<bits, R>(c, block + c.view.scale_bytes, lane / kColumns, x, sum);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      const __m256 scale = GroupScales(c.view.type, block, lane + h * kLanes);
+      const __m256i factor = _mm256_cvtps_epi32(_mm256_mul_ps(scale, inverse[h]));
+#pragma GCC unroll 2
+      for (int r = 0; r < R; ++r) {
+        if (p.group_sums != nullptr) StoreGroupSum(p, m + r, n0 + h * kLanes, g, sum[r][h]);
+        total[r][h] = _mm256_add_epi32(total[r][h], _mm256_mullo_epi32(factor, sum[r][h]));
+      }
+    }
+  }
+  __m256 acc[R][2];
+#pragma GCC unroll 2
+  for (int r = 0; r < R; ++r) {
+    const __m256 x_scale = _mm256_set1_ps(p.x_scale[(m + r) * c.x_scale_row]);
+#pragma GCC unroll 2
+    for (int h = 0; h < 2; ++h) {
+      acc[r][h] = _mm256_mul_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(total[r][h]), x_scale), w_scale[h]);
+    }
+  }
+  FinishRows<R>(p.tail, c.tail, m, n0, p.n, acc, p.y);
+}
+
 template <int bits, int R>
 void Tile(const Call& c, int64_t m, int64_t n0) {
   const Params& p = c.params;
@@ -158,10 +207,17 @@ void Tile(const Call& c, int64_t m, int64_t n0) {
 }
 
 using TilePointer = void (*)(const Call&, int64_t, int64_t);
-TilePointer TileOf(int bits, int64_t rows) {
-  static constexpr TilePointer kTiles[4][kMaxRows] = {
-      {Tile<2, 1>, Tile<2, 2>}, {Tile<3, 1>, Tile<3, 2>}, {Tile<4, 1>, Tile<4, 2>}, {Tile<8, 1>, Tile<8, 2>}};
-  return kTiles[bits == 8 ? 3 : bits - 2][rows - 1];
+template <int bits>
+TilePointer TileOfBits(bool whole, int64_t rows) {
+  static constexpr TilePointer kTiles[2][kMaxRows] = {{Tile<bits, 1>, Tile<bits, 2>},
+                                                      {WholeTile<bits, 1>, WholeTile<bits, 2>}};
+  return kTiles[whole ? 1 : 0][rows - 1];
+}
+TilePointer TileOf(const Call& c, int64_t rows) {
+  const bool whole = c.params.w_scale != nullptr;
+  if (c.view.bits == 2) return TileOfBits<2>(whole, rows);
+  if (c.view.bits == 3) return TileOfBits<3>(whole, rows);
+  return c.view.bits == 4 ? TileOfBits<4>(whole, rows) : TileOfBits<8>(whole, rows);
 }
 
 }  // namespace
@@ -169,7 +225,7 @@ TilePointer TileOf(int bits, int64_t rows) {
 void TilesAvx2(const Call& c, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end) {
   for (int64_t n0 = p_begin * kPanel; n0 < Min(p_end * kPanel, c.params.n); n0 += kColumns) {
     for (int64_t m = m_begin; m < m_end; m += kMaxRows) {
-      TileOf(c.view.bits, Min(kMaxRows, m_end - m))(c, m, n0);
+      TileOf(c, Min(kMaxRows, m_end - m))(c, m, n0);
     }
   }
 }

@@ -1,6 +1,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c.h"
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg.h"
 #include "kernels/quantized_check.h"
 
@@ -22,6 +23,7 @@ Params ParamsOf(const QuantizedOperands& o, const void* packed, std::vector<floa
           .x_zero = o.x_zero.empty() ? nullptr : o.x_zero.data(),
           .w_row_sum = o.w_row_sum.data(),
           .w = packed,
+          .w_scale = o.unit.empty() ? nullptr : o.unit.data(),
           .tail = o.Tail(),
           .y = y.data(),
           .group_sums = sums == nullptr ? nullptr : sums->data()};
@@ -36,12 +38,42 @@ Params OneRow(const Params& params, int64_t row) {
   return p;
 }
 
+// With multiples: without the sums of groups, which may take another way, and as INT8 weights, the same bits.
+bool CompareWhole(const std::string& name, const QuantizedOperands& o, Params params,
+                  const std::vector<float>& expected, ThreadPool& pool, CheckReport& report) {
+  std::vector<float> y(expected.size());
+  params.y = y.data();
+  params.group_sums = nullptr;
+  if (!Run(params, pool).ok()) return false;
+  report.CompareExact(absl::StrCat(name, " without sums"), y, expected);
+  namespace s8c = matmul_f32_s8r_s8c;
+  const std::vector<int8_t> codes = o.WholeCodes();
+  std::vector<uint8_t> packed(s8c::PackedBytes(params.n, params.k));
+  s8c::Pack(codes.data(), params.n, params.k, packed.data());
+  std::vector<float> channels(expected.size());
+  const s8c::Params p{.m = params.m,
+                      .n = params.n,
+                      .k = params.k,
+                      .x = params.x,
+                      .x_scale = params.x_scale,
+                      .x_scale_stride = params.x_scale_stride,
+                      .w = packed.data(),
+                      .w_scale = params.w_scale,
+                      .tail = params.tail,
+                      .y = channels.data()};
+  if (!s8c::Run(p, pool).ok()) return false;
+  report.CompareExact(absl::StrCat(name, " as INT8"), channels, expected);
+  return true;
+}
+
 }  // namespace
 
 CheckReport Check(ThreadPool& pool, Fault fault) {
   CheckReport report;
   uint64_t seed = 2000;
-  for (const QuantizedCase& c : GroupCases()) {
+  std::vector<QuantizedCase> cases = GroupCases();
+  for (const QuantizedCase& c : MultipleCases()) cases.push_back(c);
+  for (const QuantizedCase& c : cases) {
     QuantizedOperands o(c, seed += 20);
     std::vector<float> expected, y;
     std::vector<int32_t> expected_sums, sums;
@@ -57,6 +89,7 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
     const double float_terms = static_cast<double>(c.num_kept + c.num_super + c.k / c.group) + 7;
     report.Compare(name, y, std::vector<double>(expected.begin(), expected.end()),
                    Tolerances(o, o.CodeRows(), expected, float_terms));
+    if (c.multiples && !CompareWhole(name, o, params, y, pool, report)) return {};
     const auto one_row = [&](int64_t row) { return OneRow(params, row); };
     if (!CompareRows(name, params, y, one_row, pool, report)) return {};
   }
@@ -80,6 +113,8 @@ void TimeForm(const QuantizedCase& form, bool all, Bench& bench) {
 void Benchmark(Bench& bench) {
   TimeForm({.group = 32, .bits = 4}, true, bench);
   TimeForm({.group = 32, .bits = 4, .w_zeros = true}, false, bench);
+  TimeForm({.group = 64, .bits = 4, .w_zeros = true}, true, bench);
+  TimeForm({.group = 64, .bits = 4, .w_zeros = true, .multiples = true}, true, bench);
   TimeForm({.group = 64, .bits = 2, .w_zeros = true}, false, bench);
   TimeForm({.group = 64, .bits = 3}, false, bench);
   TimeForm({.group = 64, .bits = 8}, false, bench);

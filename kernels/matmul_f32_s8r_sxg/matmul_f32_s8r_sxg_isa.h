@@ -23,4 +23,8 @@ struct Call {
 using TileFunction = void(const Call& call, int64_t m_begin, int64_t m_end, int64_t p_begin, int64_t p_end);
 TileFunction TilesPlain, TilesAvx2, TilesAvx512Vnni, TilesAvx512Bf16;
 
+// With params.w_scale: a panel's codes times their groups' factors as matmul_f32_s8r_s8c packs them,
+// into w [k / 4][32][4], K padded to whole units.
+void ExpandAvx512Vnni(const Call& call, int64_t panel, uint8_t* w);
+
 }  // namespace spikefold::kernels::matmul_f32_s8r_sxg

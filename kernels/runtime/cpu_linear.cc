@@ -157,6 +157,7 @@ absl::Status CpuOps::CodeLinear(const CpuActivation& x, const LinearWeights& w, 
                                            .x_zero = zero,
                                            .w_row_sum = w.row_sum.data(),
                                            .w = w.packed.data(),
+                                           .w_scale = w.scale.empty() ? nullptr : w.scale.data(),
                                            .tail = tail,
                                            .y = y},
                                           pool_);

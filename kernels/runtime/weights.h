@@ -59,7 +59,9 @@ struct LinearWeights {
   int64_t group = 0;                      // kGroups: of the packed weight, which may be finer than stored
   Tensor packed;                          // kernel-private layout, made by the kernel's Pack
   std::shared_ptr<DeviceWeights> device;  // instead of `packed`, where a backend has memory of its own
-  std::vector<float> scale;               // [n] (kS8c)
+  // [n] (kS8c), or (kGroups, with codes as input) the scales that the groups' are whole multiples of; empty:
+  // they are none.
+  std::vector<float> scale;
   // What the zero points of 8-bit activations multiply; empty unless the form has them.
   std::vector<int32_t> code_sum;               // [n] sums of a row's codes (kS8c)
   std::vector<float> row_sum;                  // [n] sums of a row's weights (kGroups)

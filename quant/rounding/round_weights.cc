@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "quant/rounding/gptq.h"
+#include "quant/rounding/row_scales.h"
 
 namespace spikefold {
 namespace {
@@ -18,11 +19,13 @@ struct RowSums {
 double RoundRow(const std::vector<float>& row, int64_t r, const WeightGrid& grid, const float* h,
                 RoundedWeights& out) {
   const int64_t k = static_cast<int64_t>(row.size()), width = grid.group_width(k), groups = k / width;
+  std::vector<GroupScale> scales(static_cast<size_t>(groups));
+  ChooseRowScales(row.data(), h, k, grid, scales.data());
   double error = 0;
   for (int64_t g = 0; g < groups; ++g) {
     const float* w = row.data() + g * width;
     const float* importance = h == nullptr ? nullptr : h + g * width;
-    const GroupScale s = ChooseScale(w, importance, width, grid);
+    const GroupScale s = scales[static_cast<size_t>(g)];
     const size_t at = static_cast<size_t>(r * groups + g);
     out.scales[at] = s.scale;
     if (!grid.symmetric) out.zeros[at] = static_cast<int8_t>(s.zero);
@@ -101,6 +104,7 @@ WeightGrid GridOf(const TensorDecision& d) {
           .symmetric = !d.weight_zeros,
           .group = d.group_size,
           .scale_dtype = d.group_size == 0 ? DType::kF32 : DType::kBF16,
+          .multiples = d.scale_multiples,
           .scales = d.weight_scales};
 }
 

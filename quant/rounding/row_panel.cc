@@ -6,6 +6,7 @@
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
 #include "quant/rounding/cholesky.h"
 #include "quant/rounding/row_descent.h"
+#include "quant/rounding/row_scales.h"
 
 namespace spikefold {
 namespace {
@@ -64,11 +65,11 @@ void RowPanel::Load(int64_t first_row) {
 }
 
 void RowPanel::ChooseScales(int64_t lane, const std::vector<float>& row) {
+  std::vector<GroupScale> scales(Size(groups_));
+  unit_[lane] = ChooseRowScales(row.data(), factor_.diagonal.data(), k_, grid_, scales.data());
   for (int64_t g = 0; g < groups_; ++g) {
-    const GroupScale s =
-        ChooseScale(row.data() + g * width_, factor_.diagonal.data() + g * width_, width_, grid_);
-    At(scale_, g)[lane] = s.scale;
-    At(zero_, g)[lane] = s.zero;
+    At(scale_, g)[lane] = scales[Size(g)].scale;
+    At(zero_, g)[lane] = scales[Size(g)].zero;
   }
 }
 
@@ -205,7 +206,11 @@ absl::Status RowPanel::RefitScales() {
   for (int64_t lane = 0; lane < num_rows_; ++lane) {
     for (int64_t i = 0; i < groups_ * groups_; ++i) matrix[Size(i)] = a[Size(i * kRows + lane)];
     for (int64_t g = 0; g < groups_; ++g) slope[Size(g)] = b[Size(g * kRows + lane)];
-    FitScales(lane, matrix, slope);
+    if (grid_.multiples) {
+      FitRow(lane, matrix, slope);
+    } else {
+      FitScales(lane, matrix, slope);
+    }
   }
   return absl::OkStatus();
 }
@@ -274,6 +279,18 @@ void RowPanel::FitScales(int64_t lane, const std::vector<double>& a, const std::
   }
   if (gain <= 0) return;
   for (int64_t g = 0; g < groups_; ++g) At(scale_, g)[lane] = stored[Size(g)];
+}
+
+void RowPanel::FitRow(int64_t lane, const std::vector<double>& a, std::vector<double>& b) {
+  std::vector<float> scale(Size(groups_)), zero(scale);
+  for (int64_t g = 0; g < groups_; ++g) {
+    scale[Size(g)] = At(scale_, g)[lane];
+    zero[Size(g)] = At(zero_, g)[lane];
+  }
+  unit_[lane] = FitMultiples(
+      {.groups = groups_, .a = a.data(), .b = b.data(), .zero = zero.data(), .scale = scale.data()},
+      unit_[lane], grid_);
+  for (int64_t g = 0; g < groups_; ++g) At(scale_, g)[lane] = scale[Size(g)];
 }
 
 absl::Status RowPanel::Measure() {

@@ -44,9 +44,10 @@ class RowPanel {
   absl::Status ScaleSlopes(double* b);
   absl::Status ScaleCurvatures(int64_t group, double* a);
   void FitScales(int64_t lane, const std::vector<double>& a, const std::vector<double>& b);
-  void Errors(std::vector<float>& out) const;  // [k, kRows]
-  absl::Status TimesHessian();                 // product_ = H * scratch_
-  absl::Status Quadratic(double* out);         // x H x^T of the rows in scratch_
+  void FitRow(int64_t lane, const std::vector<double>& a, std::vector<double>& b);  // of multiples
+  void Errors(std::vector<float>& out) const;                                       // [k, kRows]
+  absl::Status TimesHessian();                                                      // product_ = H * scratch_
+  absl::Status Quadratic(double* out);  // x H x^T of the rows in scratch_
 
   const RoundingInput& input_;
   const HessianFactor& factor_;
@@ -61,6 +62,7 @@ class RowPanel {
   std::vector<std::pair<int32_t, int>> fixed_;  // (column, lane) of the panel's super weights
   std::vector<float> target_;                   // [block, kRows] feedback, then what is rounded
   std::vector<float> scratch_, product_;        // [k, kRows]
+  float unit_[kRows] = {};                      // whose multiples the scales are (grid.multiples)
   double error_[kRows] = {}, power_[kRows] = {};
 };
 

@@ -77,6 +77,18 @@ float WeightGrid::Stored(double scale) const {
   }
 }
 
+float WeightGrid::StoredUnit(double scale) const {
+  constexpr int kFactorBits = 4;  // 16 itself is a power of two
+  const bool half = scale_dtype == DType::kF16;
+  const int significant = (half ? 11 : scale_dtype == DType::kBF16 ? 8 : 24) - kFactorBits;
+  const int least_exponent = half ? -24 : -126;
+  int exponent = 0;
+  std::frexp(scale, &exponent);  // scale is 0.5 to 1 times 2^exponent
+  const double unit = std::ldexp(1.0, std::max(exponent - significant, least_exponent));
+  const double most = half ? 4064 : 0x1p123;  // an end of the type over 16
+  return static_cast<float>(std::min(std::max(std::nearbyint(scale / unit), 1.0) * unit, most));
+}
+
 absl::Status CheckGrid(absl::string_view module, int64_t k, const WeightGrid& grid) {
   if (grid.blocks != nullptr) {
     if (k > 0 && k % grid.blocks->block == 0) return absl::OkStatus();
@@ -97,6 +109,10 @@ absl::Status CheckGrid(absl::string_view module, int64_t k, const WeightGrid& gr
       grid.scale_dtype != DType::kF16) {
     return absl::InvalidArgumentError(
         absl::StrCat(module, ": scales of ", DTypeName(grid.scale_dtype), "; use F32, BF16 or F16"));
+  }
+  if (grid.multiples && (grid.bits > 4 || grid.group == 0)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        module, ": scales that are multiples go with groups of at most 4 bits, not ", grid.bits));
   }
   if (grid.group == 0) return absl::OkStatus();
   return CheckGroupSize(module, k, static_cast<int>(std::clamp<int64_t>(grid.group, -1, 1 << 20)));

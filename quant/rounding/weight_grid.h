@@ -23,12 +23,16 @@
 
 namespace spikefold {
 
+inline constexpr int kMaxScaleFactor = 16;
+
 struct WeightGrid {
   int bits = 4;          // 2 .. 8
   bool trellis = false;  // codes are steps of a path (formats/quantized/trellis.h): one F32 scale a row
   bool symmetric = true;
-  int64_t group = 0;                       // columns that share a scale; 0: all of a row
-  DType scale_dtype = DType::kBF16;        // F32, BF16 or F16: codes are chosen for the stored scale
+  int64_t group = 0;                 // columns that share a scale; 0: all of a row
+  DType scale_dtype = DType::kBF16;  // F32, BF16 or F16: codes are chosen for the stored scale
+  // Scales of a row are whole multiples, 1 to kMaxScaleFactor, of one (row_scales.h). At most 4 bits.
+  bool multiples = false;
   ScaleMethod scales = ScaleMethod::kMse;  // kMse: clip search; anything else: nothing clips
   // Blocks of ggml (block_scales.h), which decide all of the above but `bits`; null: our own grids.
   const GgmlScaleLayout* blocks = nullptr;
@@ -41,6 +45,8 @@ struct WeightGrid {
   int64_t group_width(int64_t k) const { return group == 0 ? k : group; }
   int64_t num_groups(int64_t k) const { return k / group_width(k); }
   float Stored(double scale) const;  // the nearest positive scale that scale_dtype holds
+  // The nearest whose multiples it holds too: four bits shorter. In F16 from 2^-24, and fine from 2^-18.
+  float StoredUnit(double scale) const;
 };
 // InvalidArgument naming module, value and what is allowed.
 absl::Status CheckGrid(absl::string_view module, int64_t k, const WeightGrid& grid);

@@ -37,7 +37,7 @@ struct SweepPlace {
 };
 
 constexpr char kThree[] = R"([{"scheme": "w4a16", "outliers": "none", "rotate": "none"},
-    {"name": "eight", "scheme": "w4a8", "outliers": "none", "rotate": "none"},
+    {"name": "eight", "scheme": "w4a8", "outliers": "none", "rotate": "none", "group_scales": "float"},
     {"name": "odd", "scheme": "w4a16", "codes": "grid", "group_size": 112}])";
 constexpr char kFirst[] = "w4a16-rotate-none-outliers-none";
 
@@ -62,7 +62,7 @@ TEST_CASE("sweep measures what quantize and eval measure, shares codes and says 
   CHECK(*points[2].GetString("status", "") == "refused");
 
   Succeed({"quantize", w.model, "--scan", w.scan, "--scheme", "w4a8", "--outliers", "none", "--rotate",
-           "none", "-o", w / "q"});
+           "none", "--group-scales", "float", "-o", w / "q"});
   Succeed({"eval", w / "q", "--reference", w.model, "--text", w.text, "--context", "64", "--windows", "3",
            "--protocol", "llamacpp", "-o", w / "q.json"});
   const auto alone = ParseJson(ReadAll(w / "q.json"), "q.json");

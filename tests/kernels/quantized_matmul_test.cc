@@ -22,10 +22,10 @@ constexpr QuantizedCase kGroupCase = {
     .m = 19, .n = 77, .k = 192, .group = 32, .bits = 4, .num_kept = 17, .num_super = 2, .bias = true};
 
 // Weights per channel; 2 to 8 bits in groups and by row, with zero points; activations with zero points or in
-// groups.
+// groups; scales that are multiples, for few rows and for many.
 std::vector<QuantizedCase> Shapes() {
-  std::vector<QuantizedCase> shapes = {kChannelCase, kChannelCase, kGroupCase, kGroupCase,
-                                       kGroupCase,   kGroupCase,   kGroupCase, kGroupCase};
+  std::vector<QuantizedCase> shapes = {kChannelCase, kChannelCase, kGroupCase, kGroupCase, kGroupCase,
+                                       kGroupCase,   kGroupCase,   kGroupCase, kGroupCase, kGroupCase};
   shapes[1].x_zeros = true;
   shapes[3].w_zeros = true;
   shapes[3].x_group = 64;
@@ -39,6 +39,10 @@ std::vector<QuantizedCase> Shapes() {
   shapes[7].bits = 3;
   shapes[7].w_zeros = true;
   shapes[7].group = 16;
+  shapes[8].multiples = shapes[9].multiples = true;
+  shapes[8].w_zeros = true;
+  shapes[9].m = 7;
+  shapes[9].bits = 3;
   return shapes;
 }
 
@@ -106,6 +110,7 @@ std::vector<float> Run(bool float_x, const QuantizedOperands& o, ThreadPool& poo
                                       .x_zero = x_zero,
                                       .w_row_sum = o.w_row_sum.data(),
                                       .w = w,
+                                      .w_scale = o.unit.empty() ? nullptr : o.unit.data(),
                                       .tail = o.Tail(),
                                       .y = y.data()},
                                      pool);
@@ -171,7 +176,12 @@ TEST_CASE("One wrong code, scale, zero point, kept weight, super weight or bias 
     return WorstRatio(float_x, right, wrong, pool);
   };
   CHECK(worst_with([](auto& o) { o.codes[5] = static_cast<int8_t>(o.codes[5] ^ 1); }) > 2);
-  CHECK(worst_with([](auto& o) { o.w_scale.back() *= 1.01f; }) > 2);
+  if (float_x || !right.shape.multiples) {
+    CHECK(worst_with([](auto& o) { o.w_scale.back() *= 1.01f; }) > 2);
+  } else {
+    CHECK(worst_with([](auto& o) { o.w_scale.back() += o.unit.back(); }) > 2);  // a factor
+    CHECK(worst_with([](auto& o) { o.unit.back() *= 1.01f; }) > 2);
+  }
   CHECK(worst_with([](auto& o) { o.kept_packed[3] ^= 0x00100000; }) > 2);   // one mantissa bit of a bf16
   CHECK(worst_with([](auto& o) { o.kept_packed.back() ^= 0x3f80; }) == 0);  // padding: column 18 of 17
   CHECK(worst_with([](auto& o) { o.super_value[1] *= 1.01f; }) > 2);
@@ -265,6 +275,13 @@ TEST_CASE("Shapes that a quantized kernel cannot compute are refused with the re
   refused(matmul_f32_s8r_sxg::Supports({.m = 1, .n = 1, .k = 96, .group = 32, .x_zero = &x_zero}),
           StatusCode::kInvalidArgument,
           "matmul_f32_s8r_sxg: x_zero needs w_row_sum, and a scale a row: leave x_group at 0");
+  const float scale = 1;
+  refused(
+      matmul_f32_s8r_sxg::Supports({.m = 1, .n = 1, .k = 96, .group = 32, .x_group = 96, .w_scale = &scale}),
+      StatusCode::kInvalidArgument,
+      "matmul_f32_s8r_sxg: w_scale goes with a scale a row and no zero point of x");
+  refused(matmul_f32_s8r_sxg::Supports({.m = 1, .n = 1, .k = 131072, .group = 256, .w_scale = &scale}),
+          StatusCode::kUnimplemented, "matmul_f32_s8r_sxg: K=131072 with w_scale is not below 131072");
   refused(matmul_f32_s8r_s8c::Supports({.m = 1, .n = 1, .k = 65536, .x_zero = &x_zero}),
           StatusCode::kUnimplemented, "matmul_f32_s8r_s8c: K=65536 is not below 65536");
   refused(CheckGroupLayout("w", {.n = 1, .k = 32, .group = 32, .bits = 5}), StatusCode::kUnimplemented,

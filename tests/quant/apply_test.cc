@@ -8,6 +8,7 @@
 #include "formats/base/dtype.h"
 #include "formats/base/file.h"
 #include "formats/quantized/native.h"
+#include "kernels/runtime/two_level.h"
 #include "quant/scheme.h"
 #include "tests/quant/quant_kit.h"
 #include "tests/testing/status_matchers.h"
@@ -76,6 +77,45 @@ TEST_CASE("A quantized model runs on the integer kernels as simulated, close to 
   CHECK(kld["w4a4-group"] > 1.3 * kld["w4a8"]);
   CHECK(kld["w4a4-group"] < kld["w4a4-static"]);
   CHECK(kld["w4a4"] < kld["w4a4-static"]);
+}
+
+TEST_CASE(
+    "Grids of few bits beside INT8 rows are written as INT8 matrices in groups, unless scales are floats") {
+  const Scanned s = ScanTiny(PlainModel());
+  const TempDirectory directory;
+  const auto two_level = [&](const Recipe& recipe, const std::string& path) {
+    Quantized(s, recipe, path);
+    const auto native = NativeReader::Open(path);
+    REQUIRE(native.ok());
+    int found = 0, grouped = 0;
+    for (const QuantizedLinearSpec& spec : (*native)->info().linears) {
+      if (!spec.format.grouped) continue;
+      const auto q = (*native)->ReadLinear(spec.module);
+      REQUIRE(q.ok());
+      ++grouped;
+      if (FindTwoLevel({.n = q->n,
+                        .k = q->k,
+                        .format = q->format,
+                        .group = q->group,
+                        .codes = q->codes,
+                        .scales = q->scales,
+                        .zeros = q->zeros})) {
+        ++found;
+      }
+    }
+    CHECK(grouped > 0);
+    return std::make_pair(found, grouped);
+  };
+  for (const Rounding rounding : {Rounding::kNearest, Rounding::kGptq}) {
+    for (const char* scheme : {"w4a8", "w4a8-static"}) {
+      Recipe recipe{.scheme = scheme, .rounding = rounding, .group_size = 16};
+      const std::string path = absl::StrCat(directory / scheme, "-", RoundingName(rounding));
+      const auto [found, grouped] = two_level(recipe, path);
+      CHECK(found == grouped);
+      recipe.group_scales = GroupScales::kFloat;
+      CHECK(two_level(recipe, path + "-float").first == 0);
+    }
+  }
 }
 
 TEST_CASE("A plan that no file can hold is refused before the work, by a forecast too") {
@@ -300,7 +340,10 @@ TEST_CASE(
     CHECK(SharesRounding(earlier, plan) == expected);
     CheckSameFiles(anew, path);
   };
-  check("w4a8", recipe("w4a8", 3), true);
+  Recipe floats = recipe("w4a8", 3);  // scales as w4a16 has them
+  floats.group_scales = GroupScales::kFloat;
+  check("w4a8", floats, true);
+  check("multiples", recipe("w4a8", 3), false);
   check("zeros", zeros, true);
   check("columns", recipe("w4a8", 4), false);
   check("plain", recipe("w4a8", 3, false), false);
@@ -309,7 +352,7 @@ TEST_CASE(
   // A checkpoint of another plan than the one that is said.
   Plan other = earlier;
   other.recipe.seed = 99;
-  ApplyFrom(s, recipe("w4a8", 3), {.plan = &other, .native = native->get()}, directory / "lie", &copied);
+  ApplyFrom(s, floats, {.plan = &other, .native = native->get()}, directory / "lie", &copied);
   CHECK_FALSE(copied);
   CheckSameFiles(directory / "w4a8", directory / "lie");
 }

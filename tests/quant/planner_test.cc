@@ -90,6 +90,32 @@ TEST_CASE("Zero points go where they are asked for, and static ones follow the r
             .bits = 4, .scales = ActivationFormat::Scales::kGroup, .group = 64, .symmetric = false});
 }
 
+TEST_CASE(
+    "Scales are multiples beside INT8 rows of one scale and no zero point, or where they are asked for") {
+  const Scanned s = ScanTiny(PlainModel());
+  const auto multiples = [&](const Recipe& recipe) {
+    const auto plan = MakePlan(recipe, s.input());
+    CAPTURE(plan.status().ToString());
+    REQUIRE(plan.ok());
+    const auto again = PlanFromJson(PlanToJson(*plan), "plan");
+    REQUIRE(again.ok());
+    CHECK(again->linears[0].scale_multiples == plan->linears[0].scale_multiples);
+    return again->linears[0].scale_multiples;
+  };
+  CHECK(multiples({.scheme = "w4a8"}));
+  CHECK(multiples({.scheme = "w4a8-static"}));
+  CHECK_FALSE(multiples({.scheme = "w4a8", .group_scales = GroupScales::kFloat}));
+  CHECK_FALSE(multiples({.scheme = "w4a8", .zero_points = ZeroPoints::kBoth}));
+  CHECK_FALSE(multiples({.scheme = "w4a8", .target = Target::kLlamaCpp}));
+  CHECK_FALSE(multiples({.scheme = "w4a8", .codes = Codes::kTrellis}));
+  for (const char* scheme : {"w8a8", "w4a16", "w4a4", "w4a4-group"})
+    CHECK_FALSE(multiples({.scheme = scheme}));
+  CHECK(multiples({.scheme = "w2a16", .group_scales = GroupScales::kMultiples}));
+  CHECK_THAT(PlanStatus({.scheme = "w4a8", .codes = Codes::kTrellis, .group_scales = GroupScales::kMultiples},
+                        s.input()),
+             Fails(absl::StatusCode::kInvalidArgument, "with a choice of group scales"));
+}
+
 TEST_CASE("A model without outliers needs no treatment") {
   const Scanned s = ScanTiny(PlainModel());
   CHECK_FALSE(s.scan.map.treatment_needed);
