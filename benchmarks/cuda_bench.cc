@@ -1,7 +1,8 @@
 // usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv] [--plans]
 // Times W8A8, W4A8 and W4A16 on this GPU beside cuBLASLt in one run: graphs of launches over weights that
 // together exceed the L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
-// benchmarks/history/<device>.csv. --plans: every way to share out a W8A8 product of up to 64 rows as well.
+// benchmarks/history/<device>.csv. --plans: every way to share out a W8A8 or W4A8 product of up to 64 rows as
+// well.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -24,6 +25,7 @@
 #include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
+#include "kernels/matmul_f32_s8r_u4h/matmul_f32_s8r_u4h_cuda.h"
 
 namespace spikefold::benchmarks {
 namespace {
@@ -33,6 +35,7 @@ namespace s8c = kernels::matmul_f32_s8r_s8c;
 namespace s4g = kernels::matmul_f32_f32_s4g;
 namespace bf16_weights = kernels::matmul_f32_f32_bf16;
 namespace sxg = kernels::matmul_f32_s8r_sxg;
+namespace u4h = kernels::matmul_f32_s8r_u4h;
 namespace w8a8 = kernels::matmul_bf16_s8r_s8c;
 using cuda::few::Plan;
 
@@ -255,6 +258,50 @@ class Bench {
                              }
                            }});
   }
+  // The same in two integer levels, factors of any kind: what they are takes no more or less time.
+  enum class Rows { kChosen, kFew, kMany };
+  void AddTwoLevels(const std::string& name, int64_t m, int64_t n, int64_t k, int64_t kept,
+                    Rows rows = Rows::kChosen, Plan plan = {}) {
+    const int64_t bytes = (n + u4h::kTileRows - 1) / u4h::kTileRows *
+                          ((k + u4h::kTileColumns - 1) / u4h::kTileColumns) * u4h::kTileBytes;
+    contenders_.push_back({.name = name,
+                           .weight_bytes = bytes,
+                           .copies = copies_ * n * k / bytes,
+                           .launch = [=, this](int64_t copy) {
+                             s8c::CudaParams p = Codes(m, k, kept);
+                             p.linears.linear[0] = {.n = n,
+                                                    .w = w8_.as<char>() + copy * bytes,
+                                                    .w_scale = w_scale_.as<float>(),
+                                                    .kept_w = kept > 0 ? kept_w_.as<uint16_t>() : nullptr,
+                                                    .kept_stride = n,
+                                                    .kept_rows = kept_w_.as<uint16_t>(),
+                                                    .y = sums_.as<float>()};
+                             switch (rows) {
+                               case Rows::kFew:
+                                 return u4h::RunFew(p, plan, device_, stream_);
+                               case Rows::kMany:
+                                 return u4h::RunMany(p, device_, stream_);
+                               default:
+                                 return u4h::RunHopper(p, device_, stream_);
+                             }
+                           }});
+  }
+  void AddTwoLevelPlans(int64_t m, int64_t n, int64_t k) {
+    AddTwoLevels("w4ha8 many", m, n, k, 0, Rows::kMany);
+    const int64_t rows = m <= 16 ? 16 : m <= 32 ? 32 : 64;
+    for (const int groups : {1, 2, 4}) {
+      for (const int splits : {1, 2, 3, 4, 6, 8}) {
+        for (const int64_t kib : {50, 72, 108, 150, 210}) {
+          const int64_t stage = (rows * 128 + groups * u4h::kTileBytes + 1023) / 1024;
+          const int stages = static_cast<int>(std::min<int64_t>(kib / stage, 24));
+          const bool more_than_k = splits * (stages - 3) * u4h::kTileColumns > k && kib > 50;
+          if (stages < 2 || more_than_k || (groups == 4 && kib < 100)) continue;
+          AddTwoLevels(absl::StrCat("w4h g", groups, " s", splits, " k", kib), m, n, k, 0, Rows::kFew,
+                       {.groups = groups, .splits = splits, .stages = stages});
+        }
+      }
+    }
+  }
   // W8A8 of few rows, shared out in every way.
   void AddPlans(int64_t m, int64_t n, int64_t k) {
     if (m <= 32) AddWalk("w8a8 f32 sm80", m, n, k, 0, Walk::kSm80);
@@ -329,6 +376,9 @@ class Bench {
     if (m <= kMaxW4Rows) AddW4("w4a16 f32 sm80", m, n, k, false);
     const bool hopper = device_.sm == 90;
     if (options_.plans && hopper && m <= cuda::few::kMaxRows) AddPlans(m, n, k);
+    if (options_.plans && hopper && m <= cuda::few::kMaxRows) AddTwoLevelPlans(m, n, k);
+    if (hopper) AddTwoLevels("w4ha8 f32", m, n, k, 0);
+    if (hopper) AddTwoLevels("w4ha8 f32 r=64", m, n, k, kKept);
     if (hopper) AddGroups("w4a8 f32", m, n, k, Groups::kTiles);
     if (hopper) AddGroups("w8ga8 f32", m, n, k, Groups::kHopper);
     if (m <= kMaxW4Rows) AddGroups("w8ga8 f32 sm80", m, n, k, Groups::kSm80);

@@ -2,9 +2,10 @@
 // wgmma, 64 channels a warpgroup, and x the right one, so that few rows waste nothing; both come through a
 // ring that the copy engine fills. Where the channels alone do not fill the chip, the blocks of a cluster
 // share out K: sums are integers, so they may be added in any order, and each block finishes some of the rows
-// from the sums that lie in the others' shared memory. Blocks are small enough for two on a multiprocessor:
-// while one ends, the other's weights, of the next kernel too, are on their way. Exact     Outputs are made
-// in the CPU's order of roundings. Kept columns are added one after the other, by
+// from the sums that lie in the others' shared memory. Two blocks of neighbouring channels may copy x
+// together. Blocks are small enough for two on a multiprocessor: while one ends, the other's weights, of the
+// next kernel too, are on their way. Exact     Outputs are made in the CPU's order of roundings. Kept columns
+// are added one after the other, by
 //           FMA: in float32 the outputs are the CPU's bit for bit.
 #pragma once
 
@@ -37,7 +38,11 @@ inline constexpr int64_t kMaxKept = 128;
 inline constexpr int kSharedBytes = 112 << 10;  // of a block: two a multiprocessor
 inline constexpr int kAloneBytes = 200 << 10;   // of a block that is alone there
 
-// Of a thread, so that two blocks of one or two warpgroups and a producer's warp fit.
+// Registers of a thread, so that two blocks of one or two warpgroups and a producer's warp fit, or one of
+// four: a quarter of a multiprocessor has 16,384 for every fourth warp.
+template <int kGroups>
+inline constexpr int kLeanRegisters = kGroups == 1 ? 168 : 96;
+// Of kernels that keep float sums as well.
 template <int kGroups>
 inline constexpr int kRegisters = kGroups == 1 ? 200 : 112;
 
@@ -60,9 +65,43 @@ struct Work {
   LinearGroup linears;
 };
 
-// A stage holds 128 bytes of K of a block's channels, then of the rows.
-template <int kRows, int kGroups>
-inline constexpr int kStageBytes = (kGroups * kChannels + kRows) * kStep;
+// How W reaches the left operand: here as codes in bytes, which wgmma reads where the copy engine put them.
+// Another such type may make them in registers (matmul_f32_s8r_u4h_tiles.cuh).
+template <int kGroups>
+struct ByteCodes {
+  static constexpr bool kMapped = true;                       // W comes by Maps::w
+  static constexpr int kBytes = kGroups * kChannels * kStep;  // of a stage
+  static constexpr int kReaders = 1;                          // of a warpgroup, that give a stage back
+  struct Registers {};
+  // A stage is multiplied in parts, each with registers of its own.
+  static constexpr bool kBiased = false;  // whether the operand has 128 more than W everywhere, unsigned
+  static constexpr int kParts = 1;
+  // Starts the copy of step `step` to shared memory at `to`; `barrier` will receive LoadedBytes().
+  __device__ static void Load(const Maps& maps, const Linear&, int which, int n0, int step, uint32_t to,
+                              uint32_t barrier) {
+    LoadBox(to, maps.w[which], barrier, step * kStep, n0);
+  }
+  __device__ static int LoadedBytes(const Linear&, int) { return kBytes; }
+  // Starts the multiplications of a part by the warpgroup, into the sums or, unless `add`, over them. `at`:
+  // where Load() put W. `x`: the right operand's descriptor.
+  template <int kPart, int kCount>
+  __device__ static void Multiply(uint32_t (&acc)[kCount], Registers&, const char* at, uint64_t x, bool add) {
+    const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
+    const uint64_t w = OperandDescriptor(SharedAddress(at) + group * kChannels * kStep);
+    WarpgroupFence();
+#pragma unroll
+    for (int k = 0; k < kStep / 32; ++k) WgmmaS8(acc, w + 2 * k, x + 2 * k, add || k > 0);
+  }
+};
+
+// A stage of the ring holds 128 columns of K: of the rows of x, then of the block's channels. A stage of kept
+// columns holds 64 of them, first those of W.
+__host__ __device__ constexpr int StageBytes(int rows, int w_bytes) {
+  return (rows * kStep + w_bytes + 1023) / 1024 * 1024;
+}
+__host__ __device__ constexpr int KeptStageBytes(int rows, int groups) {
+  return (groups * kChannels + rows) * kStep;
+}
 
 // 8 bf16 values of row `row` of an operand in shared memory, from column 8 * chunk on.
 __device__ inline uint4 LoadKept(const char* operand, int row, int chunk) {
@@ -101,12 +140,44 @@ __device__ inline void AddKept(const char* operands, int x_at, int chunk, int co
   }
 }
 
+// Sums of the rows of x, by the threads that multiply: each adds the same place of every stage, of one row or
+// of several.
+template <int kRows, int kThreads>
+struct RowSums {
+  static constexpr int kChunk = kRows * kStep / kThreads < 16 ? kRows * kStep / kThreads : 16;  // bytes
+  static constexpr int kChunks = kRows * kStep / kThreads / kChunk;
+  int sum[kChunks] = {};
+  __device__ void Add(const char* x) {
+#pragma unroll
+    for (int j = 0; j < kChunks; ++j) {
+      const char* const at = x + (j * kThreads + static_cast<int>(threadIdx.x)) * kChunk;
+      struct alignas(kChunk) Words {
+        int word[kChunk / 4];
+      };
+      const Words words = *reinterpret_cast<const Words*>(at);
+#pragma unroll
+      for (int i = 0; i < kChunk / 4; ++i) sum[j] = __dp4a(words.word[i], 0x01010101, sum[j]);
+    }
+  }
+  __device__ void Store(int* sums) {
+    constexpr int kLanes = kStep / kChunk;  // that share a row
+#pragma unroll
+    for (int j = 0; j < kChunks; ++j) {
+#pragma unroll
+      for (int offset = kLanes / 2; offset > 0; offset /= 2) sum[j] += __shfl_xor_sync(~0u, sum[j], offset);
+      const int place = j * kThreads + static_cast<int>(threadIdx.x);
+      if (place % kLanes == 0) sums[place / kLanes] = sum[j];
+    }
+  }
+};
+
 // Output is float or __nv_bfloat16.
-template <typename Output, int kRows, int kGroups>
-__global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegisters<kGroups>)
+template <typename Output, int kRows, int kGroups, template <int> typename Codes>
+__global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLeanRegisters<kGroups>)
     few_rows_sm90(const __grid_constant__ Maps maps, const __grid_constant__ Work work) {
-  constexpr int kQuads = kRows / 8, kStage = kStageBytes<kRows, kGroups>;
-  constexpr int kWBytes = kGroups * kChannels * kStep;
+  using Left = Codes<kGroups>;
+  constexpr int kQuads = kRows / 8, kXBytes = kRows * kStep, kStage = StageBytes(kRows, Left::kBytes);
+  constexpr int kKeptXAt = kGroups * kChannels * kStep, kKeptStage = KeptStageBytes(kRows, kGroups);
   extern __shared__ __align__(1024) char shared[];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
   const int splits = static_cast<int>(gridDim.y), rank = static_cast<int>(blockIdx.y);
@@ -121,24 +192,28 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegi
 
   // The ring, the stages of kept columns, then barriers.
   const uint32_t base = SharedAddress(shared);
-  const uint32_t barriers = base + (work.stages + all_kept_stages) * kStage;
+  const int kept_at = work.stages * kStage;
+  const uint32_t barriers = base + kept_at + all_kept_stages * kKeptStage;
   const auto full = [&](int s) { return barriers + s * 8; };
   const auto empty = [&](int s) { return barriers + (work.stages + s) * 8; };
   const uint32_t kept_full = barriers + 2 * work.stages * 8;
+  // Of the rows: x_scale, and sums of the block's columns of x.
+  float* const x_scales = reinterpret_cast<float*>(shared + (kept_full + 8 - base));
+  int* const x_sums = reinterpret_cast<int*>(x_scales + kRows);
   const bool producer = warp == kGroups * 4;
 
   const auto load_w = [&](int t, int s) {
-    ArriveExpecting(full(s), kStage);
-    LoadBox(base + s * kStage, maps.w[which], full(s), (begin + t) * kStep, n0);
+    ArriveExpecting(full(s), kXBytes + Left::LoadedBytes(w, n0));
+    Left::Load(maps, w, which, n0, begin + t, base + s * kStage + kXBytes, full(s));
   };
   const auto load_x = [&](int t, int s) {
-    LoadBox(base + s * kStage + kWBytes, maps.x, full(s), (begin + t) * kStep, 0);
+    LoadBox(base + s * kStage, maps.x, full(s), (begin + t) * kStep, 0);
   };
   const int ahead = min(steps, work.stages);
   if (producer && lane == 0) {
     for (int s = 0; s < work.stages; ++s) {
       InitBarrier(full(s), 1);
-      InitBarrier(empty(s), kGroups);
+      InitBarrier(empty(s), kGroups * Left::kReaders);
     }
     InitBarrier(kept_full, 1);
     FenceBarrierInit();
@@ -153,11 +228,11 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegi
       WaitForInputs();
       for (int t = 0; t < ahead; ++t) load_x(t, t);
       if (kept > 0) {
-        ArriveExpecting(kept_full, kept_stages * kStage);
+        ArriveExpecting(kept_full, kept_stages * kKeptStage);
         for (int u = 0; u < kept_stages; ++u) {
-          const uint32_t to = base + (work.stages + u) * kStage;
+          const uint32_t to = base + kept_at + u * kKeptStage;
           LoadBox(to, maps.kept_w[which], kept_full, u * kKeptStep, n0);
-          LoadBox(to + kWBytes, maps.kept_x, kept_full, u * kKeptStep, 0);
+          LoadBox(to + kKeptXAt, maps.kept_x, kept_full, u * kKeptStep, 0);
         }
       }
       int s = 0;
@@ -192,32 +267,33 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegi
     if (n < w.n && w.bias != nullptr) bias[i] = w.bias[n];
   }
   WaitForInputs();
-  // The quads that this block finishes: every splits-th.
-  const auto row_of = [&](int i, int e) { return RowOf(i, rank, splits, e); };
-  float x_scale[kQuads][2];
-#pragma unroll
-  for (int i = 0; i < kQuads; ++i) {
-#pragma unroll
-    for (int e = 0; e < 2; ++e) {
-      x_scale[i][e] = row_of(i, e) < work.m ? work.x_scale[row_of(i, e)] : 0.0f;
-    }
+  for (int i = static_cast<int>(threadIdx.x); i < kRows; i += kGroups * kWarpgroup) {
+    x_scales[i] = i < work.m ? work.x_scale[i] : 0.0f;
   }
 
   uint32_t acc[4 * kQuads];
+  typename Left::Registers registers[Left::kParts];
+  RowSums<kRows, kGroups * kWarpgroup> row_sums;
   int stage = 0;
   uint32_t phase = 0;
   for (int t = 0; t < steps; ++t) {
     WaitBarrierGuarded(full(stage), phase);
-    const uint32_t at = base + stage * kStage;
-    const uint64_t a = OperandDescriptor(at + group * kChannels * kStep), b = OperandDescriptor(at + kWBytes);
-    WarpgroupFence();
-#pragma unroll
-    for (int k = 0; k < kStep / 32; ++k) WgmmaS8(acc, a + 2 * k, b + 2 * k, t > 0 || k > 0);
+    const char* const w_codes = shared + stage * kStage + kXBytes;
+    const uint64_t x_codes = OperandDescriptor(base + stage * kStage);
+    Left::template Multiply<0>(acc, registers[0], w_codes, x_codes, t > 0);
     WarpgroupCommit();
     // A stage is given back when the next one's multiplications have been started.
     if (t > 0) {
       WarpgroupWait<1>();
-      if (thread == 0) Arrive(empty(stage == 0 ? work.stages - 1 : stage - 1));
+      if (thread % (kWarpgroup / Left::kReaders) == 0) {
+        Arrive(empty(stage == 0 ? work.stages - 1 : stage - 1));
+      }
+    }
+    if constexpr (Left::kBiased) row_sums.Add(shared + stage * kStage);
+    if constexpr (Left::kParts == 2) {
+      Left::template Multiply<1>(acc, registers[1], w_codes, x_codes, true);
+      WarpgroupCommit();
+      WarpgroupWait<1>();
     }
     if (++stage == work.stages) {
       stage = 0;
@@ -225,16 +301,21 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegi
     }
   }
   WarpgroupWait<0>();
+  if constexpr (Left::kBiased) row_sums.Store(x_sums);
+  NamedBarrier(1, kGroups * kWarpgroup);
 
   int4 sums[kQuads];
 #pragma unroll
   for (int i = 0; i < kQuads; ++i) {
-    sums[i] = make_int4(static_cast<int>(acc[4 * i]), static_cast<int>(acc[4 * i + 1]),
-                        static_cast<int>(acc[4 * i + 2]), static_cast<int>(acc[4 * i + 3]));
+    uint32_t off[2] = {};
+#pragma unroll
+    for (int e = 0; e < 2 && Left::kBiased; ++e)
+      off[e] = 128u * static_cast<uint32_t>(x_sums[RowOf(i, 0, 1, e)]);
+    sums[i] = make_int4(static_cast<int>(acc[4 * i] - off[0]), static_cast<int>(acc[4 * i + 1] - off[1]),
+                        static_cast<int>(acc[4 * i + 2] - off[0]), static_cast<int>(acc[4 * i + 3] - off[1]));
   }
   if (splits > 1) {
     // Where the ring was: [group][quad][thread]. Nobody reads the ring any more.
-    NamedBarrier(1, kGroups * kWarpgroup);
     int4* const own = reinterpret_cast<int4*>(shared) + group * kQuads * kWarpgroup + thread;
 #pragma unroll
     for (int i = 0; i < kQuads; ++i) own[i * kWarpgroup] = sums[i];
@@ -248,9 +329,9 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegi
       int4 v[(kQuads + 1) / 2];
 #pragma unroll
       for (int i = 0; i < (kQuads + 1) / 2; ++i) {
-        // Those behind the last read it again and are not used.
-        const int quad = min(i * splits + rank, kQuads - 1);
-        v[i] = LoadRemote16(from + quad * kWarpgroup * 16, static_cast<uint32_t>(other));
+        const int quad = i * splits + rank;
+        v[i] = make_int4(0, 0, 0, 0);
+        if (quad < kQuads) v[i] = LoadRemote16(from + quad * kWarpgroup * 16, static_cast<uint32_t>(other));
       }
 #pragma unroll
       for (int i = 0; i < (kQuads + 1) / 2; ++i) {
@@ -263,6 +344,8 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegi
     ClusterArrive();  // the others may go when all have read
   }
 
+  // The quads that this block finishes: every splits-th.
+  const auto row_of = [&](int i, int e) { return RowOf(i, rank, splits, e); };
   // to(i, e, at) for the outputs of this block: where they lie.
   const auto for_each = [&](auto to) {
 #pragma unroll
@@ -283,9 +366,11 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegi
   float y[kQuads][4];  // channel e / 2, row e % 2
 #pragma unroll
   for (int i = 0; i < kQuads; ++i) {
+    if (i * splits + rank >= kQuads) break;
+    const float2 x_scale = *reinterpret_cast<const float2*>(x_scales + row_of(i, 0));
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      y[i][e] = static_cast<float>(sum_of(i, e)) * x_scale[i][e % 2] * w_scale[e / 2];
+      y[i][e] = static_cast<float>(sum_of(i, e)) * (e % 2 == 0 ? x_scale.x : x_scale.y) * w_scale[e / 2];
       if (!kFloat && w.bias != nullptr) y[i][e] += bias[e / 2];
     }
   }
@@ -293,7 +378,7 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kRegi
     WaitBarrierGuarded(kept_full, 0);
 #pragma unroll 1
     for (int c = 0; c < kept; c += 8) {
-      AddKept(shared + (work.stages + c / kKeptStep) * kStage, kWBytes, c % kKeptStep / 8, kept - c, channel,
+      AddKept(shared + kept_at + c / kKeptStep * kKeptStage, kKeptXAt, c % kKeptStep / 8, kept - c, channel,
               rank, splits, y);
     }
   }
@@ -363,21 +448,26 @@ inline absl::StatusOr<Maps> MapsOf(const Operands& p, int rows, int channels, bo
   return maps;
 }
 
-template <typename Output, int kRows, int kGroups>
+template <typename Output, int kRows, int kGroups, template <int> typename Codes>
 absl::Status Launch(const char* name, const Operands& p, const Plan& plan, const Stream& stream) {
-  constexpr int kStage = kStageBytes<kRows, kGroups>, kBlock = kGroups * kChannels;
-  SF_ASSIGN_OR_RETURN(const Maps maps, MapsOf(p, kRows, kBlock));
+  using Left = Codes<kGroups>;
+  constexpr int kStage = StageBytes(kRows, Left::kBytes), kBlock = kGroups * kChannels;
+  SF_ASSIGN_OR_RETURN(const Maps maps, MapsOf(p, kRows, kBlock, Left::kMapped));
+  // The sums of a block that shares K lie where the ring was.
+  constexpr int kLeastStages = (kRows * kBlock * 4 + kStage - 1) / kStage;
+  const int stages = plan.splits > 1 ? std::max(plan.stages, kLeastStages) : plan.stages;
   const Work work = {.m = static_cast<int>(p.m),
                      .steps = static_cast<int>(CeilDiv(p.row_bytes, kStep)),
-                     .stages = plan.stages,
+                     .stages = stages,
                      .num_kept = static_cast<int>(p.num_kept),
                      .x_scale = p.x_scale,
                      .linears = p.linears};
   const auto splits = static_cast<unsigned>(plan.splits);
-  return cuda::Launch(name, few_rows_sm90<Output, kRows, kGroups>,
+  return cuda::Launch(name, few_rows_sm90<Output, kRows, kGroups, Codes>,
                       {.grid = dim3(static_cast<unsigned>(Tiles(p.linears, kBlock)), splits),
                        .block = dim3(kGroups * kWarpgroup + kWarp),
-                       .shared_bytes = (plan.stages + KeptStages(p)) * kStage + (2 * plan.stages + 1) * 8,
+                       .shared_bytes = stages * kStage + KeptStages(p) * KeptStageBytes(kRows, kGroups) +
+                                       (2 * stages + 1 + kRows) * 8,
                        .overlaps = true,
                        .cluster_y = splits},
                       stream, maps, work);
@@ -412,17 +502,17 @@ absl::Status Run(const char* name, const Operands& p, Plan plan, const DeviceInf
   if (plan.groups == 0) plan = PlanOf(p, device);
   switch (RowsOf(p) * 4 + plan.groups) {
     case 16 * 4 + 1:
-      return Launch<Output, 16, 1>(name, p, plan, stream);
+      return Launch<Output, 16, 1, ByteCodes>(name, p, plan, stream);
     case 16 * 4 + 2:
-      return Launch<Output, 16, 2>(name, p, plan, stream);
+      return Launch<Output, 16, 2, ByteCodes>(name, p, plan, stream);
     case 32 * 4 + 1:
-      return Launch<Output, 32, 1>(name, p, plan, stream);
+      return Launch<Output, 32, 1, ByteCodes>(name, p, plan, stream);
     case 32 * 4 + 2:
-      return Launch<Output, 32, 2>(name, p, plan, stream);
+      return Launch<Output, 32, 2, ByteCodes>(name, p, plan, stream);
     case 64 * 4 + 1:
-      return Launch<Output, 64, 1>(name, p, plan, stream);
+      return Launch<Output, 64, 1, ByteCodes>(name, p, plan, stream);
     default:
-      return Launch<Output, 64, 2>(name, p, plan, stream);
+      return Launch<Output, 64, 2, ByteCodes>(name, p, plan, stream);
   }
 }
 

@@ -22,11 +22,17 @@ __device__ inline void WarpgroupWait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-// Behind a wait: what is made of accumulators is not moved before it while others are under way.
-template <int kCount>
-__device__ inline void HoldAccumulators(uint32_t (&d)[kCount]) {
+// Ordinary code before does not move behind, nor code behind before: to stand between arithmetic on registers
+// and the multiplications and waits that they belong to, which the compiler does not know to be connected.
+template <int n>
+__device__ inline void HoldRegisters(float (&d)[n]) {
 #pragma unroll
-  for (int i = 0; i < kCount; ++i) asm volatile("" : "+r"(d[i])::"memory");
+  for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
+}
+template <int n>
+__device__ inline void HoldRegisters(uint32_t (&d)[n]) {
+#pragma unroll
+  for (int i = 0; i < n; ++i) asm volatile("" : "+r"(d[i])::"memory");
 }
 
 template <int kRegisters>
@@ -102,26 +108,50 @@ __device__ inline void WgmmaS8(uint32_t (&d)[8], uint64_t a, uint64_t b, bool ad
 }
 // The same with a in registers: a[0] row l / 4 of the warp's 16, columns 4 (l % 4) to 4 (l % 4) + 3; a[1] row
 // + 8; a[2], a[3] as these at column + 16. They are not written again before a wait.
+#define SF_WGMMA_S32(n, a_type, text, add, a, b)                                                        \
+  "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n "k32.s32." a_type \
+  ".s8 " text "}, {" a "}, " b ", p;\n}"
+#define SF_BIND_A(a, b, add) "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add))
+__device__ inline void WgmmaS8(uint32_t (&d)[128], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_S32("256", "s8", SF_TEXT_128, "%133", "%128, %129, %130, %131", "%132")
+               : SF_BIND_128("+r", d)
+               : SF_BIND_A(a, b, add));
+}
+__device__ inline void WgmmaS8(uint32_t (&d)[64], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_S32("128", "s8", SF_TEXT_64, "%69", "%64, %65, %66, %67", "%68")
+               : SF_BIND_64("+r", d)
+               : SF_BIND_A(a, b, add));
+}
 __device__ inline void WgmmaS8(uint32_t (&d)[32], const uint32_t (&a)[4], uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %37, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n64k32.s32.s8.s8 " SF_TEXT_32 "}, {%32, %33, %34, %35}, %36, p;\n}"
-      : SF_BIND_32("+r", d, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+  asm volatile(SF_WGMMA_S32("64", "s8", SF_TEXT_32, "%37", "%32, %33, %34, %35", "%36")
+               : SF_BIND_32("+r", d, 0)
+               : SF_BIND_A(a, b, add));
 }
 __device__ inline void WgmmaS8(uint32_t (&d)[16], const uint32_t (&a)[4], uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n32k32.s32.s8.s8 " SF_TEXT_16 "}, {%16, %17, %18, %19}, %20, p;\n}"
-      : SF_BIND_16("+r", d, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+  asm volatile(SF_WGMMA_S32("32", "s8", SF_TEXT_16, "%21", "%16, %17, %18, %19", "%20")
+               : SF_BIND_16("+r", d, 0)
+               : SF_BIND_A(a, b, add));
 }
 __device__ inline void WgmmaS8(uint32_t (&d)[8], const uint32_t (&a)[4], uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %13, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n16k32.s32.s8.s8 " SF_TEXT_8 "}, {%8, %9, %10, %11}, %12, p;\n}"
-      : SF_BIND_8("+r", d, 0)
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
+  asm volatile(SF_WGMMA_S32("16", "s8", SF_TEXT_8, "%13", "%8, %9, %10, %11", "%12")
+               : SF_BIND_8("+r", d, 0)
+               : SF_BIND_A(a, b, add));
+}
+// The same with codes of a from 0 to 255.
+__device__ inline void WgmmaU8S8(uint32_t (&d)[32], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_S32("64", "u8", SF_TEXT_32, "%37", "%32, %33, %34, %35", "%36")
+               : SF_BIND_32("+r", d, 0)
+               : SF_BIND_A(a, b, add));
+}
+__device__ inline void WgmmaU8S8(uint32_t (&d)[16], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_S32("32", "u8", SF_TEXT_16, "%21", "%16, %17, %18, %19", "%20")
+               : SF_BIND_16("+r", d, 0)
+               : SF_BIND_A(a, b, add));
+}
+__device__ inline void WgmmaU8S8(uint32_t (&d)[8], const uint32_t (&a)[4], uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_S32("16", "u8", SF_TEXT_8, "%13", "%8, %9, %10, %11", "%12")
+               : SF_BIND_8("+r", d, 0)
+               : SF_BIND_A(a, b, add));
 }
 // d += a * b: 16 bf16 values of K into f32.
 __device__ inline void WgmmaBf16(uint32_t (&d)[128], uint64_t a, uint64_t b) {
@@ -184,20 +214,9 @@ __device__ inline void WgmmaF16(float (&d)[128], const uint32_t* a, uint64_t b, 
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
 }
 
-// Ordinary code before does not move behind, nor code behind before: to stand between arithmetic on registers
-// and the multiplications and waits that they belong to, which the compiler does not know to be connected.
-template <int n>
-__device__ inline void HoldRegisters(float (&d)[n]) {
-#pragma unroll
-  for (int i = 0; i < n; ++i) asm volatile("" : "+f"(d[i])::"memory");
-}
-template <int n>
-__device__ inline void HoldRegisters(uint32_t (&d)[n]) {
-#pragma unroll
-  for (int i = 0; i < n; ++i) asm volatile("" : "+r"(d[i])::"memory");
-}
-
 #undef SF_WGMMA_F16
+#undef SF_WGMMA_S32
+#undef SF_BIND_A
 #undef SF_TEXT_8
 #undef SF_TEXT_16
 #undef SF_TEXT_32

@@ -1,6 +1,7 @@
 #include "kernels/cuda/simt_matmul.cuh"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
 #include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
+#include "kernels/matmul_f32_s8r_u4h/matmul_f32_s8r_u4h_cuda.h"
 
 namespace spikefold::kernels::matmul_f32_f32_sxg {
 namespace {
@@ -36,6 +37,29 @@ struct Tiles {
   }
   __device__ static float Scale(const cuda::Linear& w, int64_t k, int64_t n, int64_t at) {
     return w.w_scale[Place(k, n, at)];
+  }
+};
+// Tiles of codes in two levels (matmul_f32_s8r_u4h_cuda.h): a group's scale is its factor times the
+// channel's.
+struct TwoLevels {
+  struct Nibble {
+    const uint8_t* tile;
+    matmul_f32_s8r_u4h::Place at;
+  };
+  __device__ static Nibble Find(const cuda::Linear& w, int64_t n, int64_t column) {
+    using namespace matmul_f32_s8r_u4h;
+    const int64_t tile = column / kTileColumns * cuda::CeilDiv(w.n, kTileRows) + n / kTileRows;
+    return {static_cast<const uint8_t*>(w.w) + tile * kTileBytes,
+            PlaceOf(n % kTileRows, column % kTileColumns)};
+  }
+  __device__ static int Code(const cuda::Linear& w, int64_t, int64_t n, int64_t at) {
+    const Nibble nibble = Find(w, n, at);
+    const uint8_t *code = nibble.tile + nibble.at.code, *factor = nibble.tile + nibble.at.factor;
+    return (*code >> nibble.at.shift & 0xf) - factor[1] / factor[0];
+  }
+  __device__ static float Scale(const cuda::Linear& w, int64_t, int64_t n, int64_t at) {
+    const Nibble nibble = Find(w, n, at);
+    return static_cast<float>(nibble.tile[nibble.at.factor]) * w.w_scale[n];
   }
 };
 
@@ -114,6 +138,9 @@ absl::Status RunCuda(const cuda::SimtParams& p, const cuda::Stream& stream) {
 }
 absl::Status RunTiles(const cuda::SimtParams& p, const cuda::Stream& stream) {
   return Launch<Tiles>(p, stream);
+}
+absl::Status RunTwoLevels(const cuda::SimtParams& p, const cuda::Stream& stream) {
+  return Launch<TwoLevels>(p, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_sxg

@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
   };
   // Two roundings, as on the CPU.
   const auto add = [&](uint32_t(&acc)[4 * kQuads], float2 scale) {
-    cuda::HoldAccumulators(acc);
+    cuda::HoldRegisters(acc);
 #pragma unroll
     for (int i = 0; i < kQuads; ++i) {
 #pragma unroll

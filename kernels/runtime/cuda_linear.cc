@@ -17,15 +17,18 @@
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_grids_cuda.h"
+#include "kernels/matmul_f32_s8r_u4h/matmul_f32_s8r_u4h_cuda.h"
 #include "kernels/runtime/code_sums.h"
 #include "kernels/runtime/cuda_ops.h"
 #include "kernels/runtime/cuda_options.h"
+#include "kernels/runtime/two_level.h"
 
 namespace spikefold {
 namespace {
 
 namespace s4g = kernels::matmul_f32_f32_s4g;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
+namespace u4h = kernels::matmul_f32_s8r_u4h;
 using Kind = LinearWeights::Kind;
 
 constexpr int64_t kGroupStep = 16;  // columns that the kernels take at a time
@@ -80,6 +83,20 @@ absl::StatusOr<std::vector<int8_t>> CodeRows(const CodeMatrix& w, int64_t group)
                          " weights whose codes and zero points lie too far apart; use --backend cpu"));
       }
       row[k] = static_cast<int8_t>(code);
+    }
+  }
+  return rows;
+}
+
+// INT8 codes of a weight in two levels, rows padded with zeros.
+std::vector<int8_t> WholeRows(const CodeMatrix& w, const TwoLevel& levels) {
+  const int64_t stride = s8c::RowBytes(w.k), groups = w.k / w.group;
+  std::vector<int8_t> rows(static_cast<size_t>(w.n * stride), 0);
+  for (int64_t n = 0; n < w.n; ++n) {
+    for (int64_t k = 0; k < w.k; ++k) {
+      const auto group = static_cast<size_t>(n * groups + k / w.group);
+      const int code = w.codes[static_cast<size_t>(n * w.k + k)] - (w.zeros.empty() ? 0 : w.zeros[group]);
+      rows[static_cast<size_t>(n * stride + k)] = static_cast<int8_t>(levels.factor[group] * code);
     }
   }
   return rows;
@@ -165,6 +182,27 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
   out.k = w.k;
   out.group = group;
   auto device = std::make_shared<CudaWeights>();
+  if (const auto levels = TwoLevelsFor(w, act)) {
+    if (u4h::Supports(w.group, device_)) {
+      const std::vector<uint8_t> tiles = u4h::Pack({.n = w.n,
+                                                    .k = w.k,
+                                                    .group = w.group,
+                                                    .codes = w.codes,
+                                                    .factors = levels->factor,
+                                                    .zeros = w.zeros},
+                                                   pool_);
+      SF_RETURN_IF_ERROR(Upload(tiles, *stream_, *device, device->w));
+      device->tiles = CudaWeights::Tiles::kU4h;
+    } else {
+      SF_RETURN_IF_ERROR(Upload(WholeRows(w, *levels), *stream_, *device, device->w));
+      out.kind = Kind::kS8c;
+      out.group = 0;
+    }
+    SF_RETURN_IF_ERROR(Upload(levels->scale, *stream_, *device, device->scale));
+    out.scale = levels->scale;
+    out.device = std::move(device);
+    return stream_->Sync();
+  }
   const bool takes_tiles = act.is_float() ? s4g::Supports(w.k, group)
                                           : act.group == 0 && !HasWideZeros(act) &&
                                                 kernels::matmul_f32_s8r_s4g::Supports(w.k, group, device_);
@@ -174,7 +212,7 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
     SF_RETURN_IF_ERROR(Upload(packed.codes, *stream_, *device, device->w));
     SF_RETURN_IF_ERROR(Upload(packed.scales, *stream_, *device, device->scale));
     SF_RETURN_IF_ERROR(Upload(packed.zeros, *stream_, *device, device->zero));
-    device->tiled = true;
+    device->tiles = CudaWeights::Tiles::kS4g;
     out.device = std::move(device);
     return stream_->Sync();
   }
@@ -246,16 +284,21 @@ absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const Line
   const ActivationFormat& format = x.form->format;
   kernels::matmul_f32_s8r_sxg::GridParams grids = {
       .x_group = format.group, .x_zero = HasWideZeros(format) ? x.zero.as<int32_t>() : nullptr};
-  s8c::CudaParams tiled = params;  // the linears whose codes lie in tiles
+  s8c::CudaParams tiled = params, two_levels = params;  // the linears whose codes lie in tiles
   for (size_t i = 0; i < w.size(); ++i) {
     SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
     grids.code_sum[i] = device->code_sum.as<int32_t>();
     grids.row_sum[i] = device->row_sum.as<float>();
-    cuda::LinearGroup& group = device->tiled ? tiled.linears : params.linears;
+    cuda::LinearGroup& group = device->tiles == CudaWeights::Tiles::kU4h   ? two_levels.linears
+                               : device->tiles == CudaWeights::Tiles::kS4g ? tiled.linears
+                                                                           : params.linears;
     group.linear[group.count++] = LinearOf(*w[i], *device, y[i]);
   }
   if (tiled.linears.count > 0) {
     SF_RETURN_IF_ERROR(kernels::matmul_f32_s8r_s4g::RunHopper(tiled, *stream_));
+  }
+  if (two_levels.linears.count > 0) {
+    SF_RETURN_IF_ERROR(u4h::RunHopper(two_levels, device_, *stream_));
   }
   if (params.linears.count == 0) {
     // Done.
@@ -297,10 +340,12 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
                              .tail = {.num_kept = static_cast<int64_t>(x.form->kept.size()),
                                       .kept = columns->device_kept.as<int32_t>(),
                                       .super_column = columns->device_super.as<int32_t>()}};
-  cuda::SimtParams tiled = params;  // the linears whose codes lie in tiles
+  cuda::SimtParams tiled = params, two_levels = params;  // the linears whose codes lie in tiles
   for (size_t i = 0; i < w.size(); ++i) {
     SF_ASSIGN_OR_RETURN(const CudaWeights* device, Complete(*w[i]));
-    cuda::SimtParams& p = device->tiled ? tiled : params;
+    cuda::SimtParams& p = device->tiles == CudaWeights::Tiles::kU4h   ? two_levels
+                          : device->tiles == CudaWeights::Tiles::kS4g ? tiled
+                                                                      : params;
     p.super[p.linears.count] = {.num = static_cast<int64_t>(w[i]->super_row.size()),
                                 .slot = device->super_slot.as<int32_t>(),
                                 .row = device->super_row.as<int32_t>(),
@@ -310,6 +355,9 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
   if (tiled.linears.count > 0) {
     SF_RETURN_IF_ERROR(spikes_only ? kernels::matmul_f32_f32_sxg::RunTiles(tiled, *stream_)
                                    : s4g::RunCuda(tiled, device_, *stream_));
+  }
+  if (two_levels.linears.count > 0) {
+    SF_RETURN_IF_ERROR(kernels::matmul_f32_f32_sxg::RunTwoLevels(two_levels, *stream_));
   }
   if (params.linears.count == 0) return absl::OkStatus();
   return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)

@@ -54,8 +54,9 @@ class CudaActivation : public Activation {
 struct CudaWeights : DeviceWeights {
   cuda::DeviceMemory w;  // f32 or bf16 [n, k], codes [n, RowBytes(k)], or tiles of 4-bit codes
   cuda::DeviceMemory zero;
-  bool bf16 = false;   // f32 that was bf16 before
-  bool tiled = false;  // as matmul_f32_f32_s4g wants them
+  bool bf16 = false;  // f32 that was bf16 before
+  // As matmul_f32_f32_s4g or matmul_f32_s8r_u4h wants them.
+  enum class Tiles { kNone, kS4g, kU4h } tiles = Tiles::kNone;
   cuda::DeviceMemory scale, bias;
   cuda::DeviceMemory code_sum, row_sum;  // LinearWeights::code_sum, row_sum
   cuda::DeviceMemory kept, kept_rows;    // bf16 [r, n]; [n, KeptColumns(r)]

@@ -47,4 +47,15 @@ std::optional<TwoLevel> FindTwoLevel(const CodeMatrix& w) {
   return out;
 }
 
+std::optional<TwoLevel> TwoLevelsFor(const CodeMatrix& w, const ActivationFormat& act) {
+  constexpr int64_t kMaxK = 131072;  // that many products of up to 127^2 fit in int32
+  constexpr float kLeastScale = 0x1p-120f;
+  if (act.is_float() || act.group > 0 || HasWideZeros(act) || w.k >= kMaxK) return std::nullopt;
+  std::optional<TwoLevel> levels = FindTwoLevel(w);
+  if (!levels || *std::min_element(levels->scale.begin(), levels->scale.end()) < kLeastScale) {
+    return std::nullopt;
+  }
+  return levels;
+}
+
 }  // namespace spikefold

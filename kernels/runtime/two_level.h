@@ -25,4 +25,8 @@ struct TwoLevel {
 // factor * (code - zero) lies outside -127 to 127.
 std::optional<TwoLevel> FindTwoLevel(const CodeMatrix& w);
 
+// The same where products with rows of this form are computed so, on every backend: they are codes with one
+// scale a row and no wide zero points, and no scale is close to where float32 loses bits.
+std::optional<TwoLevel> TwoLevelsFor(const CodeMatrix& w, const ActivationFormat& act);
+
 }  // namespace spikefold

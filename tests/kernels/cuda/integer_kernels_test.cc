@@ -23,22 +23,6 @@ using cuda::TheStream;
 namespace s8c = matmul_f32_s8r_s8c;
 namespace quantize = quantize_s8r_f32;
 
-// What an output may be off by where the tensor cores add kept columns.
-std::vector<double> KeptTolerance(const QuantizedOperands& o, const std::vector<float>& expected) {
-  const QuantizedCase& c = o.shape;
-  std::vector<double> tolerance;
-  for (int64_t i = 0; i < c.m * c.n; ++i) {
-    double size = std::abs(double{expected[static_cast<size_t>(i)]});
-    for (int64_t k = 0; k < c.num_kept; ++k) {
-      size += 2 * std::abs(double{o.kept_x[static_cast<size_t>(i / c.n * c.num_kept + k)]} *
-                           double{Bf16ToFloat(o.kept_w[static_cast<size_t>(i % c.n * c.num_kept + k)])});
-    }
-    if (!o.bias.empty()) size += 2 * std::abs(double{o.bias[static_cast<size_t>(i % c.n)]});
-    tolerance.push_back(size * 0x1p-20);
-  }
-  return tolerance;
-}
-
 enum class Target { kSm80, kHopper, kFewHopper };
 std::vector<Target> Targets() {
   return TheDevice().sm == 90 ? std::vector<Target>{Target::kSm80, Target::kHopper}

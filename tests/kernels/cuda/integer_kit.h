@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <type_traits>
 #include <vector>
 
@@ -54,6 +55,22 @@ std::vector<uint16_t> KeptRows(const std::vector<T>& values, int64_t rows, int64
     }
   }
   return out;
+}
+
+// What an output may be off by where the tensor cores add kept columns.
+inline std::vector<double> KeptTolerance(const QuantizedOperands& o, const std::vector<float>& expected) {
+  const QuantizedCase& c = o.shape;
+  std::vector<double> tolerance;
+  for (int64_t i = 0; i < c.m * c.n; ++i) {
+    double size = std::abs(double{expected[static_cast<size_t>(i)]});
+    for (int64_t k = 0; k < c.num_kept; ++k) {
+      size += 2 * std::abs(double{o.kept_x[static_cast<size_t>(i / c.n * c.num_kept + k)]} *
+                           double{Bf16ToFloat(o.kept_w[static_cast<size_t>(i % c.n * c.num_kept + k)])});
+    }
+    if (!o.bias.empty()) size += 2 * std::abs(double{o.bias[static_cast<size_t>(i % c.n)]});
+    tolerance.push_back(size * 0x1p-20);
+  }
+  return tolerance;
 }
 
 inline const cuda::DeviceInfo& TheDevice() {
