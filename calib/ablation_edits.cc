@@ -110,17 +110,20 @@ void SpikeEdit::Edit(int, ValueKind, float* data, int64_t num_rows, int64_t widt
   for (int64_t i = 0; i < count; ++i) {  // the beginning of a shuffle
     const int64_t j = i + Below(random_, static_cast<int64_t>(others.size()) - i);
     std::swap(others[static_cast<size_t>(i)], others[static_cast<size_t>(j)]);
-    Change(data + others[static_cast<size_t>(i)] * width, OtherChannels(width), width);
+    Change(data + others[static_cast<size_t>(i)] * width, OtherChannels(channels_, width), width);
   }
 }
 
-// As many, none of the stage's.
-std::vector<int64_t> SpikeEdit::OtherChannels(int64_t width) {
+// As many as the stage has, none of the stage's and none of `without`.
+std::vector<int64_t> SpikeEdit::OtherChannels(const std::vector<int64_t>& without, int64_t width) {
   std::vector<int64_t> out;
-  const auto taken = [&](int64_t c) {
-    return std::count(channels_.begin(), channels_.end(), c) > 0 || std::count(out.begin(), out.end(), c) > 0;
+  const auto holds = [](const std::vector<int64_t>& channels, int64_t c) {
+    return std::count(channels.begin(), channels.end(), c) > 0;
   };
-  const size_t count = std::min(channels_.size(), static_cast<size_t>(width) - channels_.size());
+  const auto taken = [&](int64_t c) { return holds(channels_, c) || holds(without, c) || holds(out, c); };
+  size_t num_free = 0;
+  for (int64_t c = 0; c < width; ++c) num_free += !taken(c);
+  const size_t count = std::min(channels_.size(), num_free);
   while (out.size() < count) {
     const int64_t c = Below(random_, width);
     if (!taken(c)) out.push_back(c);
@@ -133,7 +136,7 @@ void SpikeEdit::Change(float* row, const std::vector<int64_t>& channels, int64_t
   const size_t count = channels.size();
   if (edit_ == AblationEdit::kShuffle) {
     std::vector<int64_t> from = channels;
-    if (count == 1) from.push_back(OtherChannels(width).front());  // alone: with a channel of no stage
+    if (count == 1) from.push_back(OtherChannels(channels, width).front());  // alone: with one of no stage
     const int64_t shift = 1 + Below(random_, static_cast<int64_t>(from.size()) - 1);  // none stays in place
     std::vector<float> values;
     values.reserve(from.size());

@@ -69,7 +69,7 @@ class SpikeEdit : public AblationIntervention {
 
  private:
   void Change(float* row, const std::vector<int64_t>& channels, int64_t width);
-  std::vector<int64_t> OtherChannels(int64_t width);
+  std::vector<int64_t> OtherChannels(const std::vector<int64_t>& without, int64_t width);
 
   SpikeTest test_;
   std::vector<int64_t> channels_;

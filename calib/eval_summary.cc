@@ -8,7 +8,6 @@ namespace spikefold {
 namespace {
 
 constexpr size_t kPositionBuckets = 8;
-constexpr size_t kMinWindowsForError = 20;  // fewer window means give no usable standard error
 
 // All rows' values of one quantity.
 template <typename F>
@@ -40,7 +39,8 @@ void RatioErrors(const std::vector<WindowScores>& windows, EvalResult& result) {
   if (d.se > 0 && windows.size() > 1) {
     result.design_effect = std::pow(result.ln_ratio_se_window / d.se, 2);
   }
-  const double se = windows.size() >= kMinWindowsForError ? result.ln_ratio_se_window : d.se;
+  const double se =
+      static_cast<int64_t>(windows.size()) >= kMinWindowsForError ? result.ln_ratio_se_window : d.se;
   result.ppl_ratio = std::exp(d.mean);
   result.ppl_ratio_se = result.ppl_ratio * se;
 }

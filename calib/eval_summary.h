@@ -1,12 +1,16 @@
 // From row scores to EvalResult: the statistics, without any model.
 #pragma once
 
+#include <cstdint>
 #include <vector>
 
 #include "calib/evaluate.h"
 #include "calib/score_rows.h"
 
 namespace spikefold {
+
+// Fewer window means give no usable standard error of the ratio: it comes from tokens.
+inline constexpr int64_t kMinWindowsForError = 20;
 
 // Scores of one window, in order of position.
 using WindowScores = std::vector<RowScore>;

@@ -160,9 +160,11 @@ class Evaluation {
     }
     int64_t bytes = 0;
     for (const EvalWindow& window : *windows_) {
+      // Not the scored tokens alone: decoders take the blank off a text's first token.
       const absl::Span<const int32_t> tokens(window.tokens);
-      bytes += static_cast<int64_t>(
-          tokenizer.Decode(tokens.subspan(static_cast<size_t>(window.score_from))).size());
+      bytes += static_cast<int64_t>(tokenizer.Decode(tokens).size());
+      bytes -=
+          static_cast<int64_t>(tokenizer.Decode(tokens.first(static_cast<size_t>(window.score_from))).size());
     }
     if (bytes > 0) {
       const double nats = std::log(result.ppl) * static_cast<double>(result.num_scored);

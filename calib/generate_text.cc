@@ -75,12 +75,16 @@ class Writer {
       if (!step(t)) return absl::CancelledError(absl::StrCat("generated text: stopped at token ", t));
       SF_RETURN_IF_ERROR(ForwardLockstep(model_, tokens, caches, absl::MakeSpan(hidden)));
       SF_RETURN_IF_ERROR(Logits(model_, hidden, absl::MakeSpan(logits)));
+      std::vector<absl::Status> drawn(count);
       model_.pool().ParallelFor(static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           const size_t at = static_cast<size_t>(i);
-          tokens[at] = samplers[at].Sample(absl::MakeSpan(logits).subspan(at * vocab, vocab));
+          const auto token = samplers[at].Sample(absl::MakeSpan(logits).subspan(at * vocab, vocab));
+          drawn[at] = token.status();
+          tokens[at] = token.value_or(0);
         }
       });
+      for (const absl::Status& status : drawn) SF_RETURN_IF_ERROR(status);
     }
   }
 

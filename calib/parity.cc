@@ -149,7 +149,9 @@ absl::Status CompareLogits(ScoringArm& device, ScoringArm& host, std::vector<Row
     SF_ASSIGN_OR_RETURN(const float* p, host.Block(first, rows));
     SF_ASSIGN_OR_RETURN(const float* q, device.Block(first, rows));
     for (int64_t i = 0; i < rows * vocab; ++i) {
-      result.logits_worst = std::max(result.logits_worst, std::abs(double{p[i]} - q[i]));
+      const double difference = std::abs(double{p[i]} - q[i]);
+      result.logits_worst = std::max(
+          result.logits_worst, std::isnan(difference) ? std::numeric_limits<double>::infinity() : difference);
     }
     for (int64_t i = 0; i < rows; ++i) {
       const int32_t target = window.tokens[static_cast<size_t>(window.score_from + first + i)];

@@ -28,7 +28,7 @@ struct ParityResult {
   int64_t num_windows = 0, num_tokens = 0;
   LinearParity integer, floating;
   // Whole runs, each on its own activations.
-  double logits_worst = 0;  // largest |difference|
+  double logits_worst = 0;  // largest |difference|; infinite for NaN
   double kld_mean = 0, kld_max = 0, same_top = 1;
   double seconds_device = 0, seconds_host = 0;
   bool integers_equal() const { return integer.num_different == 0; }

@@ -1,6 +1,7 @@
 #include "apps/report/analysis.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <map>
 #include <set>
@@ -10,7 +11,6 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
 #include "apps/report/text.h"
-#include "formats/quantized/quant_format.h"
 
 namespace spikefold {
 namespace {
@@ -45,17 +45,15 @@ Grade GradeOf(const EvalDocument& eval) {
 }
 
 // What most multiply-adds of the decoder read.
-ActivationKind ActivationsOf(const EvalDocument& eval) {
-  double macs[3] = {0, 0, 0};
+ActivationFormat ActivationsOf(const EvalDocument& eval) {
+  std::map<std::string, double> macs;  // by the format's word
   for (const LinearDecision& d : eval.linears) {
-    if (d.layer < 0) continue;
-    const auto act = ParseActivationFormat(d.act);
-    const ActivationKind kind = !act.ok() || act->is_float() ? ActivationKind::kFloat
-                                : act->is_static()           ? ActivationKind::kStatic
-                                                             : ActivationKind::kPerToken;
-    macs[static_cast<int>(kind)] += static_cast<double>(d.n) * static_cast<double>(d.k);
+    if (d.layer >= 0) macs[d.act] += static_cast<double>(d.n) * static_cast<double>(d.k);
   }
-  return static_cast<ActivationKind>(std::max_element(macs, macs + 3) - macs);
+  const auto most = std::max_element(macs.begin(), macs.end(),
+                                     [](const auto& a, const auto& b) { return a.second < b.second; });
+  const auto format = ParseActivationFormat(most == macs.end() ? "float" : most->first);
+  return format.ok() ? *format : ActivationFormat::kFloat;
 }
 
 std::vector<std::string> UniqueNames(const std::vector<EvalDocument>& evals) {
@@ -121,7 +119,7 @@ std::string VerdictOf(const Configuration& c) {
   return absl::StrCat(RatioWords(r), "; KLD ", PlusMinus(r.kld_mean, r.kld_se), " nats; same top token in ",
                       PercentPlusMinus(r.same_top, r.same_top_se), "; ", Significant(c.eval->bits_linear),
                       " bits a decoder weight (", Significant(c.eval->bits_total), " in all), activations ",
-                      ActivationKindName(c.activations), ".");
+                      FormatText(c.activations), ".");
 }
 
 std::vector<std::string> FlagsOf(const Configuration& c, double noise_floor) {
@@ -254,15 +252,21 @@ std::string Title(const ReportInput& input) {
 
 bool IsSimulated(const Configuration& c) { return absl::EndsWith(c.eval->backend, "-simulated"); }
 
+// What it takes: decoder and activation bits, bytes of keys and values.
+std::array<double, 3> Costs(const Configuration& c) {
+  return {c.eval->bits_linear, c.eval->activation_bits, c.eval->kv_bytes_per_token};
+}
+
 bool Dominates(const Configuration& a, const Configuration& b) {
-  const double x[] = {a.eval->bits_linear, a.eval->activation_bits, a.eval->result.kld_mean};
-  const double y[] = {b.eval->bits_linear, b.eval->activation_bits, b.eval->result.kld_mean};
-  bool less = false;
-  for (int i = 0; i < 3; ++i) {
-    if (!(x[i] <= y[i])) return false;
-    less = less || x[i] < y[i];
+  const double x = a.eval->result.kld_mean, y = b.eval->result.kld_mean;
+  const std::array<double, 3> costs = Costs(a), others = Costs(b);
+  bool less = x < y;
+  for (size_t i = 0; i < costs.size(); ++i) {
+    if (!(costs[i] <= others[i])) return false;
+    less = less || costs[i] < others[i];
   }
-  return less;
+  // Any divergence that is a number is less than one that is none.
+  return (x <= y && less) || (std::isfinite(x) && !std::isfinite(y));
 }
 
 }  // namespace
@@ -288,11 +292,6 @@ const char* GradeName(Grade grade) {
   }
   return "";
 }
-const char* ActivationKindName(ActivationKind kind) {
-  return kind == ActivationKind::kFloat      ? "float"
-         : kind == ActivationKind::kPerToken ? "INT8 per token"
-                                             : "INT8 static";
-}
 
 void MarkPareto(std::vector<Configuration>& configurations) {
   for (Configuration& c : configurations) {
@@ -302,10 +301,7 @@ void MarkPareto(std::vector<Configuration>& configurations) {
     for (const Configuration& other : configurations) {
       if (!c.comparable() || !other.comparable() || (IsSimulated(other) && !IsSimulated(c))) continue;
       const double kld = other.eval->result.kld_mean;
-      const bool finite_wins = std::isfinite(kld) && !std::isfinite(c.eval->result.kld_mean) &&
-                               other.eval->bits_linear <= c.eval->bits_linear &&
-                               other.eval->activation_bits <= c.eval->activation_bits;
-      if (!Dominates(other, c) && !finite_wins) continue;
+      if (!Dominates(other, c)) continue;
       c.pareto = false;
       if (c.dominated_by == 0 || kld < best) {
         c.dominated_by = other.number;

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "apps/report/report.h"
+#include "formats/quantized/quant_format.h"
 
 namespace spikefold {
 
@@ -23,20 +24,17 @@ enum class Grade {
 };
 const char* GradeName(Grade grade);  // "near-lossless", "slight loss", ...
 
-enum class ActivationKind { kFloat, kPerToken, kStatic };
-const char* ActivationKindName(ActivationKind kind);  // "float", "INT8 per token", "INT8 static"
-
 struct Configuration {
   const EvalDocument* eval = nullptr;
   int number = 0;    // from 1, in the order of the input
   std::string name;  // unique; the evaluation's where that is
   Grade grade = Grade::kReference;
-  ActivationKind activations = ActivationKind::kFloat;
+  ActivationFormat activations;    // what most multiply-adds of the decoder read
   std::string verdict;             // one sentence
   std::vector<std::string> flags;  // what the reader should know besides
   std::string not_comparable;      // why; empty: comparable with the report's majority
-  // Among comparable ones: no other has at most its decoder bits, at most its activation bits and at most its
-  // KLD, and less of one. A simulation does not dominate what real kernels computed.
+  // Among comparable ones: no other has at most its decoder bits, its activation bits, its bytes of keys and
+  // values a token and its KLD, and less of one. A simulation does not dominate what real kernels computed.
   bool pareto = false;
   int dominated_by = 0;          // number of the one with the lowest KLD that dominates it; 0: none
   double tokens_per_second = 0;  // of scoring; 0: unknown

@@ -34,7 +34,7 @@ struct LinearDecision {
   int64_t n = 0, k = 0;      // weight [n, k]
   std::string weight;        // "s8c", "u4g", "bf16", "f16", "f32"; of a file that is not native its own word
   int64_t group = 0;         // of weights in groups
-  std::string act;           // "s8r", "s8t", "float"
+  std::string act;           // "s8r", "s8t", "s4g64", ..., "float"
   int64_t kept = 0, super = 0;  // columns in bf16, exact scalars
   double spike_threshold = 0;   // > 0: rows above it are computed in float
   double bits = 0;              // stored bits a weight, all side data included

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <functional>
 #include <limits>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -34,17 +35,22 @@ std::string Tip(const Configuration& c) {
                       c.pareto ? ", Pareto" : "");
 }
 
-// Kinds of activations that occur, and what full and hollow mean.
+// Shape and colour: float, scales found at run time, static ones.
+size_t SeriesOf(const ActivationFormat& format) { return format.is_float() ? 0 : format.is_static() ? 2 : 1; }
+
+// Activations that occur, and what full and hollow mean.
 std::vector<LegendItem> ScatterLegend(const Findings& findings) {
   std::vector<LegendItem> items;
-  for (const ActivationKind kind :
-       {ActivationKind::kFloat, ActivationKind::kPerToken, ActivationKind::kStatic}) {
-    const bool occurs = std::any_of(findings.configurations.begin(), findings.configurations.end(),
-                                    [&](const Configuration& c) { return c.activations == kind; });
-    if (!occurs) continue;
-    items.push_back({.text = absl::StrCat("activations ", ActivationKindName(kind)),
-                     .css = absl::StrCat("c", static_cast<int>(kind), " full"),
-                     .marker = kMarkers[static_cast<size_t>(kind)]});
+  for (size_t series = 0; series < kMarkers.size(); ++series) {
+    std::set<std::string> formats;
+    for (const Configuration& c : findings.configurations) {
+      if (SeriesOf(c.activations) == series) formats.insert(FormatText(c.activations));
+    }
+    for (const std::string& format : formats) {
+      items.push_back({.text = absl::StrCat("activations ", format),
+                       .css = absl::StrCat("c", series, " full"),
+                       .marker = kMarkers[series]});
+    }
   }
   items.push_back({.text = "Pareto set", .css = "c5 full"});
   items.push_back({.text = "dominated", .css = "c5 hollow"});
@@ -69,8 +75,8 @@ ScatterChart Scatter(const Findings& findings, const Measure& measure) {
       p.y_low = y - error;
       p.y_high = y + error;
     }
-    p.marker = kMarkers[static_cast<size_t>(c.activations)];
-    p.colour = static_cast<int>(c.activations);
+    p.marker = kMarkers[SeriesOf(c.activations)];
+    p.colour = static_cast<int>(SeriesOf(c.activations));
     p.fill = !c.comparable() ? "apart" : c.pareto ? "full" : "hollow";
     chart.points.push_back(std::move(p));
   }

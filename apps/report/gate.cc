@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "apps/report/text.h"
+#include "calib/eval_summary.h"
 #include "formats/base/status.h"
 #include "formats/base/suggest.h"
 
@@ -12,6 +13,8 @@ namespace spikefold {
 namespace {
 
 constexpr double kZ = 1.96;  // 95 %, two-sided
+// Fewer tokens show no spread that a standard error could be trusted on; of one token it is zero.
+constexpr int64_t kMinTokens = 30;
 
 struct Key {
   const char* name;
@@ -132,37 +135,78 @@ class Judge {
       Add(std::move(c));
     }
     Ratio(r);
-    // Neighbouring tokens are not independent: errors grow as much as that of the ratio does by windows.
-    const double design = std::sqrt(std::max(1.0, r.design_effect));
-    Measured("max_kld", t_.max_kld, r.kld_mean, design * r.kld_se, true);
-    Measured("min_same_top", t_.min_same_top, r.same_top, design * r.same_top_se, false);
-    Measured("max_bits_linear", t_.max_bits_linear, d_.bits_linear, 0, true);
-    Measured("max_bits_total", t_.max_bits_total, d_.bits_total, 0, true);
-    Measured("max_file_bytes", t_.max_file_bytes, static_cast<double>(d_.model.file_bytes), 0, true);
-    Measured("min_scored", t_.min_scored, static_cast<double>(r.num_scored), 0, false);
+    Divergence(r);
+    SameTop(r);
+    Counted("max_bits_linear", t_.max_bits_linear, d_.bits_linear, true);
+    Counted("max_bits_total", t_.max_bits_total, d_.bits_total, true);
+    Counted("max_file_bytes", t_.max_file_bytes, static_cast<double>(d_.model.file_bytes), true);
+    Counted("min_scored", t_.min_scored, static_cast<double>(r.num_scored), false);
     for (const GateCheck& c : out_->checks) out_->verdict = std::max(out_->verdict, c.verdict);
   }
 
  private:
   void Add(GateCheck c) { out_->checks.push_back(std::move(c)); }
 
-  void Measured(const char* name, std::optional<double> limit, double value, double se, bool above) {
+  // Neighbouring tokens are not independent: variances from tokens grow as much as the ratio's does by
+  // windows.
+  double design_effect() const { return std::max(1.0, d_.result.design_effect); }
+
+  void Counted(const char* name, std::optional<double> limit, double value, bool above) {
     if (!limit) return;
-    GateCheck c{
-        .name = name, .value = value, .low = value - kZ * se, .high = value + kZ * se, .limit = *limit};
+    GateCheck c{.name = name, .value = value, .low = value, .high = value, .limit = *limit};
     Decide(above, &c);
     Add(std::move(c));
   }
 
+  // A mean over the scored tokens.
+  void DecideMean(bool above, GateCheck* c) {
+    Decide(above, c);
+    if (d_.result.num_scored >= kMinTokens || !std::isfinite(c->value)) return;
+    c->verdict = GateVerdict::kInconclusive;
+    c->reason = absl::StrCat(Significant(c->value, 5), " from ", d_.result.num_scored,
+                             d_.result.num_scored == 1 ? " scored token" : " scored tokens", "; at least ",
+                             kMinTokens, " are needed for an error: score more tokens (--windows)");
+  }
+
+  void Divergence(const EvalResult& r) {
+    if (!t_.max_kld) return;
+    const double half = kZ * std::sqrt(design_effect()) * r.kld_se;
+    GateCheck c{.name = "max_kld",
+                .value = r.kld_mean,
+                .low = r.kld_mean - half,
+                .high = r.kld_mean + half,
+                .limit = *t_.max_kld};
+    DecideMean(true, &c);
+    Add(std::move(c));
+  }
+
+  // Wilson's interval (1927): (p + z^2/2n +- z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n). That of the
+  // standard error is empty at 0 and 1.
+  void SameTop(const EvalResult& r) {
+    if (!t_.min_same_top) return;
+    const double n = std::max(1.0, static_cast<double>(r.num_scored) / design_effect());
+    const double p = r.same_top, scale = 1 / (1 + kZ * kZ / n);
+    const double centre = scale * (p + kZ * kZ / (2 * n));
+    const double half = scale * kZ * std::sqrt(p * (1 - p) / n + kZ * kZ / (4 * n * n));
+    GateCheck c{.name = "min_same_top",
+                .value = p,
+                .low = centre - half,
+                .high = centre + half,
+                .limit = *t_.min_same_top};
+    DecideMean(false, &c);
+    Add(std::move(c));
+  }
+
   void Ratio(const EvalResult& r) {
-    const double se = r.ppl_ratio > 0 ? r.ppl_ratio_se / r.ppl_ratio : 0;
+    double se = r.ppl_ratio > 0 ? r.ppl_ratio_se / r.ppl_ratio : 0;
+    if (r.num_windows < kMinWindowsForError) se *= std::sqrt(design_effect());  // it is from tokens
     GateCheck c{.name = "max_ppl_ratio",
                 .value = r.ppl_ratio,
                 .low = std::exp(r.ln_ratio - kZ * se),
                 .high = std::exp(r.ln_ratio + kZ * se),
                 .limit = t_.max_ppl_ratio.value_or(0)};
-    if (t_.max_ppl_ratio) Decide(true, &c);
-    if (c.verdict == GateVerdict::kPass && c.high < 1 - t_.max_ppl_gain) {
+    if (t_.max_ppl_ratio) DecideMean(true, &c);
+    if (c.verdict == GateVerdict::kPass && r.num_scored >= kMinTokens && c.high < 1 - t_.max_ppl_gain) {
       c.verdict = GateVerdict::kAnomalous;
       c.reason = absl::StrCat(Interval(c),
                               ": better than the float model beyond noise, which quantization cannot "

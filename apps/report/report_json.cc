@@ -28,7 +28,7 @@ std::vector<Field> RowOf(const Configuration& c, const Findings& findings) {
           {"bits_linear", e.bits_linear},
           {"bits_total", e.bits_total},
           {"activation_bits", e.activation_bits},
-          {"activations", ActivationKindName(c.activations)},
+          {"activations", FormatText(c.activations)},
           {"ppl", r.ppl},
           {"ppl_se", r.ppl_se},
           {"ppl_reference", r.ppl_reference},

@@ -2,10 +2,10 @@
 
 namespace spikefold {
 
-// Series: c0 float activations and all that is calm, c1 INT8 per token and all that is hot, c2 INT8 static,
-// c3 and c4 further ones, c5 neutral. Blue, vermilion, green, purple: apart for the common kinds of colour
-// blindness (after Okabe and Ito), each at least 3:1 on its background. Shape or dash says the same once
-// more.
+// Series: c0 float activations and all that is calm, c1 integers with scales found at run time and all that
+// is hot, c2 static ones, c3 and c4 further ones, c5 neutral. Blue, vermilion, green, purple: apart for the
+// common kinds of colour blindness (after Okabe and Ito), each at least 3:1 on its background. Shape or dash
+// says the same once more.
 const char kReportStyle[] = R"css(
 :root{color-scheme:light dark;--bg:#fff;--panel:#f5f7fa;--fg:#16202c;--soft:#53606e;--line:#d5dbe3;--link:#005a9c;
 --c0:#0068a8;--c1:#c44e00;--c2:#007a5a;--c3:#a0428f;--c4:#7a6500;--c5:#53606e;

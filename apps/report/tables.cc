@@ -7,6 +7,7 @@
 #include "absl/strings/str_replace.h"
 #include "apps/report/decisions.h"
 #include "apps/report/text.h"
+#include "kernels/kv_page.h"
 
 namespace spikefold {
 namespace {
@@ -35,6 +36,16 @@ std::string ErrorWords(double error) { return error < 0 ? kNone : Percent(error,
 
 std::string Span(int64_t low, int64_t high) {
   return low == high ? absl::StrCat(low) : absl::StrCat(low, "–", high);
+}
+
+// Positions that a cache holds of `tokens`: all, or with a window the pinned ones, it and a page begun
+// before.
+double PositionsKept(const EvalDocument& e, int64_t tokens) {
+  const int64_t window = e.kv.is_object() ? e.kv.GetInt("evict", "").value_or(0) : 0;
+  if (window <= 0 || window >= tokens) return static_cast<double>(tokens);
+  const int64_t sinks = std::clamp<int64_t>(e.kv.GetInt("sinks", "").value_or(0), 0, tokens);
+  const int64_t pinned = std::clamp<int64_t>(e.prefix.tokens, 0, tokens) + sinks;
+  return static_cast<double>(std::min(tokens, pinned + window + kernels::kPageTokens));
 }
 
 std::vector<Cell> Head(const Configuration& c) { return {absl::StrCat(c.number), Cell(c.name, "key")}; }
@@ -118,10 +129,10 @@ Table DistributionTable(const Findings& findings) {
 }
 
 Table SizeTable(const Findings& findings) {
-  Table t{
-      .caption =
-          "Size: weights as stored; a float KV cache counts 16 bits a value. Speed: scoring whole windows, "
-          "while the float model ran beside it."};
+  Table t{.caption =
+              "Size: weights as stored; a float KV cache counts 16 bits a value, a window what it keeps. "
+              "Speed: scoring whole windows, "
+              "while the float model ran beside it."};
   t.columns = {{"#"},          {"configuration", false},  {"weights"},
                {"KV a token"}, {"with 2,048 tokens"},     {"with 32,768 tokens"},
                {"tokens/s"},   {"float model, tokens/s"}, {"backend", false},
@@ -131,8 +142,9 @@ Table SizeTable(const Findings& findings) {
     std::vector<Cell> row = Head(c);
     row.emplace_back(Bytes(weights));
     row.emplace_back(Bytes(kv));
-    row.emplace_back(Bytes(weights + 2048 * kv));
-    row.emplace_back(Bytes(weights + 32768 * kv));
+    for (const int64_t tokens : {2048, 32768}) {
+      row.emplace_back(Bytes(weights + PositionsKept(*c.eval, tokens) * kv));
+    }
     const EvalResult& r = c.eval->result;
     const double tokens = static_cast<double>(r.num_windows * r.context);
     row.emplace_back(c.tokens_per_second > 0 ? Significant(c.tokens_per_second) : kNone);

@@ -21,7 +21,7 @@ std::string Words(const Treatments& t) {
                                                   : t.fold                     ? "fold"
                                                   : t.keep_columns > 0         ? "keep"
                                                                                : "none");
-  return absl::StrCat(words, " --rotate ", RotationWords(t.rotate));
+  return absl::StrCat(words, " --rotate ", RotationWords(t.rotate), t.shift ? " --shift mean" : "");
 }
 
 absl::StatusOr<std::vector<SchemeAdvice>> Advise(const OutlierMap& map,

@@ -34,16 +34,20 @@ bool TakesFile(const OptionShape& option) {
   return option.value.find("FILE") != std::string::npos || option.value == "DIR" || option.value == "PATH";
 }
 
+// What compgen prints, a line each: file names may hold blanks.
+std::string BashReply(absl::string_view compgen) {
+  return absl::StrCat("mapfile -t COMPREPLY < <(compgen ", compgen, " -- \"$current\")");
+}
+
 // Branches of a case over the word before: options with a value.
 std::string BashValues(const std::vector<OptionShape>& options) {
   std::string out;
   for (const OptionShape& option : options) {
     if (option.value.empty()) continue;
     absl::StrAppend(&out, "        ", absl::StrJoin(option.names, "|"), ") ");
-    if (TakesFile(option)) absl::StrAppend(&out, "COMPREPLY=($(compgen -f -- \"$current\")); ");
+    if (TakesFile(option)) absl::StrAppend(&out, BashReply("-f"), "; ");
     if (!option.words.empty()) {
-      absl::StrAppend(&out, "COMPREPLY=($(compgen -W \"", absl::StrJoin(option.words, " "),
-                      "\" -- \"$current\")); ");
+      absl::StrAppend(&out, BashReply(absl::StrCat("-W \"", absl::StrJoin(option.words, " "), "\"")), "; ");
     }
     absl::StrAppend(&out, "return ;;\n");
   }
@@ -107,15 +111,17 @@ std::string BashCompletion(const ToolShape& tool) {
       "  done\n"
       "  case $command in\n"
       "    '')\n"
-      "      COMPREPLY=($(compgen -W \"",
-      absl::StrJoin(CommandNames(tool), " "), " --version --help ", NamesOf(tool.options),
-      "\" -- \"$current\")) ;;\n");
+      "      case $before in\n",
+      BashValues(tool.options), "      esac\n      ",
+      BashReply(absl::StrCat("-W \"", absl::StrJoin(CommandNames(tool), " "), " --version --help ",
+                             NamesOf(tool.options), "\"")),
+      " ;;\n");
   for (const CommandShape& command : tool.commands) {
     const auto options = AllOptions(tool, command);
-    absl::StrAppend(
-        &out, "    ", command.name, ")\n      case $before in\n", BashValues(options), "      esac\n",
-        "      if [[ $current == -* ]]; then\n        COMPREPLY=($(compgen -W \"", NamesOf(options),
-        "\" -- \"$current\"))\n      else\n        COMPREPLY=($(compgen -f -- \"$current\"))\n      fi ;;\n");
+    absl::StrAppend(&out, "    ", command.name, ")\n      case $before in\n", BashValues(options),
+                    "      esac\n", "      if [[ $current == -* ]]; then\n        ",
+                    BashReply(absl::StrCat("-W \"", NamesOf(options), "\"")), "\n      else\n        ",
+                    BashReply("-f"), "\n      fi ;;\n");
   }
   return absl::StrCat(out, "  esac\n}\ncomplete -o filenames -F _spikefold spikefold\n");
 }
@@ -132,11 +138,18 @@ std::string ZshCompletion(const ToolShape& tool) {
   }
   absl::StrAppend(&out,
                   "  )\n"
-                  "  if ((CURRENT == 2)); then\n"
-                  "    _describe command commands\n"
-                  "    return\n"
-                  "  fi\n"
-                  "  case $words[2] in\n");
+                  "  local command= word\n"
+                  "  for word in ${words[2,CURRENT-1]}; do\n"
+                  "    case $word in\n"
+                  "      ",
+                  absl::StrJoin(CommandNames(tool), "|"),
+                  ") command=$word; break ;;\n"
+                  "    esac\n"
+                  "  done\n"
+                  "  case $command in\n"
+                  "    '')\n      _arguments \\\n");
+  for (const OptionShape& option : tool.options) absl::StrAppend(&out, ZshOption(option));
+  absl::StrAppend(&out, "        '*:command:{_describe command commands}' ;;\n");
   for (const CommandShape& command : tool.commands) {
     absl::StrAppend(&out, "    ", command.name, ")\n      _arguments \\\n");
     for (const OptionShape& option : AllOptions(tool, command)) absl::StrAppend(&out, ZshOption(option));

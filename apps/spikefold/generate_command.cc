@@ -75,6 +75,14 @@ absl::StatusOr<std::vector<int32_t>> PromptTokens(const OpenedModel& opened, con
   return ids;
 }
 
+// Greedy text draws nothing.
+absl::Status CheckSampling(const GenerateCommandOptions& options, const Context& context) {
+  if (options.temperature > 0 || (options.top_k == 0 && !context.given_seed)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(options.top_k > 0 ? "--top-k" : "--seed",
+                   ": without --temperature the likeliest token is always taken; give one above 0"));
+}
+
 absl::Status CheckLength(const OpenedModel& opened, int64_t prompt, int64_t max_tokens) {
   const int64_t prefix = opened.model->prefix() == nullptr ? 0 : opened.model->prefix()->size();
   const int64_t allowed = opened.model->graph().config.max_positions, before = prompt + prefix;
@@ -118,6 +126,7 @@ Json Document(const GenerateCommandOptions& options, const Context& context, con
 }  // namespace
 
 absl::Status RunGenerate(const GenerateCommandOptions& options, Context& context) {
+  SF_RETURN_IF_ERROR(CheckSampling(options, context));
   SF_ASSIGN_OR_RETURN(const OpenedModel opened,
                       OpenModel(context, options.model, {.backend = BackendOf(options.backend)}));
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *opened.model));
@@ -153,12 +162,14 @@ absl::Status RunGenerate(const GenerateCommandOptions& options, Context& context
   const double seconds = Now() - start;
   show(stream.Rest());
   SF_RETURN_IF_ERROR(written);
-  if (console.json() && !Interrupted()) {
+  if (!console.json()) {
+    console.Print("\n");
+    SF_RETURN_IF_ERROR(console.Flush());
+  }
+  if (Interrupted()) return absl::CancelledError("generate: interrupted");
+  if (console.json()) {
     return console.PrintJson(Document(options, context, opened, prompt, generated, text, seconds));
   }
-  console.Print("\n");
-  SF_RETURN_IF_ERROR(console.Flush());
-  if (Interrupted()) return absl::CancelledError("generate: interrupted");
   const double count = static_cast<double>(generated.size());
   console.Note(absl::StrFormat("%d tokens in %s, %.1f a second", generated.size(), SecondsText(seconds),
                                count / seconds));

@@ -95,7 +95,7 @@ absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions&
       if (i >= 0) prefill.push_back(seconds);
     }
     if (options.decode > 0) {
-      SF_ASSIGN_OR_RETURN(const double seconds, runner.Decode(i < 0 ? 1 : options.decode));
+      SF_ASSIGN_OR_RETURN(const double seconds, runner.Decode(options.decode));
       if (i >= 0) decode.push_back(seconds);
     }
   }

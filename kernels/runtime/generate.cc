@@ -20,7 +20,12 @@ double Sampler::Uniform() {
   return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
-int32_t Sampler::Sample(absl::Span<const float> logits) {
+absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits) {
+  const auto odd = std::find_if(logits.begin(), logits.end(), [](float v) { return !std::isfinite(v); });
+  if (odd != logits.end()) {
+    return absl::DataLossError(absl::StrCat("logits: that of token ", odd - logits.begin(), " is ", *odd,
+                                            "; the model computes values that are not finite"));
+  }
   const auto best = std::max_element(logits.begin(), logits.end());
   if (options_.temperature <= 0) return static_cast<int32_t>(best - logits.begin());
   candidates_.clear();
@@ -73,7 +78,7 @@ absl::StatusOr<std::vector<int32_t>> Generate(const RuntimeModel& model, absl::S
   out.reserve(static_cast<size_t>(max_tokens));
   while (static_cast<int64_t>(out.size()) < max_tokens) {
     SF_RETURN_IF_ERROR(Logits(model, last, absl::MakeSpan(logits)));
-    const int32_t token = sampler.Sample(logits);
+    SF_ASSIGN_OR_RETURN(const int32_t token, sampler.Sample(logits));
     if (std::count(options.stop_ids.begin(), options.stop_ids.end(), token) > 0) break;
     out.push_back(token);
     if (options.on_token && !options.on_token(token)) break;

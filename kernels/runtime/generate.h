@@ -22,8 +22,8 @@ struct SamplingOptions {
 class Sampler {
  public:
   explicit Sampler(const SamplingOptions& options);
-  // Ties go to the smaller id. `logits` must be finite and not empty.
-  int32_t Sample(absl::Span<const float> logits);
+  // Ties go to the smaller id. `logits` must not be empty. DataLoss: one of them is not finite.
+  absl::StatusOr<int32_t> Sample(absl::Span<const float> logits);
 
  private:
   double Uniform();  // [0, 1)
@@ -41,7 +41,8 @@ struct GenerateOptions {
   std::function<bool(int32_t token)> on_token;  // may be empty; false stops
 };
 // Continues `prompt` (not empty) behind the model's prefix, if it has one, and returns the new tokens.
-// InvalidArgument: empty prompt, ids outside the vocabulary, negative temperature or top_k.
+// InvalidArgument: empty prompt, ids outside the vocabulary, negative temperature or top_k. DataLoss: logits
+// that are not finite.
 absl::StatusOr<std::vector<int32_t>> Generate(const RuntimeModel& model, absl::Span<const int32_t> prompt,
                                               const GenerateOptions& options);
 

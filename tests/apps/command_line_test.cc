@@ -96,6 +96,12 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
   CheckRefused({"eval", w.model, "--text", w.text, "--parity", "--backend", "cuda", "-o", w / "e.json"}, 2,
                "spikefold eval: --parity: compares one model with itself; leave out --output, --reference "
                "and --noise-floor");
+  CheckRefused({"generate", w.model, "-p", "hello", "--top-k", "5"}, 2,
+               "spikefold generate: --top-k: without --temperature the likeliest token is always taken; give "
+               "one above 0");
+  CheckRefused({"generate", w.model, "-p", "hello", "--seed", "5"}, 2,
+               "spikefold generate: --seed: without --temperature the likeliest token is always taken; give "
+               "one above 0");
   CheckRefused(
       quantize({"--scheme", "w4a16", "--group-size", "96"}), 2,
       "spikefold quantize: model.layers.0.self_attn.q_proj: K=64 is not a multiple of group_size=96; "

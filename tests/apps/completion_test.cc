@@ -12,7 +12,8 @@ namespace {
 // What bash completes for words typed so far, the last one unfinished.
 std::vector<std::string> Complete(const std::string& script, const std::vector<std::string>& words) {
   const TempDirectory directory;
-  std::string line = "source " + script + "; cd " + directory.path() + "; touch model.gguf; COMP_WORDS=(";
+  std::string line =
+      "source " + script + "; cd " + directory.path() + "; touch model.gguf \"two words.gguf\"; COMP_WORDS=(";
   for (const std::string& word : words) line += "'" + word + "' ";
   line += "); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); _spikefold; printf '%s\n' \"${COMPREPLY[@]}\" > out";
   REQUIRE(std::system(("bash -c '" + absl::StrReplaceAll(line, {{"'", "'\\''"}}) + "'").c_str()) == 0);
@@ -32,6 +33,10 @@ TEST_CASE("bash completes commands, their options, words and files", "[apps]") {
   CHECK(Complete(script, {"spikefold", "quantize", "--rand"}) == Words{"--random-bits", "--random-columns"});
   CHECK(Complete(script, {"spikefold", "export", "m", "--to", "comp"}) == Words{"compressed-tensors"});
   CHECK(Complete(script, {"spikefold", "scan", "mod"}) == Words{"model.gguf"});
+  CHECK(Complete(script, {"spikefold", "scan", "tw"}) == Words{"two words.gguf"});
+  CHECK(Complete(script, {"spikefold", "report", "-o", "tw"}) == Words{"two words.gguf"});
+  CHECK(Complete(script, {"spikefold", "--color", "n"}) == Words{"never"});
+  CHECK(Complete(script, {"spikefold", "--threads", ""}).empty());
   CHECK(Complete(script, {"spikefold", "scan", "--windows", ""}).empty());
   CHECK(Complete(script, {"spikefold", "scan", "--rand"}).empty());  // another command's option
   CHECK(Complete(script, {"spikefold", "--threads", "2", "eval", "--color", "n"}) == Words{"never"});

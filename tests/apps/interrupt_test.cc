@@ -1,7 +1,9 @@
 // Ctrl-C at the worst moments.
 #include <signal.h>
 
+#include <chrono>
 #include <filesystem>
+#include <thread>
 
 #include "tests/apps/apps_kit.h"
 
@@ -70,6 +72,20 @@ TEST_CASE("Ctrl-C while text is generated keeps what was said", "[apps]") {
   CHECK(run.exit == 130);
   CHECK(run.out.substr(0, 5) == "hello");
   CHECK(run.out.back() == '\n');
+  // A document that was not made leaves nothing on stdout.
+  const Finished json = RunSpikefold({"generate", directory / "model", "-p", "hello", "--max-tokens", "1000",
+                                      "--json", "--progress", "always"},
+                                     {.when =
+                                          [](const Finished& so_far) {
+                                            if (so_far.err.find("loading: 0 of") == std::string::npos)
+                                              return false;
+                                            std::this_thread::sleep_for(std::chrono::milliseconds(50));
+                                            return true;
+                                          },
+                                      .signals = {SIGINT}});
+  CAPTURE(json.err);
+  CHECK(json.exit == 130);
+  CHECK(json.out.empty());
 }
 
 }  // namespace

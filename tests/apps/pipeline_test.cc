@@ -147,6 +147,11 @@ TEST_CASE("compare puts scans side by side and says which folds each graph allow
   CHECK(*probed.Find("stages")->array()[0].GetDouble("vocabulary_share", "") == Approx(1 / 256.0));
   CHECK(*plain.Find("stages")->array()[0].GetInt("step_up", "") == w.planted.step_up);
   for (const Json& fold : plain.Find("folds")->array()) CHECK(*fold.GetBool("legal", ""));
+  // What quantize would do by itself: means are taken off where activations have 4 bits.
+  for (const Json& advice : plain.Find("advice")->array()) {
+    const bool shifts = advice.GetString("options", "")->find(" --shift mean") != std::string::npos;
+    CHECK(shifts == (*advice.GetString("scheme", "") == "w4a4"));
+  }
   CheckRefused({"compare", w.scan}, 2, "spikefold compare: SCAN: 1 given; at least two are compared");
 }
 
@@ -345,7 +350,7 @@ TEST_CASE("Generated text depends on the seed alone, and greedy text on nothing"
     args.insert(args.end(), more.begin(), more.end());
     return Succeed(args);
   };
-  CHECK(text({}) == text({"--seed", "5", "--threads", "3"}));
+  CHECK(text({}) == text({"--threads", "3"}));
   const std::string drawn = text({"--temperature", "1", "--seed", "5"});
   CHECK(drawn == text({"--temperature", "1", "--seed", "5"}));
   CHECK(drawn != text({"--temperature", "1", "--seed", "6"}));

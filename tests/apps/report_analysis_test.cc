@@ -4,6 +4,7 @@
 
 #include "apps/report/analysis.h"
 #include "apps/report/decisions.h"
+#include "apps/report/tables.h"
 #include "apps/report/text.h"
 #include "tests/apps/report_kit.h"
 
@@ -36,6 +37,46 @@ TEST_CASE("The Pareto set is what nothing beats in decoder bits, activation bits
     CHECK(f.configurations[i].dominated_by == dominated_by[i]);
     CHECK(f.configurations[i].pareto == (dominated_by[i] == 0));
   }
+}
+
+TEST_CASE("A cheaper cache dominates only where it diverges no more") {
+  ReportInput input{.evals = {MakeEval({.name = "float cache", .kld = 0.02}),
+                              MakeEval({.name = "kv4", .kld = 0.03}),
+                              MakeEval({.name = "kv8", .kld = 0.02})}};
+  input.evals[0].kv_bytes_per_token = 1024;
+  input.evals[1].kv_bytes_per_token = 288;
+  input.evals[2].kv_bytes_per_token = 544;
+  const Findings f = Analyze(input);
+  CHECK(f.configurations[0].dominated_by == 3);
+  CHECK(f.configurations[1].pareto);
+  CHECK(f.configurations[2].pareto);
+}
+
+TEST_CASE("Activations are named as most multiply-adds read them") {
+  const auto activations = [](const std::string& act) {
+    const ReportInput input{.evals = {MakeEval({.act = act})}};
+    return FormatText(Analyze(input).configurations[0].activations);
+  };
+  CHECK(activations("float") == "float");
+  CHECK(activations("s8t") == "INT8 static");
+  CHECK(activations("u4r") == "INT4 per token, asymmetric");
+  CHECK(activations("s4g64") == "INT4 in groups of 64");
+  ReportInput input{.evals = {MakeEval({.act = "s4g64"})}};
+  for (LinearDecision& d : input.evals[0].linears) {
+    if (d.role == "q_proj" || d.role == "down_proj") d.act = "s8r";
+  }
+  CHECK_THAT(Analyze(input).configurations[0].verdict, Catch::EndsWith("activations INT4 in groups of 64."));
+}
+
+TEST_CASE("With a window a cache holds it, the pinned rows and a page, however long the text") {
+  ReportInput input{.evals = {MakeEval(), MakeEval({.name = "windowed"})}};
+  for (EvalDocument& e : input.evals) e.kv_bytes_per_token = 1000;
+  input.evals[1].prefix.tokens = 2;
+  input.evals[1].kv = Json::MakeObject().Set("k", "u4p").Set("sinks", 4).Set("window", 16).Set("evict", 4096);
+  const Table t = SizeTable(Analyze(input));
+  CHECK(t.rows[0][5].text == Bytes(1000 + 32768 * 1000));
+  CHECK(t.rows[1][4].text == Bytes(1000 + 2048 * 1000));
+  CHECK(t.rows[1][5].text == Bytes(1000 + (2 + 4 + 4096 + 64) * 1000));
 }
 
 TEST_CASE("A simulation does not beat real kernels, and its gap to them is told") {

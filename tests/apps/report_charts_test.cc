@@ -52,6 +52,13 @@ ScatterPoint At(double x, double y) {
 
 }  // namespace
 
+TEST_CASE("The legend names each form of activations that occurs") {
+  const ReportInput input{.evals = {MakeEval(), MakeEval({.name = "w4a4", .act = "u4r"})}};
+  const std::string svg = KldOverBits(Analyze(input)).svg;
+  CHECK(svg.find("activations INT8 per token<") != std::string::npos);
+  CHECK(svg.find("activations INT4 per token, asymmetric<") != std::string::npos);
+}
+
 TEST_CASE("Points stay inside the plot whatever their values") {
   CheckInside({.points = {At(8, 0.02)}});
   CheckInside({.points = {At(8, 0)}});

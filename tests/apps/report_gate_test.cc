@@ -47,6 +47,39 @@ TEST_CASE("Dependent tokens widen the interval of the divergence", "[gate]") {
   CHECK(VerdictOf(e, R"({"max_kld": 0.0221})") == GateVerdict::kInconclusive);
 }
 
+TEST_CASE("Below 20 windows the ratio's error, which is from tokens, is widened, too", "[gate]") {
+  EvalDocument e = Eval(1.02);
+  e.result.design_effect = 4;
+  CHECK(VerdictOf(e, R"({"max_ppl_ratio": 1.0225})") == GateVerdict::kPass);  // from 20 windows
+  e.result.num_windows = 19;
+  CHECK(VerdictOf(e, R"({"max_ppl_ratio": 1.0225})") == GateVerdict::kInconclusive);
+}
+
+TEST_CASE("Few tokens that agree by luck do not pass", "[gate]") {
+  EvalDocument e = Eval(1, 0);
+  e.result.kld_mean = e.result.kld_se = 0;
+  e.result.same_top = 1;
+  // Of n that all agree, Wilson's bound is n / (n + 1.96^2).
+  e.result.num_scored = 1000;
+  CHECK(VerdictOf(e, R"({"min_same_top": 0.9960})") == GateVerdict::kPass);
+  CHECK(VerdictOf(e, R"({"min_same_top": 0.9964})") == GateVerdict::kInconclusive);
+  e.result.same_top = 0;
+  CHECK(VerdictOf(e, R"({"min_same_top": 0.003})") == GateVerdict::kInconclusive);
+  CHECK(VerdictOf(e, R"({"min_same_top": 0.005})") == GateVerdict::kFail);
+  e.result.same_top = 1;
+  for (const char* limit :
+       {R"({"max_kld": 0.01})", R"({"max_ppl_ratio": 1.01})", R"({"min_same_top": 0.1})"}) {
+    CAPTURE(limit);
+    e.result.num_scored = 30;
+    CHECK(VerdictOf(e, limit) == GateVerdict::kPass);
+    e.result.num_scored = 29;
+    CHECK(VerdictOf(e, limit) == GateVerdict::kInconclusive);
+  }
+  const auto judged = JudgeEval(e, "e.json", *GateThresholdsFromJson(R"({"max_kld": 0.01})", "g"));
+  CHECK(judged->checks[0].reason ==
+        "0 from 29 scored tokens; at least 30 are needed for an error: score more tokens (--windows)");
+}
+
 TEST_CASE("A gain beyond noise is anomalous, whatever the thresholds, and logits that are not finite fail",
           "[gate]") {
   CHECK(VerdictOf(Eval(0.99), R"({"max_kld": 1})") == GateVerdict::kAnomalous);

@@ -98,6 +98,18 @@ TEST_CASE("A sink that is hidden or whose values are zero changes the model, unl
   CHECK(Find(r, -1, AblationEdit::kZero, false).result.kld_mean > 0);
 }
 
+TEST_CASE("A control's shuffle of one channel always moves it") {
+  OutlierMap map;
+  map.stages = {{.step_up = 0, .plateau = 800, .channels = {{.channel = 0, .peak = 800, .leader = true}}}};
+  const AblationObserver seen(map, {.hidden = 3});
+  for (uint64_t seed = 0; seed < 20; ++seed) {
+    SpikeEdit edit(map.stages[0], {.stage = 0, .edit = AblationEdit::kShuffle, .control = true}, seen, seed);
+    std::vector<float> rows = {800, 1, 2, 0, 1, 2};  // [2, 3]: a spike row and another
+    edit.Edit(0, ValueKind::kResidual, rows.data(), 2, 3, 0);
+    CHECK(rows == std::vector<float>{800, 1, 2, 0, 2, 1});
+  }
+}
+
 TEST_CASE("A model without spikes is only asked about its sink") {
   const AblationResult r = AblateTiny({});
   CHECK(r.arms.size() == 6 + 8);

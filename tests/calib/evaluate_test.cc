@@ -4,9 +4,11 @@
 #include <cmath>
 #include <numeric>
 
+#include "absl/strings/str_cat.h"
 #include "calib/eval_summary.h"
 #include "calib/eval_windows.h"
 #include "calib/paired_stats.h"
+#include "calib/parity.h"
 #include "calib/score_rows.h"
 #include "kernels/runtime/forward.h"
 #include "tests/testing/reference_model.h"
@@ -226,6 +228,12 @@ TEST_CASE(
   const auto plain = Evaluate(**changed, **reference, tokenizer, text, {.context = 20, .noise_floor = true});
   REQUIRE(plain.ok());
   CHECK(plain->kld_mean > 1e-6);
+  int64_t bytes = 0;  // of all but each window's first word, blanks between words included
+  for (size_t i = 0; i < text.ids.size(); ++i) {
+    if (i % 20 != 0) bytes += static_cast<int64_t>(absl::StrCat(" t", text.ids[i]).size());
+  }
+  CHECK(plain->bits_per_byte ==
+        Approx(std::log2(plain->ppl) * static_cast<double>(plain->num_scored) / static_cast<double>(bytes)));
   CHECK(plain->noise_floor_kld > 0);
   CHECK(plain->noise_floor_kld < 1e-3);
   CHECK(plain->prefix_ratio == 1);
@@ -252,6 +260,23 @@ TEST_CASE(
     }
   }
   CHECK(behind->ppl_reference == Approx(std::exp(nll / 114)).epsilon(1e-4));  // the prefix is kept in bf16
+}
+
+TEST_CASE("Logits that are not numbers show in the comparison of two backends") {
+  ThreadPool pool(2);
+  const testing::TinyModelOptions shape{.hidden = 64, .intermediate = 96, .num_layers = 2, .vocab = 64};
+  const TinyModel tiny = MakeTinyModel(shape), broken = MakeTinyModel(shape);
+  const auto norm = broken.checkpoint->tensor("model.layers.0.input_layernorm.weight").as<float>();
+  std::fill(norm.begin(), norm.end(), 3e38f);  // infinite rows of both signs, so that sums are NaN
+  const auto host = LoadModel(*tiny.checkpoint, {.pool = &pool});
+  const auto device = LoadModel(*broken.checkpoint, {.pool = &pool});
+  REQUIRE((host.ok() && device.ok()));
+  const std::vector<EvalWindow> windows = {{.tokens = RandomText(20, 64, 5).ids}};
+  const auto same = CompareBackends(**host, **host, windows, nullptr);
+  const auto r = CompareBackends(**device, **host, windows, nullptr);
+  REQUIRE((same.ok() && r.ok()));
+  CHECK(same->logits_worst == 0);
+  CHECK(std::isinf(r->logits_worst));
 }
 
 TEST_CASE("Different vocabularies, and contexts that the model cannot hold, are refused") {

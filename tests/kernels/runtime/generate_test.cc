@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "kernels/runtime/bench.h"
+#include "kernels/runtime/ops.h"
 #include "tests/kernels/runtime/runtime_kit.h"
 
 namespace spikefold::testing {
@@ -61,7 +62,7 @@ TEST_CASE("Sampling draws in proportion to the softmax; top-k cuts it; temperatu
   const auto counts = [&](const SamplingOptions& options) {
     Sampler sampler(options);
     std::vector<int> n(4);
-    for (int i = 0; i < 20000; ++i) ++n[static_cast<size_t>(sampler.Sample(logits))];
+    for (int i = 0; i < 20000; ++i) ++n[static_cast<size_t>(*sampler.Sample(logits))];
     return n;
   };
   // Five standard deviations of a binomial of 20,000: at most 350.
@@ -76,6 +77,20 @@ TEST_CASE("Sampling draws in proportion to the softmax; top-k cuts it; temperatu
   n = counts({.temperature = 0.5f});  // odds squared: 1 : 9 : 36
   CHECK(std::abs(n[3] - 20000 * 36 / 46) < 300);
   CHECK(counts({})[3] == 20000);
+}
+
+TEST_CASE("Logits that are not finite are no text") {
+  for (const float temperature : {0.0f, 1.0f}) {
+    Sampler sampler({.temperature = temperature});
+    const absl::Status status = sampler.Sample({0.0f, NAN, 1.0f}).status();
+    CHECK(status.code() == absl::StatusCode::kDataLoss);
+    CHECK(status.message() ==
+          "logits: that of token 1 is nan; the model computes values that are not finite");
+  }
+  const TinyModel tiny = MakeTinyModel(Small());
+  const auto norm = tiny.checkpoint->tensor("model.layers.0.input_layernorm.weight").as<float>();
+  std::fill(norm.begin(), norm.end(), 3e38f);  // infinite rows of both signs, so that sums are NaN
+  CHECK(Generate(*Load(*tiny.checkpoint), {1}, {}).status().code() == absl::StatusCode::kDataLoss);
 }
 
 TEST_CASE("Impossible generation and bench options are refused") {
@@ -106,6 +121,31 @@ TEST_CASE("Bench reports one time a repetition and their rates") {
   CHECK(result->prefill.best == Approx(20 / fastest));
   CHECK(result->decode.mean <= result->decode.best);
   CHECK(Bench(*model, {.prompt = 0, .decode = 2, .repetitions = 1})->prefill.seconds.empty());
+}
+
+TEST_CASE("Bench warms up with as many decoded tokens as it times") {
+  const TinyModel tiny = MakeTinyModel(Small());
+  const auto model = Load(*tiny.checkpoint);
+  const ModelConfig& c = model->graph().config;
+  auto channels = std::make_shared<KvChannels>();  // so narrow that every coded key is outside and counted
+  const size_t width = static_cast<size_t>(c.num_kv_heads * c.head_dim);
+  channels->scale.assign(2, std::vector<float>(width, 1e-6f));
+  channels->min.assign(2, std::vector<float>(width, 0));
+  REQUIRE(model
+              ->set_kv({.k_bits = 4,
+                        .v_bits = 4,
+                        .k_scale = kernels::KeyScale::kChannel,
+                        .k_before_rope = true,
+                        .channels = channels})
+              .ok());
+  const auto saturated = [&](int64_t repetitions) {
+    const auto before = model->ops().counters().saturated;
+    REQUIRE(Bench(*model, {.prompt = 0, .decode = 100, .repetitions = repetitions}).ok());
+    return model->ops().counters().saturated - before;
+  };
+  const int64_t once = saturated(1);
+  CHECK(once > 0);
+  CHECK(saturated(2) * 2 == once * 3);
 }
 
 }  // namespace spikefold::testing
