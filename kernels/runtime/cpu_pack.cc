@@ -1,7 +1,7 @@
 // Weights of the CPU backend, packed for its kernels.
 #include <algorithm>
 #include <numeric>
-#include <optional>
+#include <utility>
 #include <vector>
 
 #include "formats/base/status.h"
@@ -18,10 +18,6 @@ namespace {
 
 namespace f32 = kernels::matmul_f32_f32_f32;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
-
-// What matmul_f32_s8r_sxg takes as whole multiples of a channel's scale.
-constexpr int64_t kWholeK = 131072;
-constexpr float kLeastWholeScale = 0x1p-120f;
 
 void PackChannels(const CodeMatrix& w, const ActivationFormat& act, LinearWeights& out) {
   out.kind = LinearWeights::Kind::kS8c;
@@ -51,11 +47,7 @@ absl::Status PackInGroups(const CodeMatrix& w, const ActivationFormat& act, Line
   out.packed = Tensor::ForWeights(DType::kU8, {static_cast<int64_t>(GroupPackedBytes(layout))});
   PackGroups(groups, out.packed.data());
   if (HasWideZeros(act)) out.row_sum = RowSums(groups);
-  if (act.is_float() || act.group > 0 || HasWideZeros(act) || w.k >= kWholeK) return absl::OkStatus();
-  const std::optional<TwoLevel> levels = FindTwoLevel(w);
-  const bool whole = levels && std::all_of(levels->scale.begin(), levels->scale.end(),
-                                           [](float s) { return s >= kLeastWholeScale; });
-  if (whole) out.scale = levels->scale;
+  if (auto levels = TwoLevelsFor(w, act)) out.scale = std::move(levels->scale);
   return absl::OkStatus();
 }
 
