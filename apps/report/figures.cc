@@ -175,7 +175,8 @@ Figure KldByPosition(const Findings& findings) {
   for (const Configuration* c : shown) {
     const std::vector<double>& kld = c->eval->result.kld_by_position;
     const EvalResult& r = c->eval->result;
-    const double tokens = r.num_windows > 0 ? static_cast<double>(r.num_scored / r.num_windows) : 1;
+    const double tokens =
+        r.num_windows > 0 ? static_cast<double>(r.num_scored) / static_cast<double>(r.num_windows) : 1;
     const double bucket = tokens / static_cast<double>(kld.size());
     Curve curve{
         .name = Shortened(c->name, 30), .colour = static_cast<int>(chart.curves.size()), .dots = true};

@@ -167,10 +167,10 @@ TEST_CASE("Packed nibbles lie as compressed-tensors lays them", "[native]") {
   const QuantizedLinear q = DownProj();
   const Tensor packed = *model->Read(q.module + ".weight_packed");
   REQUIRE(packed.shape() == Shape{3, 2});
-  for (int row = 0; row < 3; ++row) {
-    for (int i = 0; i < 16; ++i) {
-      const uint32_t word = static_cast<uint32_t>(packed.as<int32_t>()[static_cast<size_t>(row * 2 + i / 8)]);
-      const int code = i < 10 ? q.codes[static_cast<size_t>(row * 10 + i)] : 0;
+  for (size_t row = 0; row < 3; ++row) {
+    for (size_t i = 0; i < 16; ++i) {
+      const uint32_t word = static_cast<uint32_t>(packed.as<int32_t>()[row * 2 + i / 8]);
+      const int code = i < 10 ? q.codes[row * 10 + i] : 0;
       CHECK(static_cast<int>((word >> (4 * (i % 8))) & 15) == code + 8);
     }
   }
@@ -182,15 +182,15 @@ TEST_CASE("Verification finds any flipped bit of any file", "[native]") {
   WriteAll(path);
   const std::vector<std::string> names = *ListDirectory(path);
   for (const std::string& name : names) {
-    const std::string good = Read(path + "/" + name);
+    const std::string file = JoinPath(path, name), good = Read(file);
     for (size_t i = 0; i < good.size(); i += name == "manifest.json" ? 1 : 37) {
       std::string bad = good;
       bad[i] = static_cast<char>(bad[i] ^ 4);
-      REQUIRE(WriteFileAtomically(path + "/" + name, bad).ok());
+      REQUIRE(WriteFileAtomically(file, bad).ok());
       INFO(name << " byte " << i);
       CHECK_FALSE(NativeVerify(path).ok());
     }
-    REQUIRE(WriteFileAtomically(path + "/" + name, good).ok());
+    REQUIRE(WriteFileAtomically(file, good).ok());
   }
   CHECK(NativeVerify(path).ok());
   REQUIRE(WriteFileAtomically(path + "/extra", "x").ok());

@@ -85,7 +85,7 @@ TEST_CASE("A malformed safetensors file is refused with its reason", "[safetenso
   };
   const Case cases[] = {
       {1, "", "m: 0 bytes; a safetensors file begins with"},
-      {2, "\x02\0\0\0\0\0\0", "begins with the 8 bytes"},
+      {2, std::string("\x02\0\0\0\0\0\0", 7), "begins with the 8 bytes"},
       {3, Sized(0, ""), "not valid JSON at byte"},
       {4, Sized(uint64_t{1} << 63, "{}"), "a header of 9223372036854775808 bytes; at most 100000000"},
       {5, Sized(100'000'001, "{}"), "a header of 100000001 bytes; at most"},

@@ -223,7 +223,7 @@ TEST_CASE("Token ids outside the vocabulary, a full cache and wrong sizes are re
   const auto model = Load(*tiny.checkpoint);
   KvCache cache(model->graph().config, 4);
   std::vector<float> hidden(3 * 64);
-  const auto feed = [&](std::vector<int32_t> tokens) {
+  const auto feed = [&](const std::vector<int32_t>& tokens) {
     return Forward(*model, tokens, cache, absl::MakeSpan(hidden), {});
   };
   absl::Status status = feed({0, 131, 2});

@@ -24,7 +24,7 @@ class Residuals : public Taps {
     mass.push_back(a.column_mass[0] / static_cast<double>(a.num_rows));  // head 0, position 0
   }
   float At(int layer, int64_t position, int64_t channel) const {
-    return layers[static_cast<size_t>(layer + 1)][static_cast<size_t>(position * 512 + channel)];
+    return layers[static_cast<size_t>(int64_t{layer} + 1)][static_cast<size_t>(position * 512 + channel)];
   }
   std::vector<std::vector<float>> layers;
   std::vector<double> mass;
