@@ -36,6 +36,7 @@ void CheckReport::CompareBits(absl::string_view case_name, absl::Span<const T> a
   ++num_cases;
   num_values += static_cast<int64_t>(expected.size());
   for (size_t i = 0; i < expected.size(); ++i) {
+    // NOLINTNEXTLINE(bugprone-suspicious-memory-comparison): bits, not values
     if (std::memcmp(&actual[i], &expected[i], sizeof(T)) == 0) continue;
     if (!(worst <= std::numeric_limits<double>::max())) return;  // the first one is told
     worst = std::numeric_limits<double>::infinity();

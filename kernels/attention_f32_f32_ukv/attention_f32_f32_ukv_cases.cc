@@ -186,7 +186,8 @@ std::vector<double> Tolerances(const Operands& a, const Slack& slack) {
     }
     const double weight = (2 * static_cast<double>(p.head_dim + 8) * largest + 4) * 0x1p-24 +
                           slack.key * std::sqrt(largest_square);
-    const double keys = static_cast<double>(p.first + row / p.num_heads + 1);
+    const int64_t last = p.first + row / p.num_heads;
+    const double keys = static_cast<double>(last + 1);
     tolerance.insert(tolerance.end(), static_cast<size_t>(p.head_dim),
                      (2 * weight + (2 * keys + 16) * 0x1p-24 + slack.value) * largest_v);
   }

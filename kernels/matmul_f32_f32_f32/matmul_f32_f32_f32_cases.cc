@@ -49,8 +49,8 @@ struct Operands {
 
 // The data sheet's bound, and half an ulp for the reference's own rounding.
 std::vector<double> Tolerances(const Params& p) {
-  const double terms =
-      static_cast<double>(std::min(p.k, kSumBlock)) + static_cast<double>(p.k / kSumBlock) + 3;
+  const int64_t blocks = p.k / kSumBlock;
+  const double terms = static_cast<double>(std::min(p.k, kSumBlock)) + static_cast<double>(blocks) + 3;
   std::vector<double> tolerance;
   for (int64_t m = 0; m < p.m; ++m) {
     for (int64_t n = 0; n < p.n; ++n) {

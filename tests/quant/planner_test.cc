@@ -153,7 +153,7 @@ TEST_CASE("A fold uses the statistics behind the prefix and says whether it chan
 
 TEST_CASE("GPTQ rounds where there is text, but not in the controls of 8 bits") {
   Scanned s = ScanTiny(PlainModel());
-  const auto rounding = [&](Recipe recipe) {
+  const auto rounding = [&](const Recipe& recipe) {
     const auto plan = MakePlan(recipe, s.input());
     REQUIRE(plan.ok());
     return plan->linears.front().rounding;

@@ -223,7 +223,7 @@ TEST_CASE("The control of a budget spends as much, elsewhere, and elsewhere agai
 
 TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes the least bits that reach it") {
   const Priced priced;
-  const auto plan = [&](Recipe recipe) {
+  const auto plan = [&](const Recipe& recipe) {
     auto made = MakePlan(recipe, priced.input);
     CAPTURE(made.status().ToString());
     REQUIRE(made.ok());
@@ -248,7 +248,7 @@ TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes th
   const Plan loose = plan({.scheme = "w4a16", .max_kld = 0.02}),
              tight = plan({.scheme = "w4a16", .max_kld = 0.002});
   CHECK(loose.totals.bits_linear() + 0.5 < tight.totals.bits_linear());
-  const auto refused = [&](Recipe recipe, const char* text) {
+  const auto refused = [&](const Recipe& recipe, const char* text) {
     CHECK_THAT(MakePlan(recipe, priced.input).status(), Fails(absl::StatusCode::kInvalidArgument, text));
   };
   refused({.scheme = "w4a16", .max_bytes = small / 4}, "the least that this scheme takes for this model is");
