@@ -86,7 +86,8 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
     const std::string name = CaseName(c);
     report.CompareExact(absl::StrCat(name, " sums"), sums, expected_sums);
     // Roundings: a group's sum and scales, the sum over groups, the zero point, and the tail.
-    const double float_terms = static_cast<double>(c.num_kept + c.num_super + c.k / c.group) + 7;
+    const int64_t groups = c.k / c.group;
+    const double float_terms = static_cast<double>(c.num_kept + c.num_super + groups) + 7;
     report.Compare(name, y, std::vector<double>(expected.begin(), expected.end()),
                    Tolerances(o, o.CodeRows(), expected, float_terms));
     if (c.multiples && !CompareWhole(name, o, params, y, pool, report)) return {};

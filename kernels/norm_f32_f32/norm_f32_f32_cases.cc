@@ -25,6 +25,7 @@ CheckReport Check(ThreadPool& pool, Fault fault) {
     p.x = p.y = y.data();
     if (!Run(p, pool).ok()) return {};
     std::vector<double> tolerance;
+    tolerance.reserve(expected.size());
     for (float e : expected) tolerance.push_back(std::fabs(e) * 4 * 0x1p-24 + 0x1p-149);
     report.Compare(absl::StrCat("M=", m, " K=", k), y, std::vector<double>(expected.begin(), expected.end()),
                    tolerance);
