@@ -116,6 +116,30 @@ TEST_CASE("A block that a type can hold exactly stays as it is", "[gguf]") {
   }
 }
 
+TEST_CASE("Weights that another file left on fewer levels keep their own grid", "[gguf]") {
+  const GgmlScaleLayout& layout = *FindGgmlScaleLayout(GgmlType::kQ5_1);
+  std::mt19937_64 random(21);
+  for (int block = 0; block < 50; ++block) {
+    const int last = 8 + block % 8;  // of the levels that occur; Q5_1 has 31
+    const float step = 0.003f * static_cast<float>(1 + block),
+                offset = -0.4f * step * static_cast<float>(last);
+    std::vector<float> w;
+    for (int i = 0; i < layout.block; ++i) {
+      const int code = i < 2 ? i * last : static_cast<int>(random() % static_cast<uint64_t>(last + 1));
+      w.push_back(offset + step * static_cast<float>(code));
+    }
+    const std::string bytes = EncodeBlocks(layout, w, layout.block, {}, TestPool());
+    std::vector<float> back(w.size());
+    FindGgmlType(static_cast<uint32_t>(layout.type))
+        ->decode(reinterpret_cast<const uint8_t*>(bytes.data()), 1, back.data());
+    for (size_t i = 0; i < w.size(); ++i) {
+      CAPTURE(block, i);
+      // The step and the offset are float16 in the file.
+      CHECK(std::fabs(back[i] - w[i]) < 0.01f * step);
+    }
+  }
+}
+
 TEST_CASE("Zeros stay zeros and nothing is lost in a block of one large weight", "[gguf]") {
   for (const GgmlType type : kTypes) {
     INFO(FindGgmlType(static_cast<uint32_t>(type))->name);
