@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/numeric.h"
+#include "kernels/runtime/two_level.h"
 
 namespace spikefold {
 namespace {
@@ -73,7 +74,7 @@ float ChooseMultiples(const RowOfGroups& r, const WeightGrid& grid, GroupScale* 
 
 int MaxFactor(float zero, const WeightGrid& grid) {
   const int z = static_cast<int>(zero);
-  return std::min(kMaxScaleFactor, kernels::kS8Max / std::max(grid.hi() - z, z - grid.lo()));
+  return std::min(kMaxGroupFactor, kernels::kS8Max / std::max(grid.hi() - z, z - grid.lo()));
 }
 
 float ChooseRowScales(const float* row, const float* importance, int64_t k, const WeightGrid& grid,

@@ -23,15 +23,13 @@
 
 namespace spikefold {
 
-inline constexpr int kMaxScaleFactor = 16;
-
 struct WeightGrid {
   int bits = 4;          // 2 .. 8
   bool trellis = false;  // codes are steps of a path (formats/quantized/trellis.h): one F32 scale a row
   bool symmetric = true;
   int64_t group = 0;                 // columns that share a scale; 0: all of a row
   DType scale_dtype = DType::kBF16;  // F32, BF16 or F16: codes are chosen for the stored scale
-  // Scales of a row are whole multiples, 1 to kMaxScaleFactor, of one (row_scales.h). At most 4 bits.
+  // Scales of a row are whole multiples, 1 to kMaxGroupFactor, of one (row_scales.h). At most 4 bits.
   bool multiples = false;
   ScaleMethod scales = ScaleMethod::kMse;  // kMse: clip search; anything else: nothing clips
   // Blocks of ggml (block_scales.h), which decide all of the above but `bits`; null: our own grids.

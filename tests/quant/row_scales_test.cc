@@ -166,7 +166,7 @@ TEST_CASE("A unit is short enough for all of its multiples") {
     const WeightGrid grid{.scale_dtype = dtype};
     for (const double wish : {1e-30, 1e-7, 3.3e-6, 0.000123456, 0.0333, 0.99999, 1.7, 4063.0, 1e9}) {
       const float unit = grid.StoredUnit(wish);
-      for (int f = 1; f <= kMaxScaleFactor; ++f) {
+      for (int f = 1; f <= kMaxGroupFactor; ++f) {
         const float multiple = static_cast<float>(f) * unit;
         CHECK(grid.Stored(static_cast<double>(multiple)) == multiple);
       }
