@@ -290,7 +290,7 @@ class Bench {
     AddTwoLevels("w4ha8 many", m, n, k, 0, Rows::kMany);
     const int64_t rows = m <= 16 ? 16 : m <= 32 ? 32 : 64;
     for (const int groups : {1, 2, 4}) {
-      for (const int splits : {1, 2, 3, 4, 6, 8}) {
+      for (const int splits : {1, 2, 3, 4, 6}) {
         for (const int64_t kib : {50, 72, 108, 150, 210}) {
           const int64_t stage = (rows * 128 + groups * u4h::kTileBytes + 1023) / 1024;
           const int stages = static_cast<int>(std::min<int64_t>(kib / stage, 24));

@@ -2,10 +2,9 @@
 // wgmma, 64 channels a warpgroup, and x the right one, so that few rows waste nothing; both come through a
 // ring that the copy engine fills. Where the channels alone do not fill the chip, the blocks of a cluster
 // share out K: sums are integers, so they may be added in any order, and each block finishes some of the rows
-// from the sums that lie in the others' shared memory. Two blocks of neighbouring channels may copy x
-// together. Blocks are small enough for two on a multiprocessor: while one ends, the other's weights, of the
-// next kernel too, are on their way. Exact     Outputs are made in the CPU's order of roundings. Kept columns
-// are added one after the other, by
+// from the sums that lie in the others' shared memory. Blocks are small enough for two on a multiprocessor:
+// while one ends, the other's weights, of the next kernel too, are on their way.
+// Exact     Outputs are made in the CPU's order of roundings. Kept columns are added one after the other, by
 //           FMA: in float32 the outputs are the CPU's bit for bit.
 #pragma once
 
@@ -15,6 +14,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/device.h"
@@ -74,7 +74,8 @@ struct ByteCodes {
   static constexpr int kReaders = 1;                          // of a warpgroup, that give a stage back
   struct Registers {};
   // A stage is multiplied in parts, each with registers of its own.
-  static constexpr bool kBiased = false;  // whether the operand has 128 more than W everywhere, unsigned
+  template <int kRows>  // whether the operand has 128 more than W everywhere, unsigned
+  static constexpr bool kBiased = false;
   static constexpr int kParts = 1;
   // Starts the copy of step `step` to shared memory at `to`; `barrier` will receive LoadedBytes().
   __device__ static void Load(const Maps& maps, const Linear&, int which, int n0, int step, uint32_t to,
@@ -171,12 +172,47 @@ struct RowSums {
   }
 };
 
+// Adds up what the blocks of a cluster, kSplits of them, left in their shared memory where `from` is in this
+// one's: [quad][thread of the warpgroup]. sums[i] is of quad i * kSplits + rank. Several reads are on their
+// way at once, for each takes as long as some hundreds of instructions.
+template <int kSplits, int kQuads>
+__device__ inline void GatherSums(uint32_t from, int rank, int4 (&sums)[kQuads]) {
+  constexpr int kMine = (kQuads + kSplits - 1) / kSplits, kTogether = kSplits > 4 ? 1 : 8 / kSplits;
+#pragma unroll
+  for (int first = 0; first < kMine; first += kTogether) {
+    int4 parts[kTogether][kSplits];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int quad = (first + i) * kSplits + rank;
+#pragma unroll
+      for (int other = 0; other < kSplits; ++other) {
+        parts[i][other] = make_int4(0, 0, 0, 0);
+        if (first + i >= kMine || quad >= kQuads) continue;
+        parts[i][other] = LoadRemote16(from + quad * kWarpgroup * 16, static_cast<uint32_t>(other));
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether && first + i < kMine; ++i) {
+      int4 sum = parts[i][0];
+#pragma unroll
+      for (int other = 1; other < kSplits; ++other) {
+        sum.x += parts[i][other].x;
+        sum.y += parts[i][other].y;
+        sum.z += parts[i][other].z;
+        sum.w += parts[i][other].w;
+      }
+      sums[first + i] = sum;
+    }
+  }
+}
+
 // Output is float or __nv_bfloat16.
 template <typename Output, int kRows, int kGroups, template <int> typename Codes>
 __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLeanRegisters<kGroups>)
     few_rows_sm90(const __grid_constant__ Maps maps, const __grid_constant__ Work work) {
   using Left = Codes<kGroups>;
   constexpr int kQuads = kRows / 8, kXBytes = kRows * kStep, kStage = StageBytes(kRows, Left::kBytes);
+  constexpr bool kBiased = Left::template kBiased<kRows>;
   constexpr int kKeptXAt = kGroups * kChannels * kStep, kKeptStage = KeptStageBytes(kRows, kGroups);
   extern __shared__ __align__(1024) char shared[];
   const int warp = static_cast<int>(threadIdx.x) / kWarp, lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -289,7 +325,7 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
         Arrive(empty(stage == 0 ? work.stages - 1 : stage - 1));
       }
     }
-    if constexpr (Left::kBiased) row_sums.Add(shared + stage * kStage);
+    if constexpr (kBiased) row_sums.Add(shared + stage * kStage);
     if constexpr (Left::kParts == 2) {
       Left::template Multiply<1>(acc, registers[1], w_codes, x_codes, true);
       WarpgroupCommit();
@@ -301,7 +337,7 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
     }
   }
   WarpgroupWait<0>();
-  if constexpr (Left::kBiased) row_sums.Store(x_sums);
+  if constexpr (kBiased) row_sums.Store(x_sums);
   NamedBarrier(1, kGroups * kWarpgroup);
 
   int4 sums[kQuads];
@@ -309,8 +345,7 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
   for (int i = 0; i < kQuads; ++i) {
     uint32_t off[2] = {};
 #pragma unroll
-    for (int e = 0; e < 2 && Left::kBiased; ++e)
-      off[e] = 128u * static_cast<uint32_t>(x_sums[RowOf(i, 0, 1, e)]);
+    for (int e = 0; e < 2 && kBiased; ++e) off[e] = 128u * static_cast<uint32_t>(x_sums[RowOf(i, 0, 1, e)]);
     sums[i] = make_int4(static_cast<int>(acc[4 * i] - off[0]), static_cast<int>(acc[4 * i + 1] - off[1]),
                         static_cast<int>(acc[4 * i + 2] - off[0]), static_cast<int>(acc[4 * i + 3] - off[1]));
   }
@@ -321,25 +356,19 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
     for (int i = 0; i < kQuads; ++i) own[i * kWarpgroup] = sums[i];
     ClusterArrive();
     ClusterWait();
-#pragma unroll
-    for (int i = 0; i < kQuads; ++i) sums[i] = make_int4(0, 0, 0, 0);
     const uint32_t from = SharedAddress(own);
-#pragma unroll 1
-    for (int other = 0; other < splits; ++other) {
-      int4 v[(kQuads + 1) / 2];
-#pragma unroll
-      for (int i = 0; i < (kQuads + 1) / 2; ++i) {
-        const int quad = i * splits + rank;
-        v[i] = make_int4(0, 0, 0, 0);
-        if (quad < kQuads) v[i] = LoadRemote16(from + quad * kWarpgroup * 16, static_cast<uint32_t>(other));
-      }
-#pragma unroll
-      for (int i = 0; i < (kQuads + 1) / 2; ++i) {
-        sums[i].x += v[i].x;
-        sums[i].y += v[i].y;
-        sums[i].z += v[i].z;
-        sums[i].w += v[i].w;
-      }
+    switch (splits) {
+      case 2:
+        GatherSums<2>(from, rank, sums);
+        break;
+      case 3:
+        GatherSums<3>(from, rank, sums);
+        break;
+      case 4:
+        GatherSums<4>(from, rank, sums);
+        break;
+      default:
+        GatherSums<6>(from, rank, sums);
     }
     ClusterArrive();  // the others may go when all have read
   }
@@ -452,6 +481,10 @@ template <typename Output, int kRows, int kGroups, template <int> typename Codes
 absl::Status Launch(const char* name, const Operands& p, const Plan& plan, const Stream& stream) {
   using Left = Codes<kGroups>;
   constexpr int kStage = StageBytes(kRows, Left::kBytes), kBlock = kGroups * kChannels;
+  if (plan.splits < 1 || plan.splits == 5 || plan.splits > kMaxSplits) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " does not share out K over ", plan.splits, " blocks"));
+  }
   SF_ASSIGN_OR_RETURN(const Maps maps, MapsOf(p, kRows, kBlock, Left::kMapped));
   // The sums of a block that shares K lie where the ring was.
   constexpr int kLeastStages = (kRows * kBlock * 4 + kStage - 1) / kStage;

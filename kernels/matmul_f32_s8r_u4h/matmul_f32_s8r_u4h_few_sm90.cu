@@ -15,7 +15,9 @@ struct Nibbles {
   static constexpr int kBytes = kGroups * static_cast<int>(kTileBytes);
   static constexpr int kReaders = 4;  // each warp reads what it unpacks
   using Registers = Operands;
-  static constexpr bool kBiased = true;  // saves an XOR for four codes; sums of x take less
+  // Saves an XOR for four codes; the sums of x take less, where there are few or warpgroups share them.
+  template <int kRows>
+  static constexpr bool kBiased = kRows == 16 || kGroups > 1;
   static constexpr int kParts = 2;
   __device__ static void Load(const few::Maps&, const cuda::Linear& w, int, int n0, int step, uint32_t to,
                               uint32_t barrier) {
@@ -26,7 +28,7 @@ struct Nibbles {
   __device__ static void Multiply(uint32_t (&acc)[kCount], Registers& registers, const char* at, uint64_t x,
                                   bool add) {
     const int group = static_cast<int>(threadIdx.x) / few::kWarpgroup;
-    MultiplyHalf<kBiased>(acc, registers, at + group * kTileBytes, kPart, x, add);
+    MultiplyHalf<kBiased<2 * kCount>>(acc, registers, at + group * kTileBytes, kPart, x, add);
   }
 };
 
@@ -84,7 +86,9 @@ class Planner {
   few::Plan WithStages(few::Plan plan) const {
     constexpr int kMaxStages = 24, kFewBytes = 72 << 10, kBarrierBytes = 1024;
     const int rows = few::RowsOf(p_), kept = few::KeptStages(p_) * few::KeptStageBytes(rows, plan.groups);
-    const int room = rows == 16 || plan.groups == 4 || kept > 0 ? few::kSharedBytes : kFewBytes;
+    const bool shares = rows == 64 && plan.groups == 2 && plan.splits > 1;
+    const bool large = rows == 16 || plan.groups == 4 || kept > 0 || shares;
+    const int room = large ? few::kSharedBytes : kFewBytes;
     const int stage = few::StageBytes(rows, plan.groups * static_cast<int>(kTileBytes));
     plan.stages = std::clamp((room - kept - kBarrierBytes) / stage, 2, kMaxStages);
     return plan;
