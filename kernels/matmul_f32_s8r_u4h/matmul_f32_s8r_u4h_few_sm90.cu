@@ -15,9 +15,9 @@ struct Nibbles {
   static constexpr int kBytes = kGroups * static_cast<int>(kTileBytes);
   static constexpr int kReaders = 4;  // each warp reads what it unpacks
   using Registers = Operands;
-  // Saves an XOR for four codes; the sums of x take less, where there are few or warpgroups share them.
+  // Saves an XOR for four codes; sums of x take less where so many warpgroups share the rows.
   template <int kRows>
-  static constexpr bool kBiased = kRows == 16 || kGroups > 1;
+  static constexpr bool kBiased = 16 * kGroups >= kRows;
   static constexpr int kParts = 2;
   __device__ static void Load(const few::Maps&, const cuda::Linear& w, int, int n0, int step, uint32_t to,
                               uint32_t barrier) {
@@ -59,36 +59,40 @@ class Planner {
   Planner(const few::Operands& p, const cuda::DeviceInfo& device) : p_(p), num_sms_(device.num_sms) {}
 
   few::Plan Choose() const {
-    if (few::RowsOf(p_) == 16) {
-      const few::Plan four = PlanOf(4, num_sms_);  // reads x least often
-      if (four.splits > 1 && 3 * Blocks(four) >= 2 * num_sms_) return four;
-    }
+    const int rows = few::RowsOf(p_);
+    const few::Plan four = PlanOf(4, num_sms_);  // reads x least often
+    const bool fills = 3 * Blocks(four) >= 2 * num_sms_;
+    const bool is_long = Steps() >= 2 * kLeastSteps * four.splits && Blocks(four) <= num_sms_;
+    if (rows == 16 && four.splits > 1 && fills) return four;
+    if (rows == 64 && is_long && fills && p_.num_kept == 0) return four;
     few::Plan two = PlanOf(2, num_sms_ * 3 / 2);
     // Of blocks that fit two at a time, and are no more than there are multiprocessors, two may share one.
-    const bool crowded = few::RowsOf(p_) > 16 && two.splits > 1 && Blocks(two) <= num_sms_;
+    const bool crowded = rows > 16 && two.splits > 1 && Blocks(two) <= num_sms_;
     return crowded ? WithStages({.groups = 1, .splits = two.splits}) : two;
   }
 
  private:
+  static constexpr int kLeastSteps = 8;
+
+  int64_t Steps() const { return cuda::CeilDiv(p_.row_bytes, few::kStep); }
   int64_t Blocks(const few::Plan& plan) const {
     return few::Tiles(p_.linears, plan.groups * few::kChannels) * plan.splits;
   }
   few::Plan PlanOf(int groups, int64_t most_blocks) const {
-    constexpr int kLeastSteps = 8;
-    const int64_t steps = cuda::CeilDiv(p_.row_bytes, few::kStep);
     few::Plan plan = {.groups = groups, .splits = 1};
     for (const int splits : {2, 3, 4, 6}) {
       const few::Plan next = {.groups = groups, .splits = splits};
-      if (Blocks(next) <= most_blocks && steps >= kLeastSteps * splits) plan = next;
+      if (Blocks(next) <= most_blocks && Steps() >= kLeastSteps * splits) plan = next;
     }
     return WithStages(plan);
   }
   few::Plan WithStages(few::Plan plan) const {
-    constexpr int kMaxStages = 24, kFewBytes = 72 << 10, kBarrierBytes = 1024;
+    constexpr int kMaxStages = 24, kFewBytes = 72 << 10, kManyBytes = 152 << 10, kBarrierBytes = 1024;
     const int rows = few::RowsOf(p_), kept = few::KeptStages(p_) * few::KeptStageBytes(rows, plan.groups);
     const bool shares = rows == 64 && plan.groups == 2 && plan.splits > 1;
-    const bool large = rows == 16 || plan.groups == 4 || kept > 0 || shares;
-    const int room = large ? few::kSharedBytes : kFewBytes;
+    const bool alone = rows == 64 && plan.groups == 4 && plan.splits == 1;
+    const bool fewer = rows > 16 && plan.groups < 4 && kept == 0 && !shares;
+    const int room = alone ? kManyBytes : fewer ? kFewBytes : few::kSharedBytes;
     const int stage = few::StageBytes(rows, plan.groups * static_cast<int>(kTileBytes));
     plan.stages = std::clamp((room - kept - kBarrierBytes) / stage, 2, kMaxStages);
     return plan;
