@@ -5,26 +5,27 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/dtype.h"
+#include "formats/base/vector_clones.h"
 
 // Layouts: ggml-common.h (block_q4_0 ...); order of the float32 operations: ggml's dequantize_row_*.
-// Every loop has a constant count and no table, so that the compiler vectorises it for the baseline ISA.
+// Every loop has a constant count and no table, so that the compiler vectorises it.
 
 namespace spikefold {
 namespace {
 
-uint16_t Load16(const uint8_t* p) {
+SF_VECTOR_INLINE uint16_t Load16(const uint8_t* p) {
   uint16_t v;
   std::memcpy(&v, p, 2);
   return v;
 }
-uint32_t Load32(const uint8_t* p) {
+SF_VECTOR_INLINE uint32_t Load32(const uint8_t* p) {
   uint32_t v;
   std::memcpy(&v, p, 4);
   return v;
 }
 
 // Branch-free float16 to float32, also for subnormals: the exponent is rebased by a multiplication.
-float HalfAt(const uint8_t* p) {
+SF_VECTOR_INLINE float HalfAt(const uint8_t* p) {
   const uint32_t h = Load16(p);
   const float magnitude = std::bit_cast<float>((h & 0x7fffu) << 13) * 0x1p112f;
   const uint32_t special = (h & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
@@ -34,14 +35,14 @@ float HalfAt(const uint8_t* p) {
 void DecodeF32(const uint8_t* in, int64_t count, float* out) {
   if (count > 0) std::memcpy(out, in, static_cast<size_t>(count) * 4);  // which takes no null
 }
-void DecodeF16(const uint8_t* in, int64_t count, float* out) {
+SF_VECTOR_CLONES void DecodeF16(const uint8_t* in, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = HalfAt(in + 2 * i);
 }
-void DecodeBf16(const uint8_t* in, int64_t count, float* out) {
+SF_VECTOR_CLONES void DecodeBf16(const uint8_t* in, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = Bf16ToFloat(Load16(in + 2 * i));
 }
 
-void DecodeQ4_0(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ4_0(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 18, out += 32) {
     const float d = HalfAt(in);
     const uint8_t* q = in + 2;
@@ -50,7 +51,7 @@ void DecodeQ4_0(const uint8_t* in, int64_t num_blocks, float* out) {
   }
 }
 
-void DecodeQ4_1(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ4_1(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 20, out += 32) {
     const float d = HalfAt(in), m = HalfAt(in + 2);
     const uint8_t* q = in + 4;
@@ -60,14 +61,14 @@ void DecodeQ4_1(const uint8_t* in, int64_t num_blocks, float* out) {
 }
 
 // The 32 five-bit codes of a Q5_0 or Q5_1 block: bit e of `high` is the fifth bit of element e.
-void UnpackFiveBit(uint32_t high, const uint8_t* q, int32_t code[32]) {
+SF_VECTOR_INLINE void UnpackFiveBit(uint32_t high, const uint8_t* q, int32_t code[32]) {
   for (int j = 0; j < 16; ++j) {
     code[j] = (q[j] & 15) | static_cast<int32_t>((high >> j & 1) << 4);
     code[16 + j] = (q[j] >> 4) | static_cast<int32_t>((high >> (16 + j) & 1) << 4);
   }
 }
 
-void DecodeQ5_0(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ5_0(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 22, out += 32) {
     const float d = HalfAt(in);
     int32_t code[32];
@@ -76,7 +77,7 @@ void DecodeQ5_0(const uint8_t* in, int64_t num_blocks, float* out) {
   }
 }
 
-void DecodeQ5_1(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ5_1(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 24, out += 32) {
     const float d = HalfAt(in), m = HalfAt(in + 2);
     int32_t code[32];
@@ -85,7 +86,7 @@ void DecodeQ5_1(const uint8_t* in, int64_t num_blocks, float* out) {
   }
 }
 
-void DecodeQ8_0(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ8_0(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 34, out += 32) {
     const float d = HalfAt(in);
     const uint8_t* q = in + 2;
@@ -94,7 +95,7 @@ void DecodeQ8_0(const uint8_t* in, int64_t num_blocks, float* out) {
 }
 
 // scales[16]: low nibble scale, high nibble minimum, of 16 elements each | qs[64] | d | dmin
-void DecodeQ2_K(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ2_K(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 84) {
     const float d = HalfAt(in + 80), dmin = HalfAt(in + 82);
     for (int g = 0; g < 16; ++g, out += 16) {
@@ -108,7 +109,7 @@ void DecodeQ2_K(const uint8_t* in, int64_t num_blocks, float* out) {
 
 // hmask[32] | qs[64] | scales[12]: sixteen 6-bit scales, low nibbles in bytes 0-7, top pairs in bytes 8-11 |
 // d
-void DecodeQ3_K(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ3_K(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 110) {
     const float d = HalfAt(in + 108);
     const uint8_t* scales = in + 96;
@@ -128,7 +129,7 @@ void DecodeQ3_K(const uint8_t* in, int64_t num_blocks, float* out) {
 }
 
 // The eight 6-bit (scale, minimum) pairs that Q4_K and Q5_K pack into 12 bytes.
-void UnpackScaleMin(const uint8_t* s, int j, int* scale, int* min) {
+SF_VECTOR_INLINE void UnpackScaleMin(const uint8_t* s, int j, int* scale, int* min) {
   if (j < 4) {
     *scale = s[j] & 63;
     *min = s[j + 4] & 63;
@@ -139,7 +140,7 @@ void UnpackScaleMin(const uint8_t* s, int j, int* scale, int* min) {
 }
 
 // d | dmin | scales[12] | qs[128]: each 32 bytes hold 64 elements, low nibbles first
-void DecodeQ4_K(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ4_K(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 144) {
     const float d = HalfAt(in), dmin = HalfAt(in + 2);
     for (int g = 0; g < 8; ++g, out += 32) {
@@ -154,7 +155,7 @@ void DecodeQ4_K(const uint8_t* in, int64_t num_blocks, float* out) {
 }
 
 // d | dmin | scales[12] | qh[32]: bit g of byte j is the fifth bit of element j of group g | qs[128]
-void DecodeQ5_K(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ5_K(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 176) {
     const float d = HalfAt(in), dmin = HalfAt(in + 2);
     const uint8_t* high = in + 16;
@@ -172,7 +173,7 @@ void DecodeQ5_K(const uint8_t* in, int64_t num_blocks, float* out) {
 }
 
 // ql[128] | qh[64] | scales[16] (int8) | d. Per half: 64 low nibbles, 64 high nibbles; top pairs by 32.
-void DecodeQ6_K(const uint8_t* in, int64_t num_blocks, float* out) {
+SF_VECTOR_CLONES void DecodeQ6_K(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 210) {
     const float d = HalfAt(in + 208);
     for (int g = 0; g < 16; ++g, out += 16) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "absl/functional/function_ref.h"
 #include "formats/base/hadamard.h"
@@ -24,26 +25,32 @@ SF_VECTOR_CLONES void Butterflies(double* x, int64_t count, int64_t distance) {
   }
 }
 
-constexpr int64_t kSlice = 8;  // sums of so many columns stay in registers
+constexpr int64_t kLanes = 8, kSlice = 32;  // sums of so many columns stay in registers
 
 // Columns [0, width) of all points: y[c * distance + i] = sum_a x[a * kColumns + i] * table[a][c].
 SF_VECTOR_INLINE void SignedSums(const std::vector<int8_t>& table, int64_t order, const double* x,
                                  int64_t width, int64_t distance, double* y) {
-  for (int64_t c = 0; c < order; ++c) {
-    double sum[kSlice] = {};
+  using Lanes = double __attribute__((vector_size(kLanes * sizeof(double))));
+  for (int64_t c = 0; c < order; ++c, y += distance) {
     if (width == kSlice) {
+      Lanes sum[kSlice / kLanes] = {};
       for (int64_t a = 0; a < order; ++a) {
         const double sign = table[static_cast<size_t>(a * order + c)];
-#pragma GCC unroll 8
-        for (int64_t i = 0; i < kSlice; ++i) sum[i] += sign * x[a * kColumns + i];
+        for (int64_t i = 0; i < kSlice / kLanes; ++i) {
+          Lanes lanes;
+          std::memcpy(&lanes, x + a * kColumns + i * kLanes, sizeof lanes);
+          sum[i] += sign * lanes;
+        }
       }
+      std::memcpy(y, sum, sizeof sum);
     } else {
+      double sum[kSlice] = {};
       for (int64_t a = 0; a < order; ++a) {
         const double sign = table[static_cast<size_t>(a * order + c)];
         for (int64_t i = 0; i < width; ++i) sum[i] += sign * x[a * kColumns + i];
       }
+      std::copy_n(sum, width, y);
     }
-    std::copy_n(sum, width, y + c * distance);
   }
 }
 
@@ -113,15 +120,33 @@ void ForRange(ThreadPool* pool, int64_t count, int64_t grain,
 
 constexpr int64_t kRowsAtOnce = 64;  // that share a reading of a dense matrix
 
+// Rows by blocks: of a block the points of all rows lie side by side, so that every step of a rotation is one
+// of whole vectors; a dense matrix takes the rows as they are.
 void RightOnly(const Rewrite& r, ThreadPool* pool, int64_t n, int64_t k, float* w) {
+  const bool dense =
+      std::any_of(r.right.begin(), r.right.end(), [](const Transform& t) { return t.order() > 0; });
   ForRange(pool, n, kRowsAtOnce, [&](int64_t begin, int64_t end) {
-    std::vector<double> rows;
+    std::vector<double> block(static_cast<size_t>(kRowsAtOnce * k));
     for (int64_t first = begin; first < end; first += kRowsAtOnce) {
       const int64_t count = std::min(kRowsAtOnce, end - first);
-      float* at = w + first * k;
-      rows.assign(at, at + count * k);
-      for (const Transform& t : r.right) t.ApplyRows(rows.data(), count, k);
-      for (size_t i = 0; i < rows.size(); ++i) at[i] = static_cast<float>(rows[i]);
+      float* const at = w + first * k;
+      const int64_t row_step = dense ? k : 1, column_step = dense ? 1 : count;
+      const auto for_each = [&](auto use) {
+        for (int64_t row = 0; row < count; ++row) {
+          for (int64_t i = 0; i < k; ++i) {
+            use(at[row * k + i], block[static_cast<size_t>(row * row_step + i * column_step)]);
+          }
+        }
+      };
+      for_each([](float weight, double& value) { value = static_cast<double>(weight); });
+      for (const Transform& t : r.right) {
+        if (dense) {
+          t.ApplyRows(block.data(), count, k);
+        } else {
+          t.Apply(block.data(), k, count);
+        }
+      }
+      for_each([](float& weight, double value) { weight = static_cast<float>(value); });
     }
   });
 }
