@@ -1,8 +1,8 @@
-// usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv] [--plans]
+// usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv] [--plans KERNEL,...]
 // Times W8A8, W4A8 and W4A16 on this GPU beside cuBLASLt in one run: graphs of launches over weights that
 // together exceed the L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
-// benchmarks/history/<device>.csv. --plans: every way to share out a W8A8 or W4A8 product of up to 64 rows as
-// well.
+// benchmarks/history/<device>.csv. --plans: every way to share out a product of few rows as well, of these
+// kernels: w8a8, w4a8 (up to 64 rows), w4a16.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -47,7 +47,8 @@ struct Options {
   std::vector<std::pair<int64_t, int64_t>> shapes = {
       {4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}};
   int rounds = 5;
-  bool csv = false, plans = false;
+  bool csv = false;
+  std::vector<std::string> plans;  // kernels
 };
 
 struct Contender {
@@ -259,6 +260,9 @@ class Bench {
                            }});
   }
   // The same in two integer levels, factors of any kind: what they are takes no more or less time.
+  bool Plans(const char* kernel) const {
+    return std::find(options_.plans.begin(), options_.plans.end(), kernel) != options_.plans.end();
+  }
   enum class Rows { kChosen, kFew, kMany };
   void AddTwoLevels(const std::string& name, int64_t m, int64_t n, int64_t k, int64_t kept,
                     Rows rows = Rows::kChosen, Plan plan = {}) {
@@ -322,7 +326,8 @@ class Bench {
   }
 
   // Codes and scales lie in the bytes of the other weights: any bits are codes, pairs of bf16 are floats.
-  void AddW4(const char* name, int64_t m, int64_t n, int64_t k, bool hopper) {
+  enum class W4 { kSm80, kClusters, kFew };
+  void AddW4(const std::string& name, int64_t m, int64_t n, int64_t k, W4 kernel, Plan plan = {}) {
     constexpr int64_t kGroup = 64;
     const int64_t code_bytes = n * k / 2, scale_bytes = n * k / kGroup * 4;
     contenders_.push_back(
@@ -337,8 +342,20 @@ class Bench {
                .w_scale = reinterpret_cast<const float*>(w16_.as<char>() + copy * scale_bytes),
                .group = kGroup,
                .y = sums_.as<float>()};
-           return hopper ? s4g::RunHopper(p, stream_) : s4g::RunCuda(p, stream_);
+           if (kernel == W4::kFew) return s4g::RunFew(p, parts_.as<void>(), plan, device_, stream_);
+           return kernel == W4::kClusters ? s4g::RunHopper(p, stream_) : s4g::RunCuda(p, stream_);
          }});
+  }
+  void AddW4Plans(int64_t m, int64_t n, int64_t k) {
+    for (const int groups : {1, 2}) {
+      for (const int splits : {1, 2, 3, 4, 6}) {
+        for (const int stages : {2, 3, 4, 5, 6, 8}) {
+          AddW4(absl::StrCat("w4a16 g", groups, " s", splits, " n", stages), m, n, k, W4::kFew,
+                {.groups = groups, .splits = splits, .stages = stages});
+          if (!contenders_.back().launch(0).ok()) contenders_.pop_back();  // more than shared memory holds
+        }
+      }
+    }
   }
 
   // Float rows times 8-bit codes, or times bf16 weights: what the walk runs without quantized activations.
@@ -373,16 +390,18 @@ class Bench {
     peers_.clear();
     AddWalk("w8a8 f32", m, n, k, 0);
     AddWalk("w8a8 f32 r=64", m, n, k, kKept);
-    if (m <= kMaxW4Rows) AddW4("w4a16 f32 sm80", m, n, k, false);
+    if (m <= kMaxW4Rows) AddW4("w4a16 f32 sm80", m, n, k, W4::kSm80);
     const bool hopper = device_.sm == 90;
-    if (options_.plans && hopper && m <= cuda::few::kMaxRows) AddPlans(m, n, k);
-    if (options_.plans && hopper && m <= cuda::few::kMaxRows) AddTwoLevelPlans(m, n, k);
+    if (Plans("w8a8") && hopper && m <= cuda::few::kMaxRows) AddPlans(m, n, k);
+    if (Plans("w4a8") && hopper && m <= cuda::few::kMaxRows) AddTwoLevelPlans(m, n, k);
     if (hopper) AddTwoLevels("w4ha8 f32", m, n, k, 0);
     if (hopper) AddTwoLevels("w4ha8 f32 r=64", m, n, k, kKept);
     if (hopper) AddGroups("w4a8 f32", m, n, k, Groups::kTiles);
     if (hopper) AddGroups("w8ga8 f32", m, n, k, Groups::kHopper);
     if (m <= kMaxW4Rows) AddGroups("w8ga8 f32 sm80", m, n, k, Groups::kSm80);
-    if (hopper && m <= kMaxW4Rows) AddW4("w4a16 f32 sm90", m, n, k, true);
+    if (hopper && m <= kMaxW4Rows) AddW4("w4a16 f32 sm90", m, n, k, W4::kClusters);
+    if (hopper) AddW4("w4a16 f32 few", m, n, k, W4::kFew);
+    if (hopper && Plans("w4a16")) AddW4Plans(m, n, k);
     if (hopper && m >= bf16_weights::kHopperRows) {
       AddBf16Rows("bf16 f32 rounded", bf16_weights::Rows::kBf16, m, n, k);
       AddBf16Rows("bf16 f32 split", bf16_weights::Rows::kExact, m, n, k);
@@ -466,8 +485,8 @@ bool ParseOptions(int argc, char** argv, Options& options) {
     const std::string arg = argv[i];
     if (arg == "--csv") {
       options.csv = true;
-    } else if (arg == "--plans") {
-      options.plans = true;
+    } else if (arg == "--plans" && i + 1 < argc) {
+      options.plans = absl::StrSplit(argv[++i], ',');
     } else if (arg == "--rounds" && i + 1 < argc) {
       options.rounds = std::atoi(argv[++i]);
     } else if (arg == "--m" && i + 1 < argc) {
@@ -504,7 +523,9 @@ absl::Status Main(const Options& options) {
 int main(int argc, char** argv) {
   spikefold::benchmarks::Options options;
   if (!spikefold::benchmarks::ParseOptions(argc, argv, options)) {
-    std::fprintf(stderr, "usage: cuda_bench [--m M,...] [--shape NxK,...] [--rounds R] [--csv] [--plans]\n");
+    std::fprintf(
+        stderr,
+        "usage: cuda_bench [--m M,...] [--shape NxK,...] [--rounds R] [--csv] [--plans KERNEL,...]\n");
     return 2;
   }
   const absl::Status status = spikefold::benchmarks::Main(options);

@@ -172,11 +172,18 @@ struct RowSums {
   }
 };
 
-// Adds up what the blocks of a cluster, kSplits of them, left in their shared memory where `from` is in this
-// one's: [quad][thread of the warpgroup]. sums[i] is of quad i * kSplits + rank. Several reads are on their
-// way at once, for each takes as long as some hundreds of instructions.
-template <int kSplits, int kQuads>
-__device__ inline void GatherSums(uint32_t from, int rank, int4 (&sums)[kQuads]) {
+__device__ inline int4 PlusBits(int4 a, int4 b) {
+  return make_int4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+__device__ inline float4 PlusBits(float4 a, int4 b) {
+  return make_float4(a.x + __int_as_float(b.x), a.y + __int_as_float(b.y), a.z + __int_as_float(b.z),
+                     a.w + __int_as_float(b.w));
+}
+// Adds up, in the order of their ranks, what the blocks of a cluster, kSplits of them, left in their shared
+// memory where `from` is in this one's: [quad][thread of the warpgroup]. sums[i] is of quad i * kSplits +
+// rank. Several reads are on their way at once, for each takes as long as some hundreds of instructions.
+template <int kSplits, typename Quad, int kQuads>
+__device__ inline void GatherSums(uint32_t from, int rank, Quad (&sums)[kQuads]) {
   constexpr int kMine = (kQuads + kSplits - 1) / kSplits, kTogether = kSplits > 4 ? 1 : 8 / kSplits;
 #pragma unroll
   for (int first = 0; first < kMine; first += kTogether) {
@@ -193,17 +200,30 @@ __device__ inline void GatherSums(uint32_t from, int rank, int4 (&sums)[kQuads])
     }
 #pragma unroll
     for (int i = 0; i < kTogether && first + i < kMine; ++i) {
-      int4 sum = parts[i][0];
+      Quad sum = {};
 #pragma unroll
-      for (int other = 1; other < kSplits; ++other) {
-        sum.x += parts[i][other].x;
-        sum.y += parts[i][other].y;
-        sum.z += parts[i][other].z;
-        sum.w += parts[i][other].w;
-      }
+      for (int other = 0; other < kSplits; ++other) sum = PlusBits(sum, parts[i][other]);
       sums[first + i] = sum;
     }
   }
+}
+template <typename Quad, int kQuads>
+__device__ inline void Gather(int splits, uint32_t from, int rank, Quad (&sums)[kQuads]) {
+  switch (splits) {
+    case 2:
+      return GatherSums<2>(from, rank, sums);
+    case 3:
+      return GatherSums<3>(from, rank, sums);
+    case 4:
+      return GatherSums<4>(from, rank, sums);
+    default:
+      return GatherSums<6>(from, rank, sums);
+  }
+}
+inline absl::Status CheckSplits(const char* name, const Plan& plan) {
+  if (plan.splits >= 1 && plan.splits != 5 && plan.splits <= kMaxSplits) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(name, " does not share out K over ", plan.splits, " blocks"));
 }
 
 // Output is float or __nv_bfloat16.
@@ -356,20 +376,7 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
     for (int i = 0; i < kQuads; ++i) own[i * kWarpgroup] = sums[i];
     ClusterArrive();
     ClusterWait();
-    const uint32_t from = SharedAddress(own);
-    switch (splits) {
-      case 2:
-        GatherSums<2>(from, rank, sums);
-        break;
-      case 3:
-        GatherSums<3>(from, rank, sums);
-        break;
-      case 4:
-        GatherSums<4>(from, rank, sums);
-        break;
-      default:
-        GatherSums<6>(from, rank, sums);
-    }
+    Gather(splits, SharedAddress(own), rank, sums);
     ClusterArrive();  // the others may go when all have read
   }
 
@@ -481,10 +488,7 @@ template <typename Output, int kRows, int kGroups, template <int> typename Codes
 absl::Status Launch(const char* name, const Operands& p, const Plan& plan, const Stream& stream) {
   using Left = Codes<kGroups>;
   constexpr int kStage = StageBytes(kRows, Left::kBytes), kBlock = kGroups * kChannels;
-  if (plan.splits < 1 || plan.splits == 5 || plan.splits > kMaxSplits) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(name, " does not share out K over ", plan.splits, " blocks"));
-  }
+  SF_RETURN_IF_ERROR(CheckSplits(name, plan));
   SF_ASSIGN_OR_RETURN(const Maps maps, MapsOf(p, kRows, kBlock, Left::kMapped));
   // The sums of a block that shares K lie where the ring was.
   constexpr int kLeastStages = (kRows * kBlock * 4 + kStage - 1) / kStage;

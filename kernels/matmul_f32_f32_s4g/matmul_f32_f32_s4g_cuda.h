@@ -3,16 +3,19 @@
 // Layout    tiles of 16 channels x 64 columns: 16 bytes a lane are four left operands of mma.m16n8k16; word j
 //           of lane 4 g + t holds columns 16 j + 4 t to 16 j + 4 t + 3 of channels g and g + 8 (PackLane says
 //           in which nibbles). Scales and zero points: [row tile][column tile][8 channels g][g, g + 8].
-// Method    clusters (sm_90, 16 rows at a time): x becomes f16 once for many channels, under a power of two
-// for each
-//           row and part of K; codes are multiplied as subnormal f16, which is exact, and zero points through
-//           sums of the f16 values; sums are float32 (kernels/cuda/cluster_rows.cuh). Up to 4 rows x has two
-//           f16 parts, more rows have one.
+// Method    more than 16 rows on sm_90a: x becomes f16 once, under a power of two for each row; codes less
+// their
+//           zero points are multiplied as subnormal f16, which is exact, on wgmma for up to 64 rows at once;
+//           sums of a group are float32 (matmul_f32_f32_s4g_few_sm90.cu).
+//           Clusters (sm_90, fewer rows): x becomes f16 once for many channels, under a power of two for each
+//           row and part of K; zero points go through sums of the f16 values (kernels/cuda/cluster_rows.cuh).
+//           Up to 4 rows x has two f16 parts, more rows have one.
 //           Elsewhere up to 4 rows: integers on the tensor cores, x in three digits (digit_rows.cuh).
 //           More: codes become bf16 integers; x is split into two bf16 values. Warps of a block share out K.
 // Precision of x                relative to x       or to the largest |x|
 //           clusters, 1 to 4 rows     2^-22         2^-40 of a row's part of K
 //           clusters, more rows       2^-11         2^-40 of a row's part of K; bf16 has 2^-8
+//           more than 16 rows, sm_90a 2^-11         2^-40 of a row
 //           digits                                  2^-22 of 64 columns
 //           two bf16 parts            2^-17
 //           Clusters add to that 2^-17 of the sizes of x times (code + zero + 16) at most: a tensor core cuts
@@ -31,6 +34,7 @@
 #include "absl/types/span.h"
 #include "formats/base/thread_pool.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/few_rows_plan.h"
 #include "kernels/cuda/simt_matmul.h"
 #include "kernels/cuda/stream.h"
 
@@ -62,19 +66,36 @@ absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream)
 // shared memory, where FitsHopper() says that it fits.
 bool FitsHopper(int64_t k);
 absl::Status RunHopper(cuda::SimtParams params, const cuda::Stream& stream);
+// On sm_90a, any number of rows: up to 64 share a reading of W. `scratch`: ScratchBytes() of device memory.
+constexpr size_t ScratchBytes(int64_t m, int64_t k) {
+  return static_cast<size_t>(m * k) * sizeof(uint16_t) + static_cast<size_t>(m) * sizeof(float);
+}
+absl::Status RunFew(const cuda::SimtParams& params, void* scratch, const cuda::few::Plan& plan,
+                    const cuda::DeviceInfo& device, const cuda::Stream& stream);
+
 // Whichever is faster on this device. With one row digits are done with a matrix of 4096 x 4096 before
-// clusters are, with more than 8 what makes nothing of x first is; beyond 16 rows clusters read W once
-// for 16.
-inline constexpr int64_t kSmall = int64_t{20} << 20, kMaxClusterRows = 64;
-inline bool UsesClusters(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
+// clusters are, with more than 8 what makes nothing of x first is.
+enum class Path { kDirect, kClusters, kFew };
+inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
+  constexpr int64_t kSmall = int64_t{20} << 20, kMaxClusterRows = 16;
+  if (device.sm != 90 || params.m == 0) return Path::kDirect;
+  if (params.m > kMaxClusterRows) return Path::kFew;
   int64_t n = 0;
   for (int i = 0; i < params.linears.count; ++i) n += params.linears.linear[i].n;
-  const int64_t m = params.m, least = m >= 2 && m <= 8 ? 0 : m <= 32 ? kSmall : 2 * kSmall;
-  return device.sm == 90 && m > 0 && m <= kMaxClusterRows && n * params.k > least && FitsHopper(params.k);
+  const bool always = params.m >= 2 && params.m <= 8;
+  return (always || n * params.k > kSmall) && FitsHopper(params.k) ? Path::kClusters : Path::kDirect;
 }
-inline absl::Status RunCuda(const cuda::SimtParams& params, const cuda::DeviceInfo& device,
+// `scratch`: as RunFew(), where PathOf() says kFew.
+inline absl::Status RunCuda(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
                             const cuda::Stream& stream) {
-  return UsesClusters(params, device) ? RunHopper(params, stream) : RunCuda(params, stream);
+  switch (PathOf(params, device)) {
+    case Path::kFew:
+      return RunFew(params, scratch, {}, device, stream);
+    case Path::kClusters:
+      return RunHopper(params, stream);
+    default:
+      return RunCuda(params, stream);
+  }
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_s4g

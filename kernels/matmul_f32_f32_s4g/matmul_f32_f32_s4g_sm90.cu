@@ -11,6 +11,7 @@
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/streaming.cuh"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
+#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_f16.cuh"
 
 namespace spikefold::kernels::matmul_f32_f32_s4g {
 namespace {
@@ -52,29 +53,6 @@ struct TileCodes {
   int lane, second, rest_bytes;
   const char *codes, *rest;
 };
-
-// A row's part of a block is divided by a power of two, so that its largest value, of which these are the
-// bits without the sign, lies in [2^14, 2^15). NaN for what is not finite.
-__device__ inline uint32_t ExponentOf(uint32_t largest) {
-  constexpr uint32_t kLeast = 15;  // smaller exponents would leave the range of normal numbers
-  return max(largest >> 23, kLeast);
-}
-__device__ inline float ScaleOf(uint32_t largest) {
-  const uint32_t exponent = ExponentOf(largest);
-  return __uint_as_float(exponent == 255 ? 0x7fc00000u : (exponent - 14) << 23);
-}
-__device__ inline float InverseScaleOf(uint32_t largest) {
-  return __uint_as_float((268 - min(ExponentOf(largest), 254u)) << 23);
-}
-// Two values as f16, or what is left of them.
-__device__ inline uint32_t F16(float x, float y, bool rest) {
-  __half2 v = __floats2half2_rn(x, y);
-  if (rest) {
-    const float2 rounded = __half22float2(v);
-    v = __floats2half2_rn(x - rounded.x, y - rounded.y);
-  }
-  return *reinterpret_cast<const uint32_t*>(&v);
-}
 
 // x as right operands: up to 4 rows in two parts, row r in columns r and r + 4, or 8 kNumTiles rows in one.
 template <int kNumTiles, int kNumParts, int kNumSteps = 4>

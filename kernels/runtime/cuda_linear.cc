@@ -268,8 +268,8 @@ absl::Status CudaOps::Bf16Linears(const cuda::SimtParams& p) {
     return bf16::RunCuda(p, *stream_);
   }
   const bf16::Rows rows = cuda_rounds_rows ? bf16::Rows::kBf16 : bf16::Rows::kExact;
-  SF_RETURN_IF_ERROR(bf16_parts_.Reserve(bf16::PartsBytes(p.m, p.k, rows)));
-  return bf16::RunHopper(p, rows, bf16_parts_.as<uint16_t>(), device_, *stream_);
+  SF_RETURN_IF_ERROR(row_parts_.Reserve(bf16::PartsBytes(p.m, p.k, rows)));
+  return bf16::RunHopper(p, rows, row_parts_.as<uint16_t>(), device_, *stream_);
 }
 
 absl::Status CudaOps::CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
@@ -354,7 +354,7 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
   }
   if (tiled.linears.count > 0) {
     SF_RETURN_IF_ERROR(spikes_only ? kernels::matmul_f32_f32_sxg::RunTiles(tiled, *stream_)
-                                   : s4g::RunCuda(tiled, device_, *stream_));
+                                   : TiledLinears(tiled));
   }
   if (two_levels.linears.count > 0) {
     SF_RETURN_IF_ERROR(kernels::matmul_f32_f32_sxg::RunTwoLevels(two_levels, *stream_));
@@ -362,6 +362,13 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
   if (params.linears.count == 0) return absl::OkStatus();
   return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)
                                      : kernels::matmul_f32_f32_s8c::RunCuda(params, *stream_);
+}
+
+absl::Status CudaOps::TiledLinears(const cuda::SimtParams& p) {
+  if (s4g::PathOf(p, device_) == s4g::Path::kFew) {
+    SF_RETURN_IF_ERROR(row_parts_.Reserve(s4g::ScratchBytes(p.m, p.k)));
+  }
+  return s4g::RunCuda(p, row_parts_.as<void>(), device_, *stream_);
 }
 
 // The linears of a site share a launch with those of their kind.

@@ -81,6 +81,7 @@ class CudaOps : public Ops {
   absl::Status FloatLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                             absl::Span<float* const> y);
   absl::Status Bf16Linears(const cuda::SimtParams& params);
+  absl::Status TiledLinears(const cuda::SimtParams& params);
   absl::Status CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                            absl::Span<float* const> y);
   // Float rows times codes: all rows, or the spike rows alone.
@@ -97,7 +98,7 @@ class CudaOps : public Ops {
   ThreadPool* pool_;
   CudaConstants constants_;
   std::unique_ptr<CudaActivation> head_x_;
-  cuda::DeviceMemory logits_, tokens_, counters_, bf16_parts_;
+  cuda::DeviceMemory logits_, tokens_, counters_, row_parts_;
   cuda::DeviceMemory attention_tiles_;  // keys and values of one layer in f16
   cuda::PinnedMemory staging_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned

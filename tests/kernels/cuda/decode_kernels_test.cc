@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
 #include "formats/base/thread_pool.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/attention_f32_f32/attention_f32_f32_decode_cuda.h"
@@ -20,8 +21,19 @@ using cuda::Ok;
 using cuda::TheStream;
 namespace s4g = matmul_f32_f32_s4g;
 
-// How a kernel rounds x.
-enum class Path { kAny, kClusters };
+// Which kernel, and so how x is rounded. kAny: sm_80's.
+enum class Path { kAny, kClusters, kFew };
+std::vector<Path> Paths() {
+  if (cuda::QueryDevice()->sm != 90) return {Path::kAny};
+  return {Path::kAny, Path::kClusters, Path::kFew};
+}
+absl::Status Run(const cuda::SimtParams& p, Path path, const cuda::few::Plan& plan = {}) {
+  if (path == Path::kAny) return s4g::RunCuda(p, TheStream());
+  if (path == Path::kClusters) return s4g::RunHopper(p, TheStream());
+  const Array<char> scratch(static_cast<int64_t>(s4g::ScratchBytes(p.m, p.k)));
+  SF_RETURN_IF_ERROR(s4g::RunFew(p, scratch.data(), plan, *cuda::QueryDevice(), TheStream()));
+  return TheStream().Sync();  // scratch goes
+}
 
 // Up to 4 rows, and up to 4 that are left over of 16 at a time, have two f16 parts in clusters.
 bool HasTwoParts(int64_t row, int64_t rows) { return rows - row / 16 * 16 <= 4; }
@@ -57,7 +69,8 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
       }
       if (!o.bias.empty()) sum += static_cast<double>(o.bias[static_cast<size_t>(n)]);
       expected.push_back(sum);
-      const double bits = path == Path::kAny ? 0x1p-17 : HasTwoParts(m, c.m) ? 0x1p-22 : 0x1p-11;
+      const bool two_parts = path == Path::kClusters && HasTwoParts(m, c.m);
+      const double bits = path == Path::kAny ? 0x1p-17 : two_parts ? 0x1p-22 : 0x1p-11;
       const double rounding = bits * std::min(size, 6 * std::sqrt(squares));
       const double clusters = path == Path::kAny ? 0 : stored * 0x1p-17 + largest * scales * 0x1p-40;
       const double sums = size * 4 * std::sqrt(static_cast<double>(c.k)) * 0x1p-24;
@@ -77,14 +90,14 @@ struct Change {
   float spike = 0;    // put into two channels of each row
 };
 void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, CheckReport& report,
-              bool hopper = false) {
+              Path path = Path::kAny, const cuda::few::Plan& plan = {}) {
   QuantizedOperands o(c, seed);
   for (int64_t m = 0; m < c.m && change.spike != 0; ++m) {
     o.x[static_cast<size_t>(m * c.k + 37)] = change.spike + static_cast<float>(m);
     o.x[static_cast<size_t>(m * c.k + c.k / 2 + m)] = -change.spike / 3;
   }
   std::vector<double> expected, tolerance;
-  ExpectProduct(o, hopper ? Path::kClusters : Path::kAny, expected, tolerance);
+  ExpectProduct(o, path, expected, tolerance);
   s4g::Packed packed = s4g::Pack(
       {.n = c.n, .k = c.k, .group = c.group, .codes = o.codes, .scales = o.w_scale, .zeros = o.w_zero});
   if (change.flip) packed.codes[packed.codes.size() / 3] ^= 1;
@@ -99,16 +112,18 @@ void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, Check
                          .group = c.group,
                          .bias = o.bias.empty() ? nullptr : bias.data(),
                          .y = y.data()};
-  Ok(hopper ? s4g::RunHopper(p, TheStream()) : s4g::RunCuda(p, TheStream()));
-  report.Compare(absl::StrCat(CaseName(c), hopper ? " in clusters" : ""), y.Read(), expected, tolerance);
+  Ok(Run(p, path, plan));
+  constexpr const char* kNames[] = {"", " in clusters", " few"};
+  report.Compare(absl::StrCat(CaseName(c), kNames[static_cast<int>(path)], " groups=", plan.groups,
+                              " splits=", plan.splits),
+                 y.Read(), expected, tolerance);
 }
 
 TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][decode]") {
   CheckReport report;
   uint64_t seed = 3;
-  for (const bool hopper : {false, true}) {
-    if (hopper && !IsHopper()) continue;
-    const auto run = [&](const QuantizedCase& c) { RunTiles(c, ++seed, {}, report, hopper); };
+  for (const Path path : Paths()) {
+    const auto run = [&](const QuantizedCase& c) { RunTiles(c, ++seed, {}, report, path); };
     for (const int64_t m : {1, 2, 3, 4, 5, 8, 9, 15, 16, 17, 33, 64, 70}) {
       for (const bool zeros : {false, true}) {
         run({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4, .w_zeros = zeros, .bias = m % 2 == 0});
@@ -124,24 +139,44 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
   }
   if (IsHopper()) {  // blocks of several pairs of tiles, warps that share K, several rounds
     for (const int64_t m : {2, 5, 16, 32}) {
-      RunTiles({.m = m, .n = 4100, .k = 1024, .group = 64, .bits = 4}, ++seed, {}, report, true);
-      RunTiles({.m = m, .n = 500, .k = 14336, .group = 128, .bits = 4, .w_zeros = true}, ++seed, {}, report,
-               true);
+      for (const Path path : {Path::kClusters, Path::kFew}) {
+        RunTiles({.m = m, .n = 4100, .k = 1024, .group = 64, .bits = 4}, ++seed, {}, report, path);
+        RunTiles({.m = m, .n = 500, .k = 14336, .group = 128, .bits = 4, .w_zeros = true}, ++seed, {}, report,
+                 path);
+      }
     }
   }
   INFO(report.detail);
   CHECK(report.ok());
 }
 
+TEST_CASE("Every way to share out 4-bit codes in tiles holds the bound", "[gpu][matmul][decode]") {
+  if (!IsHopper()) return;
+  CheckReport report;
+  uint64_t seed = 40;
+  for (const int64_t m : {3, 16, 30, 64, 130}) {
+    for (const int groups : {1, 2}) {
+      for (const int splits : {1, 2, 3, 4, 6}) {
+        const bool zeros = (groups + splits) % 2 == 0;
+        RunTiles({.m = m, .n = 330, .k = 1088, .group = 64, .bits = 4, .w_zeros = zeros, .bias = zeros},
+                 ++seed, {}, report, Path::kFew, {.groups = groups, .splits = splits, .stages = 3});
+      }
+    }
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+  const cuda::SimtParams nothing = {.m = 1, .k = 64, .linears = {.count = 1}};
+  CHECK(absl::IsInvalidArgument(Run(nothing, Path::kFew, {.groups = 1, .splits = 5})));
+}
+
 TEST_CASE("A spike of thousands leaves the other channels of its row their precision",
           "[gpu][matmul][decode]") {
   CheckReport report;
-  for (const bool hopper : {false, true}) {
-    if (hopper && !IsHopper()) continue;
+  for (const Path path : Paths()) {
     for (const int64_t m : {1, 4, 8, 16, 20}) {
       for (const float spike : {5000.0f, 1e6f}) {
         RunTiles({.m = m, .n = 100, .k = 4096, .group = 64, .bits = 4, .w_zeros = m == 8},
-                 static_cast<uint64_t>(m), {.spike = spike}, report, hopper);
+                 static_cast<uint64_t>(m), {.spike = spike}, report, path);
       }
     }
   }
@@ -165,16 +200,18 @@ TEST_CASE("Values beyond the range of f16 are scaled, what is not finite stays i
   const Array<float> scales(packed.scales), d_x(x), y(kRows * kN);
   cuda::SimtParams p = {.m = kRows, .k = kK, .x = d_x.data(), .linears = {.count = 1}};
   p.linears.linear[0] = {.n = kN, .w = w.data(), .w_scale = scales.data(), .group = 64, .y = y.data()};
-  Ok(s4g::RunHopper(p, TheStream()));
-  const std::vector<float> got = y.Read();
-  for (int64_t m = 0; m < kRows; ++m) {
-    INFO("row " << m);
-    for (int64_t n = 0; n < kN; ++n) {
-      const float v = got[static_cast<size_t>(m * kN + n)];
-      if (std::isfinite(values[m])) {
-        CHECK(std::abs(v - 0.5f * values[m]) <= std::abs(values[m]) * 0x1p-11f);
-      } else {
-        CHECK_FALSE(std::isfinite(v));
+  for (const Path path : {Path::kClusters, Path::kFew}) {
+    Ok(Run(p, path));
+    const std::vector<float> got = y.Read();
+    for (int64_t m = 0; m < kRows; ++m) {
+      INFO("row " << m);
+      for (int64_t n = 0; n < kN; ++n) {
+        const float v = got[static_cast<size_t>(m * kN + n)];
+        if (std::isfinite(values[m])) {
+          CHECK(std::abs(v - 0.5f * values[m]) <= std::abs(values[m]) * 0x1p-11f);
+        } else {
+          CHECK_FALSE(std::isfinite(v));
+        }
       }
     }
   }
@@ -215,11 +252,10 @@ TEST_CASE("Each code, scale and zero point lies where the tensor cores' lanes lo
 }
 
 TEST_CASE("One wrong nibble of a tile is found", "[gpu][matmul][decode][canary]") {
-  for (const bool hopper : {false, true}) {
-    if (hopper && !IsHopper()) continue;
+  for (const Path path : Paths()) {
     for (const int64_t m : {1, 8, 40}) {
       CheckReport report;
-      RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4}, 5, {.flip = true}, report, hopper);
+      RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4}, 5, {.flip = true}, report, path);
       CHECK(report.num_values > 0);
       CHECK(report.worst > 2);
     }
