@@ -16,7 +16,8 @@ struct Operands {
   explicit Operands(const Shape& s) : x(RandomFloats(s.m * s.num_heads * s.head_dim, 1)) {
     const int64_t half = s.head_dim / 2;
     for (int64_t i = 0; i < s.m * half; ++i) {
-      const double angle = static_cast<double>(i / half + 5) *
+      const int64_t position = i / half + 5;
+      const double angle = static_cast<double>(position) *
                            std::pow(1e4, -static_cast<double>(i % half) / static_cast<double>(half));
       cos.push_back(static_cast<float>(std::cos(angle)));
       sin.push_back(static_cast<float>(std::sin(angle)));
