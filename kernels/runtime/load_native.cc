@@ -68,7 +68,7 @@ absl::Status PackCodes(const QuantizedLinear& q, Ops& ops, LinearWeights& w) {
                                              .scales = q.scales,
                                              .zeros = q.zeros},
                                             q.act, w);
-  if (status.ok()) return status;
+  if (status.ok()) return absl::OkStatus();
   return absl::Status(status.code(), absl::StrCat(q.module, ": ", status.message()));
 }
 
