@@ -259,10 +259,10 @@ class Bench {
                              }
                            }});
   }
-  // The same in two integer levels, factors of any kind: what they are takes no more or less time.
   bool Plans(const char* kernel) const {
     return std::find(options_.plans.begin(), options_.plans.end(), kernel) != options_.plans.end();
   }
+  // The same in two integer levels, factors of any kind: what they are takes no more or less time.
   enum class Rows { kChosen, kFew, kMany };
   void AddTwoLevels(const std::string& name, int64_t m, int64_t n, int64_t k, int64_t kept,
                     Rows rows = Rows::kChosen, Plan plan = {}) {
@@ -325,8 +325,8 @@ class Bench {
     }
   }
 
-  // Codes and scales lie in the bytes of the other weights: any bits are codes, pairs of bf16 are floats.
   enum class W4 { kSm80, kClusters, kFew };
+  // Codes and scales lie in the bytes of the other weights: any bits are codes, pairs of bf16 are floats.
   void AddW4(const std::string& name, int64_t m, int64_t n, int64_t k, W4 kernel, Plan plan = {}) {
     constexpr int64_t kGroup = 64;
     const int64_t code_bytes = n * k / 2, scale_bytes = n * k / kGroup * 4;

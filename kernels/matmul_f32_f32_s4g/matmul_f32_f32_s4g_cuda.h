@@ -66,7 +66,9 @@ absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream)
 // shared memory, where FitsHopper() says that it fits.
 bool FitsHopper(int64_t k);
 absl::Status RunHopper(cuda::SimtParams params, const cuda::Stream& stream);
-// On sm_90a, any number of rows: up to 64 share a reading of W. `scratch`: ScratchBytes() of device memory.
+// On sm_90a, any number of rows: up to 64 share a reading of W. `scratch`: ScratchBytes() of device memory,
+// 16-byte aligned. InvalidArgument: a plan of more than 2 warpgroups a block, or of other splits than it
+// names.
 constexpr size_t ScratchBytes(int64_t m, int64_t k) {
   return static_cast<size_t>(m * k) * sizeof(uint16_t) + static_cast<size_t>(m) * sizeof(float);
 }

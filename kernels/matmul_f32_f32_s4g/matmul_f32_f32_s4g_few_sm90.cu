@@ -354,6 +354,10 @@ absl::Status RunFew(const cuda::SimtParams& p, void* scratch, const few::Plan& g
   if (p.m == 0) return absl::OkStatus();
   const few::Plan plan = given.groups > 0 ? given : PlanOf(p, device);
   SF_RETURN_IF_ERROR(few::CheckSplits(kName, plan));
+  if (plan.groups > 2) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(kName, ": a block of ", plan.groups, " warpgroups; 1 or 2"));
+  }
   auto* const rows = static_cast<uint32_t*>(scratch);
   auto* const scale = reinterpret_cast<float*>(rows + p.m * (p.k / 2));
   SF_RETURN_IF_ERROR(

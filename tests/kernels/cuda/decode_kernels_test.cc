@@ -167,6 +167,7 @@ TEST_CASE("Every way to share out 4-bit codes in tiles holds the bound", "[gpu][
   CHECK(report.ok());
   const cuda::SimtParams nothing = {.m = 1, .k = 64, .linears = {.count = 1}};
   CHECK(absl::IsInvalidArgument(Run(nothing, Path::kFew, {.groups = 1, .splits = 5})));
+  CHECK(absl::IsInvalidArgument(Run(nothing, Path::kFew, {.groups = 4, .splits = 1})));
 }
 
 TEST_CASE("A spike of thousands leaves the other channels of its row their precision",
