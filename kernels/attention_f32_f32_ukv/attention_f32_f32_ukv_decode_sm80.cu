@@ -50,16 +50,20 @@ __global__ void __launch_bounds__(kWarpsFor<kBits, kTurned>* cuda::kWarp, 1)
       max(0, sight.begin - static_cast<int>(layer.num_pinned)) / static_cast<int>(kPageTokens);
   const int coded = max(page_begin, max(at.first_row_page, CodedPages(layer, at.first)));
   Decoder<kBits, kDim, kTurned, kScale> decoder(p, layer, shared, kv_head);
-  decoder.Stage(p.q + head0 * kDim, heads);
-  if (coded > page_begin) decoder.StageTurns();
-  __syncthreads();
   const int step = warps * static_cast<int>(p.splits), self = split * warps + warp;
   // Rows in units, from the last warp backwards: the first ones may have a page more.
   const int row_begin = max(sight.begin, PageBegin(layer, coded));
   const int pinned = max(0, sight.pinned_end - sight.pinned_begin), recent = max(0, at.first + 1 - row_begin);
   const int pinned_units = (pinned + kUnitRows - 1) / kUnitRows;
   const int units = pinned_units + (recent + kUnitRows - 1) / kUnitRows;
+  const auto stage = [&] {
+    decoder.Stage(p.q + head0 * kDim, heads);
+    if (coded > page_begin) decoder.StageTurns();
+    __syncthreads();
+  };
+  if constexpr (!kTurned) stage();
   decoder.Pages(page_begin + self, step, coded, sight.begin, [&] {
+    if constexpr (kTurned) stage();  // turns take a while: the first copies are on their way by then
     for (int unit = step - 1 - self; unit < units; unit += step) {
       const bool is_pinned = unit < pinned_units;
       const int first =

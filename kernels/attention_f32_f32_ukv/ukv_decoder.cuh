@@ -79,6 +79,7 @@ class Decoder {
   __device__ __forceinline__ void StageTurns() {
     if constexpr (kTurned) {
       // [tile, row half][step][pair of channels][lane]: {cos of two channels, sin}
+#pragma unroll 4
       for (int i = static_cast<int>(threadIdx.x); i < 64 * kHalf / 2; i += static_cast<int>(blockDim.x)) {
         const int lane = i % 32, pair = i / 32 % 2, step = i / 64 % (kSteps / 2), row = i / (32 * kSteps);
         const int place = C::Place(row / 2, lane / 4 + row % 2 * 8);
@@ -90,16 +91,16 @@ class Decoder {
     }
   }
 
-  // Pages page0, page0 + step, ... below `end`. The first parts are on their way while rows() runs.
+  // Pages page0, page0 + step, ... below `end`. The first parts are on their way while before() runs.
   template <typename Before>
-  __device__ __forceinline__ void Pages(int page0, int step, int end, int seen_from, Before rows) {
+  __device__ __forceinline__ void Pages(int page0, int step, int end, int seen_from, Before before) {
     const int count = page0 < end ? (end - page0 + step - 1) / step : 0;
     const auto issue = [&](int at) {
       if (at < 2 * count) Copy(page0 + at / 2 * step, at % 2 != 0, ring_ + at % kSlots * slot_bytes_);
       cuda::CommitCopies();
     };
     for (int at = 0; at + 1 < kSlots; ++at) issue(at);
-    rows();
+    before();
     Scale(1 / kOut);  // pages add up in units of their operands
     int slot = 0;
     const auto next = [&](int at) {
@@ -347,9 +348,9 @@ class Decoder {
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
           const int i = 16 * s + 8 * pair + t_ + side * kHalf;
-          const float2 a = ScaleOf(keys, i), b = ScaleOf(keys, i + 4);
-          scale[side][pair] = Bits(__floats2half2_rn(a.x, b.x));
-          min[side][pair] = Bits(__floats2half2_rn(a.y, b.y));
+          const auto* scales = reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales) + i;
+          scale[side][pair] = LowHalves(scales[0], scales[4]);
+          min[side][pair] = LowHalves(scales[kDim], scales[kDim + 4]);
         }
       }
       const uint32_t q_near[2] = {Part(near[0], near[1], low_), Part(near[2], near[3], low_)};

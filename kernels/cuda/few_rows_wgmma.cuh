@@ -23,6 +23,7 @@
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mbarrier.cuh"
 #include "kernels/cuda/outlier_tail_cuda.h"
+#include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tma.cuh"
@@ -102,6 +103,18 @@ __host__ __device__ constexpr int StageBytes(int rows, int w_bytes) {
 }
 __host__ __device__ constexpr int KeptStageBytes(int rows, int groups) {
   return (groups * kChannels + rows) * kStep;
+}
+
+// By one thread: kept columns of the block's channels and of its rows, which lie `x_at` bytes behind them in
+// each of `stages` stages from `to` on.
+__device__ inline void LoadKeptStages(const Maps& maps, int which, int n0, int m0, int stages, uint32_t to,
+                                      int stage_bytes, int x_at, uint32_t barrier) {
+  ArriveExpecting(barrier, stages * stage_bytes);
+  for (int u = 0; u < stages; ++u) {
+    const uint32_t at = to + u * stage_bytes;
+    LoadBox(at, maps.kept_w[which], barrier, u * kKeptStep, n0);
+    LoadBox(at + x_at, maps.kept_x, barrier, u * kKeptStep, m0);
+  }
 }
 
 // 8 bf16 values of row `row` of an operand in shared memory, from column 8 * chunk on.
@@ -249,28 +262,23 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
   // The ring, the stages of kept columns, then barriers.
   const uint32_t base = SharedAddress(shared);
   const int kept_at = work.stages * kStage;
-  const uint32_t barriers = base + kept_at + all_kept_stages * kKeptStage;
-  const auto full = [&](int s) { return barriers + s * 8; };
-  const auto empty = [&](int s) { return barriers + (work.stages + s) * 8; };
-  const uint32_t kept_full = barriers + 2 * work.stages * 8;
+  const Ring ring = {base + kept_at + all_kept_stages * kKeptStage, work.stages};
+  const uint32_t kept_full = ring.End();
   // Of the rows: x_scale, and sums of the block's columns of x.
   float* const x_scales = reinterpret_cast<float*>(shared + (kept_full + 8 - base));
   int* const x_sums = reinterpret_cast<int*>(x_scales + kRows);
   const bool producer = warp == kGroups * 4;
 
   const auto load_w = [&](int t, int s) {
-    ArriveExpecting(full(s), kXBytes + Left::LoadedBytes(w, n0));
-    Left::Load(maps, w, which, n0, begin + t, base + s * kStage + kXBytes, full(s));
+    ArriveExpecting(ring.Full(s), kXBytes + Left::LoadedBytes(w, n0));
+    Left::Load(maps, w, which, n0, begin + t, base + s * kStage + kXBytes, ring.Full(s));
   };
   const auto load_x = [&](int t, int s) {
-    LoadBox(base + s * kStage, maps.x, full(s), (begin + t) * kStep, 0);
+    LoadBox(base + s * kStage, maps.x, ring.Full(s), (begin + t) * kStep, 0);
   };
   const int ahead = min(steps, work.stages);
   if (producer && lane == 0) {
-    for (int s = 0; s < work.stages; ++s) {
-      InitBarrier(full(s), 1);
-      InitBarrier(empty(s), kGroups * Left::kReaders);
-    }
+    ring.Init(1, kGroups * Left::kReaders);
     InitBarrier(kept_full, 1);
     FenceBarrierInit();
     PrefetchMap(maps.x);
@@ -284,24 +292,12 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
       WaitForInputs();
       for (int t = 0; t < ahead; ++t) load_x(t, t);
       if (kept > 0) {
-        ArriveExpecting(kept_full, kept_stages * kKeptStage);
-        for (int u = 0; u < kept_stages; ++u) {
-          const uint32_t to = base + kept_at + u * kKeptStage;
-          LoadBox(to, maps.kept_w[which], kept_full, u * kKeptStep, n0);
-          LoadBox(to + kKeptXAt, maps.kept_x, kept_full, u * kKeptStep, 0);
-        }
+        LoadKeptStages(maps, which, n0, 0, kept_stages, base + kept_at, kKeptStage, kKeptXAt, kept_full);
       }
-      int s = 0;
-      uint32_t phase = 0;
-      for (int t = ahead; t < steps; ++t) {
-        WaitBarrierGuarded(empty(s), phase);
+      Refill(ring, steps, [&](int t, int s) {
         load_w(t, s);
         load_x(t, s);
-        if (++s == work.stages) {
-          s = 0;
-          phase ^= 1;
-        }
-      }
+      });
     }
     __syncwarp();
     if (splits > 1) {
@@ -330,31 +326,27 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
   uint32_t acc[4 * kQuads];
   typename Left::Registers registers[Left::kParts];
   RowSums<kRows, kGroups * kWarpgroup> row_sums;
-  int stage = 0;
-  uint32_t phase = 0;
+  RingPlace at;
   for (int t = 0; t < steps; ++t) {
-    WaitBarrierGuarded(full(stage), phase);
-    const char* const w_codes = shared + stage * kStage + kXBytes;
-    const uint64_t x_codes = OperandDescriptor(base + stage * kStage);
+    WaitBarrierGuarded(ring.Full(at.stage), at.phase);
+    const char* const w_codes = shared + at.stage * kStage + kXBytes;
+    const uint64_t x_codes = OperandDescriptor(base + at.stage * kStage);
     Left::template Multiply<0>(acc, registers[0], w_codes, x_codes, t > 0);
     WarpgroupCommit();
     // A stage is given back when the next one's multiplications have been started.
     if (t > 0) {
       WarpgroupWait<1>();
       if (thread % (kWarpgroup / Left::kReaders) == 0) {
-        Arrive(empty(stage == 0 ? work.stages - 1 : stage - 1));
+        Arrive(ring.Empty(at.stage == 0 ? work.stages - 1 : at.stage - 1));
       }
     }
-    if constexpr (kBiased) row_sums.Add(shared + stage * kStage);
+    if constexpr (kBiased) row_sums.Add(shared + at.stage * kStage);
     if constexpr (Left::kParts == 2) {
       Left::template Multiply<1>(acc, registers[1], w_codes, x_codes, true);
       WarpgroupCommit();
       WarpgroupWait<1>();
     }
-    if (++stage == work.stages) {
-      stage = 0;
-      phase ^= 1;
-    }
+    at.Next(work.stages);
   }
   WarpgroupWait<0>();
   if constexpr (kBiased) row_sums.Store(x_sums);

@@ -10,6 +10,7 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mbarrier.cuh"
+#include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/tensor_map.h"
 #include "kernels/cuda/tma.cuh"
 #include "kernels/cuda/wgmma.cuh"
@@ -48,7 +49,7 @@ struct Layout {
   static constexpr int kColumns =
       kStore + kConsumers * kStoreBytes;  // w_scale, bias [kTileN], x_scale [kTileM]: f32
   static constexpr int kBarriers = kColumns + (2 * kTileN + kTileM) * 4;  // full, then empty
-  static constexpr int kBytes = kBarriers + (2 * kStages + 2) * 8;
+  static constexpr int kBytes = kBarriers + cuda::Ring::Bytes(kStages) + 2 * 8;
 };
 
 __device__ uint32_t PackBf16(uint32_t low, uint32_t high) {
@@ -63,16 +64,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr int kAccumulators = kTileN / 2;  // of a thread: 64 x kTileN outputs over 128 threads
   extern __shared__ __align__(1024) char shared[];
   const uint32_t base = cuda::SharedAddress(shared);
-  const auto full = [&](int s) { return base + L::kBarriers + static_cast<uint32_t>(s) * 8; };
-  const auto empty = [&](int s) { return base + L::kBarriers + static_cast<uint32_t>(L::kStages + s) * 8; };
-  const uint32_t columns_full = base + L::kBarriers + 2 * L::kStages * 8, columns_empty = columns_full + 8;
+  const cuda::Ring ring = {base + L::kBarriers, L::kStages};
+  const uint32_t columns_full = ring.End(), columns_empty = columns_full + 8;
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
 
   if (threadIdx.x == 0) {
-    for (int s = 0; s < L::kStages; ++s) {
-      cuda::InitBarrier(full(s), 1);
-      cuda::InitBarrier(empty(s), kConsumers);
-    }
+    ring.Init(1, kConsumers);
     cuda::InitBarrier(columns_full, cuda::kWarp);
     cuda::InitBarrier(columns_empty, kConsumers * kWarpgroup);
     cuda::FenceBarrierInit();
@@ -82,26 +79,23 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (group == 0) {
     cuda::GiveRegisters<kProducerRegisters>();
     if (threadIdx.x == 0) {
-      int stage = 0;
-      uint32_t phase = 0;
+      cuda::RingPlace place;
       for (int tile = static_cast<int>(blockIdx.x); tile < work.tiles; tile += static_cast<int>(gridDim.x)) {
         const int m0 = tile % work.tiles_m * kTileM, n0 = tile / work.tiles_m * kTileN;
         for (int t = 0; t < work.steps + work.kept_steps; ++t) {
-          cuda::WaitBarrierGuarded(empty(stage), phase ^ 1);
-          cuda::ArriveExpecting(full(stage), L::kStage);
-          const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage), w = x + L::kXBytes;
+          const uint32_t full = ring.Full(place.stage);
+          cuda::WaitBarrierGuarded(ring.Empty(place.stage), place.phase ^ 1);
+          cuda::ArriveExpecting(full, L::kStage);
+          const uint32_t x = base + static_cast<uint32_t>(place.stage * L::kStage), w = x + L::kXBytes;
           if (t < work.steps) {
-            cuda::LoadBox(x, maps.x, full(stage), t * kStep, m0);
-            cuda::LoadBox(w, maps.w, full(stage), t * kStep, n0);
+            cuda::LoadBox(x, maps.x, full, t * kStep, m0);
+            cuda::LoadBox(w, maps.w, full, t * kStep, n0);
           } else {
             const int column = (t - work.steps) * static_cast<int>(kKeptStep);
-            cuda::LoadBox(x, maps.kept_x, full(stage), column, m0);
-            cuda::LoadBox(w, maps.kept_w, full(stage), column, n0);
+            cuda::LoadBox(x, maps.kept_x, full, column, m0);
+            cuda::LoadBox(w, maps.kept_w, full, column, n0);
           }
-          if (++stage == L::kStages) {
-            stage = 0;
-            phase ^= 1;
-          }
+          place.Next(L::kStages);
         }
       }
     }
@@ -136,32 +130,15 @@ __global__ void __launch_bounds__(kThreads, 1)
     const uint32_t line =
         store + static_cast<uint32_t>(lane_row * kStep + ((lane / 16) ^ (lane_row % 8)) * 16);
     const float* const columns = reinterpret_cast<const float*>(shared + L::kColumns);
-    int stage = 0;
-    uint32_t phase = 0, columns_phase = 0;
-
-    // Multiplies `steps` stages; `multiply(x, w, first)` starts the wgmmas of one. At most one group is under
-    // way, and a stage is given back when the next one's multiplications have been started.
+    cuda::RingPlace place;
+    uint32_t columns_phase = 0;
+    // `multiply(x, w, first)` starts the wgmmas of a stage.
     const auto run_stages = [&](int steps, auto multiply) {
-      int previous = -1;
-      for (int t = 0; t < steps; ++t) {
-        cuda::WaitBarrier(full(stage), phase);
-        const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage + consumer * 64 * kStep);
-        const uint32_t w = base + static_cast<uint32_t>(stage * L::kStage + L::kXBytes);
-        cuda::WarpgroupFence();
-        multiply(cuda::OperandDescriptor(x), cuda::OperandDescriptor(w), t == 0);
-        cuda::WarpgroupCommit();
-        if (previous >= 0) {
-          cuda::WarpgroupWait<1>();
-          if (thread % kWarpgroup == 0) cuda::Arrive(empty(previous));
-        }
-        previous = stage;
-        if (++stage == L::kStages) {
-          stage = 0;
-          phase ^= 1;
-        }
-      }
-      cuda::WarpgroupWait<0>();
-      if (previous >= 0 && thread % kWarpgroup == 0) cuda::Arrive(empty(previous));
+      cuda::MultiplyStages(ring, place, steps, thread % kWarpgroup == 0, [&](int stage, bool first) {
+        const uint32_t at = base + static_cast<uint32_t>(stage * L::kStage);
+        multiply(cuda::OperandDescriptor(at + consumer * 64 * kStep),
+                 cuda::OperandDescriptor(at + L::kXBytes), first);
+      });
     };
 
     for (int tile = static_cast<int>(blockIdx.x); tile < work.tiles; tile += static_cast<int>(gridDim.x)) {

@@ -10,7 +10,9 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mbarrier.cuh"
+#include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/tile_walk.cuh"
 #include "kernels/cuda/tma.cuh"
 #include "kernels/cuda/wgmma.cuh"
 #include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
@@ -40,37 +42,8 @@ struct Layout {
   static constexpr int kXBytes = kTileM * kStep, kStage = kXBytes + kTileN * kStep;
   static constexpr int kStages = kTileN == 256 ? 4 : 6;
   static constexpr int kBarriers = kStages * kStage;  // full, then empty
-  static constexpr int kBytes = kBarriers + 2 * kStages * 8;
+  static constexpr int kBytes = kBarriers + cuda::Ring::Bytes(kStages);
 };
-
-struct Tile {
-  int linear = 0;
-  int m0 = 0, n0 = 0;
-};
-// Tiles of one stripe of W follow each other: it stays in L2.
-template <int kTileN>
-__device__ Tile TileAt(const Work& work, int index) {
-  Tile tile = {.m0 = index % work.tiles_m * kTileM};
-  int stripe = index / work.tiles_m;
-  while (tile.linear + 1 < work.linears.count) {
-    const int stripes = static_cast<int>(cuda::CeilDiv(work.linears.linear[tile.linear].n, kTileN));
-    if (stripe < stripes) break;
-    stripe -= stripes;
-    ++tile.linear;
-  }
-  tile.n0 = stripe * kTileN;
-  return tile;
-}
-
-// Two neighbouring outputs of which `left` are inside the matrix; in one store where they are aligned.
-__device__ void StorePair(float* to, int left, bool aligned, float a, float b) {
-  if (aligned && left > 1) {
-    *reinterpret_cast<float2*>(to) = make_float2(a, b);
-    return;
-  }
-  if (left > 0) to[0] = a;
-  if (left > 1) to[1] = b;
-}
 
 template <int kTileN>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -79,15 +52,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr int kAccumulators = kTileN / 2;  // of a thread: 64 x kTileN outputs over 128 threads
   extern __shared__ __align__(1024) char shared[];
   const uint32_t base = cuda::SharedAddress(shared);
-  const auto full = [&](int s) { return base + L::kBarriers + static_cast<uint32_t>(s) * 8; };
-  const auto empty = [&](int s) { return base + L::kBarriers + static_cast<uint32_t>(L::kStages + s) * 8; };
+  const cuda::Ring ring = {base + L::kBarriers, L::kStages};
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
 
   if (threadIdx.x == 0) {
-    for (int s = 0; s < L::kStages; ++s) {
-      cuda::InitBarrier(full(s), 1);
-      cuda::InitBarrier(empty(s), kConsumers);
-    }
+    ring.Init(1, kConsumers);
     cuda::FenceBarrierInit();
   }
   __syncthreads();
@@ -95,21 +64,18 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (group == 0) {
     cuda::GiveRegisters<kProducerRegisters>();
     if (threadIdx.x == 0) {
-      int stage = 0;
-      uint32_t phase = 0;
+      cuda::RingPlace place;
       for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
-        const Tile tile = TileAt<kTileN>(work, at);
+        const cuda::Tile tile = cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at);
         for (int part = 0; part < work.parts; ++part) {
           for (int t = 0; t < work.steps; ++t) {
-            cuda::WaitBarrierGuarded(empty(stage), phase ^ 1);
-            cuda::ArriveExpecting(full(stage), L::kStage);
-            const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage), w = x + L::kXBytes;
-            cuda::LoadBox(x, maps.x, full(stage), t * kStepColumns, tile.m0 + part * work.m);
-            cuda::LoadBox(w, maps.w[tile.linear], full(stage), t * kStepColumns, tile.n0);
-            if (++stage == L::kStages) {
-              stage = 0;
-              phase ^= 1;
-            }
+            const uint32_t full = ring.Full(place.stage);
+            cuda::WaitBarrierGuarded(ring.Empty(place.stage), place.phase ^ 1);
+            cuda::ArriveExpecting(full, L::kStage);
+            const uint32_t x = base + static_cast<uint32_t>(place.stage * L::kStage), w = x + L::kXBytes;
+            cuda::LoadBox(x, maps.x, full, t * kStepColumns, tile.m0 + part * work.m);
+            cuda::LoadBox(w, maps.w[tile.linear], full, t * kStepColumns, tile.n0);
+            place.Next(L::kStages);
           }
         }
       }
@@ -118,38 +84,20 @@ __global__ void __launch_bounds__(kThreads, 1)
     cuda::TakeRegisters<kConsumerRegisters>();
     const int consumer = group - 1, thread = static_cast<int>(threadIdx.x) % kWarpgroup;
     const int lane = thread % 32, warp = thread / 32;
-    int stage = 0;
-    uint32_t phase = 0;
+    cuda::RingPlace place;
     for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
-      const Tile tile = TileAt<kTileN>(work, at);
+      const cuda::Tile tile = cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at);
       const cuda::Linear& w = work.linears.linear[tile.linear];
       uint32_t acc[kAccumulators];  // bits of f32
-      int previous = -1;
-      const int steps = work.parts * work.steps;
-      for (int t = 0; t < steps; ++t) {
-        cuda::WaitBarrier(full(stage), phase);
-        const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage + consumer * kRows * kStep);
-        const uint64_t x_rows = cuda::OperandDescriptor(x);
-        const uint64_t w_rows =
-            cuda::OperandDescriptor(base + static_cast<uint32_t>(stage * L::kStage + L::kXBytes));
-        cuda::WarpgroupFence();
+      cuda::MultiplyStages(ring, place, work.parts * work.steps, thread == 0, [&](int stage, bool first) {
+        const uint32_t at_stage = base + static_cast<uint32_t>(stage * L::kStage);
+        const uint64_t x_rows = cuda::OperandDescriptor(at_stage + consumer * kRows * kStep);
+        const uint64_t w_rows = cuda::OperandDescriptor(at_stage + L::kXBytes);
 #pragma unroll
         for (int k = 0; k < kStep / 32; ++k) {
-          cuda::WgmmaBf16(acc, x_rows + 2 * k, w_rows + 2 * k, t > 0 || k > 0);
+          cuda::WgmmaBf16(acc, x_rows + 2 * k, w_rows + 2 * k, !first || k > 0);
         }
-        cuda::WarpgroupCommit();
-        if (previous >= 0) {
-          cuda::WarpgroupWait<1>();
-          if (thread == 0) cuda::Arrive(empty(previous));
-        }
-        previous = stage;
-        if (++stage == L::kStages) {
-          stage = 0;
-          phase ^= 1;
-        }
-      }
-      cuda::WarpgroupWait<0>();
-      if (previous >= 0 && thread == 0) cuda::Arrive(empty(previous));
+      });
 
       const int64_t m = tile.m0 + consumer * kRows + warp * 16 + lane / 4;  // and the row 8 below
       const bool has0 = m < work.m, has1 = m + 8 < work.m, aligned = w.n % 2 == 0;
@@ -166,8 +114,8 @@ __global__ void __launch_bounds__(kThreads, 1)
           const float v = __uint_as_float(acc[r]);
           return some ? v + (r % 2 == 0 ? add0 : add1) : v;
         };
-        if (has0) StorePair(y0 + 2 * i, left - 2 * i, aligned, y(i), y(i + 1));
-        if (has1) StorePair(y1 + 2 * i, left - 2 * i, aligned, y(i + 2), y(i + 3));
+        if (has0) cuda::StorePair(y0 + 2 * i, left - 2 * i, aligned, y(i), y(i + 1));
+        if (has1) cuda::StorePair(y1 + 2 * i, left - 2 * i, aligned, y(i + 2), y(i + 3));
       }
     }
   }

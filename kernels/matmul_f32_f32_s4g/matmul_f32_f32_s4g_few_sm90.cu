@@ -141,14 +141,10 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
   const int all_tiles = static_cast<int>(p.k / kTileColumns), first = all_tiles * rank / splits;
   const int tiles = all_tiles * (rank + 1) / splits - first, steps = (tiles + kUnits - 1) / kUnits;
 
-  const uint32_t base = cuda::SharedAddress(shared), barriers = base + work.stages * L::kStage;
-  const auto full = [&](int s) { return barriers + s * 8; };
-  const auto empty = [&](int s) { return barriers + (work.stages + s) * 8; };
+  const uint32_t base = cuda::SharedAddress(shared);
+  const cuda::Ring ring = {base + work.stages * L::kStage, work.stages};
   if (threadIdx.x == 0) {
-    for (int s = 0; s < work.stages; ++s) {
-      cuda::InitBarrier(full(s), 1);
-      cuda::InitBarrier(empty(s), kWarpgroups * 4);
-    }
+    ring.Init(1, kWarpgroups * 4);
     cuda::FenceBarrierInit();
   }
   __syncthreads();
@@ -159,13 +155,13 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
     const auto units_of = [&](int t) { return min(kUnits, tiles - t * kUnits); };
     const auto load_w = [&](int t, int s) {
       const int units = units_of(t);
-      if (lane == 0) cuda::ArriveExpecting(full(s), units * (copies.all_bytes + L::kXUnit));
+      if (lane == 0) cuda::ArriveExpecting(ring.Full(s), units * (copies.all_bytes + L::kXUnit));
       __syncwarp();
-      copies.Start(t, units, base + s * L::kStage, full(s));
+      copies.Start(t, units, base + s * L::kStage, ring.Full(s));
     };
     const auto load_x = [&](int t, int s) {
       if (lane < units_of(t)) {
-        cuda::LoadBox(base + s * L::kStage + lane * L::kXUnit, x_map, full(s),
+        cuda::LoadBox(base + s * L::kStage + lane * L::kXUnit, x_map, ring.Full(s),
                       (first + t * kUnits + lane) * static_cast<int>(kTileColumns), m0);
       }
     };
@@ -173,17 +169,10 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
     for (int t = 0; t < ahead; ++t) load_w(t, t);  // does not depend on the kernel before
     cuda::WaitForInputs();
     for (int t = 0; t < ahead; ++t) load_x(t, t);
-    int s = 0;
-    uint32_t phase = 0;
-    for (int t = ahead; t < steps; ++t) {
-      cuda::WaitBarrierGuarded(empty(s), phase);
+    cuda::Refill(ring, steps, [&](int t, int s) {
       load_w(t, s);
       load_x(t, s);
-      if (++s == work.stages) {
-        s = 0;
-        phase ^= 1;
-      }
-    }
+    });
     __syncwarp();
     if (splits > 1) {
       cuda::ClusterArrive();
@@ -199,11 +188,10 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
   float sum[kSums][4 * kQuads] = {};
   float2 scale[kSums] = {};
   uint32_t a[kSums][4][4];
-  int stage = 0;
-  uint32_t phase = 0;
+  cuda::RingPlace place;
   // Codes of channel + 8 are 16 times what they stand for.
   const auto start = [&](float(&to)[4 * kQuads], uint32_t(&operand)[4][4], float2& by, int unit) {
-    const char* const at = shared + stage * L::kStage;
+    const char* const at = shared + place.stage * L::kStage;
     const int tile = warp * kUnits + unit;
     const uint4 v = *reinterpret_cast<const uint4*>(at + L::kCodes + tile * kTileBytes + lane * 16);
     uint32_t zeros = kPlainZeros;
@@ -219,7 +207,7 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
     Operand(v.w, low, high, operand[3]);
     by = *reinterpret_cast<const float2*>(at + L::kScales + tile * kScaleBytes + g * 8);
     by.y *= 0.0625f;
-    const uint64_t x = cuda::OperandDescriptor(base + stage * L::kStage + unit * L::kXUnit);
+    const uint64_t x = cuda::OperandDescriptor(base + place.stage * L::kStage + unit * L::kXUnit);
 #pragma unroll
     for (int j = 0; j < 4; ++j) cuda::HoldRegisters(operand[j]);
     cuda::WarpgroupFence();
@@ -239,11 +227,11 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
   };
   const auto release = [&](int s) {
     __syncwarp();  // all lanes have read theirs
-    if (lane == 0) cuda::Arrive(empty(s));
+    if (lane == 0) cuda::Arrive(ring.Empty(s));
   };
   int before = 0;  // the stage before this one
   for (int t = 0; t < steps; ++t) {
-    cuda::WaitBarrierGuarded(full(stage), phase);
+    cuda::WaitBarrierGuarded(ring.Full(place.stage), place.phase);
 #pragma unroll
     for (int unit = 0; unit < kUnits; ++unit) {
       // Behind the last tile nothing was copied: what is there is multiplied, and not added.
@@ -256,15 +244,12 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
       } else {
         start(sum[0], a[0], scale[0], unit);
         cuda::WarpgroupWait<0>();
-        if (unit + 1 == kUnits) release(stage);
+        if (unit + 1 == kUnits) release(place.stage);
         if (at < tiles) add(sum[0], scale[0]);
       }
     }
-    before = stage;
-    if (++stage == work.stages) {
-      stage = 0;
-      phase ^= 1;
-    }
+    before = place.stage;
+    place.Next(work.stages);
   }
   if constexpr (kSums == 2) {
     cuda::WarpgroupWait<0>();

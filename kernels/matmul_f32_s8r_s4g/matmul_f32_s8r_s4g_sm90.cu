@@ -71,16 +71,11 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
   // The ring, the stages of kept columns, then barriers.
   const uint32_t base = cuda::SharedAddress(shared);
   const int kept_at = work.stages * L::kStage;
-  const uint32_t barriers = base + kept_at + kept_stages(work.num_kept) * L::kKept;
-  const auto full = [&](int s) { return barriers + s * 8; };
-  const auto empty = [&](int s) { return barriers + (work.stages + s) * 8; };
-  const uint32_t kept_full = barriers + 2 * work.stages * 8;
+  const cuda::Ring ring = {base + kept_at + kept_stages(work.num_kept) * L::kKept, work.stages};
+  const uint32_t kept_full = ring.End();
 
   if (threadIdx.x == 0) {
-    for (int s = 0; s < work.stages; ++s) {
-      cuda::InitBarrier(full(s), 1);
-      cuda::InitBarrier(empty(s), kWarpgroups * 4);
-    }
+    ring.Init(1, kWarpgroups * 4);
     cuda::InitBarrier(kept_full, 1);
     cuda::FenceBarrierInit();
   }
@@ -103,39 +98,28 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
     const int all_bytes = L::kTiles * (kTileBytes + kTileScales * (w.w_zero == nullptr ? 4 : 5));
     const auto load_w = [&](int t, int s) {
       const int units = min(kUnits, tiles - t * kUnits);
-      if (lane == 0) cuda::ArriveExpecting(full(s), units * all_bytes + kRows * kStep);
+      if (lane == 0) cuda::ArriveExpecting(ring.Full(s), units * all_bytes + kRows * kStep);
       __syncwarp();
       if (copies) {
         cuda::LoadBytes(base + s * L::kStage + to, begin + static_cast<int64_t>(t) * kUnits * tile_bytes,
-                        units * tile_bytes, full(s));
+                        units * tile_bytes, ring.Full(s));
       }
     };
     const auto load_x = [&](int t, int s) {
-      if (lane == 0) cuda::LoadBox(base + s * L::kStage, maps.x, full(s), t * kStep, m0);
+      if (lane == 0) cuda::LoadBox(base + s * L::kStage, maps.x, ring.Full(s), t * kStep, m0);
     };
     const int ahead = min(steps, work.stages);
     for (int t = 0; t < ahead; ++t) load_w(t, t);  // does not depend on the kernel before
     cuda::WaitForInputs();
     for (int t = 0; t < ahead; ++t) load_x(t, t);
     if (kept > 0 && kept_fits && lane == 0) {
-      cuda::ArriveExpecting(kept_full, kept_stages(kept) * L::kKept);
-      for (int u = 0; u < kept_stages(kept); ++u) {
-        const uint32_t at = base + kept_at + u * L::kKept;
-        cuda::LoadBox(at, maps.kept_w[which], kept_full, u * kKeptStep, n0);
-        cuda::LoadBox(at + L::kKeptX, maps.kept_x, kept_full, u * kKeptStep, m0);
-      }
+      cuda::few::LoadKeptStages(maps, which, n0, m0, kept_stages(kept), base + kept_at, L::kKept, L::kKeptX,
+                                kept_full);
     }
-    int s = 0;
-    uint32_t phase = 0;
-    for (int t = ahead; t < steps; ++t) {
-      cuda::WaitBarrierGuarded(empty(s), phase);
+    cuda::Refill(ring, steps, [&](int t, int s) {
       load_w(t, s);
       load_x(t, s);
-      if (++s == work.stages) {
-        s = 0;
-        phase ^= 1;
-      }
-    }
+    });
     return;
   }
 
@@ -151,10 +135,9 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
     }
   }
   float y[kQuads][4] = {};  // AddKept() says which outputs
-  int stage = 0;
-  uint32_t phase = 0;
+  cuda::RingPlace place;
   const auto start = [&](uint32_t(&acc)[4 * kQuads], uint32_t(&a)[2][4], int unit, bool continues) {
-    const char* const at = shared + stage * L::kStage;
+    const char* const at = shared + place.stage * L::kStage;
     const int tile = warp * kUnits + unit;
     const uint4 v = *reinterpret_cast<const uint4*>(at + L::kCodes + tile * kTileBytes + lane * 16);
     uint2 zeros = make_uint2(kCodeZero, kCodeZero);
@@ -168,14 +151,14 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
     Unpack(v.y, zeros, a[0][2], a[0][3]);
     Unpack(v.z, zeros, a[1][0], a[1][1]);
     Unpack(v.w, zeros, a[1][2], a[1][3]);
-    const uint64_t b = cuda::OperandDescriptor(base + stage * L::kStage) + 4 * unit;
+    const uint64_t b = cuda::OperandDescriptor(base + place.stage * L::kStage) + 4 * unit;
     cuda::WarpgroupFence();
     cuda::WgmmaS8(acc, a[0], b, continues);
     cuda::WgmmaS8(acc, a[1], b + 2, true);
     cuda::WarpgroupCommit();
   };
   const auto scales_of = [&](int unit) {
-    const char* const at = shared + stage * L::kStage + L::kScales;
+    const char* const at = shared + place.stage * L::kStage + L::kScales;
     return *reinterpret_cast<const float2*>(at + ((warp * kUnits + unit) * kTileScales + g * 2) * 4);
   };
   // Two roundings, as on the CPU.
@@ -192,13 +175,7 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
   };
   const auto release = [&](int s) {
     __syncwarp();  // all lanes have read theirs
-    if (lane == 0) cuda::Arrive(empty(s));
-  };
-  const auto next = [&] {
-    if (++stage == work.stages) {
-      stage = 0;
-      phase ^= 1;
-    }
+    if (lane == 0) cuda::Arrive(ring.Empty(s));
   };
 
   uint32_t even[4 * kQuads], even_codes[2][4];
@@ -206,24 +183,24 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
     const int span = static_cast<int>(w.group / kTileColumns);
     int left = span;  // tiles of the group
     for (int t = 0; t < steps; ++t) {
-      cuda::WaitBarrierGuarded(full(stage), phase);
+      cuda::WaitBarrierGuarded(ring.Full(place.stage), place.phase);
 #pragma unroll
       for (int unit = 0; unit < kUnits; ++unit) {
         start(even, even_codes, unit, !kShort && left < span);
         const float2 scale = scales_of(unit);
         cuda::WarpgroupWait<0>();
-        if (unit + 1 == kUnits) release(stage);
+        if (unit + 1 == kUnits) release(place.stage);
         // Behind the last tile x is zero and the rest is not read.
         if (t * kUnits + unit < tiles && (kShort || --left == 0)) {
           add(even, scale);
           left = span;
         }
       }
-      next();
+      place.Next(work.stages);
     }
   } else {
     uint32_t odd[4 * kQuads], odd_codes[2][4];
-    cuda::WaitBarrierGuarded(full(0), 0);
+    cuda::WaitBarrierGuarded(ring.Full(0), 0);
     start(even, even_codes, 0, false);
     float2 even_scale = scales_of(0);
     for (int t = 0; t + 1 < steps; ++t) {
@@ -231,9 +208,9 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
       const float2 odd_scale = scales_of(1);
       cuda::WarpgroupWait<1>();
       add(even, even_scale);
-      const int used = stage;
-      next();
-      cuda::WaitBarrierGuarded(full(stage), phase);
+      const int used = place.stage;
+      place.Next(work.stages);
+      cuda::WaitBarrierGuarded(ring.Full(place.stage), place.phase);
       start(even, even_codes, 0, false);
       even_scale = scales_of(0);
       cuda::WarpgroupWait<1>();

@@ -8,7 +8,9 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mbarrier.cuh"
+#include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/tile_walk.cuh"
 #include "kernels/cuda/tma.cuh"
 #include "kernels/cuda/wgmma.cuh"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
@@ -41,41 +43,8 @@ struct Layout {
   // Of each consumer: w_scale and bias f32 [kTileN].
   static constexpr int kColumns = kStages * kStage, kColumnBytes = 2 * kTileN * 4;
   static constexpr int kBarriers = kColumns + kConsumers * kColumnBytes;  // full, then empty
-  static constexpr int kBytes = kBarriers + 2 * kStages * 8;
+  static constexpr int kBytes = kBarriers + cuda::Ring::Bytes(kStages);
 };
-
-struct Tile {
-  int linear = 0;
-  int m0 = 0, n0 = 0;
-};
-// Tiles of one stripe of W follow each other: it stays in L2.
-template <int kTileN>
-__device__ Tile TileAt(const Work& work, int index) {
-  Tile tile = {.m0 = index % work.tiles_m * kTileM};
-  int stripe = index / work.tiles_m;
-  while (tile.linear + 1 < work.linears.count) {
-    const int stripes = static_cast<int>(cuda::CeilDiv(work.linears.linear[tile.linear].n, kTileN));
-    if (stripe < stripes) break;
-    stripe -= stripes;
-    ++tile.linear;
-  }
-  tile.n0 = stripe * kTileN;
-  return tile;
-}
-
-// Two neighbouring outputs of which `left` are inside the matrix; in one store where they are aligned.
-template <typename T>
-__device__ void StorePair(T* to, int left, bool aligned, T a, T b) {
-  if (aligned && left > 1) {
-    struct alignas(2 * sizeof(T)) Pair {
-      T a, b;
-    };
-    *reinterpret_cast<Pair*>(to) = {a, b};
-    return;
-  }
-  if (left > 0) to[0] = a;
-  if (left > 1) to[1] = b;
-}
 
 template <int kTileN>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -84,15 +53,11 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr int kAccumulators = kTileN / 2;  // of a thread: 64 x kTileN outputs over 128 threads
   extern __shared__ __align__(1024) char shared[];
   const uint32_t base = cuda::SharedAddress(shared);
-  const auto full = [&](int s) { return base + L::kBarriers + static_cast<uint32_t>(s) * 8; };
-  const auto empty = [&](int s) { return base + L::kBarriers + static_cast<uint32_t>(L::kStages + s) * 8; };
+  const cuda::Ring ring = {base + L::kBarriers, L::kStages};
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
 
   if (threadIdx.x == 0) {
-    for (int s = 0; s < L::kStages; ++s) {
-      cuda::InitBarrier(full(s), 1);
-      cuda::InitBarrier(empty(s), kConsumers);
-    }
+    ring.Init(1, kConsumers);
     cuda::FenceBarrierInit();
   }
   __syncthreads();
@@ -100,27 +65,24 @@ __global__ void __launch_bounds__(kThreads, 1)
   if (group == 0) {
     cuda::GiveRegisters<kProducerRegisters>();
     if (threadIdx.x == 0) {
-      int stage = 0;
-      uint32_t phase = 0;
+      cuda::RingPlace place;
       for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
-        const Tile tile = TileAt<kTileN>(work, at);
+        const cuda::Tile tile = cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at);
         const bool keeps = work.linears.linear[tile.linear].kept_w != nullptr;
         for (int t = 0; t < work.steps + (keeps ? work.kept_steps : 0); ++t) {
-          cuda::WaitBarrierGuarded(empty(stage), phase ^ 1);
-          cuda::ArriveExpecting(full(stage), L::kStage);
-          const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage), w = x + L::kXBytes;
+          const uint32_t full = ring.Full(place.stage);
+          cuda::WaitBarrierGuarded(ring.Empty(place.stage), place.phase ^ 1);
+          cuda::ArriveExpecting(full, L::kStage);
+          const uint32_t x = base + static_cast<uint32_t>(place.stage * L::kStage), w = x + L::kXBytes;
           if (t < work.steps) {
-            cuda::LoadBox(x, maps.x, full(stage), t * kStep, tile.m0);
-            cuda::LoadBox(w, maps.w[tile.linear], full(stage), t * kStep, tile.n0);
+            cuda::LoadBox(x, maps.x, full, t * kStep, tile.m0);
+            cuda::LoadBox(w, maps.w[tile.linear], full, t * kStep, tile.n0);
           } else {
             const int column = (t - work.steps) * static_cast<int>(kKeptStep);
-            cuda::LoadBox(x, maps.kept_x, full(stage), column, tile.m0);
-            cuda::LoadBox(w, maps.kept_w[tile.linear], full(stage), column, tile.n0);
+            cuda::LoadBox(x, maps.kept_x, full, column, tile.m0);
+            cuda::LoadBox(w, maps.kept_w[tile.linear], full, column, tile.n0);
           }
-          if (++stage == L::kStages) {
-            stage = 0;
-            phase ^= 1;
-          }
+          place.Next(L::kStages);
         }
       }
     }
@@ -131,35 +93,18 @@ __global__ void __launch_bounds__(kThreads, 1)
     float* const columns =
         reinterpret_cast<float*>(shared + L::kColumns + consumer * L::kColumnBytes);  // w_scale, then bias
     const int row_in_group = warp * 16 + lane / 4;                                    // and the row 8 below
-    int stage = 0;
-    uint32_t phase = 0;
-
-    // Multiplies `steps` stages; `start(x, w, first)` starts the wgmmas of one.
-    const auto run_stages = [&](int steps, auto start) {
-      int previous = -1;
-      for (int t = 0; t < steps; ++t) {
-        cuda::WaitBarrier(full(stage), phase);
-        const uint32_t x = base + static_cast<uint32_t>(stage * L::kStage + consumer * kRows * kStep);
-        const uint32_t w = base + static_cast<uint32_t>(stage * L::kStage + L::kXBytes);
-        cuda::WarpgroupFence();
-        start(cuda::OperandDescriptor(x), cuda::OperandDescriptor(w), t == 0);
-        cuda::WarpgroupCommit();
-        if (previous >= 0) {
-          cuda::WarpgroupWait<1>();
-          if (thread == 0) cuda::Arrive(empty(previous));
-        }
-        previous = stage;
-        if (++stage == L::kStages) {
-          stage = 0;
-          phase ^= 1;
-        }
-      }
-      cuda::WarpgroupWait<0>();
-      if (previous >= 0 && thread == 0) cuda::Arrive(empty(previous));
+    cuda::RingPlace place;
+    // `multiply(x, w, first)` starts the wgmmas of a stage.
+    const auto run_stages = [&](int steps, auto multiply) {
+      cuda::MultiplyStages(ring, place, steps, thread == 0, [&](int stage, bool first) {
+        const uint32_t at = base + static_cast<uint32_t>(stage * L::kStage);
+        multiply(cuda::OperandDescriptor(at + consumer * kRows * kStep),
+                 cuda::OperandDescriptor(at + L::kXBytes), first);
+      });
     };
 
     for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
-      const Tile tile = TileAt<kTileN>(work, at);
+      const cuda::Tile tile = cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at);
       const cuda::Linear& w = work.linears.linear[tile.linear];
       const int m0 = tile.m0 + consumer * kRows;
       uint32_t acc[kAccumulators];  // sums, then outputs
@@ -186,8 +131,8 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
         for (int i = 0; i < kAccumulators; i += 4) {
           const auto sum = [&](int r) { return static_cast<int32_t>(acc[r]); };
-          if (has0) StorePair(w.sums + at0 + 2 * i, left - 2 * i, aligned, sum(i), sum(i + 1));
-          if (has1) StorePair(w.sums + at1 + 2 * i, left - 2 * i, aligned, sum(i + 2), sum(i + 3));
+          if (has0) cuda::StorePair(w.sums + at0 + 2 * i, left - 2 * i, aligned, sum(i), sum(i + 1));
+          if (has1) cuda::StorePair(w.sums + at1 + 2 * i, left - 2 * i, aligned, sum(i + 2), sum(i + 3));
         }
       }
 #pragma unroll
@@ -218,8 +163,8 @@ __global__ void __launch_bounds__(kThreads, 1)
           const float v = __uint_as_float(acc[r]);
           return has_bias ? v + (r % 2 == 0 ? add.x : add.y) : v;
         };
-        if (has0) StorePair(w.y + at0 + 2 * i, left - 2 * i, aligned, y(i), y(i + 1));
-        if (has1) StorePair(w.y + at1 + 2 * i, left - 2 * i, aligned, y(i + 2), y(i + 3));
+        if (has0) cuda::StorePair(w.y + at0 + 2 * i, left - 2 * i, aligned, y(i), y(i + 1));
+        if (has1) cuda::StorePair(w.y + at1 + 2 * i, left - 2 * i, aligned, y(i + 2), y(i + 3));
       }
     }
   }

@@ -51,16 +51,12 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
   // The ring, the stages of kept columns (without scales), then barriers.
   const uint32_t base = cuda::SharedAddress(shared);
   const int kept_at = work.stages * L::kStage;
-  const uint32_t barriers = base + kept_at + (work.num_kept + kKeptStep - 1) / kKeptStep * L::kCodes;
-  const auto full = [&](int s) { return barriers + s * 8; };
-  const auto empty = [&](int s) { return barriers + (work.stages + s) * 8; };
-  const uint32_t kept_full = barriers + 2 * work.stages * 8;
+  const cuda::Ring ring = {base + kept_at + (work.num_kept + kKeptStep - 1) / kKeptStep * L::kCodes,
+                           work.stages};
+  const uint32_t kept_full = ring.End();
 
   if (threadIdx.x == 0) {
-    for (int s = 0; s < work.stages; ++s) {
-      cuda::InitBarrier(full(s), 1 + cuda::kWarp);
-      cuda::InitBarrier(empty(s), kWarpgroups * 4);
-    }
+    ring.Init(1 + cuda::kWarp, kWarpgroups * 4);
     cuda::InitBarrier(kept_full, 1);
     cuda::FenceBarrierInit();
   }
@@ -70,8 +66,8 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
   if (warp == kWarpgroups * 4) {
     const auto load_w = [&](int t, int s) {
       if (lane == 0) {
-        cuda::ArriveExpecting(full(s), L::kCodes);
-        cuda::LoadBox(base + s * L::kStage, maps.w[which], full(s), t * kStep, n0);
+        cuda::ArriveExpecting(ring.Full(s), L::kCodes);
+        cuda::LoadBox(base + s * L::kStage, maps.w[which], ring.Full(s), t * kStep, n0);
       }
       const uint32_t to = base + s * L::kStage + L::kCodes;
 #pragma unroll
@@ -85,11 +81,11 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
           cuda::CopyAsync4(to + (part * kBlock + c + lane) * 4, from, inside);
         }
       }
-      cuda::ArriveAfterCopies(full(s));
+      cuda::ArriveAfterCopies(ring.Full(s));
     };
     const auto load_x = [&](int t, int s) {
       if (lane == 0) {
-        cuda::LoadBox(base + s * L::kStage + L::kWBytes, maps.x, full(s), t * kStep, m0);
+        cuda::LoadBox(base + s * L::kStage + L::kWBytes, maps.x, ring.Full(s), t * kStep, m0);
       }
     };
     const int ahead = min(work.steps, work.stages);
@@ -97,24 +93,13 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
     cuda::WaitForInputs();
     for (int t = 0; t < ahead; ++t) load_x(t, t);
     if (kept > 0 && lane == 0) {
-      cuda::ArriveExpecting(kept_full, kept_stages * L::kCodes);
-      for (int u = 0; u < kept_stages; ++u) {
-        const uint32_t to = base + kept_at + u * L::kCodes;
-        cuda::LoadBox(to, maps.kept_w[which], kept_full, u * kKeptStep, n0);
-        cuda::LoadBox(to + L::kWBytes, maps.kept_x, kept_full, u * kKeptStep, m0);
-      }
+      cuda::few::LoadKeptStages(maps, which, n0, m0, kept_stages, base + kept_at, L::kCodes, L::kWBytes,
+                                kept_full);
     }
-    int s = 0;
-    uint32_t phase = 0;
-    for (int t = ahead; t < work.steps; ++t) {
-      cuda::WaitBarrierGuarded(empty(s), phase);
+    cuda::Refill(ring, work.steps, [&](int t, int s) {
       load_w(t, s);
       load_x(t, s);
-      if (++s == work.stages) {
-        s = 0;
-        phase ^= 1;
-      }
-    }
+    });
     return;
   }
 
@@ -130,11 +115,10 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
     }
   }
   float y[kQuads][4] = {};  // AddKept() says which outputs
-  int stage = 0;
-  uint32_t phase = 0;
+  cuda::RingPlace place;
   const auto start = [&](uint32_t(&acc)[4 * kQuads], int part, bool continues) {
     constexpr int kChain = kStep / 32 / kParts;
-    const uint32_t at = base + stage * L::kStage;
+    const uint32_t at = base + place.stage * L::kStage;
     const uint64_t a = cuda::OperandDescriptor(at + group * kChannels * kStep) + 2 * kChain * part;
     const uint64_t b = cuda::OperandDescriptor(at + L::kWBytes) + 2 * kChain * part;
     cuda::WarpgroupFence();
@@ -143,7 +127,7 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
     cuda::WarpgroupCommit();
   };
   const auto scales_of = [&](int part) {
-    const float* const scales = reinterpret_cast<const float*>(shared + stage * L::kStage + L::kCodes);
+    const float* const scales = reinterpret_cast<const float*>(shared + place.stage * L::kStage + L::kCodes);
     return make_float2(scales[part * kBlock + channel], scales[part * kBlock + channel + 8]);
   };
   // Two roundings, as on the CPU.
@@ -160,34 +144,28 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
   };
   const auto release = [&](int s) {
     __syncwarp();  // all lanes have their scales
-    if (lane == 0) cuda::Arrive(empty(s));
-  };
-  const auto next = [&] {
-    if (++stage == work.stages) {
-      stage = 0;
-      phase ^= 1;
-    }
+    if (lane == 0) cuda::Arrive(ring.Empty(s));
   };
 
   uint32_t even[4 * kQuads];
   if constexpr (kParts == 1 || kWarpgroups > 1) {
     for (int t = 0; t < work.steps; ++t) {
-      cuda::WaitBarrierGuarded(full(stage), phase);
+      cuda::WaitBarrierGuarded(ring.Full(place.stage), place.phase);
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
         start(even, part, kParts == 1 && t % work.span > 0);
         const float2 scale = scales_of(part);
         cuda::WarpgroupWait<0>();
-        if (part + 1 == kParts) release(stage);
+        if (part + 1 == kParts) release(place.stage);
         const bool ends =
             kParts > 1 ? t * kParts + part < work.groups : (t + 1) % work.span == 0 || t + 1 == work.steps;
         if (ends) add(even, scale);
       }
-      next();
+      place.Next(work.stages);
     }
   } else {
     uint32_t odd[4 * kQuads];
-    cuda::WaitBarrierGuarded(full(0), 0);
+    cuda::WaitBarrierGuarded(ring.Full(0), 0);
     start(even, 0, false);
     float2 even_scale = scales_of(0);
     // Of the groups of a stage but the last one's.
@@ -210,9 +188,9 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup +
       const float2 odd_scale = scales_of(kParts - 1);
       cuda::WarpgroupWait<1>();
       add(even, even_scale);
-      const int used = stage;
-      next();
-      cuda::WaitBarrierGuarded(full(stage), phase);
+      const int used = place.stage;
+      place.Next(work.stages);
+      cuda::WaitBarrierGuarded(ring.Full(place.stage), place.phase);
       start(even, 0, false);
       even_scale = scales_of(0);
       cuda::WarpgroupWait<1>();

@@ -10,7 +10,9 @@
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/mbarrier.cuh"
+#include "kernels/cuda/ring.cuh"
 #include "kernels/cuda/tensor_map.h"
+#include "kernels/cuda/tile_walk.cuh"
 #include "kernels/cuda/tma.cuh"
 #include "kernels/cuda/wgmma.cuh"
 #include "kernels/matmul_f32_s8r_u4h/matmul_f32_s8r_u4h_tiles.cuh"
@@ -45,28 +47,9 @@ struct Layout {
   static constexpr int kStages = kTileM == 256 ? 5 : 8;
   static constexpr int kScales = kStages * kStage;                     // of each consumer: x_scale [kTileM]
   static constexpr int kBarriers = kScales + kConsumers * kTileM * 4;  // full, then empty
-  static constexpr int kBytes = kBarriers + 2 * kStages * 8;
+  static constexpr int kBytes = kBarriers + cuda::Ring::Bytes(kStages);
   static_assert(kTileN * kStep <= kStage);  // kept columns of W
 };
-
-struct Tile {
-  int linear = 0;
-  int m0 = 0, n0 = 0;
-};
-// Tiles of one stripe of W follow each other: it stays in L2.
-template <int kTileM>
-__device__ Tile TileAt(const Work& work, int index) {
-  Tile tile = {.m0 = index % work.tiles_m * kTileM};
-  int stripe = index / work.tiles_m;
-  while (tile.linear + 1 < work.linears.count) {
-    const int stripes = static_cast<int>(cuda::CeilDiv(work.linears.linear[tile.linear].n, kTileN));
-    if (stripe < stripes) break;
-    stripe -= stripes;
-    ++tile.linear;
-  }
-  tile.n0 = stripe * kTileN;
-  return tile;
-}
 
 template <int kTileM>
 __global__ void __launch_bounds__(kThreads, 1)
@@ -75,55 +58,46 @@ __global__ void __launch_bounds__(kThreads, 1)
   constexpr int kAccumulators = kTileM / 2;  // of a thread: 64 x kTileM outputs over 128 threads
   extern __shared__ __align__(1024) char shared[];
   const uint32_t base = cuda::SharedAddress(shared);
-  const auto full = [&](int s) { return base + L::kBarriers + static_cast<uint32_t>(s) * 8; };
-  const auto empty = [&](int s) { return base + L::kBarriers + static_cast<uint32_t>(L::kStages + s) * 8; };
+  const cuda::Ring ring = {base + L::kBarriers, L::kStages};
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
 
   if (threadIdx.x == 0) {
-    for (int s = 0; s < L::kStages; ++s) {
-      cuda::InitBarrier(full(s), 1);
-      cuda::InitBarrier(empty(s), kConsumers * 4);
-    }
+    ring.Init(1, kConsumers * 4);
     cuda::FenceBarrierInit();
   }
   __syncthreads();
-  int stage = 0;
-  uint32_t phase = 0;
-  const auto next = [&] {
-    if (++stage == L::kStages) {
-      stage = 0;
-      phase ^= 1;
-    }
-  };
+  cuda::RingPlace place;
 
   if (group == 0) {
     cuda::GiveRegisters<kProducerRegisters>();
     if (threadIdx.x == 0) {
       for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
-        const Tile tile = TileAt<kTileM>(work, at);
+        const cuda::Tile tile = cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at);
         const cuda::Linear& w = work.linears.linear[tile.linear];
         const int w_bytes = TileBytes<kConsumers>(w, tile.n0);
         for (int t = 0; t < work.steps; ++t) {
-          cuda::WaitBarrierGuarded(empty(stage), phase ^ 1);
-          cuda::ArriveExpecting(full(stage), L::kXBytes + w_bytes);
-          const uint32_t to = base + static_cast<uint32_t>(stage * L::kStage);
-          cuda::LoadBox(to, maps.x, full(stage), t * kStep, tile.m0);
-          LoadTiles<kConsumers>(w, tile.n0, t, to + L::kXBytes, full(stage));
-          next();
+          const uint32_t full = ring.Full(place.stage);
+          cuda::WaitBarrierGuarded(ring.Empty(place.stage), place.phase ^ 1);
+          cuda::ArriveExpecting(full, L::kXBytes + w_bytes);
+          const uint32_t to = base + static_cast<uint32_t>(place.stage * L::kStage);
+          cuda::LoadBox(to, maps.x, full, t * kStep, tile.m0);
+          LoadTiles<kConsumers>(w, tile.n0, t, to + L::kXBytes, full);
+          place.Next(L::kStages);
         }
         const int kept_steps = w.kept_w != nullptr ? work.kept_steps : 0;
         for (int u = 0; u < 2 * kept_steps; ++u) {  // x, W, x, W, ...
-          cuda::WaitBarrierGuarded(empty(stage), phase ^ 1);
-          const uint32_t to = base + static_cast<uint32_t>(stage * L::kStage);
+          const uint32_t full = ring.Full(place.stage);
+          cuda::WaitBarrierGuarded(ring.Empty(place.stage), place.phase ^ 1);
+          const uint32_t to = base + static_cast<uint32_t>(place.stage * L::kStage);
           const int column = u / 2 * kKeptStep;
           if (u % 2 == 0) {
-            cuda::ArriveExpecting(full(stage), L::kXBytes);
-            cuda::LoadBox(to, maps.kept_x, full(stage), column, tile.m0);
+            cuda::ArriveExpecting(full, L::kXBytes);
+            cuda::LoadBox(to, maps.kept_x, full, column, tile.m0);
           } else {
-            cuda::ArriveExpecting(full(stage), kTileN * kStep);
-            cuda::LoadBox(to, maps.kept_w[tile.linear], full(stage), column, tile.n0);
+            cuda::ArriveExpecting(full, kTileN * kStep);
+            cuda::LoadBox(to, maps.kept_w[tile.linear], full, column, tile.n0);
           }
-          next();
+          place.Next(L::kStages);
         }
       }
     }
@@ -133,31 +107,31 @@ __global__ void __launch_bounds__(kThreads, 1)
     const int lane = thread % 32, warp = thread / 32;
     float* const x_scale = reinterpret_cast<float*>(shared + L::kScales) + consumer * kTileM;
     const auto release = [&](int s) {
-      if (lane == 0) cuda::Arrive(empty(s));
+      if (lane == 0) cuda::Arrive(ring.Empty(s));
     };
 
     for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
-      const Tile tile = TileAt<kTileM>(work, at);
+      const cuda::Tile tile = cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at);
       const cuda::Linear& w = work.linears.linear[tile.linear];
       uint32_t acc[kAccumulators];  // sums, then outputs
       Operands halves[2];
       for (int t = 0; t < work.steps; ++t) {
-        cuda::WaitBarrier(full(stage), phase);
-        const char* const w_tile = shared + stage * L::kStage + L::kXBytes + consumer * kTileBytes;
-        const uint64_t x = cuda::OperandDescriptor(base + stage * L::kStage);
+        cuda::WaitBarrier(ring.Full(place.stage), place.phase);
+        const char* const w_tile = shared + place.stage * L::kStage + L::kXBytes + consumer * kTileBytes;
+        const uint64_t x = cuda::OperandDescriptor(base + place.stage * L::kStage);
         MultiplyHalf<false>(acc, halves[0], w_tile, 0, x, t > 0);
         cuda::WarpgroupCommit();
         if (t > 0) {
           cuda::WarpgroupWait<1>();
-          release(stage == 0 ? L::kStages - 1 : stage - 1);
+          release(place.stage == 0 ? L::kStages - 1 : place.stage - 1);
         }
         MultiplyHalf<false>(acc, halves[1], w_tile, 1, x, true);
         cuda::WarpgroupCommit();
         cuda::WarpgroupWait<1>();
-        next();
+        place.Next(L::kStages);
       }
       cuda::WarpgroupWait<0>();
-      release(stage == 0 ? L::kStages - 1 : stage - 1);
+      release(place.stage == 0 ? L::kStages - 1 : place.stage - 1);
 
       cuda::NamedBarrier(2 + consumer, kWarpgroup);  // the scales of the tile before have been used
       for (int i = thread; i < kTileM; i += kWarpgroup) {
@@ -196,21 +170,21 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       const int kept_steps = w.kept_w != nullptr ? work.kept_steps : 0;
       for (int u = 0; u < kept_steps; ++u) {
-        cuda::WaitBarrier(full(stage), phase);
-        const int x_stage = stage;
-        next();
-        cuda::WaitBarrier(full(stage), phase);
+        cuda::WaitBarrier(ring.Full(place.stage), place.phase);
+        const int x_stage = place.stage;
+        place.Next(L::kStages);
+        cuda::WaitBarrier(ring.Full(place.stage), place.phase);
         const uint64_t x = cuda::OperandDescriptor(base + x_stage * L::kStage);
         const uint64_t kept_w =
-            cuda::OperandDescriptor(base + stage * L::kStage + consumer * kChannels * kStep);
+            cuda::OperandDescriptor(base + place.stage * L::kStage + consumer * kChannels * kStep);
         cuda::WarpgroupFence();
 #pragma unroll
         for (int k = 0; k < kKeptStep / 16; ++k) cuda::WgmmaBf16(acc, kept_w + 2 * k, x + 2 * k);
         cuda::WarpgroupCommit();
         cuda::WarpgroupWait<0>();
         release(x_stage);
-        release(stage);
-        next();
+        release(place.stage);
+        place.Next(L::kStages);
       }
       // The bias is added on the way out: registers that wgmma accumulates in are not written again.
       const bool has_bias = w.bias != nullptr;
