@@ -1,6 +1,7 @@
 #include "apps/spikefold/sweep_points.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/ascii.h"
@@ -113,19 +114,32 @@ void AddControls(uint64_t seed, std::vector<SweepPoint>& points) {
   points.push_back({"w4a16-nearest", nearest});
 }
 
+// Caches of codes, behind weights of a point without.
+void AddCaches(uint64_t seed, std::vector<SweepPoint>& points) {
+  constexpr std::pair<const char*, int> kCaches[] = {{"w8a8-static", 8}, {"w4a16", 8}, {"w4a16", 4},
+                                                     {"w4a16", 3},       {"w4a16", 2}, {"w4a4", 4}};
+  for (const auto& [scheme, bits] : kCaches) {
+    Recipe recipe = Of(scheme, seed);
+    recipe.kv.k_bits = recipe.kv.v_bits = bits;
+    points.push_back({absl::StrCat(scheme, "-kv", bits), recipe});
+  }
+}
+
 // A recipe without what only activations and caches feel, or what depends on them, and its scheme's weights
-// instead of its name.
-Json WeightSide(const Recipe& recipe) {
+// instead of its name; these and budgets only `with_bits`.
+Json WeightSide(const Recipe& recipe, bool with_bits) {
   const Json json = RecipeToJson(recipe);
   Json out = Json::MakeObject();
   for (const auto& [key, value] : json.object()) {
     const bool activations = key == "scheme" || key == "activation_scales" || absl::StartsWith(key, "kv") ||
                              absl::StartsWith(key, "dynamic_") ||
                              key == "group_scales";  // left open it follows the activations
-    if (!activations) out.Set(key, value);
+    const bool bits = key == "bits" || key == "max_bytes" || key == "max_kld";
+    if (!activations && (with_bits || !bits)) out.Set(key, value);
   }
   const auto scheme = FindScheme(recipe.scheme);
   if (!scheme.ok()) return out.Set("scheme", recipe.scheme);
+  if (!with_bits) return out;
   return out.Set("bits_of_scheme", (*scheme)->weight_bits)
       .Set("scales_of_scheme", static_cast<int>((*scheme)->weight_scales))
       .Set("symmetric", (*scheme)->weights_symmetric);
@@ -140,6 +154,7 @@ std::vector<SweepPoint> SweepGrid(uint64_t seed) {
     points.push_back({scheme, Of(scheme, seed)});
   }
   AddControls(seed, points);
+  AddCaches(seed, points);
   for (const double bits : kBudgets) {
     Recipe recipe = Of("w4a16", seed);
     recipe.bits = bits;
@@ -173,6 +188,9 @@ absl::StatusOr<std::vector<SweepPoint>> ReadSweepPoints(const std::string& path)
   return points;
 }
 
-bool MayShareCodes(const Recipe& a, const Recipe& b) { return WeightSide(a).Dump() == WeightSide(b).Dump(); }
+bool MayShareCodes(const Recipe& a, const Recipe& b) {
+  const bool with_bits = a.has_budget() == b.has_budget();
+  return WeightSide(a, with_bits).Dump() == WeightSide(b, with_bits).Dump();
+}
 
 }  // namespace spikefold

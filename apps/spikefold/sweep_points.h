@@ -24,7 +24,8 @@ std::vector<SweepPoint> SweepGrid(uint64_t seed);
 absl::StatusOr<std::vector<SweepPoint>> ReadSweepPoints(const std::string& path);
 
 // Whether the two may round weights alike, so that one can take the other's codes: they differ at most in
-// what is done to activations. The plans decide (SharesRounding); this is asked before there are any.
+// what is done to activations, or one has a budget, which may be spent on the bits of the other. The plans
+// decide (SharesRounding); this is asked before there are any.
 bool MayShareCodes(const Recipe& a, const Recipe& b);
 
 }  // namespace spikefold

@@ -75,6 +75,27 @@ TEST_CASE("sweep measures what quantize and eval measure, shares codes and says 
   CHECK(*swept.GetString("plan_sha256", "") == *alone->GetString("plan_sha256", ""));
 }
 
+TEST_CASE("A budget that is spent on another recipe's bits takes its codes", "[apps]") {
+  const SweepPlace w;
+  // Trellis codes: 2 bits everywhere is the least that a budget may be.
+  constexpr char kTwo[] = R"({"name": "two", "scheme": "w2a16", "rotate": "offline"})";
+  Succeed(w.Command(w.Recipes(absl::StrCat("[", kTwo, "]"))));
+  const double bits = *w.Eval("two").GetDouble("bits_linear", "");
+  const auto with_budget = [](const char* name, double budget) {
+    return absl::StrCat(R"({"scheme": "w4a16", "rotate": "offline", "name": ")", name, R"(", "bits": )",
+                        budget, "}");
+  };
+  const std::string all = absl::StrCat("[", kTwo, ", ", with_budget("least", bits + 1e-3), ", ",
+                                       with_budget("more", bits + 1), "]");
+  const Json record = SucceedJson(w.Command(w.Recipes(all), {"--force"}));
+  const Json::Array& points = record.Find("points")->array();
+  REQUIRE(points.size() == 3);
+  CHECK(points[1].GetString("codes_from", "").value_or("") == "two");
+  CHECK(points[2].Find("codes_from") == nullptr);
+  CHECK(*w.Eval("least").GetDouble("kld_mean", "") == *w.Eval("two").GetDouble("kld_mean", ""));
+  CHECK(*w.Eval("more").GetDouble("kld_mean", "") < *w.Eval("two").GetDouble("kld_mean", ""));
+}
+
 TEST_CASE("sweep runs again only what is not done or has changed", "[apps]") {
   const SweepPlace w;
   const std::string recipes = w.Recipes(kThree);
