@@ -2,6 +2,8 @@
 // convert_hf_to_gguf): names; the rows of q and k of the "llama" architecture, reordered for adjacent rotary
 // pairs; Gemma's norm gains, stored with the 1 added.
 #include <cstring>
+#include <memory>
+#include <string>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -11,23 +13,38 @@
 #include "formats/families/family.h"
 #include "formats/families/gguf_names.h"
 #include "formats/gguf.h"
+#include "formats/weight_rows.h"
 
 namespace spikefold {
 namespace {
 
-// Works for weights and biases.
-Tensor UnpermuteRows(const Tensor& stored, int64_t num_heads) {
-  const int64_t rows = stored.dim(0), head_dim = rows / num_heads;
-  const size_t row_bytes = static_cast<size_t>(stored.num_bytes() / rows);
-  Tensor out(DType::kF32, stored.shape());
-  const char* from = static_cast<const char*>(stored.data());
-  char* to = static_cast<char*>(out.data());
-  for (int64_t row = 0; row < rows; ++row) {
-    std::memcpy(to + static_cast<size_t>(row) * row_bytes,
-                from + static_cast<size_t>(GgufRotaryRow(row, head_dim)) * row_bytes, row_bytes);
+// Rows [num_rows, k] of whole heads in the order of the file, to that of HF.
+void UnpermuteHeads(float* rows, int64_t num_rows, int64_t head_rows, int64_t k) {
+  const size_t row_bytes = static_cast<size_t>(k) * sizeof(float);
+  const auto head = std::make_unique_for_overwrite<float[]>(static_cast<size_t>(head_rows * k));
+  for (int64_t begin = 0; begin < num_rows; begin += head_rows, rows += head_rows * k) {
+    std::memcpy(head.get(), rows, static_cast<size_t>(head_rows) * row_bytes);
+    for (int64_t row = 0; row < head_rows; ++row) {
+      std::memcpy(rows + row * k, head.get() + GgufRotaryRow(row, head_rows) * k, row_bytes);
+    }
   }
-  return out;
 }
+
+// Rows that the file has in another order within each head: read by whole heads, whose order is undone.
+class HeadRows : public WeightRows {
+ public:
+  HeadRows(const CheckpointReader& reader, absl::string_view name, int64_t head_rows)
+      : reader_(reader), name_(name), head_rows_(head_rows) {}
+  absl::Status Read(int64_t begin, int64_t end, float* out) const override {
+    return reader_.ReadF32Rows(name_, begin, end, out);
+  }
+  int64_t rows_together() const override { return head_rows_; }
+
+ private:
+  const CheckpointReader& reader_;
+  const std::string name_;
+  const int64_t head_rows_;
+};
 
 class GgufCheckpoint : public CheckpointBase {
  public:
@@ -57,7 +74,10 @@ class GgufCheckpoint : public CheckpointBase {
     const Node& node = graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))];
     SF_ASSIGN_OR_RETURN(Tensor tensor, file_->ReadF32(*file_->FindTensor(stored->stored_name)));
     const ModelConfig& config = graph_.config;
-    if (const int64_t heads = PermutedHeads(node); heads > 0) tensor = UnpermuteRows(tensor, heads);
+    if (const int64_t heads = PermutedHeads(node); heads > 0) {
+      const int64_t k = tensor.shape().size() == 2 ? tensor.dim(1) : 1;  // or a bias
+      UnpermuteHeads(tensor.as<float>().data(), tensor.dim(0), tensor.dim(0) / heads, k);
+    }
     const bool gain = node.op == Op::kNorm || node.op == Op::kHeadNorm;
     if (family_->gguf_norm_gain_includes_offset && gain) {
       for (float& g : tensor.as<float>()) g -= config.norm_gain_offset;
@@ -77,15 +97,25 @@ class GgufCheckpoint : public CheckpointBase {
     const Node& node = graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))];
     const GgufTensor& tensor = *file_->FindTensor(stored->stored_name);
     const int64_t k = stored->shape[1], heads = PermutedHeads(node);
-    if (heads == 0) {
+    const int64_t head_rows = heads > 0 ? stored->shape[0] / heads : 1;
+    if (begin % head_rows == 0 && end % head_rows == 0) {
       SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, begin, end, out));
+      if (heads > 0) UnpermuteHeads(out, end - begin, head_rows, k);
     } else {
       for (int64_t row = begin; row < end; ++row) {
-        const int64_t place = GgufRotaryRow(row, stored->shape[0] / heads);
+        const int64_t place = GgufRotaryRow(row, head_rows);
         SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, place, place + 1, out + (row - begin) * k));
       }
     }
     return CheckFiniteRows(absl::MakeConstSpan(out, static_cast<size_t>((end - begin) * k)), name);
+  }
+
+  absl::StatusOr<std::unique_ptr<WeightRows>> OpenRows(absl::string_view name) const override {
+    const StoredTensor* stored = Find(name);
+    if (stored == nullptr || stored->shape.size() != 2) return CheckpointReader::OpenRows(name);
+    const int64_t heads = PermutedHeads(graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))]);
+    if (heads == 0) return CheckpointReader::OpenRows(name);
+    return std::make_unique<HeadRows>(*this, name, stored->shape[0] / heads);
   }
 
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {

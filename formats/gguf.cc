@@ -21,6 +21,7 @@ constexpr uint64_t kMaxKeys = 65536, kMaxTensors = 65536;
 constexpr uint64_t kMaxTensorNameBytes = 63;  // ggml keeps 64 with the final NUL
 constexpr uint32_t kMaxDims = 4;
 constexpr uint64_t kMaxElements = uint64_t{1} << 40;
+constexpr uint64_t kChunkBytes = 64 << 10;  // read and decoded at once: what the cache holds
 constexpr uint64_t kDefaultAlignment = 32, kMaxAlignment = uint64_t{1} << 20;
 constexpr uint64_t kMinKeyBytes = 8 + 1 + 4 + 1, kMinTensorBytes = 8 + 1 + 4 + 8 + 4 + 8;
 
@@ -464,11 +465,12 @@ const GgufTensor* GgufFile::FindTensor(absl::string_view name) const {
 absl::Status GgufFile::Decode(const GgmlTypeInfo& info, uint64_t offset, uint64_t num_blocks,
                               float* out) const {
   const uint64_t block_bytes = static_cast<uint64_t>(info.block_bytes);
-  const uint64_t chunk_blocks = std::max<uint64_t>(1, (uint64_t{256} << 10) / block_bytes);
-  std::vector<char> buffer(static_cast<size_t>(std::min(chunk_blocks, num_blocks) * block_bytes));
+  const uint64_t chunk_blocks = std::max<uint64_t>(1, kChunkBytes / block_bytes);
+  const auto buffer = std::make_unique_for_overwrite<char[]>(
+      static_cast<size_t>(std::min(chunk_blocks, num_blocks) * block_bytes));
   for (uint64_t begin = 0; begin < num_blocks; begin += chunk_blocks) {
     const uint64_t count = std::min(chunk_blocks, num_blocks - begin);
-    const absl::Span<char> bytes(buffer.data(), static_cast<size_t>(count * block_bytes));
+    const absl::Span<char> bytes(buffer.get(), static_cast<size_t>(count * block_bytes));
     SF_RETURN_IF_ERROR(source_->Read(offset + begin * block_bytes, bytes));
     info.decode(reinterpret_cast<const uint8_t*>(bytes.data()), static_cast<int64_t>(count),
                 out + begin * static_cast<uint64_t>(info.block_elements));

@@ -8,7 +8,7 @@
 #include "formats/base/vector_clones.h"
 
 // Layouts: ggml-common.h (block_q4_0 ...); order of the float32 operations: ggml's dequantize_row_*.
-// Every loop has a constant count and no table, so that the compiler vectorises it.
+// Loops have constant counts and no tables, so that the compiler vectorises them.
 
 namespace spikefold {
 namespace {
@@ -42,21 +42,37 @@ SF_VECTOR_CLONES void DecodeBf16(const uint8_t* in, int64_t count, float* out) {
   for (int64_t i = 0; i < count; ++i) out[i] = Bf16ToFloat(Load16(in + 2 * i));
 }
 
+// Sixteen at once, in explicit vectors: from loops over nibbles the compiler makes code of half the speed.
+using Bytes16 = uint8_t __attribute__((vector_size(16)));
+using Ints16 = int32_t __attribute__((vector_size(64)));
+using Floats16 = float __attribute__((vector_size(64)));
+struct Nibbles {
+  Ints16 low, high;
+};
+SF_VECTOR_INLINE Nibbles NibblesAt(const uint8_t* q) {
+  Bytes16 both;
+  std::memcpy(&both, q, sizeof both);
+  return {__builtin_convertvector(both & 15, Ints16), __builtin_convertvector(both >> 4, Ints16)};
+}
+SF_VECTOR_INLINE void Store16(const Floats16& values, float* out) {
+  std::memcpy(out, &values, sizeof values);
+}
+
 SF_VECTOR_CLONES void DecodeQ4_0(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 18, out += 32) {
     const float d = HalfAt(in);
-    const uint8_t* q = in + 2;
-    for (int j = 0; j < 16; ++j) out[j] = d * static_cast<float>((q[j] & 15) - 8);
-    for (int j = 0; j < 16; ++j) out[16 + j] = d * static_cast<float>((q[j] >> 4) - 8);
+    const Nibbles q = NibblesAt(in + 2);
+    Store16(d * __builtin_convertvector(q.low - 8, Floats16), out);
+    Store16(d * __builtin_convertvector(q.high - 8, Floats16), out + 16);
   }
 }
 
 SF_VECTOR_CLONES void DecodeQ4_1(const uint8_t* in, int64_t num_blocks, float* out) {
   for (int64_t b = 0; b < num_blocks; ++b, in += 20, out += 32) {
     const float d = HalfAt(in), m = HalfAt(in + 2);
-    const uint8_t* q = in + 4;
-    for (int j = 0; j < 16; ++j) out[j] = d * static_cast<float>(q[j] & 15) + m;
-    for (int j = 0; j < 16; ++j) out[16 + j] = d * static_cast<float>(q[j] >> 4) + m;
+    const Nibbles q = NibblesAt(in + 4);
+    Store16(d * __builtin_convertvector(q.low, Floats16) + m, out);
+    Store16(d * __builtin_convertvector(q.high, Floats16) + m, out + 16);
   }
 }
 

@@ -36,7 +36,7 @@ void PackFifthBits(const int32_t code[kBlock], uint8_t* out) {
 // 0 also for steps so small that 1 / d is infinite, which no code times float16 could hold.
 SF_VECTOR_INLINE float Inverse(float d) {
   const float inverse = 1.0f / d;
-  return std::isfinite(inverse) ? inverse : 0.0f;
+  return (std::bit_cast<uint32_t>(inverse) & 0x7f800000u) == 0x7f800000u ? 0.0f : inverse;
 }
 
 // Codes around zero: the value of largest magnitude becomes the lowest code, which reaches further than the
@@ -67,25 +67,46 @@ Affine RoundAffine(const float* x, int levels, int32_t code[kBlock]) {
   return {d, *low};
 }
 
-// std::round() without a call: |x| < 2^31, halves away from zero.
+// std::round() for |x| <= 128, halves away from zero: the sum with the largest number below a half is rounded
+// to a whole number from x.5 on, and not before (all such x were tried).
 SF_VECTOR_INLINE int32_t RoundHalfAway(float x) {
-  const int32_t whole = static_cast<int32_t>(x);
-  const float rest = x - static_cast<float>(whole);
-  return whole + static_cast<int32_t>(rest >= 0.5f) - static_cast<int32_t>(rest <= -0.5f);
+  const uint32_t sign = std::bit_cast<uint32_t>(x) & 0x80000000u;
+  return static_cast<int32_t>(x + std::bit_cast<float>(0x3effffffu | sign));
 }
 
-SF_VECTOR_CLONES void EncodeQ8_0(const float* x, size_t num_blocks, uint8_t* out) {
-  for (size_t b = 0; b < num_blocks; ++b, x += kBlock, out += 2 + kBlock) {
-    uint32_t largest = 0;  // magnitudes order as their bits do
-    for (int j = 0; j < kBlock; ++j) {
-      largest = std::max(largest, std::bit_cast<uint32_t>(x[j]) & 0x7fffffffu);
+// So many blocks go side by side: their divisions take as long as one's.
+constexpr size_t kTogether = 16;
+
+SF_VECTOR_INLINE void EncodeQ8_0Blocks(const float* x, size_t count, uint8_t* out) {
+  uint32_t largest[kTogether] = {};  // magnitudes order as their bits do
+  for (size_t b = 0; b < count; ++b) {
+    uint32_t most = 0;
+    for (size_t j = 0; j < kBlock; ++j) {
+      most = std::max(most, std::bit_cast<uint32_t>(x[b * kBlock + j]) & 0x7fffffffu);
     }
-    const float d = std::bit_cast<float>(largest) / 127.0f, inverse = Inverse(d);
-    StoreHalf(d, out);
+    largest[b] = most;
+  }
+  float inverse[kTogether];
+  uint16_t half[kTogether];
+  for (size_t b = 0; b < kTogether; ++b) {
+    const float d = std::bit_cast<float>(largest[b]) / 127.0f;
+    inverse[b] = Inverse(d);
+    half[b] = FloatToF16(d);
+  }
+  for (size_t b = 0; b < count; ++b, x += kBlock, out += 2 + kBlock) {
     int8_t codes[kBlock];
-    for (int j = 0; j < kBlock; ++j) codes[j] = static_cast<int8_t>(RoundHalfAway(x[j] * inverse));
+    for (size_t j = 0; j < kBlock; ++j) codes[j] = static_cast<int8_t>(RoundHalfAway(x[j] * inverse[b]));
+    std::memcpy(out, &half[b], 2);
     std::memcpy(out + 2, codes, sizeof codes);
   }
+}
+SF_VECTOR_CLONES void EncodeQ8_0(const float* x, size_t num_blocks, uint8_t* out) {
+  for (; num_blocks >= kTogether; num_blocks -= kTogether) {
+    EncodeQ8_0Blocks(x, kTogether, out);
+    x += kTogether * kBlock;
+    out += kTogether * (2 + kBlock);
+  }
+  EncodeQ8_0Blocks(x, num_blocks, out);
 }
 
 void EncodeBlock(GgmlType type, const float* x, uint8_t* out) {
