@@ -94,7 +94,8 @@ absl::Status SweepRunner::KeepDonors(const SweepPoint& point, Plan plan,
   donors_.erase(std::remove_if(donors_.begin(), donors_.end(),
                                [&](const Donor& donor) { return !AnyMayShare(donor.point, later); }),
                 donors_.end());
-  if (!AnyMayShare(point, later) || FindDonor(plan) != nullptr) return absl::OkStatus();
+  const bool shares = SharesRounding(plan, plan);  // nothing by GPTQ: nothing to take
+  if (!shares || !AnyMayShare(point, later) || FindDonor(plan) != nullptr) return absl::OkStatus();
   SF_ASSIGN_OR_RETURN(auto native, NativeReader::Open(directory->path()));
   donors_.push_back({.point = point,
                      .plan = std::move(plan),

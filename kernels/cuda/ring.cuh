@@ -41,6 +41,7 @@ struct RingPlace {
 };
 
 // Fills a ring whose stages have taken the first steps already: load(t, stage) starts the copies of step t.
+// Its place is a round behind those steps, so it waits for that round's phase itself.
 template <typename Load>
 __device__ inline void Refill(const Ring& ring, int steps, Load load) {
   RingPlace at;

@@ -39,6 +39,12 @@ TEST_CASE("Floats become the blocks that gguf-py makes of them, byte by byte", "
     EncodeGguf(type, values, blocks.data());
     INFO(info.name);
     CHECK(blocks == bytes->substr(at, blocks.size()));
+    for (const size_t some : {32, 15 * 32, 17 * 32}) {  // blocks that go side by side, and those behind them
+      std::string first(
+          some / static_cast<size_t>(info.block_elements) * static_cast<size_t>(info.block_bytes), '\0');
+      EncodeGguf(type, absl::MakeConstSpan(values).first(some), first.data());
+      CHECK(first == bytes->substr(at, first.size()));
+    }
     at += blocks.size();
   }
   CHECK(at == bytes->size());
