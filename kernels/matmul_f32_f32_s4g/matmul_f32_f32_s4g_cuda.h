@@ -4,9 +4,8 @@
 //           of lane 4 g + t holds columns 16 j + 4 t to 16 j + 4 t + 3 of channels g and g + 8 (PackLane says
 //           in which nibbles). Scales and zero points: [row tile][column tile][8 channels g][g, g + 8].
 // Method    more than 16 rows on sm_90a: x becomes f16 once, under a power of two for each row; codes less
-// their
-//           zero points are multiplied as subnormal f16, which is exact, on wgmma for up to 64 rows at once;
-//           sums of a group are float32 (matmul_f32_f32_s4g_few_sm90.cu).
+//           their zero points are multiplied as subnormal f16, which is exact, on wgmma for up to 64 rows at
+//           once; sums of a group are float32 (matmul_f32_f32_s4g_few_sm90.cu).
 //           Clusters (sm_90, fewer rows): x becomes f16 once for many channels, under a power of two for each
 //           row and part of K; zero points go through sums of the f16 values (kernels/cuda/cluster_rows.cuh).
 //           Up to 4 rows x has two f16 parts, more rows have one.
