@@ -28,13 +28,14 @@ std::string Text(const std::vector<FoldProof>& proofs, const FoldsCommandOptions
   std::string out =
       absl::StrCat(console.Bold(Printable(options.model, 1024)), "\n", Printable(text.source), ", ",
                    options.windows, " windows of ", FormatCount(options.length), " tokens\n");
-  TextTable table("llrr");
-  table.Row({"fold", "", "largest change of a logit", "KL divergence"});
+  TextTable table("llrrrr");
+  table.Row({"fold", "", "float64: logit", "KL divergence", "float32: logit", "KL divergence"});
   std::vector<std::string> reasons;
   for (const FoldProof& p : proofs) {
     const bool ran = p.refused.empty();
-    table.Row({p.fold, Verdict(p, proofs.front()), ran ? absl::StrFormat("%.1e", p.logit) : "",
-               ran ? absl::StrFormat("%.1e", p.divergence) : ""});
+    const auto number = [&](double value) { return ran ? absl::StrFormat("%.1e", value) : ""; };
+    table.Row({p.fold, Verdict(p, proofs.front()), number(p.float64.logit), number(p.float64.divergence),
+               number(p.float32.logit), number(p.float32.divergence)});
     const std::string& reason = ran ? p.excepted : p.refused;
     if (!reason.empty() && std::find(reasons.begin(), reasons.end(), reason) == reasons.end()) {
       reasons.push_back(reason);
@@ -44,13 +45,19 @@ std::string Text(const std::vector<FoldProof>& proofs, const FoldsCommandOptions
   for (const std::string& reason : reasons) absl::StrAppend(&out, "  ", Wrap(reason, 4, kWidth), "\n");
   absl::StrAppend(
       &out, "\n",
-      Wrap(absl::StrFormat("Exact: no logit moves by more than %.0e of the largest, or than %g times "
-                           "what rounding weights and values otherwise moves it (the control); the "
-                           "divergence is at most %.0e.",
-                           kExactLogit, kTimesControl, kExactDivergence),
-           0, 100),
+      Wrap(
+          absl::StrFormat("Largest change of a logit over the largest logit, in float64 arithmetic and in "
+                          "the float32 that models run in. Exact: at most %.0e in float64, and in float32 at "
+                          "most that or %g times what rounding weights and values otherwise changes (the "
+                          "control); the divergence is at most %.0e nats.",
+                          kExactLogit, kTimesControl, kExactDivergence),
+          0, 100),
       "\n");
   return out;
+}
+
+Json ChangeJson(const FoldChange& change) {
+  return Json::MakeObject().Set("logit", change.logit).Set("kld", change.divergence);
 }
 
 Json Document(const std::vector<FoldProof>& proofs, const OpenedModel& opened, const TokenStream& text,
@@ -61,7 +68,7 @@ Json Document(const std::vector<FoldProof>& proofs, const OpenedModel& opened, c
     if (!p.refused.empty()) {
       fold.Set("reason", p.refused);
     } else {
-      fold.Set("logit", p.logit).Set("kld", p.divergence);
+      fold.Set("float64", ChangeJson(p.float64)).Set("float32", ChangeJson(p.float32));
       if (!p.excepted.empty()) fold.Set("without", p.excepted);
     }
     folds.Append(std::move(fold));
@@ -103,10 +110,11 @@ absl::Status RunFolds(const FoldsCommandOptions& options, Context& context) {
   }
   for (const FoldProof& p : proofs) {
     if (p.control || !p.refused.empty() || IsExact(p, proofs.front())) continue;
-    return absl::FailedPreconditionError(
-        absl::StrFormat("%s: %s moves a logit by %.2g of the largest where rounding moves it by %.2g: do not "
-                        "trust this fold",
-                        Printable(options.model, 1024), p.fold, p.logit, proofs.front().logit));
+    return absl::FailedPreconditionError(absl::StrFormat(
+        "%s: %s moves a logit by %.2g of the largest in float64 and by %.2g in float32, where rounding moves "
+        "it by %.2g and %.2g: do not trust this fold",
+        Printable(options.model, 1024), p.fold, p.float64.logit, p.float32.logit,
+        proofs.front().float64.logit, proofs.front().float32.logit));
   }
   return absl::OkStatus();
 }

@@ -10,6 +10,7 @@ namespace {
 absl::StatusOr<std::unique_ptr<Ops>> MakeOps(const LoadOptions& options) {
   if (options.pool == nullptr) return absl::InvalidArgumentError("load: a thread pool is needed");
   if (options.backend == Backend::kCuda) return MakeCudaOps(options.pool);
+  if (options.backend == Backend::kFloat64) return MakeFloat64Ops(options.pool);
   return MakeCpuOps(options.pool);
 }
 

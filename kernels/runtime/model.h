@@ -49,7 +49,7 @@ class RuntimeModel {
   virtual void ReleaseLinear(int node) = 0;
 };
 
-enum class Backend { kCpu, kCuda };
+enum class Backend { kCpu, kCuda, kFloat64 };
 
 struct LoadOptions {
   ThreadPool* pool = nullptr;  // required; outlives the model

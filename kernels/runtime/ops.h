@@ -83,13 +83,14 @@ struct AttentionArgs {
   KvCache* cache = nullptr;
   double* column_mass = nullptr;  // host [num_heads, first + rows] or null; added to
   const ActivationForm* form = nullptr;
+  const LinearWeights* reader = nullptr;  // what multiplies the context; null: several, or it is not known
   Activation* out = nullptr;
 };
 
 class Ops {
  public:
   virtual ~Ops() = default;
-  virtual const char* name() const = 0;              // "cpu", "cuda"
+  virtual const char* name() const = 0;              // "cpu", "cuda", "float64"
   virtual std::string device() const { return ""; }  // "NVIDIA H200"; empty: the host's processor
 
   // Weights, packed for this backend's kernels. Each sets kind, n, k, group and packed.
@@ -153,6 +154,8 @@ class Ops {
 };
 
 std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool);
+// The reference: float models, all values and sums in float64 (float64/float64_ops.h).
+std::unique_ptr<Ops> MakeFloat64Ops(ThreadPool* pool);
 // On the GPU that the driver shows first; `pool` (may be null) helps to copy results. Unimplemented where
 // CUDA was not built in, and on a machine without a driver or a GPU.
 absl::StatusOr<std::unique_ptr<Ops>> MakeCudaOps(ThreadPool* pool);

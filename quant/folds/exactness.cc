@@ -4,6 +4,7 @@
 #include <cmath>
 #include <random>
 
+#include "absl/base/casts.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
@@ -17,7 +18,8 @@ namespace {
 constexpr double kSmoothAlpha = 0.85, kRescale = 16;
 constexpr uint64_t kDraws =
     3;  // of the control: a token on an edge moves much in one draw and little in another
-constexpr size_t kLogitRows = 32;  // of a 262,144-word head: 32 MiB
+constexpr size_t kLogitRows = 64;               // of a 262,144-word head: 64 MiB
+constexpr size_t kMaxLogits = size_t{1} << 28;  // of the model itself that are kept: 1 GiB
 
 // Ranges and sums of what every linear of the blocks reads.
 class SiteTap : public Taps {
@@ -123,11 +125,18 @@ double Divergence(absl::Span<const float> p, absl::Span<const float> q) {
   return kld;
 }
 
-// Each value goes to the next float32 above or below, or stays.
+// Each value goes to the next float32 above or below, or, half of them, stays.
 void RoundOtherwise(absl::Span<float> values, std::mt19937_64& random) {
-  for (float& v : values) {
-    const uint64_t way = random() % 4;
-    if (way < 2) v = std::nextafter(v, way == 0 ? -HUGE_VALF : HUGE_VALF);
+  constexpr size_t kDrawn = 32;  // two bits each
+  for (size_t at = 0; at < values.size(); at += kDrawn) {
+    uint64_t ways = random();
+    for (float& v : values.subspan(at, kDrawn)) {
+      // Neighbours of a float32 are neighbours as integers; zeros and what is not finite stay.
+      uint32_t bits = absl::bit_cast<uint32_t>(v);
+      if ((ways & 2) != 0 && v != 0 && std::isfinite(v)) bits += (ways & 1) != 0 ? 1 : UINT32_MAX;
+      v = absl::bit_cast<float>(bits);
+      ways >>= 2;
+    }
   }
 }
 
@@ -175,17 +184,30 @@ class JitteredValues : public Interventions {
   std::mt19937_64 random_;
 };
 
+// What folds change on one backend.
 class Prover {
  public:
-  Prover(const CheckpointReader& reader, const std::vector<std::vector<int32_t>>& windows,
-         const FoldProofOptions& options)
-      : reader_(reader), graph_(reader.graph()), windows_(windows), options_(options) {}
+  struct Arm {
+    std::string fold, refused, excepted;
+    FoldChange change;
+  };
 
-  absl::StatusOr<std::vector<FoldProof>> Run() {
-    if (windows_.empty()) return absl::InvalidArgumentError("folds: no windows of text to compare on");
-    SF_ASSIGN_OR_RETURN(model_, LoadModel(reader_, {.pool = options_.pool}));
+  Prover(const CheckpointReader& reader, const std::vector<std::vector<int32_t>>& windows,
+         const FoldProofOptions& options, Backend backend, int64_t arms_before)
+      : reader_(reader),
+        graph_(reader.graph()),
+        windows_(windows),
+        options_(options),
+        backend_(backend),
+        arms_before_(arms_before) {}
+
+  static constexpr int64_t kArms = 14;
+
+  absl::StatusOr<std::vector<Arm>> Run() {
+    SF_ASSIGN_OR_RETURN(model_, Load(reader_));
     SiteTap plain(graph_);
     SF_ASSIGN_OR_RETURN(hidden_, Hidden(*model_, {.taps = &plain}));
+    SF_RETURN_IF_ERROR(KeepLogits());
     SF_ASSIGN_OR_RETURN(const auto scales, SmoothScales(reader_, plain.arm, kSmoothAlpha));
     SF_RETURN_IF_ERROR(Control());
     SF_RETURN_IF_ERROR(Prove("norm_gain", {.norm_gain = true}));
@@ -205,12 +227,13 @@ class Prover {
     SF_RETURN_IF_ERROR(Prove("R1+R2+smooth+R3+R4", all, &before_shift));
     all.shifts = Means(graph_, before_shift.arm);
     SF_RETURN_IF_ERROR(Prove("R1+R2+smooth+R3+R4+shift", all));
-    Report(options_.progress, "proving folds", kArms, kArms);
-    return std::move(proofs_);
+    return std::move(arms_);
   }
 
  private:
-  static constexpr int64_t kArms = 14;
+  absl::StatusOr<std::unique_ptr<RuntimeModel>> Load(const CheckpointReader& reader) const {
+    return LoadModel(reader, {.pool = options_.pool, .backend = backend_});
+  }
 
   absl::Status ProveLearned() {
     std::shared_ptr<const LearnedRotations> learned = options_.learned;
@@ -226,18 +249,19 @@ class Prover {
   // `next`: gets the scales and the online rotations that stack on this arm.
   absl::Status Prove(const char* name, FoldOptions fold, SiteTap* tap = nullptr,
                      FoldOptions* next = nullptr) {
-    if (!Report(options_.progress, "proving folds", static_cast<int64_t>(proofs_.size()), kArms)) {
+    const int64_t done = arms_before_ + static_cast<int64_t>(arms_.size());
+    if (!Report(options_.progress, "proving folds", done, 2 * kArms)) {
       return absl::CancelledError("folds: stopped");
     }
     fold.seed = options_.seed;
     SF_ASSIGN_OR_RETURN(const auto folded, FoldCheckpoint(reader_, fold, options_.pool));
-    FoldProof proof{.fold = name};
-    std::string& why = folded->folds().empty() ? proof.refused : proof.excepted;
+    Arm arm{.fold = name};
+    std::string& why = folded->folds().empty() ? arm.refused : arm.excepted;
     if (!folded->refused().empty()) {
       why = absl::StrCat(folded->refused().front().fold, ": ", folded->refused().front().reason);
     }
-    if (proof.refused.empty()) SF_RETURN_IF_ERROR(Compare(*folded, {.taps = tap}, proof));
-    proofs_.push_back(std::move(proof));
+    if (arm.refused.empty()) SF_RETURN_IF_ERROR(Compare(*folded, {.taps = tap}, arm.change));
+    arms_.push_back(std::move(arm));
     if (next == nullptr) return absl::OkStatus();
     // Nothing of the arm was legal: the scales are the model's own.
     if (tap->arm.sites.front().rows == 0) SF_RETURN_IF_ERROR(Hidden(*model_, {.taps = tap}).status());
@@ -247,19 +271,21 @@ class Prover {
   }
 
   absl::Status Control() {
-    FoldProof& control = proofs_.emplace_back(FoldProof{.control = true, .fold = "float32 rounding"});
+    FoldChange& control = arms_.emplace_back(Arm{.fold = "float32 rounding"}).change;
     for (uint64_t seed = options_.seed; seed < options_.seed + kDraws; ++seed) {
-      FoldProof drawn;
+      FoldChange drawn;
       JitteredValues values(seed);
-      SF_RETURN_IF_ERROR(Compare(Jittered(reader_, seed), {.interventions = &values}, drawn));
+      ForwardOptions watched;
+      if (backend_ == Backend::kCpu) watched.interventions = &values;
+      SF_RETURN_IF_ERROR(Compare(Jittered(reader_, seed), watched, drawn));
       control.logit = std::max(control.logit, drawn.logit);
       control.divergence = std::max(control.divergence, drawn.divergence);
     }
     return absl::OkStatus();
   }
 
-  absl::Status Compare(const CheckpointReader& folded, const ForwardOptions& watched, FoldProof& proof) {
-    SF_ASSIGN_OR_RETURN(const auto model, LoadModel(folded, {.pool = options_.pool}));
+  absl::Status Compare(const CheckpointReader& folded, const ForwardOptions& watched, FoldChange& result) {
+    SF_ASSIGN_OR_RETURN(const auto model, Load(folded));
     SF_ASSIGN_OR_RETURN(const std::vector<float> hidden, Hidden(*model, watched));
     const size_t d = static_cast<size_t>(graph_.config.hidden),
                  vocab = static_cast<size_t>(graph_.config.vocab);
@@ -274,19 +300,38 @@ class Prover {
       const auto logits = [&](std::vector<float>& out) {
         return absl::MakeSpan(out).subspan(0, count * vocab);
       };
-      SF_RETURN_IF_ERROR(Logits(*model_, part(hidden_), logits(want)));
+      absl::Span<const float> base = logits(want);
+      if (logits_.empty()) {
+        SF_RETURN_IF_ERROR(Logits(*model_, part(hidden_), logits(want)));
+      } else {
+        base = absl::MakeSpan(logits_).subspan(at * vocab, count * vocab);
+      }
       SF_RETURN_IF_ERROR(Logits(*model, part(hidden), logits(got)));
       for (size_t i = 0; i < count * vocab; ++i) {
-        change = std::max(change, std::fabs(static_cast<double>(got[i]) - static_cast<double>(want[i])));
-        largest = std::max(largest, std::fabs(static_cast<double>(want[i])));
+        change = std::max(change, std::fabs(static_cast<double>(got[i]) - static_cast<double>(base[i])));
+        largest = std::max(largest, std::fabs(static_cast<double>(base[i])));
       }
       for (size_t row = 0; row < count; ++row) {
-        divergence += Divergence(absl::MakeSpan(want).subspan(row * vocab, vocab),
-                                 absl::MakeSpan(got).subspan(row * vocab, vocab));
+        divergence +=
+            Divergence(base.subspan(row * vocab, vocab), absl::MakeSpan(got).subspan(row * vocab, vocab));
       }
     }
-    proof.logit = largest > 0 ? change / largest : change;
-    proof.divergence = divergence / static_cast<double>(rows);
+    result.logit = largest > 0 ? change / largest : change;
+    result.divergence = divergence / static_cast<double>(rows);
+    return absl::OkStatus();
+  }
+
+  // The head is most of the work of a small model: its logits are made once where there is room.
+  absl::Status KeepLogits() {
+    const size_t d = static_cast<size_t>(graph_.config.hidden),
+                 vocab = static_cast<size_t>(graph_.config.vocab), rows = hidden_.size() / d;
+    if (rows * vocab > kMaxLogits) return absl::OkStatus();
+    logits_.resize(rows * vocab);
+    for (size_t at = 0; at < rows; at += kLogitRows) {
+      const size_t count = std::min(kLogitRows, rows - at);
+      SF_RETURN_IF_ERROR(Logits(*model_, absl::MakeSpan(hidden_).subspan(at * d, count * d),
+                                absl::MakeSpan(logits_).subspan(at * vocab, count * vocab)));
+    }
     return absl::OkStatus();
   }
 
@@ -307,22 +352,39 @@ class Prover {
   const ModelGraph& graph_;
   const std::vector<std::vector<int32_t>>& windows_;
   const FoldProofOptions& options_;
+  const Backend backend_;
+  const int64_t arms_before_;  // of the whole proof
   std::unique_ptr<RuntimeModel> model_;
-  std::vector<float> hidden_;
-  std::vector<FoldProof> proofs_;
+  std::vector<float> hidden_, logits_;  // of the model itself; no logits: too many to keep
+  std::vector<Arm> arms_;
 };
 
 }  // namespace
 
 bool IsExact(const FoldProof& proof, const FoldProof& control) {
-  const double logit = std::max(kExactLogit, kTimesControl * control.logit);
-  return proof.refused.empty() && proof.logit <= logit && proof.divergence <= kExactDivergence;
+  const double in_use = std::max(kExactLogit, kTimesControl * control.float32.logit);
+  return proof.refused.empty() && proof.float64.logit <= kExactLogit && proof.float32.logit <= in_use &&
+         std::max(proof.float64.divergence, proof.float32.divergence) <= kExactDivergence;
 }
 
 absl::StatusOr<std::vector<FoldProof>> ProveFolds(const CheckpointReader& reader,
                                                   const std::vector<std::vector<int32_t>>& windows,
                                                   const FoldProofOptions& options) {
-  return Prover(reader, windows, options).Run();
+  if (windows.empty()) return absl::InvalidArgumentError("folds: no windows of text to compare on");
+  SF_ASSIGN_OR_RETURN(const auto wide, Prover(reader, windows, options, Backend::kFloat64, 0).Run());
+  SF_ASSIGN_OR_RETURN(const auto narrow,
+                      Prover(reader, windows, options, Backend::kCpu, Prover::kArms).Run());
+  std::vector<FoldProof> proofs;
+  for (size_t i = 0; i < wide.size(); ++i) {
+    proofs.push_back({.control = i == 0,
+                      .fold = wide[i].fold,
+                      .refused = wide[i].refused,
+                      .excepted = wide[i].excepted,
+                      .float64 = wide[i].change,
+                      .float32 = narrow[i].change});
+  }
+  Report(options.progress, "proving folds", 2 * Prover::kArms, 2 * Prover::kArms);
+  return proofs;
 }
 
 }  // namespace spikefold

@@ -10,7 +10,7 @@
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "quant/folds/folds.h"
-#include "quant/folds/transform.h"
+#include "quant/folds/rewrite.h"
 
 namespace spikefold {
 

@@ -31,11 +31,13 @@ TEST_CASE("Every fold of a plain model proves exact, and moves the numbers") {
   const auto proofs = Prove(*tiny.checkpoint);
   CHECK(proofs.size() == 14);
   for (const FoldProof& p : proofs) {
-    CAPTURE(p.fold, p.logit, p.divergence, p.refused);
+    CAPTURE(p.fold, p.float64.logit, p.float32.logit, p.float32.divergence, p.refused);
     CHECK(p.refused.empty());
     CHECK(p.excepted.empty());
     CHECK(IsExact(p, proofs.front()));
-    CHECK((p.logit > 0) == (p.fold != "rescale"));  // a power of two keeps every digit
+    CHECK((p.float32.logit > 0) == (p.fold != "rescale"));  // a power of two keeps every digit
+    CHECK((p.float64.logit > 0) == (p.fold != "rescale" && p.fold != "R3"));  // R3 is in no weight
+    CHECK(p.float64.logit < 1e-6);
   }
 }
 
@@ -57,12 +59,16 @@ TEST_CASE("What a sandwich norm forbids is refused with its place, the rest is e
 }
 
 TEST_CASE("A fold that moves more than rounding does is not exact") {
-  const FoldProof control{.control = true, .logit = 5e-6};
-  CHECK(IsExact({.logit = 2e-5}, control));
-  CHECK_FALSE(IsExact({.logit = 2.1e-5}, control));
-  CHECK(IsExact({.logit = 1e-5}, {.control = true, .logit = 1e-9}));
-  CHECK_FALSE(IsExact({.logit = 1.1e-5}, {.control = true, .logit = 1e-9}));
-  CHECK_FALSE(IsExact({.logit = 1e-6, .divergence = 2e-6}, control));
+  const auto proof = [](double float64, double float32, double divergence = 0) {
+    return FoldProof{.float64 = {float64, divergence}, .float32 = {float32, divergence}};
+  };
+  const FoldProof control = proof(5e-6, 5e-6), quiet = proof(1e-9, 1e-9);
+  CHECK(IsExact(proof(1e-5, 2e-5), control));
+  CHECK_FALSE(IsExact(proof(1.1e-5, 2e-5), control));  // in float64 no noise excuses it
+  CHECK_FALSE(IsExact(proof(1e-5, 2.1e-5), control));
+  CHECK(IsExact(proof(1e-5, 1e-5), quiet));
+  CHECK_FALSE(IsExact(proof(0, 1.1e-5), quiet));
+  CHECK_FALSE(IsExact(proof(1e-6, 1e-6, 2e-6), control));
   const TinyModel tiny = MakeTinyModel({.hidden = 64, .intermediate = 96, .num_layers = 1, .vocab = 64});
   CHECK(absl::IsInvalidArgument(ProveFolds(*tiny.checkpoint, {}, {.pool = &Pool()}).status()));
   CHECK(absl::IsInvalidArgument(ProveFolds(*tiny.checkpoint, {{64}}, {.pool = &Pool()}).status()));

@@ -87,6 +87,30 @@ TEST_CASE("Logits and residuals equal a float64 model in plain loops, for every 
   }
 }
 
+// What is left is the rounding of what enters (cosines) and of what leaves (rows for the head, logits).
+TEST_CASE("The float64 backend equals the float64 model to float32's last digit, at once and in parts") {
+  constexpr double kLastDigit = 2.5e-7;
+  for (const auto& [name, options] : Kinds()) {
+    INFO(name);
+    const TinyModel tiny = MakeTinyModel(options);
+    const auto model = Load(*tiny.checkpoint, Backend::kFloat64);
+    CHECK(std::string(model->ops().name()) == "float64");
+    const std::vector<int32_t> tokens = SomeTokens(40, options.vocab);
+    const ReferenceRun want = RunReference(*tiny.checkpoint, tokens);
+    CHECK(RelativeError(RunLogits(*model, tokens), want.logits) < kLastDigit);
+    CHECK(RelativeError(RunLogits(*model, tokens, 7), want.logits) < kLastDigit);
+    // Behind a prefix, which is bf16, it is the CPU's function.
+    const auto cpu = Load(*tiny.checkpoint);
+    const KvPrefix prefix = *ComputePrefix(*model, SomeTokens(3, options.vocab, 2));
+    const auto behind = [&](const RuntimeModel& m) {
+      KvCache cache(m.graph().config, 43, &prefix);
+      return LogitsOf(m, Hidden(m, tokens, cache));
+    };
+    CHECK(RelativeError(behind(*model), behind(*cpu)) < kFloatTolerance);
+    CHECK(RelativeError(behind(*model), want.logits) > 100 * kFloatTolerance);
+  }
+}
+
 TEST_CASE("One changed weight of any module is seen in the logits") {
   for (const auto& [name, options] : Kinds()) {
     const TinyModel tiny = MakeTinyModel(options);

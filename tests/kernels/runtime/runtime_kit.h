@@ -18,8 +18,8 @@ inline ThreadPool& Pool() {
   return pool;
 }
 
-inline std::unique_ptr<RuntimeModel> Load(const CheckpointReader& reader) {
-  auto model = LoadModel(reader, {.pool = &Pool()});
+inline std::unique_ptr<RuntimeModel> Load(const CheckpointReader& reader, Backend backend = Backend::kCpu) {
+  auto model = LoadModel(reader, {.pool = &Pool(), .backend = backend});
   INFO(model.status());
   REQUIRE(model.ok());
   return *std::move(model);
