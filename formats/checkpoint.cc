@@ -96,6 +96,7 @@ class StoredRows : public WeightRows {
   absl::Status Read(int64_t begin, int64_t end, float* out) const override {
     return reader_.ReadF32Rows(name_, begin, end, out);
   }
+  int64_t rows_together() const override { return reader_.RowsTogether(name_); }
 
  private:
   const CheckpointReader& reader_;

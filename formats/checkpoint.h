@@ -55,6 +55,8 @@ class CheckpointReader {
   // ReadsRows() (folds, another tool's codes) it reads the whole matrix.
   virtual absl::Status ReadF32Rows(absl::string_view name, int64_t begin, int64_t end, float* out) const;
   virtual bool ReadsRows(absl::string_view name) const;
+  // What is best read in whole blocks of so many rows: WeightRows::rows_together().
+  virtual int64_t RowsTogether(absl::string_view) const { return 1; }
   // ReadF32() of a matrix by blocks of rows: without ReadsRows() what is stored, or all values, stay in
   // memory.
   virtual absl::StatusOr<std::unique_ptr<WeightRows>> OpenRows(absl::string_view name) const;

@@ -30,22 +30,6 @@ void UnpermuteHeads(float* rows, int64_t num_rows, int64_t head_rows, int64_t k)
   }
 }
 
-// Rows that the file has in another order within each head: read by whole heads, whose order is undone.
-class HeadRows : public WeightRows {
- public:
-  HeadRows(const CheckpointReader& reader, absl::string_view name, int64_t head_rows)
-      : reader_(reader), name_(name), head_rows_(head_rows) {}
-  absl::Status Read(int64_t begin, int64_t end, float* out) const override {
-    return reader_.ReadF32Rows(name_, begin, end, out);
-  }
-  int64_t rows_together() const override { return head_rows_; }
-
- private:
-  const CheckpointReader& reader_;
-  const std::string name_;
-  const int64_t head_rows_;
-};
-
 class GgufCheckpoint : public CheckpointBase {
  public:
   static absl::StatusOr<std::unique_ptr<CheckpointReader>> Open(const std::string& path) {
@@ -94,13 +78,11 @@ class GgufCheckpoint : public CheckpointBase {
     const StoredTensor* stored = Find(name);
     if (stored == nullptr) return NoSuchTensor(name);
     SF_RETURN_IF_ERROR(CheckRows(stored->shape, begin, end, path_, name));
-    const Node& node = graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))];
     const GgufTensor& tensor = *file_->FindTensor(stored->stored_name);
-    const int64_t k = stored->shape[1], heads = PermutedHeads(node);
-    const int64_t head_rows = heads > 0 ? stored->shape[0] / heads : 1;
+    const int64_t k = stored->shape[1], head_rows = RowsTogether(name);
     if (begin % head_rows == 0 && end % head_rows == 0) {
       SF_RETURN_IF_ERROR(file_->ReadF32Rows(tensor, begin, end, out));
-      if (heads > 0) UnpermuteHeads(out, end - begin, head_rows, k);
+      if (head_rows > 1) UnpermuteHeads(out, end - begin, head_rows, k);
     } else {
       for (int64_t row = begin; row < end; ++row) {
         const int64_t place = GgufRotaryRow(row, head_rows);
@@ -110,12 +92,12 @@ class GgufCheckpoint : public CheckpointBase {
     return CheckFiniteRows(absl::MakeConstSpan(out, static_cast<size_t>((end - begin) * k)), name);
   }
 
-  absl::StatusOr<std::unique_ptr<WeightRows>> OpenRows(absl::string_view name) const override {
+  // Rows of q and k lie in another order within a head.
+  int64_t RowsTogether(absl::string_view name) const override {
     const StoredTensor* stored = Find(name);
-    if (stored == nullptr || stored->shape.size() != 2) return CheckpointReader::OpenRows(name);
+    if (stored == nullptr) return 1;
     const int64_t heads = PermutedHeads(graph_.nodes[static_cast<size_t>(nodes_.at(stored->name))]);
-    if (heads == 0) return CheckpointReader::OpenRows(name);
-    return std::make_unique<HeadRows>(*this, name, stored->shape[0] / heads);
+    return heads > 0 ? stored->shape[0] / heads : 1;
   }
 
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
