@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "benchmarks/cuda_peers.h"
+#include "benchmarks/marlin_peer.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
 #include "kernels/cuda/device.h"
@@ -123,10 +124,18 @@ class Bench {
     SF_RETURN_IF_ERROR(kept_w_.Reserve(static_cast<size_t>(2 * n * kKept)));
     SF_RETURN_IF_ERROR(x_scale_.Reserve(static_cast<size_t>(max_m) * 4));
     SF_RETURN_IF_ERROR(w_scale_.Reserve(static_cast<size_t>(n) * 4));
+    if (HasMarlin()) {
+      const size_t bytes = static_cast<size_t>(MarlinLocks(n)) * sizeof(int32_t);
+      SF_RETURN_IF_ERROR(locks_.Reserve(bytes));
+      SF_RETURN_IF_ERROR(cuda::Fill(locks_.as<void>(), 0, bytes, stream_));
+    }
     SF_RETURN_IF_ERROR(y_.Reserve(static_cast<size_t>(2 * max_m * n)));
     SF_RETURN_IF_ERROR(sums_.Reserve(static_cast<size_t>(4 * max_m * n)));
     const int64_t floats = max_m * std::max(k, kKept);
     SF_RETURN_IF_ERROR(parts_.Reserve(bf16_weights::PartsBytes(max_m, k, bf16_weights::Rows::kExact)));
+    cuda::SimtParams widest = {.m = max_m, .k = k, .linears = {.count = 1}};
+    widest.linears.linear[0].n = n;
+    SF_RETURN_IF_ERROR(wide_.Reserve(s4g::ManyScratchBytes(widest)));
     SF_RETURN_IF_ERROR(x32_.Reserve(static_cast<size_t>(floats) * 4));
     SF_RETURN_IF_ERROR(FillFloats(x32_.as<float>(), floats, 1.0f, 11, stream_));
     SF_RETURN_IF_ERROR(FillBytes(w8_.as<void>(), copies_ * n * k, 1, stream_));
@@ -325,7 +334,7 @@ class Bench {
     }
   }
 
-  enum class W4 { kSm80, kClusters, kFew };
+  enum class W4 { kSm80, kClusters, kFew, kMany };
   // Codes and scales lie in the bytes of the other weights: any bits are codes, pairs of bf16 are floats.
   void AddW4(const std::string& name, int64_t m, int64_t n, int64_t k, W4 kernel, Plan plan = {}) {
     constexpr int64_t kGroup = 64;
@@ -342,9 +351,23 @@ class Bench {
                .w_scale = reinterpret_cast<const float*>(w16_.as<char>() + copy * scale_bytes),
                .group = kGroup,
                .y = sums_.as<float>()};
+           if (kernel == W4::kMany) return s4g::RunMany(p, wide_.as<void>(), device_, stream_);
            if (kernel == W4::kFew) return s4g::RunFew(p, parts_.as<void>(), plan, device_, stream_);
            return kernel == W4::kClusters ? s4g::RunHopper(p, stream_) : s4g::RunCuda(p, stream_);
          }});
+  }
+  void AddMarlin(int64_t m, int64_t n, int64_t k) {
+    if (!HasMarlin()) return;
+    const int64_t code_bytes = n * k / 2, scale_bytes = n * k / 128 * 2;
+    contenders_.push_back({.name = "marlin",
+                           .weight_bytes = code_bytes + scale_bytes,
+                           .copies = 2 * copies_,
+                           .launch = [=, this](int64_t copy) {
+                             return RunMarlin(x16_.as<void>(), w8_.as<char>() + copy * code_bytes,
+                                              w16_.as<char>() + copy * scale_bytes, y_.as<void>(), m, n, k,
+                                              locks_.as<int32_t>(), stream_);
+                           }});
+    if (!contenders_.back().launch(0).ok()) contenders_.pop_back();
   }
   void AddW4Plans(int64_t m, int64_t n, int64_t k) {
     for (const int groups : {1, 2}) {
@@ -401,6 +424,8 @@ class Bench {
     if (m <= kMaxW4Rows) AddGroups("w8ga8 f32 sm80", m, n, k, Groups::kSm80);
     if (hopper && m <= kMaxW4Rows) AddW4("w4a16 f32 sm90", m, n, k, W4::kClusters);
     if (hopper) AddW4("w4a16 f32 few", m, n, k, W4::kFew);
+    if (hopper && m >= kLeastManyRows) AddW4("w4a16 f32 many", m, n, k, W4::kMany);
+    AddMarlin(m, n, k);
     if (hopper && Plans("w4a16")) AddW4Plans(m, n, k);
     if (hopper && m >= bf16_weights::kHopperRows) {
       AddBf16Rows("bf16 f32 rounded", bf16_weights::Rows::kBf16, m, n, k);
@@ -468,14 +493,14 @@ class Bench {
   }
 
   static constexpr int64_t kKept = 64;
-  static constexpr int64_t kMaxW4Rows = 64;
+  static constexpr int64_t kMaxW4Rows = 64, kLeastManyRows = 64;
   const Options& options_;
   const cuda::DeviceInfo& device_;
   const cuda::Stream& stream_;
   double read_rate_ = 0;
   int64_t copies_ = 0;
-  cuda::DeviceMemory w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_, y_, sums_,
-      x32_, parts_;
+  cuda::DeviceMemory locks_, wide_, w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_,
+      y_, sums_, x32_, parts_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::vector<Contender> contenders_;
 };

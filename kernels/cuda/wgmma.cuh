@@ -196,6 +196,17 @@ __device__ inline void WgmmaF16(float (&d)[64], uint64_t a, uint64_t b, bool add
                : SF_BIND_64("+f", d)
                : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
+// With accumulators as bits, as above.
+__device__ inline void WgmmaF16(uint32_t (&d)[64], uint64_t a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_F16("128", SF_TEXT_64, "%66", "%64", "%65", "0, 0")
+               : SF_BIND_64("+r", d)
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaF16(uint32_t (&d)[128], uint64_t a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_F16("256", SF_TEXT_128, "%130", "%128", "%129", "0, 0")
+               : SF_BIND_128("+r", d)
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
 // The same with a in registers: of a lane's two values each, row l / 4, columns 2 (l % 4) and the next, then
 // the row 8 below, then both at column 8 and on. That is how accumulators lie.
 __device__ inline void WgmmaF16(float (&d)[16], const uint32_t* a, uint64_t b, bool add) {

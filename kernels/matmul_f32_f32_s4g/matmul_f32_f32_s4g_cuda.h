@@ -6,21 +6,25 @@
 // Method    more than 16 rows on sm_90a: x becomes f16 once, under a power of two for each row; codes less
 //           their zero points are multiplied as subnormal f16, which is exact, on wgmma for up to 64 rows at
 //           once; sums of a group are float32 (matmul_f32_f32_s4g_few_sm90.cu).
-//           Clusters (sm_90, fewer rows): x becomes f16 once for many channels, under a power of two for each
-//           row and part of K; zero points go through sums of the f16 values (kernels/cuda/cluster_rows.cuh).
-//           Up to 4 rows x has two f16 parts, more rows have one.
-//           Elsewhere up to 4 rows: integers on the tensor cores, x in three digits (digit_rows.cuh).
-//           More: codes become bf16 integers; x is split into two bf16 values. Warps of a block share out K.
+//           Still more: the weights of a linear become f16 in scratch memory, under a power of two for each
+//           channel, and tiles of 128 rows and 256 channels are multiplied (matmul_f32_f32_s4g_many_sm90.cu).
+//           Clusters (sm_90, up to 16 rows): x becomes f16 once for many channels, under a power of two for
+//           each row and part of K; zero points go through sums of the f16 values
+//           (kernels/cuda/cluster_rows.cuh). Up to 4 rows x has two f16 parts, more rows have one. Elsewhere
+//           up to 4 rows: integers on the tensor cores, x in three digits (digit_rows.cuh). More: codes
+//           become bf16 integers; x is split into two bf16 values. Warps of a block share out K.
 // Precision of x                relative to x       or to the largest |x|
 //           clusters, 1 to 4 rows     2^-22         2^-40 of a row's part of K
 //           clusters, more rows       2^-11         2^-40 of a row's part of K; bf16 has 2^-8
-//           more than 16 rows, sm_90a 2^-11         2^-40 of a row
+//           more than 16 rows, sm_90a 2^-11         2^-40 of a row; many rows: weights too, of a channel
 //           digits                                  2^-22 of 64 columns
 //           two bf16 parts            2^-17
 //           Clusters add to that 2^-17 of the sizes of x times (code + zero + 16) at most: a tensor core cuts
 //           the 17 numbers that it adds to the bits of the largest, 4 times for 64 columns, for codes and for
 //           the sums of x.
 // Moves     0.56 bytes a weight with groups of 64 (0.58 with zero points); bound by them for few rows.
+// Unpacked
+//           for many rows 4 more.
 // Requires  K a multiple of 64, groups of a multiple of 64.
 // Targets   sm_80 (overlapping its predecessor's end on sm_90: the first weights are on their way by then),
 //           sm_90.
@@ -74,22 +78,36 @@ constexpr size_t ScratchBytes(int64_t m, int64_t k) {
 absl::Status RunFew(const cuda::SimtParams& params, void* scratch, const cuda::few::Plan& plan,
                     const cuda::DeviceInfo& device, const cuda::Stream& stream);
 
+// On sm_90a, any number of rows: the weights of one linear at a time are unpacked to f16 in `scratch`,
+// ManyScratchBytes() of device memory, 256-byte aligned. What it moves: 4.5 bytes a weight.
+size_t ManyScratchBytes(const cuda::SimtParams& params);
+absl::Status RunMany(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
+                     const cuda::Stream& stream);
+
 // Whichever is faster on this device. With one row digits are done with a matrix of 4096 x 4096 before
-// clusters are, with more than 8 what makes nothing of x first is.
-enum class Path { kDirect, kClusters, kFew };
+// clusters are; with more than 16 what makes nothing of x first is; unpacking all weights pays from some
+// hundred rows on.
+enum class Path { kDirect, kClusters, kFew, kMany };
 inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
-  constexpr int64_t kSmall = int64_t{20} << 20, kMaxClusterRows = 16;
+  constexpr int64_t kSmall = int64_t{20} << 20, kMaxClusterRows = 16, kMaxFewRows = 192;
   if (device.sm != 90 || params.m == 0) return Path::kDirect;
-  if (params.m > kMaxClusterRows) return Path::kFew;
+  if (params.m > kMaxClusterRows) return params.m > kMaxFewRows ? Path::kMany : Path::kFew;
   int64_t n = 0;
   for (int i = 0; i < params.linears.count; ++i) n += params.linears.linear[i].n;
   const bool always = params.m >= 2 && params.m <= 8;
   return (always || n * params.k > kSmall) && FitsHopper(params.k) ? Path::kClusters : Path::kDirect;
 }
-// `scratch`: as RunFew(), where PathOf() says kFew.
-inline absl::Status RunCuda(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
-                            const cuda::Stream& stream) {
-  switch (PathOf(params, device)) {
+// Bytes of device memory that a path works in.
+inline size_t ScratchBytes(Path path, const cuda::SimtParams& params) {
+  return path == Path::kMany  ? ManyScratchBytes(params)
+         : path == Path::kFew ? ScratchBytes(params.m, params.k)
+                              : 0;
+}
+inline absl::Status RunCuda(const cuda::SimtParams& params, Path path, void* scratch,
+                            const cuda::DeviceInfo& device, const cuda::Stream& stream) {
+  switch (path) {
+    case Path::kMany:
+      return RunMany(params, scratch, device, stream);
     case Path::kFew:
       return RunFew(params, scratch, {}, device, stream);
     case Path::kClusters:

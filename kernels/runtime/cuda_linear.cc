@@ -365,10 +365,23 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
 }
 
 absl::Status CudaOps::TiledLinears(const cuda::SimtParams& p) {
-  if (s4g::PathOf(p, device_) == s4g::Path::kFew) {
-    SF_RETURN_IF_ERROR(row_parts_.Reserve(s4g::ScratchBytes(p.m, p.k)));
+  s4g::Path path = s4g::PathOf(p, device_);
+  absl::Status room = row_parts_.Reserve(s4g::ScratchBytes(path, p));
+  if (path == s4g::Path::kMany && absl::IsResourceExhausted(room)) {  // slower, in less
+    path = s4g::Path::kFew;
+    room = row_parts_.Reserve(s4g::ScratchBytes(path, p));
   }
-  return s4g::RunCuda(p, row_parts_.as<void>(), device_, *stream_);
+  SF_RETURN_IF_ERROR(room);
+  return s4g::RunCuda(p, path, row_parts_.as<void>(), device_, *stream_);
+}
+
+bool CudaOps::TakesF16(const LinearWeights* w, int64_t rows) const {
+  if (w == nullptr || w->device == nullptr) return false;
+  if (static_cast<const CudaWeights&>(*w->device).tiles != CudaWeights::Tiles::kS4g) return false;
+  cuda::SimtParams p = {.m = rows, .k = w->k, .linears = {.count = 1}};
+  p.linears.linear[0].n = w->n;
+  const s4g::Path path = s4g::PathOf(p, device_);
+  return path == s4g::Path::kFew || path == s4g::Path::kMany;
 }
 
 // The linears of a site share a launch with those of their kind.

@@ -231,8 +231,8 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
                                         .scale = a.scale,
                                         .window = a.window,
                                         .o = Cuda(*a.out).buffer.data()};
-  // Codes round a context more coarsely than f16 does.
-  const bool rounds = cuda_rounds_rows || !a.form->format.is_float();
+  // Codes round a context more coarsely than f16 does; 4-bit weights take it as f16.
+  const bool rounds = cuda_rounds_rows || !a.form->format.is_float() || TakesF16(a.reader, a.rows);
   if (rounds && a.rows >= attention::kF16Rows && attention::SupportsF16(params, device_)) {
     SF_RETURN_IF_ERROR(attention_tiles_.Reserve(
         static_cast<size_t>(attention::F16Bytes(rows->layer_floats / width, a.num_kv_heads, a.head_dim))));

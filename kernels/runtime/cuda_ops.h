@@ -82,6 +82,8 @@ class CudaOps : public Ops {
                             absl::Span<float* const> y);
   absl::Status Bf16Linears(const cuda::SimtParams& params);
   absl::Status TiledLinears(const cuda::SimtParams& params);
+  // Whether that many rows of x are rounded to f16 where they meet these weights.
+  bool TakesF16(const LinearWeights* w, int64_t rows) const;
   absl::Status CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                            absl::Span<float* const> y);
   // Float rows times codes: all rows, or the spike rows alone.

@@ -213,6 +213,7 @@ class Pass {
                                        .cache = caches_.front(),
                                        .column_mass = mass ? walk_.column_mass.data() : nullptr,
                                        .form = FormOf(i, node),
+                                       .reader = ReaderOf(i),
                                        .out = &out}));
     if (mass) {
       taps_->OnAttention({.layer = node.layer,
@@ -364,6 +365,12 @@ class Pass {
       const LinearWeights* const w = model_.linear(linear);
       return w == nullptr || w->kind == LinearWeights::Kind::kF32;
     });
+  }
+
+  // The linear of the site that node i feeds, if it is one.
+  const LinearWeights* ReaderOf(int i) const {
+    const Site& site = graph_.sites[static_cast<size_t>(walk_.site_of[static_cast<size_t>(i)])];
+    return site.linears.size() == 1 ? model_.linear(site.linears.front()) : nullptr;
   }
 
   // The rows for the head leave as floats: Logits() quantizes them itself.

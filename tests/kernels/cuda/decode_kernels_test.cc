@@ -1,7 +1,9 @@
 // Kernels that decode: products with 4-bit codes in tiles, attention of one token.
 #include <cmath>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
+#include "formats/base/dtype.h"
 #include "formats/base/status.h"
 #include "formats/base/thread_pool.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
@@ -22,16 +24,19 @@ using cuda::TheStream;
 namespace s4g = matmul_f32_f32_s4g;
 
 // Which kernel, and so how x is rounded. kAny: sm_80's.
-enum class Path { kAny, kClusters, kFew };
+enum class Path { kAny, kClusters, kFew, kMany };
 std::vector<Path> Paths() {
   if (cuda::QueryDevice()->sm != 90) return {Path::kAny};
-  return {Path::kAny, Path::kClusters, Path::kFew};
+  return {Path::kAny, Path::kClusters, Path::kFew, Path::kMany};
 }
 absl::Status Run(const cuda::SimtParams& p, Path path, const cuda::few::Plan& plan = {}) {
   if (path == Path::kAny) return s4g::RunCuda(p, TheStream());
   if (path == Path::kClusters) return s4g::RunHopper(p, TheStream());
-  const Array<char> scratch(static_cast<int64_t>(s4g::ScratchBytes(p.m, p.k)));
-  SF_RETURN_IF_ERROR(s4g::RunFew(p, scratch.data(), plan, *cuda::QueryDevice(), TheStream()));
+  const bool many = path == Path::kMany;
+  const Array<char> scratch(
+      static_cast<int64_t>(many ? s4g::ManyScratchBytes(p) : s4g::ScratchBytes(p.m, p.k)));
+  SF_RETURN_IF_ERROR(many ? s4g::RunMany(p, scratch.data(), *cuda::QueryDevice(), TheStream())
+                          : s4g::RunFew(p, scratch.data(), plan, *cuda::QueryDevice(), TheStream()));
   return TheStream().Sync();  // scratch goes
 }
 
@@ -54,7 +59,7 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
       largest = std::max(largest, std::abs(static_cast<double>(o.x[static_cast<size_t>(m * c.k + k)])));
     }
     for (int64_t n = 0; n < c.n; ++n) {
-      double sum = 0, size = 0, squares = 0, stored = 0, scales = 0;
+      double sum = 0, size = 0, squares = 0, stored = 0, scales = 0, sizes = 0, widest = 0;
       for (int64_t k = 0; k < c.k; ++k) {
         const double x = o.x[static_cast<size_t>(m * c.k + k)], term = x * o.Weight(n, k);
         const auto group = static_cast<size_t>(n * groups + k / c.group);
@@ -66,6 +71,8 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
         const int zero = o.w_zero.empty() ? kOffset : o.w_zero[group] + kOffset;
         stored += std::abs(x * scale * (code + zero));
         scales += std::abs(scale) * 8;
+        sizes += std::abs(x);
+        widest = std::max(widest, std::abs(scale) * 16);
       }
       if (!o.bias.empty()) sum += static_cast<double>(o.bias[static_cast<size_t>(n)]);
       expected.push_back(sum);
@@ -73,8 +80,10 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
       const double bits = path == Path::kAny ? 0x1p-17 : two_parts ? 0x1p-22 : 0x1p-11;
       const double rounding = bits * std::min(size, 6 * std::sqrt(squares));
       const double clusters = path == Path::kAny ? 0 : stored * 0x1p-17 + largest * scales * 0x1p-40;
+      // Weights are f16 too, under a power of two for each channel.
+      const double weights = path == Path::kMany ? rounding + sizes * widest * 0x1p-39 : 0;
       const double sums = size * 4 * std::sqrt(static_cast<double>(c.k)) * 0x1p-24;
-      tolerance.push_back((path == Path::kAny ? size * bits : rounding) + clusters + sums +
+      tolerance.push_back((path == Path::kAny ? size * bits : rounding) + clusters + weights + sums +
                           std::abs(sum) * 0x1p-22);
     }
   }
@@ -88,6 +97,52 @@ bool IsHopper() {
 struct Change {
   bool flip = false;  // one nibble
   float spike = 0;    // put into two channels of each row
+  bool tail = false;  // kept columns and super weights beside the codes
+};
+
+// Their x are bf16 values, so that every kernel has them exactly. Two super weights lie in one place.
+struct Tail {
+  Tail() = default;
+  Tail(QuantizedOperands& o, Path path, std::vector<double>& expected, std::vector<double>& tolerance)
+      : n(o.shape.n),
+        kept({0, 9, 63, static_cast<int32_t>(o.shape.k - 1)}),
+        columns({4, 50}),
+        slot({1, 0, 1, 1}),
+        row({7, 7, static_cast<int32_t>(o.shape.n - 1), 7}),
+        value({3.0f, -0.75f, 1.25f, 0.5f}) {
+    for (const float v : RandomFloats(static_cast<int64_t>(kept.size()) * n, 9)) {
+      kept_w.push_back(FloatToBf16(v));
+    }
+    const int64_t k = o.shape.k;
+    const auto x = [&](int64_t m, int32_t column) -> float& {
+      return o.x[static_cast<size_t>(m * k + column)];
+    };
+    for (int64_t m = 0; m < o.shape.m; ++m) {
+      for (const auto* list : {&kept, &columns}) {
+        for (const int32_t column : *list) x(m, column) = Bf16ToFloat(FloatToBf16(x(m, column)));
+      }
+    }
+    ExpectProduct(o, path, expected, tolerance);
+    const double bits = path == Path::kMany ? 0x1p-10 : 0x1p-20;
+    for (int64_t m = 0; m < o.shape.m; ++m) {
+      const auto add = [&](int64_t channel, int32_t column, float weight) {
+        const double term = static_cast<double>(x(m, column)) * static_cast<double>(weight);
+        expected[static_cast<size_t>(m * n + channel)] += term;
+        tolerance[static_cast<size_t>(m * n + channel)] += std::abs(term) * bits;
+      };
+      for (size_t c = 0; c < kept.size(); ++c) {
+        for (int64_t channel = 0; channel < n; ++channel) {
+          add(channel, kept[c],
+              Bf16ToFloat(kept_w[c * static_cast<size_t>(n) + static_cast<size_t>(channel)]));
+        }
+      }
+      for (size_t s = 0; s < row.size(); ++s) add(row[s], columns[static_cast<size_t>(slot[s])], value[s]);
+    }
+  }
+  int64_t n = 0;
+  std::vector<int32_t> kept, columns, slot, row;
+  std::vector<float> value;
+  std::vector<uint16_t> kept_w;  // [r, n]
 };
 void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, CheckReport& report,
               Path path = Path::kAny, const cuda::few::Plan& plan = {}) {
@@ -97,7 +152,12 @@ void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, Check
     o.x[static_cast<size_t>(m * c.k + c.k / 2 + m)] = -change.spike / 3;
   }
   std::vector<double> expected, tolerance;
-  ExpectProduct(o, path, expected, tolerance);
+  std::optional<Tail> tail;
+  if (change.tail) {
+    tail.emplace(o, path, expected, tolerance);
+  } else {
+    ExpectProduct(o, path, expected, tolerance);
+  }
   s4g::Packed packed = s4g::Pack(
       {.n = c.n, .k = c.k, .group = c.group, .codes = o.codes, .scales = o.w_scale, .zeros = o.w_zero});
   if (change.flip) packed.codes[packed.codes.size() / 3] ^= 1;
@@ -112,8 +172,23 @@ void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, Check
                          .group = c.group,
                          .bias = o.bias.empty() ? nullptr : bias.data(),
                          .y = y.data()};
+  const Tail none_or = tail.value_or(Tail());
+  const Array<int32_t> kept(none_or.kept), columns(none_or.columns), slot(none_or.slot), row(none_or.row);
+  const Array<uint16_t> kept_w(none_or.kept_w);
+  const Array<float> value(none_or.value);
+  if (tail) {
+    p.tail = {.num_kept = static_cast<int64_t>(tail->kept.size()),
+              .kept = kept.data(),
+              .super_column = columns.data()};
+    p.super[0] = {.num = static_cast<int64_t>(tail->row.size()),
+                  .slot = slot.data(),
+                  .row = row.data(),
+                  .value = value.data()};
+    p.linears.linear[0].kept_w = kept_w.data();
+    p.linears.linear[0].kept_stride = c.n;
+  }
   Ok(Run(p, path, plan));
-  constexpr const char* kNames[] = {"", " in clusters", " few"};
+  constexpr const char* kNames[] = {"", " in clusters", " few", " many"};
   report.Compare(absl::StrCat(CaseName(c), kNames[static_cast<int>(path)], " groups=", plan.groups,
                               " splits=", plan.splits),
                  y.Read(), expected, tolerance);
@@ -144,6 +219,34 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
         RunTiles({.m = m, .n = 500, .k = 14336, .group = 128, .bits = 4, .w_zeros = true}, ++seed, {}, report,
                  path);
       }
+    }
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("Kept columns and super weights stand beside 4-bit codes in tiles", "[gpu][matmul][decode]") {
+  CheckReport report;
+  uint64_t seed = 70;
+  for (const Path path : Paths()) {
+    for (const int64_t m : {1, 4, 7, 16, 33, 150}) {
+      for (const bool zeros : {false, true}) {
+        RunTiles({.m = m, .n = 50, .k = 576, .group = 64, .bits = 4, .w_zeros = zeros, .bias = m == 7},
+                 ++seed, {.tail = true}, report, path);
+      }
+    }
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("Many rows and channels times 4-bit codes hold their bound", "[gpu][matmul][decode]") {
+  if (!IsHopper()) return;
+  CheckReport report;
+  for (const int64_t m : {128, 300}) {
+    for (const int64_t n : {255, 4100}) {  // tiles of 128 and of 256 channels
+      RunTiles({.m = m, .n = n, .k = 640, .group = 128, .bits = 4, .w_zeros = true, .bias = m == 300}, 11, {},
+               report, Path::kMany);
     }
   }
   INFO(report.detail);
@@ -201,7 +304,7 @@ TEST_CASE("Values beyond the range of f16 are scaled, what is not finite stays i
   const Array<float> scales(packed.scales), d_x(x), y(kRows * kN);
   cuda::SimtParams p = {.m = kRows, .k = kK, .x = d_x.data(), .linears = {.count = 1}};
   p.linears.linear[0] = {.n = kN, .w = w.data(), .w_scale = scales.data(), .group = 64, .y = y.data()};
-  for (const Path path : {Path::kClusters, Path::kFew}) {
+  for (const Path path : {Path::kClusters, Path::kFew, Path::kMany}) {
     Ok(Run(p, path));
     const std::vector<float> got = y.Read();
     for (int64_t m = 0; m < kRows; ++m) {
