@@ -1,8 +1,8 @@
 // usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv] [--plans KERNEL,...]
-// Times W8A8, W4A8 and W4A16 on this GPU beside cuBLASLt in one run: graphs of launches over weights that
-// together exceed the L2 cache, contenders by turns, the median of the rounds. Prints a table, or lines for
-// benchmarks/history/<device>.csv. --plans: every way to share out a product of few rows as well, of these
-// kernels: w8a8, w4a8 (up to 64 rows), w4a16.
+// Times W8A8, W4A8 and W4A16 on this GPU beside cuBLASLt, and Marlin where it was built in, in one run:
+// graphs of launches over weights that together exceed the L2 cache, contenders by turns, the median of the
+// rounds. Prints a table, or lines for benchmarks/history/<device>.csv. --plans: every way to share out a
+// product of few rows as well, of these kernels: w8a8, w4a8 (up to 64 rows), w4a16.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>

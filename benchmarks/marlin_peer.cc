@@ -1,15 +1,11 @@
 #include "benchmarks/marlin_peer.h"
 
-#ifdef SPIKEFOLD_MARLIN
 struct CUstream_st;  // cudaStream_t's
 int marlin_cuda(const void* a, const void* b, void* c, void* scales, int m, int n, int k, void* workspace,
                 int group, int device, CUstream_st* stream, int thread_k, int thread_n, int multiprocessors,
                 int max_parallel);
-#endif
 
 namespace spikefold::benchmarks {
-
-#ifdef SPIKEFOLD_MARLIN
 
 bool HasMarlin() { return true; }
 
@@ -22,16 +18,5 @@ absl::Status RunMarlin(const void* x, const void* codes, const void* scales, voi
       locks, kGroup, kDevice, static_cast<CUstream_st*>(stream.handle()), kTileK, kTileN, kChoose, kParallel);
   return error == 0 ? absl::OkStatus() : absl::UnimplementedError("marlin: no kernel for this shape");
 }
-
-#else
-
-bool HasMarlin() { return false; }
-
-absl::Status RunMarlin(const void*, const void*, const void*, void*, int64_t, int64_t, int64_t, int32_t*,
-                       const kernels::cuda::Stream&) {
-  return absl::UnimplementedError("marlin: not built in");
-}
-
-#endif
 
 }  // namespace spikefold::benchmarks

@@ -88,7 +88,7 @@ Json Document(const std::vector<FoldProof>& proofs, const OpenedModel& opened, c
 
 absl::Status RunFolds(const FoldsCommandOptions& options, Context& context) {
   Console& console = context.console;
-  SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenFloatModel(context, options.model));
+  SF_ASSIGN_OR_RETURN(OpenedModel opened, OpenFloatModel(context, options.model));
   TokenStream text;
   if (options.texts.empty()) {
     SF_ASSIGN_OR_RETURN(text, GenerateText(*opened.model, *opened.tokenizer, options.windows + 1,
@@ -96,6 +96,7 @@ absl::Status RunFolds(const FoldsCommandOptions& options, Context& context) {
   } else {
     SF_ASSIGN_OR_RETURN(text, TokenizeFiles(*opened.tokenizer, options.texts));
   }
+  opened.model.reset();  // the proof loads its own
   SF_ASSIGN_OR_RETURN(const auto windows, CutWindows(text, options.windows, options.length));
   FoldProofOptions how{.pool = &context.pool(), .seed = context.seed};
   how.progress = console.progress();
@@ -111,10 +112,11 @@ absl::Status RunFolds(const FoldsCommandOptions& options, Context& context) {
   for (const FoldProof& p : proofs) {
     if (p.control || !p.refused.empty() || IsExact(p, proofs.front())) continue;
     return absl::FailedPreconditionError(absl::StrFormat(
-        "%s: %s moves a logit by %.2g of the largest in float64 and by %.2g in float32, where rounding moves "
-        "it by %.2g and %.2g: do not trust this fold",
-        Printable(options.model, 1024), p.fold, p.float64.logit, p.float32.logit,
-        proofs.front().float64.logit, proofs.front().float32.logit));
+        "%s: %s moves a logit by %.2g of the largest in float64 and by %.2g in float32 (KL divergence %.2g "
+        "and "
+        "%.2g), where rounding moves it by %.2g and %.2g: do not trust this fold",
+        Printable(options.model, 1024), p.fold, p.float64.logit, p.float32.logit, p.float64.divergence,
+        p.float32.divergence, proofs.front().float64.logit, proofs.front().float32.logit));
   }
   return absl::OkStatus();
 }

@@ -1,6 +1,7 @@
 #include "formats/export/gptq_export.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <utility>
 
@@ -34,17 +35,31 @@ DType FloatTypeOf(const ExportWeight& w) { return w.shape.size() == 1 ? DType::k
 
 int BitsOf(const QuantizedLinearSpec& s) { return s.format.bits == 8 ? 8 : 4; }
 
-// Rows [begin, end) of codes in qweight [k / (32 / bits), n], whose words hold codes of a row that follow
-// each other.
-void PackColumns(const int8_t* codes, int64_t begin, int64_t end, int64_t k, int64_t n, int bits,
-                 int32_t* qweight) {
-  const int64_t per_word = 32 / bits;
-  const int32_t middle = 1 << (bits - 1);
-  for (int64_t word = 0; word < k / per_word; ++word) {
+// A word of qweight: codes of a row that follow each other, the first lowest, counted from the lowest code.
+template <int kBits>
+uint32_t PackWord(const int8_t* codes) {
+  if constexpr (kBits == 8) {
+    uint32_t bytes;
+    std::memcpy(&bytes, codes, sizeof bytes);
+    return bytes ^ 0x80808080u;
+  } else {
+    static_assert(kBits == 4);
+    uint64_t bytes;
+    std::memcpy(&bytes, codes, sizeof bytes);
+    bytes = (bytes ^ 0x0808080808080808u) & 0x0f0f0f0f0f0f0f0fu;  // + 8, of four bits
+    bytes = (bytes | bytes >> 4) & 0x00ff00ff00ff00ffu;
+    bytes = (bytes | bytes >> 8) & 0x0000ffff0000ffffu;
+    return static_cast<uint32_t>(bytes | bytes >> 16);
+  }
+}
+
+// Rows [begin, end) of codes in qweight [k / (32 / kBits), n].
+template <int kBits>
+void PackColumns(const int8_t* codes, int64_t begin, int64_t end, int64_t k, int64_t n, int32_t* qweight) {
+  constexpr int64_t kPerWord = 32 / kBits;
+  for (int64_t word = 0; word < k / kPerWord; ++word) {
     for (int64_t row = begin; row < end; ++row) {
-      const int8_t* from = codes + (row - begin) * k + word * per_word;
-      uint32_t packed = 0;
-      for (int64_t i = 0; i < per_word; ++i) packed |= static_cast<uint32_t>(from[i] + middle) << (bits * i);
+      const uint32_t packed = PackWord<kBits>(codes + (row - begin) * k + word * kPerWord);
       qweight[word * n + row] = static_cast<int32_t>(packed);
     }
   }
@@ -205,25 +220,30 @@ class Exporter {
     }
     std::vector<int8_t> zeros(static_cast<size_t>(groups * n));
     std::vector<float> scales(zeros.size());
-    for (int64_t r = 0; r < n; ++r) {
-      for (int64_t g = 0; g < groups; ++g) {
-        const size_t from = static_cast<size_t>(r * groups + g), to = static_cast<size_t>(g * n + r);
-        const int32_t zero = (q.zeros.empty() ? 0 : q.zeros[from]) + middle;
-        if (zero == 0 && !options_.v2) {
-          return absl::UnimplementedError(absl::StrCat(w.node.module,
-                                                       ": a zero point is the lowest code, which "
-                                                       "\"gptq\" stores as -1; use gptq_v2"));
-        }
-        zeros[to] = static_cast<int8_t>((options_.v2 ? zero : (zero - 1) & top) - middle);
-        scales[to] = q.scales[from];
-      }
+    const bool lowest = std::any_of(q.zeros.begin(), q.zeros.end(), [&](int8_t z) { return z == -middle; });
+    if (lowest && !options_.v2) {
+      return absl::UnimplementedError(absl::StrCat(w.node.module,
+                                                   ": a zero point is the lowest code, which \"gptq\" stores "
+                                                   "as -1; use gptq_v2"));
     }
+    constexpr int64_t kTileRows = 64;  // whose lines stay in the cache while columns become rows
+    pool_.ParallelFor(n, kTileRows, [&](int64_t begin, int64_t end) {
+      for (int64_t g = 0; g < groups; ++g) {
+        for (int64_t r = begin; r < end; ++r) {
+          const size_t from = static_cast<size_t>(r * groups + g), to = static_cast<size_t>(g * n + r);
+          const int32_t zero = (q.zeros.empty() ? 0 : q.zeros[from]) + middle;
+          zeros[to] = static_cast<int8_t>((options_.v2 ? zero : (zero - 1) & top) - middle);
+          scales[to] = q.scales[from];
+        }
+      }
+    });
     Tensor qweight(DType::kI32, {k / per_word, n}), qzeros(DType::kI32, {groups, n / per_word});
     PackStream(bits, zeros.data(), groups * n, 1, qzeros.as<int32_t>().data(), 1);
     const auto pack = [&](int64_t begin, int64_t end) -> absl::Status {
       std::vector<int8_t> codes(static_cast<size_t>((end - begin) * k));
       SF_RETURN_IF_ERROR(rows->Codes(begin, end, codes.data()));
-      PackColumns(codes.data(), begin, end, k, n, bits, qweight.as<int32_t>().data());
+      const auto columns = bits == 8 ? PackColumns<8> : PackColumns<4>;
+      columns(codes.data(), begin, end, k, n, qweight.as<int32_t>().data());
       return absl::OkStatus();
     };
     constexpr int64_t kLineRows = 16;  // words of a cache line of qweight; rows_together() is 1 or a multiple

@@ -38,6 +38,7 @@ struct Work {
   int m = 0, steps = 0, parts = 0, tiles_m = 0, tiles = 0;
   const float* x_unit = nullptr;  // [m], of f16; of a linear: its w_scale [n]
   LinearGroup linears;
+  int64_t y_stride[kMaxLinears] = {};
 };
 
 template <int kTileN>
@@ -107,10 +108,12 @@ __global__ void __launch_bounds__(kThreads, 1)
       });
 
       const int64_t m = tile.m0 + consumer * kRows + warp * 16 + lane / 4;  // and the row 8 below
-      const bool has0 = m < work.m, has1 = m + 8 < work.m, aligned = w.n % 2 == 0;
+      const bool has0 = m < work.m, has1 = m + 8 < work.m;
+      const int64_t y_stride = work.y_stride[tile.linear];
+      const bool aligned = y_stride % 2 == 0 && reinterpret_cast<uintptr_t>(w.y) % 8 == 0;
       const int column = tile.n0 + 2 * (lane % 4), left = static_cast<int>(w.n) - column;
-      float* const y0 = w.y + m * w.n + column;
-      float* const y1 = y0 + 8 * w.n;
+      float* const y0 = w.y + m * y_stride + column;
+      float* const y1 = y0 + 8 * y_stride;
       const float* const bias = w.bias == nullptr ? nullptr : w.bias + column;
       // Twice a power of two, that of the channel first: the sum under both may be beyond float32.
       constexpr bool kUnits = kType == Type::kF16;
@@ -141,6 +144,7 @@ inline int64_t Stripes(const LinearGroup& group, int64_t tile_n) {
   return stripes;
 }
 
+// 16 bits are 16 bits to a copy, whatever they mean.
 inline absl::StatusOr<CUtensorMap> MapOf(const void* values, int64_t rows, int64_t k, int64_t box_rows) {
   return MakeTensorMap({.element = Element::kBf16,
                         .data = values,
@@ -157,6 +161,7 @@ struct Params {
   const void* x = nullptr;
   const float* x_unit = nullptr;
   LinearGroup linears;
+  int64_t y_stride[kMaxLinears] = {};  // from row to row of a linear's y; 0: its n
 };
 template <Type kType, int kTileN>
 absl::Status LaunchTiles(const Params& p, const DeviceInfo& device, const Stream& stream) {
@@ -167,13 +172,16 @@ absl::Status LaunchTiles(const Params& p, const DeviceInfo& device, const Stream
     SF_ASSIGN_OR_RETURN(maps.w[i], MapOf(p.linears.linear[i].w, p.linears.linear[i].n, p.k, kTileN));
   }
   const int64_t tiles_m = CeilDiv(p.m, kTileM), tiles = tiles_m * Stripes(p.linears, kTileN);
-  const Work work = {.m = static_cast<int>(p.m),
-                     .steps = static_cast<int>(CeilDiv(p.k, kStepColumns)),
-                     .parts = static_cast<int>(p.parts),
-                     .tiles_m = static_cast<int>(tiles_m),
-                     .tiles = static_cast<int>(tiles),
-                     .x_unit = p.x_unit,
-                     .linears = p.linears};
+  Work work = {.m = static_cast<int>(p.m),
+               .steps = static_cast<int>(CeilDiv(p.k, kStepColumns)),
+               .parts = static_cast<int>(p.parts),
+               .tiles_m = static_cast<int>(tiles_m),
+               .tiles = static_cast<int>(tiles),
+               .x_unit = p.x_unit,
+               .linears = p.linears};
+  for (int i = 0; i < p.linears.count; ++i) {
+    work.y_stride[i] = p.y_stride[i] > 0 ? p.y_stride[i] : p.linears.linear[i].n;
+  }
   return Launch(p.name, half_tiles_sm90<kType, kTileN>,
                 {.grid = dim3(static_cast<unsigned>(std::min<int64_t>(tiles, device.num_sms))),
                  .block = dim3(kThreads),

@@ -22,9 +22,9 @@
 //           Clusters add to that 2^-17 of the sizes of x times (code + zero + 16) at most: a tensor core cuts
 //           the 17 numbers that it adds to the bits of the largest, 4 times for 64 columns, for codes and for
 //           the sums of x.
-// Moves     0.56 bytes a weight with groups of 64 (0.58 with zero points); bound by them for few rows.
-// Unpacked
-//           for many rows 4 more.
+// Moves     0.56 bytes a weight with groups of 64 (0.58 with zero points); bound by them for few rows. For
+// many
+//           rows each weight is written and read once more, as f16.
 // Requires  K a multiple of 64, groups of a multiple of 64.
 // Targets   sm_80 (overlapping its predecessor's end on sm_90: the first weights are on their way by then),
 //           sm_90.
@@ -78,15 +78,15 @@ constexpr size_t ScratchBytes(int64_t m, int64_t k) {
 absl::Status RunFew(const cuda::SimtParams& params, void* scratch, const cuda::few::Plan& plan,
                     const cuda::DeviceInfo& device, const cuda::Stream& stream);
 
-// On sm_90a, any number of rows: the weights of one linear at a time are unpacked to f16 in `scratch`,
-// ManyScratchBytes() of device memory, 256-byte aligned. What it moves: 4.5 bytes a weight.
+// On sm_90a, any number of rows: weights are unpacked to f16 in `scratch`, ManyScratchBytes() of device
+// memory (x in f16, and 128 MiB of weights at the most), 256-byte aligned.
 size_t ManyScratchBytes(const cuda::SimtParams& params);
 absl::Status RunMany(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
                      const cuda::Stream& stream);
 
-// Whichever is faster on this device. With one row digits are done with a matrix of 4096 x 4096 before
-// clusters are; with more than 16 what makes nothing of x first is; unpacking all weights pays from some
-// hundred rows on.
+// What is faster on an H200 at Llama-3-8B's shapes. With one row digits are done with a matrix of 4096 x 4096
+// before clusters are; with 9 to 16 rows a small matrix is done first by what makes nothing of x; unpacking
+// all weights pays from some hundred rows on (from 128 for 28,672 channels, from 256 for 4096).
 enum class Path { kDirect, kClusters, kFew, kMany };
 inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
   constexpr int64_t kSmall = int64_t{20} << 20, kMaxClusterRows = 16, kMaxFewRows = 192;

@@ -5,6 +5,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <algorithm>
+
 #include "formats/base/status.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/half_tiles.cuh"
@@ -53,21 +55,21 @@ __global__ void __launch_bounds__(kRowThreads)
   if (threadIdx.x == 0) unit[blockIdx.x] = ScaleOf(largest);
 }
 
-// A block a tile of 16 channels.
+// A block a tile of 16 channels; `to` and `unit` are of the channels from tile `first` on.
 __global__ void __launch_bounds__(kUnpackThreads)
-    Unpack(const __grid_constant__ cuda::SimtParams p, int which, uint16_t* to, float* unit) {
+    Unpack(const __grid_constant__ cuda::SimtParams p, int which, int64_t first, uint16_t* to, float* unit) {
   __shared__ uint32_t largest[kTileRow], kept_largest[kTileRow];
   const cuda::Linear& w = p.linears.linear[which];
   const cuda::SuperList& super = p.super[which];
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarp;
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarp;
-  const int64_t n0 = static_cast<int64_t>(blockIdx.x) * kTileRow, tiles = p.k / kTileColumn;
+  const int64_t row_tile = first + blockIdx.x, n0 = row_tile * kTileRow, tiles = p.k / kTileColumn;
   const int rows = static_cast<int>(min(static_cast<int64_t>(kTileRow), w.n - n0));
-  const float* const scales =
-      w.w_scale + blockIdx.x * tiles * kTileRow;  // [tile][8][2]: channels g and g + 8
+  const float* const scales = w.w_scale + row_tile * tiles * kTileRow;  // [tile][8][2]: channels g and g + 8
   const auto kept_weight = [&](int64_t c, int row) {
     return __uint_as_float(static_cast<uint32_t>(w.kept_w[c * w.kept_stride + n0 + row]) << 16);
   };
+  uint16_t* const out_rows = to + static_cast<int64_t>(blockIdx.x) * kTileRow * p.k;
   const int64_t num_kept = w.kept_w == nullptr ? 0 : p.tail.num_kept;
 
   // What no value of a channel exceeds: codes, a kept column and super weights may meet in one place.
@@ -93,14 +95,14 @@ __global__ void __launch_bounds__(kUnpackThreads)
       if (super.row[s] == n0 + own) bound += fabsf(super.value[s]);
     }
     largest[own] = SizeOf(bound);
-    unit[n0 + own] = ScaleOf(SizeOf(bound));
+    unit[blockIdx.x * kTileRow + own] = ScaleOf(SizeOf(bound));
   }
   __syncthreads();
 
   const int g = lane / 4, t = lane % 4;
   const float inverse[2] = {InverseScaleOf(largest[g]), InverseScaleOf(largest[g + 8])};
   for (int64_t tile = warp; tile < tiles; tile += kUnpackWarps) {
-    const int64_t at = blockIdx.x * tiles + tile;
+    const int64_t at = row_tile * tiles + tile;
     const uint4 v = static_cast<const uint4*>(w.w)[at * cuda::kWarp + lane];
     const uint32_t words[4] = {v.x, v.y, v.z, v.w};
     const float2 scale = reinterpret_cast<const float2*>(scales)[tile * 8 + g];
@@ -121,7 +123,7 @@ __global__ void __launch_bounds__(kUnpackThreads)
         };
         out[pair] = F16(value(0), value(1), false);
       }
-      uint4* const place = reinterpret_cast<uint4*>(to + (n0 + row) * p.k + tile * kTileColumn) + t;
+      uint4* const place = reinterpret_cast<uint4*>(out_rows + row * p.k + tile * kTileColumn) + t;
       place[0] = make_uint4(out[0], out[1], out[2], out[3]);
       place[4] = make_uint4(out[4], out[5], out[6], out[7]);
     }
@@ -129,7 +131,7 @@ __global__ void __launch_bounds__(kUnpackThreads)
   if (num_kept == 0 && super.num == 0) return;
   __syncthreads();
   const auto add = [&](int row, int64_t column, float value) {
-    __half* const place = reinterpret_cast<__half*>(to) + (n0 + row) * p.k + Place(column);
+    __half* const place = reinterpret_cast<__half*>(out_rows) + row * p.k + Place(column);
     *place = __float2half_rn(__half2float(*place) + value * InverseScaleOf(largest[row]));
   };
   for (int64_t i = threadIdx.x; i < num_kept * kTileRow; i += kUnpackThreads) {
@@ -143,49 +145,77 @@ __global__ void __launch_bounds__(kUnpackThreads)
   }
 }
 
-constexpr size_t Aligned(size_t bytes) { return (bytes + 255) / 256 * 256; }
+constexpr int64_t kWideBytes = int64_t{128} << 20;  // of unpacked weights at a time
+constexpr int64_t kStripe = 256;                    // channels of a tile of the product
+
+constexpr int64_t Aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+// Of f16 rows and their units.
+constexpr int64_t BytesOf(int64_t rows, int64_t k) { return Aligned(rows * k * 2) + Aligned(rows * 4); }
+int64_t StripeOf(int64_t k) { return std::max<int64_t>(1, kWideBytes / BytesOf(kStripe, k)) * kStripe; }
 
 }  // namespace
 
 size_t ManyScratchBytes(const cuda::SimtParams& p) {
-  int64_t widest = 0;
-  for (int i = 0; i < p.linears.count; ++i) widest = std::max(widest, p.linears.linear[i].n);
-  return Aligned(static_cast<size_t>(p.m * p.k) * 2) + Aligned(static_cast<size_t>(p.m) * 4) +
-         Aligned(static_cast<size_t>(widest * p.k) * 2) + static_cast<size_t>(widest) * 4;
+  int64_t all = 0;
+  for (int i = 0; i < p.linears.count; ++i) all += BytesOf(p.linears.linear[i].n, p.k);
+  return static_cast<size_t>(BytesOf(p.m, p.k) + std::min(all, BytesOf(StripeOf(p.k), p.k) + 2048));
 }
 
 absl::Status RunMany(const cuda::SimtParams& p, void* scratch, const cuda::DeviceInfo& device,
                      const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
-  char* at = static_cast<char*>(scratch);
-  const auto take = [&](int64_t bytes) {
-    char* const taken = at;
-    at += Aligned(static_cast<size_t>(bytes));
-    return taken;
+  struct Half {
+    uint16_t* rows;
+    float* unit;
   };
-  auto* const x = reinterpret_cast<uint16_t*>(take(p.m * p.k * 2));
-  auto* const x_unit = reinterpret_cast<float*>(take(p.m * 4));
+  char* at = static_cast<char*>(scratch);
+  const auto take = [&](int64_t rows) {
+    const Half half = {reinterpret_cast<uint16_t*>(at),
+                       reinterpret_cast<float*>(at + Aligned(rows * p.k * 2))};
+    at += BytesOf(rows, p.k);
+    return half;
+  };
+  const Half x = take(p.m);
+  char* const weights = at;
   SF_RETURN_IF_ERROR(cuda::Launch(kName, ManyRows,
                                   {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kRowThreads)},
-                                  stream, p.x, p.k, x, x_unit));
-  // One linear after the other in the same place.
+                                  stream, p.x, p.k, x.rows, x.unit));
+  const cuda::half::Params none = {.name = kName, .m = p.m, .k = p.k, .x = x.rows, .x_unit = x.unit};
+  cuda::half::Params product = none;  // of what has been unpacked
+  int64_t left = StripeOf(p.k);
+  const auto multiply = [&]() -> absl::Status {
+    if (product.linears.count > 0) {
+      SF_RETURN_IF_ERROR(cuda::half::Run<cuda::half::Type::kF16>(product, device, stream));
+    }
+    product = none;
+    left = StripeOf(p.k);
+    at = weights;
+    return absl::OkStatus();
+  };
   for (int i = 0; i < p.linears.count; ++i) {
-    at = reinterpret_cast<char*>(x_unit) + Aligned(static_cast<size_t>(p.m) * 4);
-    cuda::Linear w = p.linears.linear[i];
-    auto* const wide = reinterpret_cast<uint16_t*>(take(w.n * p.k * 2));
-    auto* const w_unit = reinterpret_cast<float*>(take(w.n * 4));
-    SF_RETURN_IF_ERROR(cuda::Launch(
-        kName, Unpack,
-        {.grid = dim3(static_cast<unsigned>(cuda::CeilDiv(w.n, kTileRows))), .block = dim3(kUnpackThreads)},
-        stream, p, i, wide, w_unit));
-    w.w = wide;
-    w.w_scale = w_unit;
-    cuda::half::Params product = {.name = kName, .m = p.m, .k = p.k, .x = x, .x_unit = x_unit};
-    product.linears.count = 1;
-    product.linears.linear[0] = w;
-    SF_RETURN_IF_ERROR(cuda::half::Run<cuda::half::Type::kF16>(product, device, stream));
+    const cuda::Linear& w = p.linears.linear[i];
+    for (int64_t n0 = 0; n0 < w.n;) {
+      // Whole tiles of the product, but for a linear's last: the place of a channel is a multiple of 16.
+      const int64_t count = std::min(w.n - n0, left);
+      const Half wide = take(count);
+      SF_RETURN_IF_ERROR(cuda::Launch(kName, Unpack,
+                                      {.grid = dim3(static_cast<unsigned>(cuda::CeilDiv(count, kTileRows))),
+                                       .block = dim3(kUnpackThreads)},
+                                      stream, p, i, n0 / kTileRows, wide.rows, wide.unit));
+      product.y_stride[product.linears.count] = w.n;
+      cuda::Linear& part = product.linears.linear[product.linears.count++];
+      part = w;
+      part.n = count;
+      part.w = wide.rows;
+      part.w_scale = wide.unit;
+      part.bias = w.bias == nullptr ? nullptr : w.bias + n0;
+      part.y = w.y + n0;
+      n0 += count;
+      left -= (count + kStripe - 1) / kStripe * kStripe;
+      if (left <= 0 || product.linears.count == cuda::kMaxLinears) SF_RETURN_IF_ERROR(multiply());
+    }
   }
-  return absl::OkStatus();
+  return multiply();
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_s4g

@@ -7,7 +7,8 @@
 
 namespace spikefold {
 
-// [rows, width] float32, contiguous. Made by Ops::NewBuffer; grows through Ops::Reserve.
+// [rows, width], contiguous, float32 (the float64 backend's: float64). Made by Ops::NewBuffer; grows through
+// Ops::Reserve.
 class Buffer {
  public:
   virtual ~Buffer() = default;

@@ -142,6 +142,10 @@ absl::StatusOr<std::unique_ptr<RuntimeModel>> LoadModel(const CheckpointReader& 
   SF_ASSIGN_OR_RETURN(auto ops, MakeOps(options));
   auto model = std::make_unique<LoadedModel>(reader.graph(), std::move(ops), *options.pool);
   if (reader.kind() == CheckpointKind::kNative) {
+    if (options.backend == Backend::kFloat64) {
+      return absl::UnimplementedError(
+          absl::StrCat(reader.path(), ": is quantized; the float64 backend runs float models"));
+    }
     SF_RETURN_IF_ERROR(model->LoadNative(reader, options.simulate, options.progress));
     return model;
   }

@@ -83,7 +83,8 @@ struct AttentionArgs {
   KvCache* cache = nullptr;
   double* column_mass = nullptr;  // host [num_heads, first + rows] or null; added to
   const ActivationForm* form = nullptr;
-  const LinearWeights* reader = nullptr;  // what multiplies the context; null: several, or it is not known
+  // What multiplies the context: a backend may round no less than it will. Null: it is not known.
+  const LinearWeights* reader = nullptr;
   Activation* out = nullptr;
 };
 

@@ -280,14 +280,11 @@ absl::Status Float64Ops::GatedMul(GateActivation activation, int64_t rows, const
   return absl::OkStatus();
 }
 
-absl::Status Float64Ops::Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+absl::Status Float64Ops::Head(const LinearWeights& w, const ActivationForm&, int64_t rows,
                               const float* hidden, float* logits) {
-  Float64Activation x(w.k);
-  x.buffer.Reserve(rows);
-  std::copy_n(hidden, rows * w.k, x.buffer.data());
-  Finish(rows, form, x);
+  const std::vector<double> x(hidden, hidden + rows * w.k);
   std::vector<double> y(static_cast<size_t>(rows * w.n));
-  Linear(x.buffer.data(), rows, w, y.data());
+  Linear(x.data(), rows, w, y.data());
   std::copy(y.begin(), y.end(), logits);
   return absl::OkStatus();
 }

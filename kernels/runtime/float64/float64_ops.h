@@ -1,5 +1,5 @@
-// The reference backend: float models with every value and every sum in float64. What two models give here
-// differs by their weights and by nothing else.
+// The reference backend: float models with every value between embedding and final norm, and every sum, in
+// float64. What crosses Ops' interface is float32: rows for the head, logits, and rows that somebody edits.
 #pragma once
 
 #include <cstdint>
@@ -35,8 +35,8 @@ class Float64Activation : public Activation {
   Float64Buffer buffer;  // [rows, k]
 };
 
-// Weights stay in float32, [n, k] row-major, and are widened as they are read. Unimplemented: weights of
-// codes, caches of codes, watched or hidden positions.
+// Weights stay in float32, [n, k] row-major, and are widened as they are read. Unimplemented: quantized
+// models (LoadModel), caches of codes, watched or hidden positions.
 class Float64Ops : public Ops {
  public:
   explicit Float64Ops(ThreadPool* pool) : pool_(*pool) {}

@@ -1,4 +1,4 @@
-// Square matrices that rows of a weight are multiplied by, v <- v * F, in float64.
+// Square matrices that rows of weights or values are multiplied by, v <- v * F, in float64.
 #pragma once
 
 #include <cstdint>

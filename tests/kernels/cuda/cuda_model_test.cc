@@ -1,4 +1,4 @@
-// Whole float models: the walk on a GPU against the walk on the CPU.
+// Whole models: the walk on a GPU against the walk on the CPU.
 #include "kernels/cuda/memory.h"
 #include "kernels/runtime/ops.h"
 #include "tests/kernels/runtime/runtime_kit.h"
@@ -47,6 +47,52 @@ TEST_CASE("Float models of every family give the CPU's logits, in one call or in
     CHECK(RelativeError(RunLogits(*gpu, tokens), expected) < 1e-4);
     CHECK(RelativeError(RunLogits(*gpu, tokens, 7), expected) < 1e-4);
     CHECK(RelativeError(RunLogits(*gpu, tokens, 1), expected) < 1e-4);
+  }
+}
+
+// Every linear of the blocks but, on request, o_proj, as 4-bit codes that were drawn at random.
+void MakeFourBit(RuntimeModel& model, bool o_proj) {
+  constexpr int64_t kGroup = 64;
+  for (const Site& site : model.graph().sites) {
+    for (const int node : site.linears) {
+      const Node& n = model.graph().nodes[static_cast<size_t>(node)];
+      if (n.layer < 0 || (n.role == Role::kOProj && !o_proj)) continue;
+      std::vector<int8_t> codes(static_cast<size_t>(n.n * n.k));
+      uint32_t state = static_cast<uint32_t>(node) + 1;
+      for (int8_t& code : codes) {
+        state = state * 1664525u + 1013904223u;
+        code = static_cast<int8_t>(state >> 28) - 8;
+      }
+      const std::vector<float> scales(codes.size() / kGroup, 0.005f);
+      LinearWeights weights;
+      const CodeMatrix w = {.n = n.n,
+                            .k = n.k,
+                            .format = *ParseWeightFormat("s4g"),
+                            .group = kGroup,
+                            .codes = codes,
+                            .scales = scales};
+      const absl::Status packed = model.ops().PackCodes(w, model.form(site.id).format, weights);
+      INFO(packed);
+      REQUIRE(packed.ok());
+      REQUIRE(model.ops().Prepare(weights).ok());
+      REQUIRE(model.ReplaceLinear(node, std::move(weights)).ok());
+    }
+  }
+}
+
+TEST_CASE("Models of 4-bit weights give the CPU's logits for any number of rows", "[gpu][model]") {
+  const TinyModel tiny = MakeTinyModel(Llama());
+  for (const bool o_proj : {true, false}) {
+    const auto cpu = Load(*tiny.checkpoint), gpu = LoadCuda(*tiny.checkpoint);
+    MakeFourBit(*cpu, o_proj);
+    MakeFourBit(*gpu, o_proj);
+    for (const int64_t rows : {1, 5, 20, 64, 192, 193, 300}) {
+      INFO(rows << " rows, o_proj of 4 bits: " << o_proj);
+      const std::vector<int32_t> tokens = SomeTokens(rows, 256, static_cast<uint64_t>(rows));
+      const std::vector<float> expected = RunLogits(*cpu, tokens);
+      // x has 11 bits from 5 rows on; above 192 the weights too.
+      CHECK(RelativeError(RunLogits(*gpu, tokens), expected) < 2e-3);
+    }
   }
 }
 

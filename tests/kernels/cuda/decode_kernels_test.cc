@@ -1,5 +1,6 @@
 // Kernels that decode: products with 4-bit codes in tiles, attention of one token.
 #include <cmath>
+#include <memory>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -172,10 +173,10 @@ void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, Check
                          .group = c.group,
                          .bias = o.bias.empty() ? nullptr : bias.data(),
                          .y = y.data()};
-  const Tail none_or = tail.value_or(Tail());
-  const Array<int32_t> kept(none_or.kept), columns(none_or.columns), slot(none_or.slot), row(none_or.row);
-  const Array<uint16_t> kept_w(none_or.kept_w);
-  const Array<float> value(none_or.value);
+  const Tail lists = tail.value_or(Tail());
+  const Array<int32_t> kept(lists.kept), columns(lists.columns), slot(lists.slot), row(lists.row);
+  const Array<uint16_t> kept_w(lists.kept_w);
+  const Array<float> value(lists.value);
   if (tail) {
     p.tail = {.num_kept = static_cast<int64_t>(tail->kept.size()),
               .kept = kept.data(),
@@ -251,6 +252,67 @@ TEST_CASE("Many rows and channels times 4-bit codes hold their bound", "[gpu][ma
   }
   INFO(report.detail);
   CHECK(report.ok());
+}
+
+// Channels [begin, begin + n) of a packed linear as one of its own; begin is a multiple of a tile's 16.
+struct Channels {
+  int64_t begin = 0, n = 0;
+};
+std::vector<std::vector<float>> RunChannels(const s4g::Packed& packed, int64_t k, const Array<float>& x,
+                                            int64_t m, const std::vector<Channels>& parts) {
+  const Array<uint32_t> w(packed.codes);
+  const Array<float> scales(packed.scales);
+  const Array<uint8_t> zeros(packed.zeros);
+  std::vector<std::unique_ptr<Array<float>>> y;
+  cuda::SimtParams p = {.m = m, .k = k, .x = x.data()};
+  for (const Channels& c : parts) {
+    y.push_back(std::make_unique<Array<float>>(m * c.n));
+    const int64_t tile = c.begin / s4g::kTileRows * (k / s4g::kTileColumns);
+    p.linears.linear[p.linears.count++] = {.n = c.n,
+                                           .w = w.data() + tile * 128,
+                                           .w_scale = scales.data() + tile * 16,
+                                           .w_zero = zeros.data() + tile * 16,
+                                           .group = 64,
+                                           .y = y.back()->data()};
+  }
+  Ok(Run(p, Path::kMany));
+  std::vector<std::vector<float>> out;
+  for (const auto& array : y) out.push_back(array->Read());
+  return out;
+}
+
+TEST_CASE("Many rows get the same from channels alone, beside others and in stripes",
+          "[gpu][matmul][decode]") {
+  if (!IsHopper()) return;
+  constexpr int64_t kRows = 200, kN = 5000, kK = 14336;  // 128 MiB of f16 are 4608 channels
+  std::vector<int8_t> codes(kN * kK), zeros(kN * kK / 64);
+  std::vector<float> scales(zeros.size());
+  uint32_t state = 1;
+  const auto random = [&] { return (state = state * 1664525u + 1013904223u) >> 28; };
+  for (int8_t& code : codes) code = static_cast<int8_t>(random()) - 8;
+  for (int8_t& zero : zeros) zero = static_cast<int8_t>(random()) - 8;
+  for (float& scale : scales) scale = static_cast<float>(random() + 1) * 0.01f;
+  ThreadPool pool(2);
+  const s4g::Packed packed =
+      s4g::Pack({.n = kN, .k = kK, .group = 64, .codes = codes, .scales = scales, .zeros = zeros}, &pool);
+  const Array<float> x(RandomFloats(kRows * kK, 5));
+  const std::vector<float> whole = RunChannels(packed, kK, x, kRows, {{0, kN}})[0];
+  const auto expect = [&](const std::vector<float>& got, const Channels& c) {
+    int64_t wrong = 0;
+    for (int64_t m = 0; m < kRows; ++m) {
+      for (int64_t n = 0; n < c.n; ++n) {
+        wrong += got[static_cast<size_t>(m * c.n + n)] != whole[static_cast<size_t>(m * kN + c.begin + n)];
+      }
+    }
+    INFO(c.begin << " and " << c.n << " channels from there");
+    CHECK(wrong == 0);
+  };
+  for (const Channels c : {Channels{4608, 392}, Channels{16, 1000}, Channels{4400, 333}}) {
+    expect(RunChannels(packed, kK, x, kRows, {c})[0], c);
+  }
+  const std::vector<Channels> beside = {{0, 50}, {64, 3001}, {1024, 3976}};
+  const auto parts = RunChannels(packed, kK, x, kRows, beside);
+  for (size_t i = 0; i < beside.size(); ++i) expect(parts[i], beside[i]);
 }
 
 TEST_CASE("Every way to share out 4-bit codes in tiles holds the bound", "[gpu][matmul][decode]") {

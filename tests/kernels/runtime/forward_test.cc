@@ -1,6 +1,9 @@
 #include "kernels/runtime/forward.h"
 
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "kernels/runtime/cpu_ops.h"
+#include "kernels/runtime/loaded_model.h"
 #include "kernels/runtime/ops.h"
 #include "tests/kernels/runtime/runtime_kit.h"
 #include "tests/testing/reference_model.h"
@@ -108,6 +111,65 @@ TEST_CASE("The float64 backend equals the float64 model to float32's last digit,
     };
     CHECK(RelativeError(behind(*model), behind(*cpu)) < kFloatTolerance);
     CHECK(RelativeError(behind(*model), want.logits) > 100 * kFloatTolerance);
+  }
+}
+
+TEST_CASE("The float64 backend refuses what it would not compute in float64") {
+  const TinyModel tiny = MakeTinyModel(Small());
+  const auto model = Load(*tiny.checkpoint, Backend::kFloat64);
+  const std::vector<int32_t> tokens = SomeTokens(5, Small().vocab);
+  std::vector<float> hidden(5 * 64);
+  const auto run = [&](KvCache cache, const ForwardOptions& options) {
+    return Forward(*model, tokens, cache, absl::MakeSpan(hidden), options).code();
+  };
+  const ModelConfig& config = model->graph().config;
+  CHECK(run(KvCache(config, 5), {}) == absl::StatusCode::kOk);
+  CHECK(run(KvCache(config, 5, nullptr, {.k_bits = 8, .v_bits = 8}), {}) == absl::StatusCode::kUnimplemented);
+  Recorder counts;
+  CHECK(run(KvCache(config, 5), {.taps = &counts}) == absl::StatusCode::kUnimplemented);
+  LinearWeights out;
+  CHECK(absl::IsUnimplemented(model->ops().PackCodes({}, {}, out)));
+}
+
+TEST_CASE("A text that is cut back and goes on gives what it gives at once, in float64 too") {
+  const TinyModel tiny = MakeTinyModel(Small());
+  for (const Backend backend : {Backend::kCpu, Backend::kFloat64}) {
+    const auto model = Load(*tiny.checkpoint, backend);
+    const std::vector<int32_t> tokens = SomeTokens(20, Small().vocab),
+                               others = SomeTokens(9, Small().vocab, 4);
+    const std::vector<float> want = RunLogits(*model, tokens);
+    KvCache cache(model->graph().config, 25);
+    (void)Hidden(*model, absl::MakeConstSpan(tokens).first(11), cache);
+    (void)Hidden(*model, others, cache);
+    cache.Truncate(11);
+    const auto rest = LogitsOf(*model, Hidden(*model, absl::MakeConstSpan(tokens).subspan(11), cache));
+    const auto tail = absl::MakeConstSpan(want).last(rest.size());
+    CHECK(RelativeError(rest, tail) < 1e-6);
+  }
+}
+
+// What the context meets decides what a backend may round it to.
+class WatchesReaders : public CpuOps {
+ public:
+  WatchesReaders() : CpuOps(&Pool()) {}
+  absl::Status Attention(const AttentionArgs& args) override {
+    readers.push_back(args.reader);
+    return CpuOps::Attention(args);
+  }
+  std::vector<const LinearWeights*> readers;
+};
+
+TEST_CASE("Attention is told which linear reads its output") {
+  const TinyModel tiny = MakeTinyModel(Small());
+  auto ops = std::make_unique<WatchesReaders>();
+  WatchesReaders& watched = *ops;
+  LoadedModel model(tiny.checkpoint->graph(), std::move(ops), Pool());
+  REQUIRE(model.LoadFloat(*tiny.checkpoint, true, {}).ok());
+  (void)RunLogits(model, SomeTokens(6, Small().vocab));
+  REQUIRE(watched.readers.size() == 3);
+  for (int layer = 0; layer < 3; ++layer) {
+    const int o_proj = model.graph().FindModule(absl::StrCat("model.layers.", layer, ".self_attn.o_proj"));
+    CHECK(watched.readers[static_cast<size_t>(layer)] == model.linear(o_proj));
   }
 }
 
