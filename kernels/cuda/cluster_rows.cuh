@@ -192,67 +192,73 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
       ++pair;
     }
     __syncthreads();
-    // A lane a channel from here on; a warp keeps to one row, and to some of the pairs. The block's own sums,
-    // over warps and parts.
+    // A lane a channel from here on; a warp takes some rows of a pair at a time, so that what is a pair's is
+    // found out once for them. The block's own sums, over warps and parts.
+    constexpr int kAtOnce = 2 * Traits::kTiles;
     float* const sums = reinterpret_cast<float*>(shared + plan.ring) + lane;  // [pairs][rows][kChannels]
-    const int groups = kWarps / rows, row = warp % rows, group = warp / rows;
+    const int row_groups = (rows + kAtOnce - 1) / kAtOnce, groups = kWarps / row_groups;
+    const int row0 = warp % row_groups * kAtOnce, group = warp / row_groups;
     const Divisor by_steps(steps);
     const auto warp_of = [&](int step) { return by_steps.Divide((step + 1) * working - 1); };
 #pragma unroll 1
     for (int of = group; of < pairs && group < groups; of += groups) {
       const int from = warp_of(of * chunks), more = warp_of((of + 1) * chunks - 1) - from;
       const float* const parts = partial + (of + from) * kSlot + lane;
-      const auto part_of = [&](int v) {
-        float sum = 0;
+      float* const to = sums + (of * rows + row0) * kChannels;
+      float sum[kAtOnce] = {};
+#pragma unroll 1
+      for (int v = 0; v <= more; ++v) {
 #pragma unroll
-        for (int part = 0; part < Traits::kParts; ++part) {
-          sum += parts[v * kSlot + Traits::Column(row, part) * kStride];
+        for (int r = 0; r < kAtOnce; ++r) {  // rows behind the last are summed too, and not kept
+          float part_sum = 0;
+#pragma unroll
+          for (int part = 0; part < Traits::kParts; ++part) {
+            part_sum += parts[v * kSlot + Traits::Column(row0 + r, part) * kStride];
+          }
+          sum[r] += part_sum;
         }
-        return sum;
-      };
-      float sum = part_of(0) + (more > 0 ? part_of(1) : 0.0f);
-      for (int v = 2; v <= more; ++v) sum += part_of(v);
-      sums[(of * rows + row) * kChannels] = sum;
+      }
+#pragma unroll
+      for (int r = 0; r < kAtOnce; ++r) {
+        if (row0 + r < rows) to[r * kChannels] = sum[r];
+      }
     }
     ClusterSync();
     // Loads from other blocks that are under way.
-    constexpr int kOutputs = 2 * Traits::kTiles, kRanks = 4;
-    const uint32_t base = SharedAddress(sums + row * kChannels);
-    const int stride = groups * splits;
+    constexpr int kRanks = 4;
 #pragma unroll 1
-    for (int of0 = group * splits + rank; of0 < pairs && group < groups; of0 += kOutputs * stride) {
-      float y[kOutputs] = {};
+    for (int of = group * splits + rank; of < pairs && group < groups; of += groups * splits) {
+      const uint32_t base = SharedAddress(sums + (of * rows + row0) * kChannels);
+      float y[kAtOnce] = {};
 #pragma unroll 1
       for (int rank0 = 0; rank0 < splits; rank0 += kRanks) {
-        float v[kOutputs][kRanks] = {};
+        float v[kAtOnce][kRanks] = {};
 #pragma unroll
-        for (int b = 0; b < kOutputs; ++b) {
-          const int of = of0 + b * stride;
+        for (int r = 0; r < kAtOnce; ++r) {
 #pragma unroll
           for (int i = 0; i < kRanks; ++i) {
-            if (of < pairs && rank0 + i < splits) {
-              v[b][i] = LoadRemote(base + of * rows * (kChannels * 4), static_cast<uint32_t>(rank0 + i));
+            if (row0 + r < rows && rank0 + i < splits) {
+              v[r][i] = LoadRemote(base + r * (kChannels * 4), static_cast<uint32_t>(rank0 + i));
             }
           }
         }
 #pragma unroll
-        for (int b = 0; b < kOutputs; ++b) {
+        for (int r = 0; r < kAtOnce; ++r) {
 #pragma unroll
-          for (int i = 0; i < kRanks; ++i) y[b] += v[b][i];
+          for (int i = 0; i < kRanks; ++i) y[r] += v[r][i];
         }
       }
+      int64_t index = pair0 + of;
+      const int which = simt::LinearAt(p.linears, kChannels, index);
+      const int64_t n = index * kChannels + lane;
+      const bool inside = n < p.linears.linear[which].n;
       // Not unrolled: code that runs once waits for its instructions.
 #pragma unroll 1
-      for (int b = 0; b < kOutputs; ++b) {
-        const int of = of0 + b * stride;
-        if (of >= pairs) break;
+      for (int r = 0; r < kAtOnce && row0 + r < rows; ++r) {
         float sum = y[0];
 #pragma unroll
-        for (int i = 1; i < kOutputs; ++i) sum = b == i ? y[i] : sum;
-        int64_t index = pair0 + of;
-        const int which = simt::LinearAt(p.linears, kChannels, index);
-        const int64_t n = index * kChannels + lane;
-        if (n < p.linears.linear[which].n) Traits::Finish(p, which, row, n, sum);
+        for (int i = 1; i < kAtOnce; ++i) sum = r == i ? y[i] : sum;
+        if (inside) Traits::Finish(p, which, row0 + r, n, sum);
       }
     }
     ClusterSync();  // the others have read what lies here
