@@ -52,7 +52,7 @@ absl::StatusOr<std::string> CheckpointBase::Fingerprint() const {
   if (fingerprint_.empty()) {
     std::string digest;
     for (const WeightFile& file : weight_files_) {
-      SF_ASSIGN_OR_RETURN(const std::string hex, Sha256File(file.path));
+      SF_ASSIGN_OR_RETURN(const std::string hex, Sha256File(file.path, hashing_));
       absl::StrAppend(&digest, file.name, "\n", hex, "\n");
     }
     if (!meaning_.empty()) absl::StrAppend(&digest, "config\n", Sha256Hex(meaning_), "\n");

@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "formats/base/json.h"
+#include "formats/base/progress.h"
 #include "formats/model_graph.h"
 #include "formats/tensor.h"
 #include "formats/tokenizer.h"
@@ -77,6 +78,8 @@ class CheckpointReader {
   // Identity of the model: sha256 over each weight file's name and content digest and, of a directory, what
   // its config.json says. Reads the whole model once; cached.
   virtual absl::StatusOr<std::string> Fingerprint() const = 0;
+  // Who is told how much of that has been read, and may stop it (Cancelled).
+  virtual void WatchHashing(Progress) {}
   virtual uint64_t file_bytes() const = 0;
   // What is odd about the files and changes nothing.
   virtual const std::vector<std::string>& warnings() const;

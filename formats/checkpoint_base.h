@@ -19,6 +19,7 @@ class CheckpointBase : public CheckpointReader {
   const StoredTensor* Find(absl::string_view name) const override;
   const Json& config_json() const override { return config_json_; }
   absl::StatusOr<std::string> Fingerprint() const override;
+  void WatchHashing(Progress progress) override { hashing_ = std::move(progress); }
   uint64_t file_bytes() const override { return file_bytes_; }
 
  protected:
@@ -42,6 +43,7 @@ class CheckpointBase : public CheckpointReader {
  private:
   std::vector<StoredTensor> tensors_;
   absl::flat_hash_map<std::string, int> index_;
+  Progress hashing_;
   mutable std::mutex fingerprint_mutex_;
   mutable std::string fingerprint_;
   mutable std::mutex not_finite_mutex_;

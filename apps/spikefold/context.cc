@@ -1,6 +1,7 @@
 #include "apps/spikefold/context.h"
 
 #include "absl/strings/str_cat.h"
+#include "apps/spikefold/interrupt.h"
 #include "apps/spikefold/machine.h"
 #include "apps/spikefold/text.h"
 #include "formats/base/json.h"
@@ -42,6 +43,7 @@ uint64_t WeightMemory(const CheckpointReader& reader, bool simulate) {
 
 absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenReader(Context& context, const std::string& path) {
   SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(path));
+  reader->WatchHashing([](absl::string_view, int64_t, int64_t) { return !Interrupted(); });
   for (const std::string& warning : reader->warnings()) context.console.Warn(Printable(warning, 2000));
   return reader;
 }

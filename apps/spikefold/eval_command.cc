@@ -61,12 +61,15 @@ absl::Status WarnOfDoubts(const EvalModels& models, const EvalDocument& document
   if (models.model.tokenizer->fingerprint() != reference.tokenizer->fingerprint()) {
     console.Warn("the two models have different tokenizers; the reference's was used for both");
   }
+  if (reference.reader->kind() == CheckpointKind::kNative) {
+    console.Warn("the reference is quantized itself: ratio and divergence are not those from a float model");
+  }
   if (models.model.reader->kind() != CheckpointKind::kNative) return absl::OkStatus();
   SF_ASSIGN_OR_RETURN(const auto native, NativeReader::Open(models.model.reader->path()));
   const std::string& base = native->info().base_fingerprint;
   if (base != document.reference.fingerprint) {
-    console.Warn(absl::StrCat("the model was quantized from ", Printable(base, 12), "..., the reference is ",
-                              document.reference.fingerprint.substr(0, 12), "..."));
+    console.Warn(absl::StrCat("the model was quantized from ", Printable(base.substr(0, 12)),
+                              "..., the reference is ", document.reference.fingerprint.substr(0, 12), "..."));
   }
   const Json* calibration = document.calibration.Find("sha256");
   if (calibration != nullptr && calibration->is_string() &&

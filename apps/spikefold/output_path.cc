@@ -4,8 +4,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/file.h"
 #include "formats/base/json.h"
@@ -36,11 +39,27 @@ absl::Status CheckParent(const std::string& path) {
   return errno == EACCES ? absl::PermissionDeniedError(text) : absl::UnavailableError(text);
 }
 
+// Names of what a model's or a scan's directory consists of; results (eval.json, plan.json) may lie beside
+// it.
+bool IsPartOfDirectory(absl::string_view name) {
+  constexpr absl::string_view kNames[] = {
+      "config.json",       "generation_config.json",  "tokenizer.json", "tokenizer_config.json",
+      "added_tokens.json", "special_tokens_map.json", "vocab.json",     "merges.txt",
+      "spikefold.json",    "manifest.json",           "outliers.json",  "scan.spike"};
+  constexpr absl::string_view kEndings[] = {".safetensors", ".index.json", ".model"};
+  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames) ||
+         std::any_of(std::begin(kEndings), std::end(kEndings),
+                     [&](absl::string_view ending) { return absl::EndsWith(name, ending); });
+}
+
+// Nor one of the files that an input directory consists of.
 absl::Status CheckNotInput(const std::string& path, const std::vector<std::string>& inputs) {
+  const std::string clean = WithoutSlashes(path);
   for (const std::string& input : inputs) {
-    if (!SamePath(path, input)) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat(Shown(path), ": is an input of this command; choose another output"));
+    const bool inside = IsPartOfDirectory(Basename(clean)) && SamePath(Dirname(clean), input);
+    if (!inside && !SamePath(path, input)) continue;
+    return absl::InvalidArgumentError(absl::StrCat(Shown(path), ": is ", inside ? "a file of " : "",
+                                                   "an input of this command; choose another output"));
   }
   return absl::OkStatus();
 }

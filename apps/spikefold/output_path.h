@@ -8,8 +8,9 @@
 
 namespace spikefold {
 
-// A file to be written (an existing one is replaced). InvalidArgument: `path` is empty, a directory, or one
-// of the inputs. NotFound, PermissionDenied, Unavailable: its directory is not there or cannot be written to.
+// A file to be written (an existing one is replaced). InvalidArgument: `path` is empty, a directory, one of
+// the inputs, or named as a file that an input directory consists of. NotFound, PermissionDenied,
+// Unavailable: its directory is not there or cannot be written to.
 absl::Status CheckOutputFile(const std::string& path, const std::vector<std::string>& inputs);
 
 // A directory to be made. Also AlreadyExists without `force` if there is one.

@@ -31,8 +31,8 @@ absl::Status PrintForecast(const Prepared& prepared, const CheckpointReader& rea
 
 absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
   if (!options.output.empty()) {
-    SF_RETURN_IF_ERROR(
-        CheckOutputFile(options.output, {options.model, options.recipe.file, options.rotate_from}));
+    SF_RETURN_IF_ERROR(CheckOutputFile(
+        options.output, {options.model, options.scan, options.recipe.file, options.rotate_from}));
   }
   if (options.dry_run) ReturnLargeBuffers();  // as quantize does
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));

@@ -13,7 +13,10 @@ absl::Status RunVerify(const VerifyCommandOptions& options, Context& context) {
   if (!PathExists(path)) {
     return absl::NotFoundError(absl::StrCat(Printable(path, 1024), ": no such file or directory"));
   }
-  if (!IsNativeCheckpoint(path)) {
+  // By its sidecar or manifest as well: config.json may be what is damaged.
+  const bool ours = IsNativeCheckpoint(path) || PathExists(JoinPath(path, "spikefold.json")) ||
+                    PathExists(JoinPath(path, "manifest.json"));
+  if (!ours) {
     return absl::InvalidArgumentError(
         absl::StrCat(Printable(path, 1024),
                      ": is not a directory that `spikefold quantize` wrote; only those can be verified"));

@@ -60,10 +60,15 @@ std::string Sha256Hex(absl::string_view bytes) {
   return sha.Hex();
 }
 
-absl::StatusOr<std::string> Sha256Source(const ByteSource& source) {
+absl::StatusOr<std::string> Sha256Source(const ByteSource& source, const Progress& progress) {
+  constexpr int kMiB = 20;
   Sha256 sha;
-  std::vector<char> chunk(1 << 20);
+  std::vector<char> chunk(size_t{1} << kMiB);
   for (uint64_t offset = 0; offset < source.size();) {
+    if (!Report(progress, "hashing the model", static_cast<int64_t>(offset >> kMiB),
+                static_cast<int64_t>(source.size() >> kMiB))) {
+      return absl::CancelledError("hashing: stopped");
+    }
     const size_t n = static_cast<size_t>(std::min<uint64_t>(chunk.size(), source.size() - offset));
     SF_RETURN_IF_ERROR(source.Read(offset, absl::MakeSpan(chunk.data(), n)));
     sha.Update(absl::MakeConstSpan(chunk.data(), n));
@@ -72,9 +77,9 @@ absl::StatusOr<std::string> Sha256Source(const ByteSource& source) {
   return sha.Hex();
 }
 
-absl::StatusOr<std::string> Sha256File(const std::string& path) {
+absl::StatusOr<std::string> Sha256File(const std::string& path, const Progress& progress) {
   SF_ASSIGN_OR_RETURN(const std::unique_ptr<ByteSource> file, OpenFile(path));
-  return Sha256Source(*file);
+  return Sha256Source(*file, progress);
 }
 
 std::string Xxh3Hex(absl::Span<const char> bytes) {

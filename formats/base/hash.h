@@ -8,6 +8,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "formats/base/progress.h"
 
 namespace spikefold {
 
@@ -27,8 +28,9 @@ class Sha256 {
   std::unique_ptr<State> state_;
 };
 std::string Sha256Hex(absl::string_view bytes);
-absl::StatusOr<std::string> Sha256Source(const ByteSource& source);
-absl::StatusOr<std::string> Sha256File(const std::string& path);
+// `progress` in MiB; Cancelled where it asks to stop.
+absl::StatusOr<std::string> Sha256Source(const ByteSource& source, const Progress& progress = {});
+absl::StatusOr<std::string> Sha256File(const std::string& path, const Progress& progress = {});
 std::string Xxh3Hex(absl::Span<const char> bytes);
 
 }  // namespace spikefold

@@ -123,6 +123,18 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
   CheckRefused(
       {"eval", w.model, "--text", w.text, "-o", w.text}, 2,
       absl::StrCat("spikefold eval: ", w.text, ": is an input of this command; choose another output"));
+  // Nor a file that an input directory consists of, whether it is there or not; results may lie beside them.
+  for (const std::string name : {"config.json", "model.safetensors", "spikefold.json"}) {
+    const std::string file = w.model + "/" + name;
+    CheckRefused({"eval", w.model, "--text", w.text, "-o", file}, 2,
+                 absl::StrCat("spikefold eval: ", file,
+                              ": is a file of an input of this command; choose another output"));
+  }
+  for (int i = 0; i < 2; ++i) {
+    Succeed({"eval", w.model, "--text", w.text, "--windows", "1", "--context", "32", "-o",
+             w.model + "/eval.json"});
+  }
+  std::filesystem::remove(w.model + "/eval.json");
   CheckRefused(
       {"eval", w.model, "--text", w.text, "-o", w.directory.path()}, 2,
       absl::StrCat("spikefold eval: ", w.directory.path(), ": is a directory; --output names one file"));

@@ -127,8 +127,7 @@ TEST_CASE("sweep writes for an engine what quantize writes for it", "[apps]") {
         std::string::npos);
 }
 
-TEST_CASE("A sweep that can measure nothing fails; a model that cannot be rounded is no recipe's fault",
-          "[apps]") {
+TEST_CASE("A sweep that can measure nothing fails; a linear of zeros is measured as any other", "[apps]") {
   const SweepPlace w;
   const Finished refused = RunSpikefold(w.Command(w.Recipes(R"([{"scheme": "w4a16", "group_size": 112}])")));
   CHECK(refused.exit == 2);
@@ -147,9 +146,8 @@ TEST_CASE("A sweep that can measure nothing fails; a model that cannot be rounde
   WriteBytes(weights, bytes);
   Succeed({"scan", w.model, "-o", w.scan, "--windows", "8", "--length", "64", "--text", w.train, "--force"});
   const std::string recipes = w.Recipes(R"([{"name": "gptq", "scheme": "w4a16", "outliers": "none"}])");
-  const Finished broken = RunSpikefold(w.Command(recipes, {"--force"}));
-  CHECK(broken.exit == 2);
-  CHECK(broken.err.find("gptq: model.layers.2.mlp.down_proj: hessian: all zeros") != std::string::npos);
+  // What the zeros feed reads nothing, and is rounded all the same.
+  Succeed(w.Command(recipes, {"--force"}));
 }
 
 TEST_CASE("sweep refuses bad lists, foreign directories and names that are no file names", "[apps]") {

@@ -1,4 +1,5 @@
 // verify finds one flipped bit, wherever it is.
+#include <filesystem>
 #include <random>
 
 #include "formats/quantized/native.h"
@@ -73,6 +74,23 @@ TEST_CASE("verify finds a file too many, one too few, and a manifest of another 
   REQUIRE(RemoveFile(out + "/tokenizer.json").ok());
   CheckRefused({"verify", out}, 3,
                absl::StrCat("spikefold verify: ", out, "/manifest.json: tokenizer.json is absent"));
+}
+
+TEST_CASE("verify names a config.json that is damaged or gone, and tells what is no checkpoint of ours",
+          "[apps][verify]") {
+  const Workplace w;
+  const std::string out = w / "q", config = out + "/config.json";
+  Succeed({"quantize", w.model, "--scheme", "w8a16", "-o", out});
+  std::string bytes = ReadAll(config);
+  WriteBytes(config, bytes.substr(0, bytes.size() / 2));
+  const Finished damaged = RunSpikefold({"verify", out});
+  CHECK(damaged.exit == 3);
+  CHECK(damaged.err.find(config + ": not valid JSON") != std::string::npos);
+  std::filesystem::remove(config);
+  const Finished gone = RunSpikefold({"verify", out});
+  CHECK(gone.exit == 6);
+  CHECK(gone.err.find(config) != std::string::npos);
+  CHECK(RunSpikefold({"verify", w.model}).exit == 2);
 }
 
 }  // namespace

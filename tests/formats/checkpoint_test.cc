@@ -198,6 +198,13 @@ TEST_CASE("Shards give the same tensors as one file; the fingerprint follows byt
   MakeVariant(spelled.path(), {{"\"rms_norm_eps\": 1e-05", "\"rms_norm_eps\":0.00001"}}, nullptr);
   CHECK(*a->Fingerprint() == *Open(spelled.path())->Fingerprint());
   CHECK(a->Fingerprint()->size() == 64);
+  // Whoever watches may stop it; the next one begins anew.
+  const auto again = Open(one.path());
+  bool go_on = false;
+  again->WatchHashing([&](absl::string_view, int64_t, int64_t) { return go_on; });
+  CHECK(absl::IsCancelled(again->Fingerprint().status()));
+  go_on = true;
+  CHECK(*again->Fingerprint() == *a->Fingerprint());
 }
 
 TEST_CASE("Side files are copied whole, other files are left", "[checkpoint]") {

@@ -285,11 +285,21 @@ TEST_CASE("Impossible problems are refused with the remedy") {
   in.kept = kept;
   CHECK(Gptq(in, factor, {}, {}, Pool()).status().message() ==
         "gptq: the Hessian was factored with 0 kept columns, not 1");
-  const std::vector<double> zeros(p.h.size());
-  CHECK(FactorHessian(zeros, 64, {}, Pool()).status().message() ==
-        "hessian: all zeros; calibrate with some text first");
   p.h[5] = std::nan("");
   CHECK(absl::IsInvalidArgument(FactorHessian(p.h, 64, {}, Pool()).status()));
+}
+
+TEST_CASE("A linear whose inputs are all zero is rounded to the nearest codes") {
+  Problem p(8, 64, 64, 6);
+  const std::vector<double> zeros(p.h.size());
+  const auto factor = FactorHessian(zeros, 64, {}, Pool());
+  REQUIRE(factor.ok());
+  CHECK(factor->num_dead == 64);
+  const auto rounded = Gptq(p.input(), *factor, {.group = 32}, {}, Pool());
+  REQUIRE(rounded.ok());
+  const auto again = Gptq(p.input(), *factor, {.group = 32}, {}, Pool());
+  CHECK(rounded->codes == again->codes);
+  for (const float scale : rounded->scales) CHECK((std::isfinite(scale) && scale > 0));
 }
 
 }  // namespace spikefold
