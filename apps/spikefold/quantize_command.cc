@@ -209,6 +209,20 @@ absl::Status PrintResult(const QuantizeCommandOptions& options, const Plan& plan
   return console.Flush();
 }
 
+// What shapes a scan has no say where one is given.
+absl::Status CheckScanText(const QuantizeCommandOptions& options) {
+  if (options.scan.empty() && options.plan.empty()) return absl::OkStatus();
+  const ScanTextOptions& text = options.text;
+  const char* const given = !text.texts.empty() ? "--text"
+                            : text.windows != 0 ? "--windows"
+                            : text.length != 0  ? "--length"
+                            : text.no_prefix    ? "--no-prefix"
+                                                : nullptr;
+  if (given == nullptr) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      given, ": is what a scan is made from, and --scan or --plan brings one; leave one of them out"));
+}
+
 }  // namespace
 
 ApplyOptions MakeApplyOptions(const Prepared& prepared, const LoadedScan* scan, const PreparedOutput& output,
@@ -248,10 +262,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
   if (options.output.empty() && !options.dry_run) {
     return absl::InvalidArgumentError("-o: says where to write; only --dry-run goes without");
   }
-  if (!options.text.texts.empty() && !(options.scan.empty() && options.plan.empty())) {
-    return absl::InvalidArgumentError(
-        "--text: is what a scan is made from, and --scan or --plan brings one; leave one of them out");
-  }
+  SF_RETURN_IF_ERROR(CheckScanText(options));
   Given given;
   SF_ASSIGN_OR_RETURN(given.limits, ParseLimits(options));
   ReturnLargeBuffers();

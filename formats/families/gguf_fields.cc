@@ -214,6 +214,51 @@ bool Reproduces(const RopeConfig& rope, absl::Span<const float> factors,
   return true;
 }
 
+// Where the transition from divisors of 1 to rope.factor lies: sets the other parameters. In it 1/divisor is
+// linear in 1/wavelength; two points give old/(high-low) and low/(high-low).
+bool FitTransition(RopeConfig& rope, absl::Span<const float> factors,
+                   const std::vector<double>& wavelengths) {
+  std::vector<size_t> inside;
+  double plain = 0, scaled = 0;  // the longest wavelength that is left, the shortest that is divided by all
+  for (size_t i = 0; i < factors.size(); ++i) {
+    const double f = static_cast<double>(factors[i]);
+    if (f == 1) {
+      plain = std::max(plain, wavelengths[i]);
+    } else if (f >= rope.factor * (1 - 1e-6)) {
+      scaled = scaled == 0 ? wavelengths[i] : std::min(scaled, wavelengths[i]);
+    } else {
+      inside.push_back(i);
+    }
+  }
+  const auto smooth = [&](size_t i) {
+    return (1 / static_cast<double>(factors[i]) - 1 / rope.factor) / (1 - 1 / rope.factor);
+  };
+  const auto fits = [&](double old, double high) {
+    if (!(old >= 1 && old < 1e12 && high > 1 && high < 1e6)) return false;
+    rope.original_max_positions = std::llround(old);
+    rope.high_freq_factor = high;
+    return Reproduces(rope, factors, wavelengths);
+  };
+  rope.low_freq_factor = 1;
+  if (inside.empty()) {  // any place between the two: old/high and old
+    const double old = std::floor(scaled);
+    return plain > 0 && scaled > plain && fits(old, std::max(1 + 1e-6, std::sqrt(old / plain)));
+  }
+  const size_t i = inside.front(), j = inside.back();
+  if (inside.size() == 1) {  // one equation: any old whose transition holds no other wavelength
+    const double wavelength = wavelengths[i], end = scaled > 0 ? scaled : 1e4 * wavelength;
+    for (double old = std::ceil(wavelength); old <= end; old = std::ceil(old * 1.02)) {
+      const double high = 1 + (old / wavelength - 1) / smooth(i);
+      if (old / high > plain && fits(old, high)) return true;
+    }
+    return false;
+  }
+  const double a = (smooth(i) - smooth(j)) / (1 / wavelengths[i] - 1 / wavelengths[j]);
+  const double b = a / wavelengths[i] - smooth(i);
+  const double old = std::round(a / b), high = 1 + 1 / b;
+  return b > 0 && (fits(old, std::round(high * 1000) / 1000) || fits(old, high));
+}
+
 }  // namespace
 
 absl::StatusOr<RopeConfig> RopeFromFactors(absl::Span<const float> factors, double theta,
@@ -245,25 +290,12 @@ absl::StatusOr<RopeConfig> RopeFromFactors(absl::Span<const float> factors, doub
   rope.high_freq_factor = 4.0;
   rope.original_max_positions = 8192;  // every published Llama 3
   if (Reproduces(rope, factors, wavelengths)) return rope;
-  // In the transition, 1/divisor is linear in 1/wavelength; two points give old/(high-low) and
-  // low/(high-low). The parameters are known up to a common factor: low = 1.
-  std::vector<size_t> inside;
-  for (size_t i = 0; i < factors.size(); ++i) {
-    if (factors[i] > 1.0f && static_cast<double>(factors[i]) < largest) inside.push_back(i);
-  }
-  if (inside.size() >= 2) {
-    const auto smooth = [&](size_t i) {
-      return (1 / static_cast<double>(factors[i]) - 1 / largest) / (1 - 1 / largest);
-    };
-    const size_t i = inside.front(), j = inside.back();
-    const double a = (smooth(i) - smooth(j)) / (1 / wavelengths[i] - 1 / wavelengths[j]);
-    const double b = a / wavelengths[i] - smooth(i);
-    const double old = a / b;
-    if (b > 0 && old >= 1 && old < 1e12) {
-      rope.high_freq_factor = std::round((1 + 1 / b) * 1000) / 1000;
-      rope.original_max_positions = std::llround(old);
-      if (rope.high_freq_factor > 1 && Reproduces(rope, factors, wavelengths)) return rope;
-    }
+  // The parameters are known up to a common factor, low = 1, and no further than the table tells: a factor
+  // that no wavelength reaches is one of the usual ones.
+  for (const double factor : {largest, 8.0, 32.0, 2.0, 4.0, 16.0, 64.0}) {
+    if (factor < largest) continue;
+    rope.factor = factor;
+    if (FitTransition(rope, factors, wavelengths)) return rope;
   }
   return absl::UnimplementedError(
       absl::StrCat(where,

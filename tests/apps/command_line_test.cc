@@ -123,6 +123,12 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
   CheckRefused(
       {"eval", w.model, "--text", w.text, "-o", w.text}, 2,
       absl::StrCat("spikefold eval: ", w.text, ": is an input of this command; choose another output"));
+  for (const Args& shaped : std::vector<Args>{{"--windows", "3"}, {"--length", "16"}, {"--no-prefix"}}) {
+    CheckRefused(With({"quantize", w.model, "--scan", w / "scan", "-o", w / "q"}, shaped), 2,
+                 absl::StrCat("spikefold quantize: ", shaped[0],
+                              ": is what a scan is made from, and --scan or --plan brings one; leave one of "
+                              "them out"));
+  }
   // Nor a file that an input directory consists of, whether it is there or not; results may lie beside them.
   for (const std::string name : {"config.json", "model.safetensors", "spikefold.json"}) {
     const std::string file = w.model + "/" + name;

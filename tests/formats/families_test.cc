@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "formats/base/file.h"
+#include "formats/export/gguf_metadata.h"
 #include "formats/families/family.h"
 #include "formats/families/gguf_fields.h"
 #include "formats/gguf.h"
@@ -250,6 +251,40 @@ TEST_CASE("Llama-3 parameters are found behind a table of frequency divisors", "
   factors[3] = -1;
   CHECK(RopeFromFactors(factors, 500000.0, "m.gguf").status().code() == StatusCode::kDataLoss);
   CHECK(RopeFromFactors({{2.0f, 2.0f}}, 1e4, "m.gguf")->scaling == RopeScaling::kLinear);
+}
+
+TEST_CASE("Every table that Llama-3 scaling makes is read as one that makes it again", "[families]") {
+  int tables = 0;
+  std::string refused;
+  for (const double theta : {1e4, 5e5}) {
+    for (const int64_t head_dim : {16, 20, 32, 64, 128}) {
+      for (const int64_t old : {64, 2048, 4096, 8192, 16384, 65536, 131072}) {
+        for (const double factor : {3.0, 8.0, 32.0}) {
+          for (const auto& [low, high] : {std::pair(1.0, 4.0), {1.0, 2.0}, {1.0, 1.5}, {2.0, 8.0}}) {
+            ModelConfig config;
+            config.head_dim = head_dim;
+            config.rope = {theta, RopeScaling::kLlama3, factor, low, high, old};
+            const std::vector<float> factors = RopeFactors(config);
+            const auto read = RopeFromFactors(factors, theta, "m.gguf");
+            ++tables;
+            bool same = read.ok();
+            if (read.ok() && read->scaling == RopeScaling::kLlama3) {
+              config.rope = *read;
+              const std::vector<float> again = RopeFactors(config);
+              for (size_t f = 0; f < factors.size(); ++f) {
+                same = same && std::abs(again[f] - factors[f]) <= 3e-5f * factors[f];
+              }
+            }
+            if (!same)
+              absl::StrAppend(&refused, theta, " ", head_dim, " ", old, " ", factor, " ", high, "\n");
+          }
+        }
+      }
+    }
+  }
+  INFO(refused);
+  CHECK(refused.empty());
+  CHECK(tables == 840);
 }
 
 // A GGUF file of a model with d = 16 and two heads, with `edit`'s metadata beside the least that it needs.
