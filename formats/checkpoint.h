@@ -88,4 +88,8 @@ class CheckpointReader {
 // Whether a reader's DataLoss is about values that are not finite, and nothing else.
 bool IsNotFinite(const absl::Status& status);
 
+// Whether a directory's file of that name is, or could become, part of a checkpoint there: configuration,
+// weights, index, tokenizer, what travels beside them, sidecar and manifest.
+bool IsCheckpointFile(absl::string_view name);
+
 }  // namespace spikefold

@@ -9,6 +9,7 @@
 #include "formats/base/status.h"
 #include "formats/families/family.h"
 #include "formats/gguf.h"
+#include "formats/quantized/native_parts.h"
 #include "formats/safetensors_model.h"
 
 namespace spikefold {
@@ -62,6 +63,11 @@ bool DecidesTokens(absl::string_view name) {
 }
 
 }  // namespace
+
+bool IsCheckpointFile(absl::string_view name) {
+  return name == kConfigFile || name == kSidecarFile || name == kManifestFile || IsSideFile(name) ||
+         absl::EndsWith(name, ".safetensors") || absl::EndsWith(name, ".safetensors.index.json");
+}
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> DirectoryCheckpoint::LoadTokenizer() const {
   if (PathExists(JoinPath(path_, "tokenizer.json"))) {

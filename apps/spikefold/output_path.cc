@@ -4,15 +4,13 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstring>
-#include <iterator>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/file.h"
 #include "formats/base/json.h"
 #include "formats/base/status.h"
+#include "formats/checkpoint.h"
 
 namespace spikefold {
 namespace {
@@ -39,17 +37,9 @@ absl::Status CheckParent(const std::string& path) {
   return errno == EACCES ? absl::PermissionDeniedError(text) : absl::UnavailableError(text);
 }
 
-// Names of what a model's or a scan's directory consists of; results (eval.json, plan.json) may lie beside
-// it.
+// Of a model's directory or a scan's; results (eval.json, plan.json) may lie beside them.
 bool IsPartOfDirectory(absl::string_view name) {
-  constexpr absl::string_view kNames[] = {
-      "config.json",       "generation_config.json",  "tokenizer.json", "tokenizer_config.json",
-      "added_tokens.json", "special_tokens_map.json", "vocab.json",     "merges.txt",
-      "spikefold.json",    "manifest.json",           "outliers.json",  "scan.spike"};
-  constexpr absl::string_view kEndings[] = {".safetensors", ".index.json", ".model"};
-  return std::find(std::begin(kNames), std::end(kNames), name) != std::end(kNames) ||
-         std::any_of(std::begin(kEndings), std::end(kEndings),
-                     [&](absl::string_view ending) { return absl::EndsWith(name, ending); });
+  return IsCheckpointFile(name) || name == "outliers.json" || name == "scan.spike";
 }
 
 // Nor one of the files that an input directory consists of.

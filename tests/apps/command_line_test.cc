@@ -130,7 +130,8 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
                               "them out"));
   }
   // Nor a file that an input directory consists of, whether it is there or not; results may lie beside them.
-  for (const std::string name : {"config.json", "model.safetensors", "spikefold.json"}) {
+  for (const std::string name :
+       {"config.json", "model.safetensors", "spikefold.json", "tokenizer.gguf", "outliers.json"}) {
     const std::string file = w.model + "/" + name;
     CheckRefused({"eval", w.model, "--text", w.text, "-o", file}, 2,
                  absl::StrCat("spikefold eval: ", file,
