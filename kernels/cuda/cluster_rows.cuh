@@ -1,178 +1,262 @@
 // Products of some rows, bound by the bytes of W: blocks own channels and a part of K. sm_90.
 // A block's part of all rows of x lies in shared memory, made once; its warps stream the codes of two tiles
-// of 16 channels each past it. Each warp has a ring of steps in shared memory that it alone fills and reads,
-// so that nothing in the loop waits for another warp. A block's steps (pairs of tiles x chunks of K) are one
-// line that its warps share out evenly: a pair of tiles may be of two warps, whose sums meet at the end. The
-// blocks that share channels form a cluster: they add their sums through each other's shared memory, in a
-// fixed order, without a workspace and without atomics. What the operands are is up to Traits:
+// of 16 channels each past it, two chunks of K (a unit) at a time. Each warp has a ring of units in shared
+// memory that it alone fills and reads, so that nothing in the loop waits for another warp. A block's units
+// (pairs of tiles x parts of K) are one line that its warps share out evenly: a pair of tiles may be of two
+// warps, whose sums meet at the end. The blocks that share channels form a cluster: each sends its sums to
+// the block that finishes them, which adds them in a fixed order, without a workspace and without atomics.
+// What the operands are is up to Traits:
 //   Params                        with m, k and linears
 //   kWarps                        of a block
 //   kTiles, kColumns              n8 tiles, and their columns
-//   kParts, Column(row, part)     columns of a row, and which
+//   kParts                        columns of a row: of 4 rows one behind the other, then 4 more of them
 //   kChunkBytes                   of x of 64 columns of W (a chunk), in shared memory
-//   kSteps, kStepBytes            steps in a ring; of the codes of a chunk of two row tiles
-//   Codes(p, lane)                .Go(pair, chunk), then .Load(step) of that chunk and each one behind it
-//   Stage(p, first, chunks, x, largest)   x of the block's chunks; largest [kColumns], zeros before, is what
-//                                 Value() needs to know of a column; called by all threads
-//   Multiply(zeros, step, x, lane, acc)   a step against x (its kChunkBytes)
+//   kUnitBytes                    of the codes of a unit
+//   Codes(linears, lane)          .Go(linear, pair, chunk, chunks of K), then .Load(to, chunks) of a unit
+//                                 there and each one behind it
+//   X(p, first, chunks)           x of the block's chunks: .Load() starts to read it, .Keep(x, largest) puts
+//                                 it into shared memory, and into largest [kColumns] what Value() needs to
+//                                 know of a column; called by all threads
+//   kLargestBytes                 of largest and what X needs behind it
+//   Multiply(zeros, chunks, unit, x, lane, acc)   a unit against x
 //   Value(sum, largest, half)     what a column's sum of one of channels 8 half to 8 half + 7 stands for
-//   Finish(p, linear, row, n, sum)    one output
-//   Cost(plan, rows)              about how long it takes
+//   Output(p, linear, row, n)     of channels n to n + 3; .Finish(p, y) stores them, if they are any
+//   Cost(plan)                    about how long it takes, in microseconds
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
+#include "kernels/cuda/streaming.cuh"
 #include "kernels/cuda/tma.cuh"
 
 namespace spikefold::kernels::cuda::cluster {
 
-inline constexpr int kChunk = 64;    // columns of W
-inline constexpr int kRowTiles = 2;  // of a warp, 16 channels each
+inline constexpr int kChunk = 64;      // columns of W
+inline constexpr int kUnitChunks = 2;  // of a unit; the last one of K may have fewer
+inline constexpr int kRowTiles = 2;    // of a warp, 16 channels each
 inline constexpr int kChannels = 16 * kRowTiles;
 inline constexpr int kMaxSplits = 8;  // blocks of a cluster that any device takes
-inline constexpr int kMaxTurns = 16;
+inline constexpr int kMaxTurns = 16, kMaxStages = 4;
 inline constexpr int64_t kMaxShared = 226 << 10;  // of a block: one a multiprocessor
 // Of a column of partial sums: lanes that hold columns 2t of channel g fall into different banks.
 inline constexpr int kStride = kChannels + 4;
 
-// How a product is shared out.
+// Rows of a pair of tiles that a warp sums up at a time, a row 8 lanes: an item.
+inline constexpr int kItemRows = 4, kItemBytes = kItemRows * kChannels * 4;
+template <typename Traits>
+inline constexpr int kItems = Traits::kColumns / Traits::kParts / kItemRows;  // of a pair
+
+// How a product is shared out. Numbers that a block would have to divide for are made once, here: until its
+// first codes are on their way it has nothing to hide a division behind.
 struct Plan {
-  int pairs = 1;   // pairs of row tiles of a turn of a cluster
-  int turns = 1;   // of a cluster: as many as let its sums fit into shared memory
-  int splits = 1;  // blocks that share K
-  int chunks = 1;  // of a block, at most
+  int pairs = 1;                               // pairs of row tiles of a turn of a cluster
+  int turns = 1;                               // of a cluster: as many as let its sums fit into shared memory
+  int splits = 1;                              // blocks that share K
+  int units = 1;                               // of K, of a block; of the last one of a cluster perhaps fewer
+  uint32_t per_units = 0, per_last_units = 0;  // 2^32 / units, rounded up, or 0 of 1; of the last block
+  int stages = 2;                              // of a ring: 2 to kMaxStages
   int clusters = 1;
-  int ring = 0, partial = 0, shared_bytes = 0;  // behind x: largest [kColumns], rings, partial sums
+  int all_pairs = 0, all_chunks = 0;  // of the product
+  int first_pair[kMaxLinears] = {};   // of each linear; beyond all pairs behind the last
+  // Behind x: largest, rings, partial sums, sums from other blocks (two turns').
+  int largest = 0, ring = 0, partial = 0, sums = 0, shared_bytes = 0;
 };
 template <typename Traits>
 void LayOut(Plan& plan) {
-  plan.ring = plan.chunks * Traits::kChunkBytes + Traits::kColumns * 4;
-  // Where the rings were the block's sums lie in the end.
-  plan.partial = plan.ring + std::max(Traits::kWarps * Traits::kSteps * Traits::kStepBytes,
-                                      plan.pairs * Traits::kColumns / Traits::kParts * kChannels * 4);
+  plan.largest = plan.units * kUnitChunks * Traits::kChunkBytes;
+  plan.ring = (plan.largest + Traits::kLargestBytes + 127) / 128 * 128;
+  plan.partial = plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes;
   const int slots = plan.pairs + Traits::kWarps - 1;
-  plan.shared_bytes = plan.partial + slots * Traits::kColumns * kStride * 4;
+  plan.sums = plan.partial + slots * Traits::kColumns * kStride * 4;
+  const int items = static_cast<int>(CeilDiv(plan.pairs * kItems<Traits>, plan.splits)) * plan.splits;
+  plan.shared_bytes = plan.sums + (plan.splits == 1 ? 0 : items * kItemBytes) * (plan.turns > 1 ? 2 : 1);
 }
 
-// What lies at the same place of the shared memory of block `rank` of the cluster. Several may be under way.
-__device__ inline float LoadRemote(uint32_t shared, uint32_t rank) {
-  float v;
+__device__ inline float4 operator+(float4 a, float4 b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+// To the same place of the shared memory of block `rank` of the cluster.
+__device__ inline void StoreRemote16(uint32_t shared, uint32_t rank, float4 v) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %1, %2;\n"
-      "ld.shared::cluster.f32 %0, [remote];\n}"
-      : "=f"(v)
-      : "r"(shared), "r"(rank));
-  return v;
+      "mapa.shared::cluster.u32 remote, %0, %1;\n"
+      "st.shared::cluster.v4.f32 [remote], {%2, %3, %4, %5};\n}" ::"r"(shared),
+      "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+      : "memory");
 }
 
 // i / d for small numbers, without a division: d's inverse in float32 is near enough.
 struct Divisor {
-  __device__ explicit Divisor(int d) : inverse(1.0f / static_cast<float>(d)) {}
+  __device__ explicit Divisor(int d) {
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(inverse) : "f"(static_cast<float>(d)));
+  }
   __device__ int Divide(int i) const { return static_cast<int>((static_cast<float>(i) + 0.5f) * inverse); }
   float inverse;
+};
+
+// Which linear a pair of row tiles is of; the last one behind them all.
+__device__ inline int LinearOf(const Plan& plan, int pair) {
+  int linear = 0;
+#pragma unroll
+  for (int i = 1; i < kMaxLinears; ++i) linear += pair >= plan.first_pair[i] ? 1 : 0;
+  return linear;
+}
+
+// A warp's part of what a block does in a turn.
+template <typename Traits>
+struct Share {
+  // `cluster` and `rank` say which block.
+  __device__ Share(const Plan& plan, int cluster, int rank, int turn, int warp) {
+    first = rank * plan.units;
+    units = min(plan.units, (plan.all_chunks + kUnitChunks - 1) / kUnitChunks - first);
+    pair0 = (cluster * plan.turns + turn) * plan.pairs;
+    pairs = min(plan.pairs, plan.all_pairs - pair0);
+    // Every warp that works has a unit: what it does not write is not read.
+    all = max(pairs, 0) * units;
+    const bool few = all < Traits::kWarps;
+    begin = few ? min(warp, all) : static_cast<int>(static_cast<unsigned>(all * warp) / Traits::kWarps);
+    end =
+        few ? min(warp + 1, all) : static_cast<int>(static_cast<unsigned>(all * (warp + 1)) / Traits::kWarps);
+    const uint32_t inverse = rank + 1 == plan.splits ? plan.per_last_units : plan.per_units;
+    pair = inverse == 0 ? begin : static_cast<int>(__umulhi(static_cast<uint32_t>(begin), inverse));
+    unit = begin - pair * units;
+  }
+  int first, units;     // of K, the block's
+  int pair0, pairs;     // of row tiles, the block's
+  int all, begin, end;  // units of all pairs, and of them the warp's
+  int pair, unit;       // where the warp begins
 };
 
 // What a warp loads runs ahead of what it multiplies, over the ends of pairs.
 template <typename Traits>
 struct Loads {
-  __device__ Loads(const typename Traits::Params& p, int lane, int first, int chunks)
-      : codes(p, lane), first(first), chunks(chunks) {}
-  // Steps from `begin` to `end` of those of the pairs behind `pair0`.
-  __device__ void Begin(int pair0, int begin, int end) {
-    steps = end - begin;
-    if (steps <= 0) return;
-    const int behind = begin / chunks, chunk = begin - behind * chunks;
-    pair = pair0 + behind;
-    left = chunks - chunk;
-    codes.Go(pair, first + chunk);
+  __device__ Loads(const LinearGroup& linears, const Plan& plan, const Share<Traits>& share, int lane)
+      : plan(plan),
+        codes(linears, lane),
+        first(share.first),
+        units(share.units),
+        pair(share.pair0 + share.pair),
+        unit(share.unit),
+        left(share.end - share.begin) {}
+  // Leaves out the first units.
+  __device__ void Skip(int count) {
+    left -= count;
+    unit += count;
+    while (unit >= units) {
+      unit -= units;
+      ++pair;
+    }
   }
-  // The next step, if there is one; a group of copies in any case.
+  __device__ void Go() {
+    if (left <= 0) return;
+    const int linear = LinearOf(plan, pair);
+    codes.Go(linear, pair - plan.first_pair[linear], (first + unit) * kUnitChunks, plan.all_chunks);
+  }
+  // The next unit, if there is one; a group of copies in any case.
   __device__ void Next(uint32_t to) {
-    if (steps > 0) {
-      codes.Load(to);
-      --steps;
-      if (--left == 0 && steps > 0) {
-        left = chunks;
-        codes.Go(++pair, first);
+    if (left > 0) {
+      codes.Load(to, plan.all_chunks - (first + unit) * kUnitChunks);
+      --left;
+      if (++unit == units) {
+        unit = 0;
+        ++pair;
+        Go();
       }
     }
     CommitCopies();
   }
 
+  const Plan& plan;
   typename Traits::Codes codes;
-  int first, chunks, pair, steps, left;
+  int first, units, pair, unit, left;
 };
+
+// Until the oldest of stages - 1 groups of copies is complete.
+__device__ inline void WaitOldest(int stages) {
+  static_assert(kMaxStages == 4);
+  if (stages == 4) {
+    WaitCopies<2>();
+  } else if (stages == 3) {
+    WaitCopies<1>();
+  } else {
+    WaitCopies<0>();
+  }
+}
 
 template <typename Traits>
 __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
-    cluster_rows_sm90(const __grid_constant__ typename Traits::Params p, const __grid_constant__ Plan plan,
-                      int all_pairs) {
-  constexpr int kSteps = Traits::kSteps, kStepBytes = Traits::kStepBytes, kWarps = Traits::kWarps;
-  constexpr int kColumns = Traits::kColumns, kSlot = kColumns * kStride;
-  extern __shared__ __align__(16) char shared[];
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+    cluster_rows_sm90(const __grid_constant__ typename Traits::Params p, const __grid_constant__ Plan plan) {
+  constexpr int kUnitBytes = Traits::kUnitBytes, kWarps = Traits::kWarps;
+  constexpr int kColumns = Traits::kColumns, kSlot = kColumns * kStride, kOfPair = kItems<Traits>;
+  // Units that each warp asks for before x comes: more would be in x's way.
+  constexpr int kEarly = 1;
+  extern __shared__ __align__(128) char shared[];
+  const int lane = static_cast<int>(threadIdx.x % kWarp);
   // The same in all lanes, and known to be.
-  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / kWarp, 0);
-  const int splits = static_cast<int>(gridDim.y), rank = static_cast<int>(blockIdx.y);
-  const int all_chunks = static_cast<int>(p.k) / kChunk, first = all_chunks * rank / splits;
-  const int chunks = all_chunks * (rank + 1) / splits - first;
-  const int rows = static_cast<int>(p.m);
-  uint32_t* const largest = reinterpret_cast<uint32_t*>(shared + plan.ring) - kColumns;
+  const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / kWarp), 0);
+  const int rank = static_cast<int>(blockIdx.y), cluster = static_cast<int>(blockIdx.x);
+  uint32_t* const largest = reinterpret_cast<uint32_t*>(shared + plan.largest);
   float* const partial = reinterpret_cast<float*>(shared + plan.partial);  // [slots][kColumns][kStride]
   uint32_t x_begin = SharedAddress(shared);
   StaysInLoop(x_begin);
-  const uint32_t ring_begin = x_begin + plan.ring + warp * (kSteps * kStepBytes);
-
-  if (static_cast<int>(threadIdx.x) < kColumns) largest[threadIdx.x] = 0;
-  Loads<Traits> loads(p, lane, first, chunks);
+  const uint32_t ring = x_begin + plan.ring + warp * (plan.stages * kUnitBytes);
 #pragma unroll 1
   for (int turn = 0; turn < plan.turns; ++turn) {
-    const int pair0 = (static_cast<int>(blockIdx.x) * plan.turns + turn) * plan.pairs;
-    const int pairs = min(plan.pairs, all_pairs - pair0);
+    const Share<Traits> share(plan, cluster, rank, turn, warp);
+    const int units = share.units, pair0 = share.pair0, pairs = share.pairs;
     if (pairs <= 0) break;  // all blocks of the cluster
-    // Every warp that works has a step: what it does not write is not read.
-    const int steps = pairs * chunks, working = min(steps, kWarps);
-    const int begin = steps < kWarps ? min(warp, steps) : steps * warp / kWarps;
-    const int end = steps < kWarps ? min(warp + 1, steps) : steps * (warp + 1) / kWarps;
-    loads.Begin(pair0, begin, end);
+    // Units from `first` on to `last`.
+    const auto fill = [&](int first, int last) {
+      Loads<Traits> loads(p.linears, plan, share, lane);
+      loads.Skip(first);
+      loads.Go();
 #pragma unroll 1
-    for (int d = 0; d + 1 < kSteps; ++d) loads.Next(ring_begin + d * kStepBytes);
+      for (int d = first; d < last; ++d) loads.Next(ring + d * kUnitBytes);
+    };
+    fill(0, turn == 0 ? kEarly : plan.stages - 1);
     if (turn == 0) {
-      __syncthreads();
       LetNextStart();
+      if (plan.splits > 1) ClusterArriveRelaxed();
       WaitForInputs();  // codes do not depend on the kernel before
-      Traits::Stage(p, first, chunks, shared, largest);
+      const int first = share.first * kUnitChunks;
+      typename Traits::X x(p, first, min(units * kUnitChunks, plan.all_chunks - first));
+      x.Load();
+      fill(kEarly, plan.stages - 1);
+      x.Keep(shared, largest);
       __syncthreads();
-      // Said anew where Stage needs the registers.
-      if constexpr (Traits::kTiles > 1) loads.Begin(pair0, min(begin + kSteps - 1, end), end);
     }
+    Loads<Traits> loads(p.linears, plan, share, lane);  // said anew: x needs the registers
+    loads.Skip(plan.stages - 1);
+    loads.Go();
 
-    int pair = begin / chunks, chunk = begin - pair * chunks;
-    int at = 0, to = (kSteps - 1) * kStepBytes;
+    int pair = share.pair, unit = share.unit;
+    uint32_t at = ring, last = ring + (plan.stages - 1) * kUnitBytes, to = last;
 #pragma unroll 1
-    for (int s = begin; s < end;) {
-      const int stop = min(end, s + chunks - chunk);
-      int64_t index = pair0 + pair;
-      const bool zeros = p.linears.linear[simt::LinearAt(p.linears, kChannels, index)].w_zero != nullptr;
-      uint32_t x = x_begin + chunk * Traits::kChunkBytes;
+    for (int s = share.begin; s < share.end;) {
+      const int stop = min(share.end, s + units - unit);
+      const bool zeros = p.linears.linear[LinearOf(plan, pair0 + pair)].w_zero != nullptr;
+      uint32_t x = x_begin + unit * (kUnitChunks * Traits::kChunkBytes);
+      int chunks_left = plan.all_chunks - (share.first + unit) * kUnitChunks;
       float acc[kRowTiles][Traits::kTiles][4] = {};
 #pragma unroll 1
       for (; s < stop; ++s) {
-        WaitCopies<kSteps - 2>();
-        __syncwarp();  // every lane's copies have come, and all have read the step that is loaded over
-        loads.Next(ring_begin + to);
-        Traits::Multiply(zeros, ring_begin + at, x, lane, acc);
+        WaitOldest(plan.stages);
+        __syncwarp();  // every lane's copies have come, and all have read the unit that is loaded over
+        loads.Next(to);
+        Traits::Multiply(zeros, chunks_left, at, x, lane, acc);
         to = at;
-        at = at == (kSteps - 1) * kStepBytes ? 0 : at + kStepBytes;
-        x += Traits::kChunkBytes;
+        at = at == last ? ring : at + kUnitBytes;
+        x += kUnitChunks * Traits::kChunkBytes;
+        chunks_left -= kUnitChunks;
       }
       // Slot pair + warp: of two parts that follow each other either the pair or the warp is another.
       float* const slot = partial + (pair + warp) * kSlot;
@@ -188,112 +272,130 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
           }
         }
       }
-      chunk = 0;
+      unit = 0;
       ++pair;
     }
+    // The block's own sums, over warps and parts, a pair a warp at a time. A lane has four channels of a row.
+    // What the last warp of all would be waited for with is made before.
+    const int row = lane / 8, quad = lane % 8 * 4;
+    const int working = min(share.all, kWarps), items = pairs * kOfPair;
+    const Divisor by_all(share.all), by_splits(plan.splits);
+    int from = 0, parts = 0;  // of a pair: the first warp, and how many
+    const auto parts_of = [&](int of) {
+      const auto warp_of = [&](int step) { return by_all.Divide((step + 1) * working - 1); };
+      from = warp_of(of * units);
+      parts = warp_of((of + 1) * units - 1) - from + 1;
+    };
+    parts_of(warp);
+    const auto output_of = [&](int item) {
+      const int of = pair0 + item / kOfPair, linear = LinearOf(plan, of);
+      return typename Traits::Output(p, linear, item % kOfPair * kItemRows + row,
+                                     (of - plan.first_pair[linear]) * kChannels + quad);
+    };
+    // Item i is finished by block i % splits, from [rank][items of a block][kItemRows][kChannels].
+    const int of_rank = by_splits.Divide(items + plan.splits - 1) * kItemBytes;
+    const uint32_t sums = x_begin + plan.sums + turn % 2 * (plan.splits * of_rank) + lane * 16;
+    if (turn == 0 && plan.splits > 1) ClusterWait();  // the others have begun: their memory may be written to
     __syncthreads();
-    // A lane a channel from here on; a warp takes some rows of a pair at a time, so that what is a pair's is
-    // found out once for them. The block's own sums, over warps and parts.
-    constexpr int kAtOnce = 2 * Traits::kTiles;
-    float* const sums = reinterpret_cast<float*>(shared + plan.ring) + lane;  // [pairs][rows][kChannels]
-    const int row_groups = (rows + kAtOnce - 1) / kAtOnce, groups = kWarps / row_groups;
-    const int row0 = warp % row_groups * kAtOnce, group = warp / row_groups;
-    const Divisor by_steps(steps);
-    const auto warp_of = [&](int step) { return by_steps.Divide((step + 1) * working - 1); };
 #pragma unroll 1
-    for (int of = group; of < pairs && group < groups; of += groups) {
-      const int from = warp_of(of * chunks), more = warp_of((of + 1) * chunks - 1) - from;
-      const float* const parts = partial + (of + from) * kSlot + lane;
-      float* const to = sums + (of * rows + row0) * kChannels;
-      float sum[kAtOnce] = {};
+    for (int of = warp; of < pairs; of += kWarps) {
+      const float* part = partial + (of + from) * kSlot + row * kStride + quad;
+      float4 sum[kOfPair] = {};
 #pragma unroll 1
-      for (int v = 0; v <= more; ++v) {
+      for (int i = 0; i < parts; ++i, part += kSlot) {
 #pragma unroll
-        for (int r = 0; r < kAtOnce; ++r) {  // rows behind the last are summed too, and not kept
-          float part_sum = 0;
-#pragma unroll
-          for (int part = 0; part < Traits::kParts; ++part) {
-            part_sum += parts[v * kSlot + Traits::Column(row0 + r, part) * kStride];
-          }
-          sum[r] += part_sum;
+        for (int r = 0; r < kOfPair; ++r) {
+          const auto columns = [&](int item) {
+            return *reinterpret_cast<const float4*>(part + item * (kItemRows * kStride));
+          };
+          sum[r] = sum[r] + (Traits::kParts == 1 ? columns(r) : columns(r) + columns(r + 1));
         }
       }
 #pragma unroll
-      for (int r = 0; r < kAtOnce; ++r) {
-        if (row0 + r < rows) to[r * kChannels] = sum[r];
+      for (int r = 0; r < kOfPair; ++r) {
+        const int item = of * kOfPair + r;
+        if (plan.splits == 1) {
+          output_of(item).Finish(p, sum[r]);
+        } else {
+          const int place = by_splits.Divide(item), owner = item - place * plan.splits;
+          StoreRemote16(sums + rank * of_rank + place * kItemBytes, static_cast<uint32_t>(owner), sum[r]);
+        }
+      }
+      parts_of(of + kWarps);
+    }
+    if (plan.splits > 1) {
+      ClusterArrive();
+      int item = warp * plan.splits + rank;
+      typename Traits::Output output = output_of(item);  // known before the sums come
+      ClusterWait();
+#pragma unroll 1
+      while (item < items) {
+        const uint32_t place = sums + by_splits.Divide(item) * kItemBytes;
+        float4 y = {};
+#pragma unroll
+        for (int other = 0; other < kMaxSplits; ++other) {
+          if (other < plan.splits) y = y + LoadSharedFloats(place + other * of_rank);
+        }
+        output.Finish(p, y);
+        item += kWarps * plan.splits;
+        if (item < items) output = output_of(item);
       }
     }
-    ClusterSync();
-    // Loads from other blocks that are under way.
-    constexpr int kRanks = 4;
-#pragma unroll 1
-    for (int of = group * splits + rank; of < pairs && group < groups; of += groups * splits) {
-      const uint32_t base = SharedAddress(sums + (of * rows + row0) * kChannels);
-      float y[kAtOnce] = {};
-#pragma unroll 1
-      for (int rank0 = 0; rank0 < splits; rank0 += kRanks) {
-        float v[kAtOnce][kRanks] = {};
-#pragma unroll
-        for (int r = 0; r < kAtOnce; ++r) {
-#pragma unroll
-          for (int i = 0; i < kRanks; ++i) {
-            if (row0 + r < rows && rank0 + i < splits) {
-              v[r][i] = LoadRemote(base + r * (kChannels * 4), static_cast<uint32_t>(rank0 + i));
-            }
-          }
-        }
-#pragma unroll
-        for (int r = 0; r < kAtOnce; ++r) {
-#pragma unroll
-          for (int i = 0; i < kRanks; ++i) y[r] += v[r][i];
-        }
-      }
-      int64_t index = pair0 + of;
-      const int which = simt::LinearAt(p.linears, kChannels, index);
-      const int64_t n = index * kChannels + lane;
-      const bool inside = n < p.linears.linear[which].n;
-      // Not unrolled: code that runs once waits for its instructions.
-#pragma unroll 1
-      for (int r = 0; r < kAtOnce && row0 + r < rows; ++r) {
-        float sum = y[0];
-#pragma unroll
-        for (int i = 1; i < kAtOnce; ++i) sum = r == i ? y[i] : sum;
-        if (inside) Traits::Finish(p, which, row0 + r, n, sum);
-      }
-    }
-    ClusterSync();  // the others have read what lies here
+    if (plan.turns > 1) __syncthreads();  // partial sums are written anew
   }
-}
-
-inline int NumPairs(const LinearGroup& group) {
-  int64_t pairs = 0;
-  for (int i = 0; i < group.count; ++i) pairs += CeilDiv(group.linear[i].n, kChannels);
-  return static_cast<int>(pairs);
 }
 
 // Blocks in clusters of each size that the device holds at once, one a multiprocessor.
 using PlacesOfSizes = std::array<int, kMaxSplits + 1>;
 
+// As much of a plan as is given by the product.
+inline Plan PlanFor(const LinearGroup& group, int64_t k) {
+  Plan plan = {.all_chunks = static_cast<int>(CeilDiv(k, kChunk))};
+  for (int i = 0; i < kMaxLinears; ++i) {
+    plan.first_pair[i] = i < group.count ? plan.all_pairs : std::numeric_limits<int>::max();
+    if (i < group.count) plan.all_pairs += static_cast<int>(CeilDiv(group.linear[i].n, kChannels));
+  }
+  return plan;
+}
+inline uint32_t InverseOf(int units) {
+  return units == 1 ? 0 : static_cast<uint32_t>((uint64_t{1} << 32) / static_cast<uint64_t>(units) + 1);
+}
+// Shares K out over clusters of `splits` blocks, of which the device holds `held` at once. shared_bytes 0: K
+// is too short.
+template <typename Traits>
+Plan SharedOut(Plan plan, int splits, int turns, int stages, int held) {
+  const int all_units = static_cast<int>(CeilDiv(plan.all_chunks, kUnitChunks));
+  plan.splits = splits;
+  plan.turns = turns;
+  plan.stages = stages;
+  plan.units = static_cast<int>(CeilDiv(all_units, splits));
+  plan.pairs = static_cast<int>(CeilDiv(CeilDiv(plan.all_pairs, held), turns));
+  plan.clusters = static_cast<int>(CeilDiv(plan.all_pairs, plan.pairs * turns));
+  const int last_units = all_units - (splits - 1) * plan.units;
+  if (last_units <= 0) return plan;
+  plan.per_units = InverseOf(plan.units);
+  plan.per_last_units = InverseOf(last_units);
+  LayOut<Traits>(plan);
+  return plan;
+}
+
 // The cheapest way to share a product out, in microseconds of an H200; shared_bytes 0: x does not fit.
 template <typename Traits>
-Plan PlanOf(int pairs, int64_t k, int64_t rows, const PlacesOfSizes& places) {
-  const int all_chunks = static_cast<int>(CeilDiv(k, kChunk));
+Plan PlanOf(const LinearGroup& group, int64_t k, const PlacesOfSizes& places) {
+  const Plan product = PlanFor(group, k);
   Plan best;
   double least = 1e30;
   for (int splits = 1; splits <= kMaxSplits; ++splits) {
     const int held = places[static_cast<size_t>(splits)] / splits;
-    const int chunks = static_cast<int>(CeilDiv(all_chunks, splits));
-    if (held == 0 || (splits - 1) * chunks >= all_chunks) continue;
-    for (int turns = 1; turns <= kMaxTurns; ++turns) {
-      const int of_cluster = static_cast<int>(CeilDiv(pairs, held));
-      Plan plan = {.pairs = static_cast<int>(CeilDiv(of_cluster, turns)),
-                   .turns = turns,
-                   .splits = splits,
-                   .chunks = chunks};
-      plan.clusters = static_cast<int>(CeilDiv(pairs, plan.pairs * turns));
-      LayOut<Traits>(plan);
-      if (plan.shared_bytes > kMaxShared) continue;
-      const double cost = Traits::Cost(plan, rows);
+    if (held == 0) continue;
+    for (int stages = 2; stages <= kMaxStages; ++stages) {
+      Plan plan;
+      for (int turns = 1; turns <= kMaxTurns; ++turns) {  // no more than needed
+        plan = SharedOut<Traits>(product, splits, turns, stages, held);
+        if (plan.shared_bytes <= kMaxShared) break;
+      }
+      if (plan.shared_bytes == 0 || plan.shared_bytes > kMaxShared) continue;
+      const double cost = Traits::Cost(plan);
       if (cost >= least) continue;
       least = cost;
       best = plan;
@@ -331,7 +433,7 @@ const PlacesOfSizes& Places() {
 
 template <typename Traits>
 Plan PlanOf(const typename Traits::Params& p) {
-  return PlanOf<Traits>(NumPairs(p.linears), p.k, p.m, Places<Traits>());
+  return PlanOf<Traits>(p.linears, p.k, Places<Traits>());
 }
 template <typename Traits>
 bool Fits(const typename Traits::Params& p) {
@@ -355,12 +457,16 @@ absl::Status RunPlan(const char* name, const typename Traits::Params& p, const P
   config.stream = Handle(stream);
   config.attrs = attributes;
   config.numAttrs = 2;
-  return ToStatus(cudaLaunchKernelEx(&config, cluster_rows_sm90<Traits>, p, plan, NumPairs(p.linears)), name);
+  return ToStatus(cudaLaunchKernelEx(&config, cluster_rows_sm90<Traits>, p, plan), name);
 }
-// Requires Fits().
+// InvalidArgument: not Fits().
 template <typename Traits>
 absl::Status Run(const char* name, const typename Traits::Params& p, const Stream& stream) {
-  return RunPlan<Traits>(name, p, PlanOf<Traits>(p), stream);
+  const Plan plan = PlanOf<Traits>(p);
+  if (plan.shared_bytes == 0) {
+    return absl::InvalidArgumentError(absl::StrCat(name, " in clusters: K = ", p.k, " has no room"));
+  }
+  return RunPlan<Traits>(name, p, plan, stream);
 }
 
 }  // namespace spikefold::kernels::cuda::cluster

@@ -77,6 +77,10 @@ __device__ inline void ClusterSync() {
 // The same in two parts, by threads that need not be together: what a thread did before it arrived is seen by
 // those that have waited.
 __device__ inline void ClusterArrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
+// Says only that the thread is there: a release would wait for the copies that it has under way.
+__device__ inline void ClusterArriveRelaxed() {
+  asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
 __device__ inline void ClusterWait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 // 16 bytes at the same place of the shared memory of block `rank` of the cluster. Several may be under way.
 __device__ inline int4 LoadRemote16(uint32_t shared, uint32_t rank) {

@@ -49,7 +49,7 @@ constexpr bool Supports(int64_t k, int64_t group) {
   return k % kTileColumns == 0 && group % kTileColumns == 0;
 }
 
-// What a linear's w, w_scale and w_zero point to; rows behind n have scale 0.
+// What a linear's w, w_scale and w_zero point to, in whole pairs of row tiles; rows behind n have scale 0.
 struct Packed {
   std::vector<uint32_t> codes;  // [row tiles][column tiles][32 lanes][4]
   std::vector<float> scales;    // [row tiles][column tiles][8][2]: channels g and g + 8
@@ -67,7 +67,7 @@ Packed Pack(const PackParams& params, ThreadPool* pool = nullptr);
 absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream);  // sm_80
 // On sm_90, any number of rows, 16 at a time: clusters of blocks share out K and keep their part of x in
 // shared memory, where FitsHopper() says that it fits.
-bool FitsHopper(int64_t k);
+bool FitsHopper(const cuda::SimtParams& params);
 absl::Status RunHopper(cuda::SimtParams params, const cuda::Stream& stream);
 // On sm_90a, any number of rows: up to 64 share a reading of W. `scratch`: ScratchBytes() of device memory,
 // 16-byte aligned. InvalidArgument: a plan of more than 2 warpgroups a block, or of other splits than it
@@ -95,7 +95,7 @@ inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& devic
   int64_t n = 0;
   for (int i = 0; i < params.linears.count; ++i) n += params.linears.linear[i].n;
   const bool always = params.m >= 2 && params.m <= 8;
-  return (always || n * params.k > kSmall) && FitsHopper(params.k) ? Path::kClusters : Path::kDirect;
+  return (always || n * params.k > kSmall) && FitsHopper(params) ? Path::kClusters : Path::kDirect;
 }
 // Bytes of device memory that a path works in.
 inline size_t ScratchBytes(Path path, const cuda::SimtParams& params) {

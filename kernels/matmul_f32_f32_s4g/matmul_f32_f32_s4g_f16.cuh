@@ -20,6 +20,12 @@ __device__ inline float ScaleOf(uint32_t largest) {
 __device__ inline float InverseScaleOf(uint32_t largest) {
   return __uint_as_float((268 - min(ExponentOf(largest), 254u)) << 23);
 }
+// The larger of `size` and |x|; NaN if either is.
+__device__ inline float LargerSize(float size, float x) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(size), "f"(fabsf(x)));
+  return larger;
+}
 // Two values as f16, or what is left of them.
 __device__ inline uint32_t F16(float x, float y, bool rest) {
   __half2 v = __floats2half2_rn(x, y);

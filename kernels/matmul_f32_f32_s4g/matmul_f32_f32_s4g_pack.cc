@@ -3,6 +3,7 @@
 namespace spikefold::kernels::matmul_f32_f32_s4g {
 namespace {
 
+constexpr int64_t kPairRows = 2 * kTileRows;
 constexpr int kOffset = 8;  // stored codes and zero points are 0 to 15
 
 // Nibbles of one lane's four words: `at(row, column)` is the stored code within the tile.
@@ -21,7 +22,7 @@ void PackLane(int lane, At at, uint32_t* words) {
 }  // namespace
 
 Packed Pack(const PackParams& p, ThreadPool* pool) {
-  const int64_t row_tiles = (p.n + kTileRows - 1) / kTileRows, tiles = p.k / kTileColumns;
+  const int64_t row_tiles = (p.n + kPairRows - 1) / kPairRows * 2, tiles = p.k / kTileColumns;
   const int64_t groups = p.k / p.group;
   Packed out;
   out.codes.resize(static_cast<size_t>(row_tiles * tiles * 32 * 4));

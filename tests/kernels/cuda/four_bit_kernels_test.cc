@@ -217,6 +217,8 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
                  path);
       }
     }
+    // More sums than a block has room for at once: clusters take several turns.
+    RunTiles({.m = 16, .n = 4600, .k = 28672, .group = 128, .bits = 4}, ++seed, {}, report, Path::kClusters);
   }
   INFO(report.detail);
   CHECK(report.ok());
