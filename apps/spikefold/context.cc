@@ -7,6 +7,7 @@
 #include "formats/base/json.h"
 #include "formats/base/status.h"
 #include "formats/quantized/quant_format.h"
+#include "formats/tokenizer/checked_tokenizer.h"
 
 namespace spikefold {
 namespace {
@@ -74,6 +75,9 @@ absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path,
                                                                .simulate = options.simulate,
                                                                .progress = context.console.progress()}));
   context.console.EndProgress();
+  if (opened.tokenizer != nullptr) {
+    opened.tokenizer = CheckedTokenizer(std::move(opened.tokenizer), opened.model->graph().config.vocab, path);
+  }
   return opened;
 }
 

@@ -153,6 +153,24 @@ TEST_CASE("A tokenizer that contradicts itself is refused", "[apps][bad]") {
                  ": normalizer: type \"Foo\" is not supported; supported: NFC, Prepend, Replace, Sequence");
 }
 
+TEST_CASE("A tokenizer of another model is refused where it makes a token that the model lacks",
+          "[apps][bad]") {
+  const Workplace w;
+  ReplaceInFile(w.model + "/tokenizer.json", "\"b\": 98", "\"b\": 300");
+  const std::string says =
+      ": its tokenizer makes token 300, \"b\", but its embedding has 128 rows; take tokenizer and weights of "
+      "one model\n";
+  const Finished scan = RunSpikefold({"scan", w.model, "-o", w / "scan", "--text", w.text});
+  CHECK(scan.exit == 3);
+  CHECK(scan.err == absl::StrCat("spikefold scan: ", w.model, says));
+  CHECK(!PathExists(w / "scan"));
+  const Finished generate = RunSpikefold({"generate", w.model, "--prompt", "abc"});
+  CHECK(generate.exit == 3);
+  CHECK(generate.err == absl::StrCat("spikefold generate: ", w.model, says));
+  CHECK(generate.out.empty());
+  CHECK(RunSpikefold({"generate", w.model, "--prompt", "acid", "--max-tokens", "2"}).exit == 0);
+}
+
 TEST_CASE("A pattern that backtracks for ever ends in an error", "[apps][bad]") {
   // Bad input 36: exponential in the length of a run of a's.
   const Workplace w;
