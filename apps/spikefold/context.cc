@@ -76,7 +76,8 @@ absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path,
                                                                .progress = context.console.progress()}));
   context.console.EndProgress();
   if (opened.tokenizer != nullptr) {
-    opened.tokenizer = CheckedTokenizer(std::move(opened.tokenizer), opened.model->graph().config.vocab, path);
+    opened.tokenizer =
+        CheckedTokenizer(std::move(opened.tokenizer), opened.model->graph().config.vocab, path);
   }
   return opened;
 }

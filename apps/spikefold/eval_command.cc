@@ -32,6 +32,10 @@ absl::StatusOr<EvalModels> OpenModels(const EvalCommandOptions& options, Context
   EvalModels models;
   models.own_reference = options.reference.empty() || SamePath(options.model, options.reference);
   SF_ASSIGN_OR_RETURN(auto reader, CheckpointReader::Open(options.model));
+  if (options.simulate && reader->kind() != CheckpointKind::kNative) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Printable(options.model, 1024), ": is not quantized; leave out --simulate"));
+  }
   if (models.own_reference && reader->kind() == CheckpointKind::kNative) {
     return absl::InvalidArgumentError(
         absl::StrCat(Printable(options.model, 1024),

@@ -110,7 +110,14 @@ absl::StatusOr<Recipe> BuildRecipe(const RecipeOptions& options, std::optional<u
   recipe.keep_super_weights = recipe.keep_super_weights || options.keep_super_weights;
   recipe.keep.insert(recipe.keep.end(), options.keep.begin(), options.keep.end());
   SF_RETURN_IF_ERROR(SetKv(options.kv, recipe.kv));
-  return RecipeForTarget(std::move(recipe));
+  SF_ASSIGN_OR_RETURN(recipe, RecipeForTarget(std::move(recipe)));
+  SF_ASSIGN_OR_RETURN(const Scheme* scheme, FindScheme(recipe.scheme));
+  if (options.activation_scales && scheme->activation_scales != Granularity::kPerTensor) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("--activation-scales: scheme \"", scheme->name,
+                     "\" has no static scales; use one of \"...-static\" or leave this out"));
+  }
+  return recipe;
 }
 
 absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {

@@ -96,6 +96,11 @@ TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
   CheckRefused({"eval", w.model, "--text", w.text, "--parity", "--backend", "cuda", "-o", w / "e.json"}, 2,
                "spikefold eval: --parity: compares one model with itself; leave out --output, --reference "
                "and --noise-floor");
+  CheckRefused({"quantize", w.model, "--scheme", "w8a8", "--activation-scales", "absmax", "-o", w / "q"}, 2,
+               "spikefold quantize: --activation-scales: scheme \"w8a8\" has no static scales; use one of "
+               "\"...-static\" or leave this out");
+  CheckRefused({"eval", w.model, "--text", w.text, "--simulate"}, 2,
+               absl::StrCat("spikefold eval: ", w.model, ": is not quantized; leave out --simulate"));
   CheckRefused({"generate", w.model, "-p", "hello", "--top-k", "5"}, 2,
                "spikefold generate: --top-k: without --temperature the likeliest token is always taken; give "
                "one above 0");
