@@ -1,8 +1,10 @@
 // usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv] [--plans KERNEL,...]
+//                   [--only NAME,...]
 // Times W8A8, W4A8 and W4A16 on this GPU beside cuBLASLt, and Marlin where it was built in, in one run:
 // graphs of launches over weights that together exceed the L2 cache, contenders by turns, the median of the
 // rounds. Prints a table, or lines for benchmarks/history/<device>.csv. --plans: every way to share out a
-// product of few rows as well, of these kernels: w8a8, w4a8 (up to 64 rows), w4a16.
+// product of few rows as well, of these kernels: w8a8, w4a8 (up to 64 rows), w4a16. --only: contenders whose
+// names begin so, and "bf16", which the others are compared with.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -50,6 +52,7 @@ struct Options {
   int rounds = 5;
   bool csv = false;
   std::vector<std::string> plans;  // kernels
+  std::vector<std::string> only;   // beginnings of names; empty: all
 };
 
 struct Contender {
@@ -268,6 +271,11 @@ class Bench {
                              }
                            }});
   }
+  bool Wanted(const std::string& name) const {
+    const auto begins = [&](const std::string& with) { return name.starts_with(with); };
+    return options_.only.empty() || name == "bf16" ||
+           std::any_of(options_.only.begin(), options_.only.end(), begins);
+  }
   bool Plans(const char* kernel) const {
     return std::find(options_.plans.begin(), options_.plans.end(), kernel) != options_.plans.end();
   }
@@ -443,6 +451,7 @@ class Bench {
     SF_RETURN_IF_ERROR(AddPeer("s8->s32+rescale", PeerKind::kS8, m, n, k, true));
     SF_RETURN_IF_ERROR(AddPeer("fp8 tensor", PeerKind::kFp8, m, n, k, false));
     SF_RETURN_IF_ERROR(AddPeer("fp8 rows", PeerKind::kFp8Rows, m, n, k, false));
+    std::erase_if(contenders_, [&](const Contender& c) { return !Wanted(c.name); });
     for (Contender& c : contenders_) {
       const int64_t copies = c.copies > 0 ? c.copies : copies_;
       const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies - 1) / copies);
@@ -512,6 +521,8 @@ bool ParseOptions(int argc, char** argv, Options& options) {
       options.csv = true;
     } else if (arg == "--plans" && i + 1 < argc) {
       options.plans = absl::StrSplit(argv[++i], ',');
+    } else if (arg == "--only" && i + 1 < argc) {
+      options.only = absl::StrSplit(argv[++i], ',');
     } else if (arg == "--rounds" && i + 1 < argc) {
       options.rounds = std::atoi(argv[++i]);
     } else if (arg == "--m" && i + 1 < argc) {
@@ -548,9 +559,9 @@ absl::Status Main(const Options& options) {
 int main(int argc, char** argv) {
   spikefold::benchmarks::Options options;
   if (!spikefold::benchmarks::ParseOptions(argc, argv, options)) {
-    std::fprintf(
-        stderr,
-        "usage: cuda_bench [--m M,...] [--shape NxK,...] [--rounds R] [--csv] [--plans KERNEL,...]\n");
+    std::fprintf(stderr,
+                 "usage: cuda_bench [--m M,...] [--shape NxK,...] [--rounds R] [--csv] [--plans KERNEL,...] "
+                 "[--only NAME,...]\n");
     return 2;
   }
   const absl::Status status = spikefold::benchmarks::Main(options);
