@@ -117,9 +117,10 @@ class Bench {
   absl::Status MakeOperands(int64_t n, int64_t k) {
     const int64_t max_m = *std::max_element(options_.m.begin(), options_.m.end());
     copies_ = std::max<int64_t>(2, (kLeastBytes + n * k - 1) / (n * k));
-    SF_RETURN_IF_ERROR(w8_.Reserve(static_cast<size_t>(copies_ * n * k)));
-    SF_RETURN_IF_ERROR(w16_.Reserve(static_cast<size_t>(2 * copies_ * n * k)));
-    SF_RETURN_IF_ERROR(fp8_.Reserve(static_cast<size_t>(copies_ * n * k)));
+    const auto most = static_cast<size_t>(copies_ * InTiles(n) * k);
+    SF_RETURN_IF_ERROR(w8_.Reserve(most));
+    SF_RETURN_IF_ERROR(w16_.Reserve(2 * most));
+    SF_RETURN_IF_ERROR(fp8_.Reserve(most));
     SF_RETURN_IF_ERROR(x8_.Reserve(static_cast<size_t>(max_m * k)));
     SF_RETURN_IF_ERROR(x16_.Reserve(static_cast<size_t>(2 * max_m * k)));
     SF_RETURN_IF_ERROR(x_fp8_.Reserve(static_cast<size_t>(max_m * k)));
@@ -247,7 +248,8 @@ class Bench {
   void AddGroups(const char* name, int64_t m, int64_t n, int64_t k, Groups groups) {
     constexpr int64_t kGroup = 64;
     const bool tiles = groups == Groups::kTiles;
-    const int64_t scales = n * k / kGroup, code_bytes = tiles ? n * k / 2 : n * k;
+    const int64_t rows = tiles ? InTiles(n) : n;
+    const int64_t scales = rows * k / kGroup, code_bytes = tiles ? rows * k / 2 : n * k;
     contenders_.push_back({.name = name,
                            .weight_bytes = code_bytes + scales * (tiles ? 5 : 4),
                            .copies = tiles ? 2 * copies_ : 0,
@@ -271,6 +273,8 @@ class Bench {
                              }
                            }});
   }
+  // Channels of 4-bit codes: whole pairs of tiles.
+  static int64_t InTiles(int64_t n) { return (n + 31) / 32 * 32; }
   bool Wanted(const std::string& name) const {
     const auto begins = [&](const std::string& with) { return name.starts_with(with); };
     return options_.only.empty() || name == "bf16" ||
@@ -346,7 +350,7 @@ class Bench {
   // Codes and scales lie in the bytes of the other weights: any bits are codes, pairs of bf16 are floats.
   void AddW4(const std::string& name, int64_t m, int64_t n, int64_t k, W4 kernel, Plan plan = {}) {
     constexpr int64_t kGroup = 64;
-    const int64_t code_bytes = n * k / 2, scale_bytes = n * k / kGroup * 4;
+    const int64_t rows = InTiles(n), code_bytes = rows * k / 2, scale_bytes = rows * k / kGroup * 4;
     contenders_.push_back(
         {.name = name,
          .weight_bytes = code_bytes + scale_bytes,

@@ -67,6 +67,7 @@ struct Plan {
   int clusters = 1;
   int all_pairs = 0, all_chunks = 0;  // of the product
   int first_pair[kMaxLinears] = {};   // of each linear; beyond all pairs behind the last
+  int rank_bytes = 0;                 // of the sums that a block sends to another in a turn, at most
   // Behind x: largest, rings, partial sums, sums from other blocks (two turns').
   int largest = 0, ring = 0, partial = 0, sums = 0, shared_bytes = 0;
 };
@@ -77,8 +78,9 @@ void LayOut(Plan& plan) {
   plan.partial = plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes;
   const int slots = plan.pairs + Traits::kWarps - 1;
   plan.sums = plan.partial + slots * Traits::kColumns * kStride * 4;
-  const int items = static_cast<int>(CeilDiv(plan.pairs * kItems<Traits>, plan.splits)) * plan.splits;
-  plan.shared_bytes = plan.sums + (plan.splits == 1 ? 0 : items * kItemBytes) * (plan.turns > 1 ? 2 : 1);
+  plan.rank_bytes = static_cast<int>(CeilDiv(plan.pairs * kItems<Traits>, plan.splits)) * kItemBytes;
+  const int buffers = plan.splits == 1 ? 0 : plan.turns > 1 ? 2 : 1;
+  plan.shared_bytes = plan.sums + buffers * plan.splits * plan.rank_bytes;
 }
 
 __device__ inline float4 operator+(float4 a, float4 b) {
@@ -292,9 +294,10 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
       return typename Traits::Output(p, linear, item % kOfPair * kItemRows + row,
                                      (of - plan.first_pair[linear]) * kChannels + quad);
     };
-    // Item i is finished by block i % splits, from [rank][items of a block][kItemRows][kChannels].
-    const int of_rank = by_splits.Divide(items + plan.splits - 1) * kItemBytes;
-    const uint32_t sums = x_begin + plan.sums + turn % 2 * (plan.splits * of_rank) + lane * 16;
+    // Item i is finished by block i % splits, from [rank][items of a block][kItemRows][kChannels]. Where that
+    // lies is the plan's, not the turn's: a block may send sums of this turn while another reads those
+    // before.
+    const uint32_t sums = x_begin + plan.sums + turn % 2 * (plan.splits * plan.rank_bytes) + lane * 16;
     if (turn == 0 && plan.splits > 1) ClusterWait();  // the others have begun: their memory may be written to
     __syncthreads();
 #pragma unroll 1
@@ -318,7 +321,8 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
           output_of(item).Finish(p, sum[r]);
         } else {
           const int place = by_splits.Divide(item), owner = item - place * plan.splits;
-          StoreRemote16(sums + rank * of_rank + place * kItemBytes, static_cast<uint32_t>(owner), sum[r]);
+          StoreRemote16(sums + rank * plan.rank_bytes + place * kItemBytes, static_cast<uint32_t>(owner),
+                        sum[r]);
         }
       }
       parts_of(of + kWarps);
@@ -334,7 +338,7 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
         float4 y = {};
 #pragma unroll
         for (int other = 0; other < kMaxSplits; ++other) {
-          if (other < plan.splits) y = y + LoadSharedFloats(place + other * of_rank);
+          if (other < plan.splits) y = y + LoadSharedFloats(place + other * plan.rank_bytes);
         }
         output.Finish(p, y);
         item += kWarps * plan.splits;
@@ -361,10 +365,11 @@ inline uint32_t InverseOf(int units) {
   return units == 1 ? 0 : static_cast<uint32_t>((uint64_t{1} << 32) / static_cast<uint64_t>(units) + 1);
 }
 // Shares K out over clusters of `splits` blocks, of which the device holds `held` at once. shared_bytes 0: K
-// is too short.
+// is too short, or there is nothing to do.
 template <typename Traits>
 Plan SharedOut(Plan plan, int splits, int turns, int stages, int held) {
   const int all_units = static_cast<int>(CeilDiv(plan.all_chunks, kUnitChunks));
+  if (plan.all_pairs == 0 || held == 0) return plan;
   plan.splits = splits;
   plan.turns = turns;
   plan.stages = stages;
@@ -387,7 +392,6 @@ Plan PlanOf(const LinearGroup& group, int64_t k, const PlacesOfSizes& places) {
   double least = 1e30;
   for (int splits = 1; splits <= kMaxSplits; ++splits) {
     const int held = places[static_cast<size_t>(splits)] / splits;
-    if (held == 0) continue;
     for (int stages = 2; stages <= kMaxStages; ++stages) {
       Plan plan;
       for (int turns = 1; turns <= kMaxTurns; ++turns) {  // no more than needed
@@ -462,9 +466,11 @@ absl::Status RunPlan(const char* name, const typename Traits::Params& p, const P
 // InvalidArgument: not Fits().
 template <typename Traits>
 absl::Status Run(const char* name, const typename Traits::Params& p, const Stream& stream) {
+  if (PlanFor(p.linears, p.k).all_pairs == 0) return absl::OkStatus();
   const Plan plan = PlanOf<Traits>(p);
   if (plan.shared_bytes == 0) {
-    return absl::InvalidArgumentError(absl::StrCat(name, " in clusters: K = ", p.k, " has no room"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(name, " in clusters: no room for x of K = ", p.k, " and the sums"));
   }
   return RunPlan<Traits>(name, p, plan, stream);
 }

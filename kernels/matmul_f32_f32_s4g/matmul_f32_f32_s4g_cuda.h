@@ -65,8 +65,8 @@ Packed Pack(const PackParams& params, ThreadPool* pool = nullptr);
 
 // `rows` of params is not used.
 absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream);  // sm_80
-// On sm_90, any number of rows, 16 at a time: clusters of blocks share out K and keep their part of x in
-// shared memory, where FitsHopper() says that it fits.
+// On sm_90, any number of rows, 16 at a time or as many as fit: clusters of blocks share out K and keep their
+// part of x in shared memory, where FitsHopper() says that 4 rows do. InvalidArgument: they do not.
 bool FitsHopper(const cuda::SimtParams& params);
 absl::Status RunHopper(cuda::SimtParams params, const cuda::Stream& stream);
 // On sm_90a, any number of rows: up to 64 share a reading of W. `scratch`: ScratchBytes() of device memory,

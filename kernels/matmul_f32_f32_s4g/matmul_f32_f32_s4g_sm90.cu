@@ -1,5 +1,5 @@
 // Design: kernels/cuda/cluster_rows.cuh. A block makes its part of x into f16 once, as the right operands of
-// mma.sync m16n8k16, under a power of two for 64 columns of a row, and 4-bit codes of many channels pass by.
+// mma.sync m16n8k16, under a power of two for each row, and 4-bit codes of many channels pass by.
 // A code's bits are a subnormal f16, which tensor cores multiply exactly: five logical operations make eight
 // codes. Zero points go through the sums of x. Up to 4 rows x has two f16 parts, columns of the instruction
 // that would be empty; more rows have one.

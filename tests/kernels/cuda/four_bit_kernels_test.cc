@@ -217,11 +217,58 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
                  path);
       }
     }
-    // More sums than a block has room for at once: clusters take several turns.
-    RunTiles({.m = 16, .n = 4600, .k = 28672, .group = 128, .bits = 4}, ++seed, {}, report, Path::kClusters);
+    // More sums than a block has room for at once: clusters take turns, 7 pairs of tiles and then 3 or fewer.
+    RunTiles({.m = 16, .n = 6144, .k = 28672, .group = 128, .bits = 4}, ++seed, {}, report, Path::kClusters);
   }
   INFO(report.detail);
   CHECK(report.ok());
+}
+
+TEST_CASE("Linears of one launch get what each gets alone, with zero points and without",
+          "[gpu][matmul][decode]") {
+  if (!IsHopper()) return;
+  constexpr int64_t kK = 1088;
+  const std::vector<int64_t> widths = {50, 96, 33, 16};
+  for (const int64_t m : {1, 4, 7, 16}) {
+    const Array<float> x(RandomFloats(m * kK, 3));
+    std::vector<std::unique_ptr<Array<uint32_t>>> w;
+    std::vector<std::unique_ptr<Array<float>>> scales, y, y_alone;
+    std::vector<std::unique_ptr<Array<uint8_t>>> zeros;
+    cuda::SimtParams together = {.m = m, .k = kK, .x = x.data()};
+    for (size_t i = 0; i < widths.size(); ++i) {
+      const QuantizedOperands o(
+          {.m = m, .n = widths[i], .k = kK, .group = 64, .bits = 4, .w_zeros = i % 2 == 1}, i + 1);
+      const s4g::Packed packed = s4g::Pack(
+          {.n = widths[i], .k = kK, .group = 64, .codes = o.codes, .scales = o.w_scale, .zeros = o.w_zero});
+      w.push_back(std::make_unique<Array<uint32_t>>(packed.codes));
+      scales.push_back(std::make_unique<Array<float>>(packed.scales));
+      zeros.push_back(std::make_unique<Array<uint8_t>>(packed.zeros));
+      y.push_back(std::make_unique<Array<float>>(m * widths[i]));
+      y_alone.push_back(std::make_unique<Array<float>>(m * widths[i]));
+      cuda::SimtParams alone = {.m = m, .k = kK, .x = x.data(), .linears = {.count = 1}};
+      alone.linears.linear[0] = {.n = widths[i],
+                                 .w = w.back()->data(),
+                                 .w_scale = scales.back()->data(),
+                                 .w_zero = packed.zeros.empty() ? nullptr : zeros.back()->data(),
+                                 .group = 64,
+                                 .y = y_alone.back()->data()};
+      Ok(Run(alone, Path::kClusters));
+      cuda::Linear& linear = together.linears.linear[together.linears.count++];
+      linear = alone.linears.linear[0];
+      linear.y = y.back()->data();
+    }
+    Ok(Run(together, Path::kClusters));
+    for (size_t i = 0; i < widths.size(); ++i) {
+      const std::vector<float> got = y[i]->Read(), expected = y_alone[i]->Read();
+      float largest = 0;
+      for (const float v : expected) largest = std::max(largest, std::abs(v));
+      INFO(m << " rows, linear " << i);
+      CHECK(largest > 0);
+      for (size_t j = 0; j < got.size(); ++j) {  // shared out otherwise: sums in another order
+        if (!(std::abs(got[j] - expected[j]) <= 1e-4f * largest)) FAIL_CHECK(got[j] << " " << expected[j]);
+      }
+    }
+  }
 }
 
 TEST_CASE("Kept columns and super weights stand beside 4-bit codes in tiles", "[gpu][matmul][decode]") {
