@@ -66,14 +66,14 @@ class Writer {
     std::vector<float> hidden(count * d), logits(count * vocab);
     if (lead >= 0) {
       SF_RETURN_IF_ERROR(
-          ForwardLockstep(model_, std::vector<int32_t>(count, lead), caches, absl::MakeSpan(hidden)));
+          ForwardBatch(model_, std::vector<int32_t>(count, lead), caches, absl::MakeSpan(hidden)));
     }
     std::vector<std::vector<int32_t>> out(count);
     for (int64_t t = 0;; ++t) {
       for (size_t i = 0; i < count; ++i) out[i].push_back(tokens[i]);
       if (t + 1 == length) return out;
       if (!step(t)) return absl::CancelledError(absl::StrCat("generated text: stopped at token ", t));
-      SF_RETURN_IF_ERROR(ForwardLockstep(model_, tokens, caches, absl::MakeSpan(hidden)));
+      SF_RETURN_IF_ERROR(ForwardBatch(model_, tokens, caches, absl::MakeSpan(hidden)));
       SF_RETURN_IF_ERROR(Logits(model_, hidden, absl::MakeSpan(logits)));
       std::vector<absl::Status> drawn(count);
       model_.pool().ParallelFor(static_cast<int64_t>(count), 1, [&](int64_t begin, int64_t end) {

@@ -24,7 +24,7 @@ absl::Status CheckContext(const BenchCommandOptions& options, const RuntimeModel
   for (const int64_t tokens : {options.prefill, options.decode}) {
     if (tokens > allowed) {
       return absl::InvalidArgumentError(
-          absl::StrCat("bench: ", tokens, " tokens; the model allows ", allowed, "; ask for fewer"));
+          absl::StrCat(tokens, " tokens; the model allows ", allowed, "; ask for fewer"));
     }
   }
   return absl::OkStatus();
@@ -38,7 +38,7 @@ int64_t NumWeights(const CheckpointReader& reader) {
 
 // The columns of llama-bench, so that tables of both can be read side by side.
 std::string TableRow(const std::vector<std::string>& cells) {
-  constexpr std::array<size_t, 7> kWidths = {32, 10, 10, 7, 7, 6, 20};
+  constexpr std::array<size_t, 7> kWidths = {32, 10, 10, 7, 7, 9, 20};
   std::string row = "|";
   for (size_t c = 0; c < kWidths.size(); ++c) {
     const size_t width = DisplayWidth(cells[c]);
@@ -52,8 +52,8 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
                  const BenchResult& result) {
   std::string text = TableRow({"model", "memory", "weights", "backend", "threads", "test", "t/s"});
   text += TableRow({"--------------------------------",
-                    "---------:", "---------:", "------:", "------:", "-----:", "-------------------:"});
-  const auto add = [&](const char* test, int64_t tokens, const Rate& rate) {
+                    "---------:", "---------:", "------:", "------:", "--------:", "-------------------:"});
+  const auto add = [&](const std::string& test, int64_t tokens, const Rate& rate) {
     if (tokens == 0) return;
     text +=
         TableRow({Basename(opened.reader->path()), BytesText(opened.model->weight_bytes()),
@@ -61,7 +61,7 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
                   absl::StrCat(threads), absl::StrCat(test, tokens), PlusMinus(rate.mean, rate.stddev, 2)});
   };
   add("pp", options.prefill, result.prefill);
-  add("tg", options.decode, result.decode);
+  add(options.batch > 1 ? absl::StrCat(options.batch, "x tg") : "tg", options.decode, result.decode);
   return text;
 }
 
@@ -80,12 +80,16 @@ void AddRate(const char* name, int64_t tokens, const Rate& rate, Json& document)
 
 absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   if (options.prefill == 0 && options.decode == 0) {
-    return absl::InvalidArgumentError("bench: --prefill 0 and --decode 0 leave nothing to measure");
+    return absl::InvalidArgumentError("--prefill 0 and --decode 0 leave nothing to measure");
   }
   if (options.bf16_rows && options.backend != "cuda") {
     return absl::InvalidArgumentError(
-        "bench: --bf16-rows with --backend cpu: the CPU multiplies float rows as they are; add --backend "
+        "--bf16-rows with --backend cpu: the CPU multiplies float rows as they are; add --backend "
         "cuda");
+  }
+  if (options.batch > 1 && options.decode == 0) {
+    return absl::InvalidArgumentError(
+        "--batch with --decode 0: a prompt is of one sequence; leave out --batch");
   }
   cuda_rounds_rows = options.bf16_rows;
   SF_ASSIGN_OR_RETURN(
@@ -96,6 +100,7 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   SF_ASSIGN_OR_RETURN(const BenchResult result,
                       Bench(*opened.model, {.prompt = options.prefill,
                                             .decode = options.decode,
+                                            .batch = options.batch,
                                             .repetitions = options.repeat,
                                             .seed = context.seed,
                                             .progress = context.console.progress()}));
@@ -113,7 +118,8 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
                       .Set("isa", kernels::IsaName(kernels::ActiveIsa()))
                       .Set("threads", context.num_threads())
                       .Set("device", opened.model->ops().device())
-                      .Set("repeat", options.repeat);
+                      .Set("repeat", options.repeat)
+                      .Set("batch", options.batch);
   AddRate("prefill", options.prefill, result.prefill, document);
   AddRate("decode", options.decode, result.decode, document);
   return console.PrintJson(document);

@@ -14,6 +14,7 @@ struct BenchCommandOptions {
   std::string backend = "cpu";
   std::string model;
   int64_t prefill = 512, decode = 128;  // tokens; 0: not measured
+  int64_t batch = 1;                    // sequences
   KvFlags kv;
   int64_t repeat = 5;
   bool bf16_rows = false;

@@ -441,6 +441,7 @@ void CommandLine::AddBench() {
   AddModel(c, o->model, kAnyModel);
   AddCount(c, "--prefill", o->prefill, "Tokens of the prompt (pp); 0: not measured", 0);
   AddCount(c, "--decode", o->decode, "Tokens decoded one by one (tg); 0: not measured", 0);
+  AddCount(c, "--batch", o->batch, "Sequences decoded side by side, so many tokens each", 1, 1024);
   AddBackend(c, o->backend);
   c->add_flag("--bf16-rows", o->bf16_rows,
               "Float models on a GPU: rows rounded to bf16 before bf16 weights, as other engines' bf16 does");

@@ -32,11 +32,14 @@ class Runner {
  public:
   Runner(const RuntimeModel& model, const BenchOptions& options)
       : model_(model),
-        cache_(model.graph().config, std::max(options.prompt, options.decode) + PrefixLength(model),
-               model.prefix(), model.kv()),
-        tokens_(static_cast<size_t>(std::max(options.prompt, options.decode))),
-        hidden_(static_cast<size_t>(model.graph().config.hidden)),
-        logits_(static_cast<size_t>(model.graph().config.vocab)) {
+        caches_(static_cast<size_t>(options.batch),
+                KvCache(model.graph().config, std::max(options.prompt, options.decode) + PrefixLength(model),
+                        model.prefix(), model.kv())),
+        hidden_(static_cast<size_t>(options.batch * model.graph().config.hidden)),
+        logits_(static_cast<size_t>(options.batch * model.graph().config.vocab)) {
+    for (KvCache& cache : caches_) pointers_.push_back(&cache);
+    // One token of each sequence after the other; a prompt takes them as they come.
+    tokens_.resize(static_cast<size_t>(std::max(options.prompt, options.batch * options.decode)));
     uint64_t state = options.seed;
     for (int32_t& token : tokens_) {  // a linear congruential generator is random enough for timing
       state = state * 6364136223846793005ull + 1442695040888963407ull;
@@ -45,16 +48,22 @@ class Runner {
   }
 
   absl::StatusOr<double> Prefill(int64_t count) {
-    cache_.Reset();
+    caches_.front().Reset();
     const double start = Now();
-    SF_RETURN_IF_ERROR(Run(absl::MakeConstSpan(tokens_).first(static_cast<size_t>(count))));
+    const auto d = static_cast<size_t>(model_.graph().config.hidden);
+    SF_RETURN_IF_ERROR(Forward(model_, absl::MakeConstSpan(tokens_).first(static_cast<size_t>(count)),
+                               caches_.front(), absl::MakeSpan(hidden_).first(d), {.last_row_only = true}));
+    SF_RETURN_IF_ERROR(WriteLogits(1));
     return Now() - start;
   }
   absl::StatusOr<double> Decode(int64_t count) {
-    cache_.Reset();
+    for (KvCache& cache : caches_) cache.Reset();
+    const size_t batch = caches_.size();
     const double start = Now();
     for (int64_t i = 0; i < count; ++i) {
-      SF_RETURN_IF_ERROR(Run(absl::MakeConstSpan(tokens_).subspan(static_cast<size_t>(i), 1)));
+      const auto tokens = absl::MakeConstSpan(tokens_).subspan(static_cast<size_t>(i) * batch, batch);
+      SF_RETURN_IF_ERROR(ForwardBatch(model_, tokens, pointers_, absl::MakeSpan(hidden_)));
+      SF_RETURN_IF_ERROR(WriteLogits(batch));
     }
     return Now() - start;
   }
@@ -63,14 +72,15 @@ class Runner {
   static int64_t PrefixLength(const RuntimeModel& model) {
     return model.prefix() == nullptr ? 0 : model.prefix()->size();
   }
-  absl::Status Run(absl::Span<const int32_t> tokens) {
-    const absl::Span<float> hidden = absl::MakeSpan(hidden_);
-    SF_RETURN_IF_ERROR(Forward(model_, tokens, cache_, hidden, {.last_row_only = true}));
-    return Logits(model_, hidden, absl::MakeSpan(logits_));
+  absl::Status WriteLogits(size_t rows) {
+    const ModelConfig& c = model_.graph().config;
+    return Logits(model_, absl::MakeSpan(hidden_).first(rows * static_cast<size_t>(c.hidden)),
+                  absl::MakeSpan(logits_).first(rows * static_cast<size_t>(c.vocab)));
   }
 
   const RuntimeModel& model_;
-  KvCache cache_;
+  std::vector<KvCache> caches_;
+  std::vector<KvCache*> pointers_;
   std::vector<int32_t> tokens_;
   std::vector<float> hidden_, logits_;
 };
@@ -78,10 +88,10 @@ class Runner {
 }  // namespace
 
 absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions& options) {
-  if (options.prompt < 0 || options.decode < 0 || options.repetitions < 1) {
-    return absl::InvalidArgumentError(absl::StrCat("bench: prompt ", options.prompt, ", decode ",
-                                                   options.decode, ", repetitions ", options.repetitions,
-                                                   "; counts of at least 0, 0 and 1 are needed"));
+  if (options.prompt < 0 || options.decode < 0 || options.batch < 1 || options.repetitions < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("bench: prompt ", options.prompt, ", decode ", options.decode, ", batch ", options.batch,
+                     ", repetitions ", options.repetitions, "; counts of at least 0, 0, 1 and 1 are needed"));
   }
   Runner runner(model, options);
   std::vector<double> prefill, decode;
@@ -101,7 +111,7 @@ absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions&
   }
   BenchResult result;
   if (!prefill.empty()) result.prefill = Summarize(std::move(prefill), options.prompt);
-  if (!decode.empty()) result.decode = Summarize(std::move(decode), options.decode);
+  if (!decode.empty()) result.decode = Summarize(std::move(decode), options.batch * options.decode);
   return result;
 }
 

@@ -13,12 +13,13 @@ namespace spikefold {
 struct BenchOptions {
   int64_t prompt = 512;  // tokens prefilled into an empty cache; logits of the last only. 0: not measured
   int64_t decode = 128;  // tokens decoded one by one from an empty cache, logits of each. 0: not measured
+  int64_t batch = 1;     // sequences that are decoded side by side, each of `decode` tokens
   int64_t repetitions = 5;
   uint64_t seed = 1;  // of the random tokens
   Progress progress;  // called between repetitions, never inside a timed one
 };
 struct Rate {
-  double mean = 0, stddev = 0, best = 0;  // tokens a second
+  double mean = 0, stddev = 0, best = 0;  // tokens a second, of all sequences
   std::vector<double> seconds;            // of each repetition
 };
 struct BenchResult {

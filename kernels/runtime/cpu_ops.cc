@@ -162,13 +162,20 @@ absl::Status CpuOps::HeadNormRope(const HeadNormRopeArgs& a) {
             {.m = m * side.heads, .k = a.head_dim, .x = x, .gain = side.gain->data(), .eps = a.eps, .y = x},
             pool_));
       }
-      error.Set(kernels::rope_f32_f32::Run({.m = m,
-                                            .num_heads = side.heads,
-                                            .head_dim = a.head_dim,
-                                            .x = x,
-                                            .cos = a.rope->cos(a.first + begin),
-                                            .sin = a.rope->sin(a.first + begin)},
-                                           pool_));
+      const auto turn = [&](int64_t row, int64_t rows, int64_t position) {
+        error.Set(kernels::rope_f32_f32::Run({.m = rows,
+                                              .num_heads = side.heads,
+                                              .head_dim = a.head_dim,
+                                              .x = x + row * side.heads * a.head_dim,
+                                              .cos = a.rope->cos(position),
+                                              .sin = a.rope->sin(position)},
+                                             pool_));
+      };
+      if (a.positions.empty()) {
+        turn(0, m, a.first + begin);
+      } else {
+        for (int64_t row = 0; row < m; ++row) turn(row, 1, a.positions[static_cast<size_t>(begin + row)]);
+      }
       if (a.rotation == nullptr) continue;
       error.Set(kernels::hadamard_f32_f32::Run({.m = m * side.heads,
                                                 .n = a.head_dim,
@@ -224,53 +231,62 @@ absl::Status AttendWithout(int64_t hidden, const kernels::attention_f32_f32::Par
 }  // namespace
 
 absl::Status CpuOps::Attention(const AttentionArgs& a) {
-  if (a.cache->pages() != nullptr) return PagedAttention(a);
-  const int64_t kv_width = a.num_kv_heads * a.head_dim;
-  const size_t bytes = static_cast<size_t>(a.rows * kv_width) * sizeof(float);
-  std::memcpy(a.cache->k(a.layer) + a.first * kv_width, a.k->host(), bytes);
-  std::memcpy(a.cache->v(a.layer) + a.first * kv_width, a.v->host(), bytes);
-  float* o = a.out->floats().host();
-  const kernels::attention_f32_f32::Params params = {.m = a.rows,
+  if (a.caches.empty()) {
+    SF_RETURN_IF_ERROR(Attend(a, *a.cache, 0, a.rows, a.first));
+  }
+  for (size_t i = 0; i < a.caches.size(); ++i) {
+    KvCache& cache = *a.caches[i];
+    SF_RETURN_IF_ERROR(Attend(a, cache, static_cast<int64_t>(i), 1, cache.length()));
+  }
+  return TurnAndForm(a.out->floats().host(), a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
+}
+
+absl::Status CpuOps::Attend(const AttentionArgs& a, KvCache& cache, int64_t row, int64_t rows,
+                            int64_t first) {
+  const int64_t q_width = a.num_heads * a.head_dim, kv_width = a.num_kv_heads * a.head_dim;
+  const float *q = a.q->host() + row * q_width, *k = a.k->host() + row * kv_width,
+              *v = a.v->host() + row * kv_width;
+  float* const o = a.out->floats().host() + row * q_width;
+  if (cache.pages() != nullptr) {
+    if (a.column_mass != nullptr || a.hidden_position >= 0) {
+      return absl::UnimplementedError(
+          "attention: in a quantized cache the mass of each position is not counted and none can be hidden; "
+          "use a float one");
+    }
+    KvPages& pages = *cache.pages();
+    kernels::attention_f32_f32_ukv::Params params = {.m = rows,
                                                      .num_heads = a.num_heads,
                                                      .num_kv_heads = a.num_kv_heads,
                                                      .head_dim = a.head_dim,
-                                                     .q = a.q->host(),
-                                                     .k = a.cache->k(a.layer),
-                                                     .v = a.cache->v(a.layer),
-                                                     .first = a.first,
+                                                     .q = q,
+                                                     .first = first,
+                                                     .scale = a.scale,
+                                                     .window = a.window,
+                                                     .o = o};
+    const int64_t clamped = pages.num_clamped();
+    pages.Append(a.layer, first, rows, k, v, pool_, params);
+    counters_.saturated += pages.num_clamped() - clamped;
+    SF_RETURN_IF_ERROR(kernels::attention_f32_f32_ukv::Run(params, pool_));
+    pages.Settle(a.layer, first + rows);
+    return absl::OkStatus();
+  }
+  const size_t bytes = static_cast<size_t>(rows * kv_width) * sizeof(float);
+  std::memcpy(cache.k(a.layer) + first * kv_width, k, bytes);
+  std::memcpy(cache.v(a.layer) + first * kv_width, v, bytes);
+  const kernels::attention_f32_f32::Params params = {.m = rows,
+                                                     .num_heads = a.num_heads,
+                                                     .num_kv_heads = a.num_kv_heads,
+                                                     .head_dim = a.head_dim,
+                                                     .q = q,
+                                                     .k = cache.k(a.layer),
+                                                     .v = cache.v(a.layer),
+                                                     .first = first,
                                                      .scale = a.scale,
                                                      .window = a.window,
                                                      .o = o,
                                                      .column_mass = a.column_mass};
-  SF_RETURN_IF_ERROR(a.hidden_position >= 0 ? AttendWithout(a.hidden_position, params, pool_)
-                                            : kernels::attention_f32_f32::Run(params, pool_));
-  return TurnAndForm(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
-}
-
-absl::Status CpuOps::PagedAttention(const AttentionArgs& a) {
-  if (a.column_mass != nullptr || a.hidden_position >= 0) {
-    return absl::UnimplementedError(
-        "attention: in a quantized cache the mass of each position is not counted and none can be hidden; "
-        "use "
-        "a float one");
-  }
-  KvPages& pages = *a.cache->pages();
-  float* o = a.out->floats().host();
-  kernels::attention_f32_f32_ukv::Params params = {.m = a.rows,
-                                                   .num_heads = a.num_heads,
-                                                   .num_kv_heads = a.num_kv_heads,
-                                                   .head_dim = a.head_dim,
-                                                   .q = a.q->host(),
-                                                   .first = a.first,
-                                                   .scale = a.scale,
-                                                   .window = a.window,
-                                                   .o = o};
-  const int64_t clamped = pages.num_clamped();
-  pages.Append(a.layer, a.first, a.rows, a.k->host(), a.v->host(), pool_, params);
-  counters_.saturated += pages.num_clamped() - clamped;
-  SF_RETURN_IF_ERROR(kernels::attention_f32_f32_ukv::Run(params, pool_));
-  pages.Settle(a.layer, a.first + a.rows);
-  return TurnAndForm(o, a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
+  return a.hidden_position >= 0 ? AttendWithout(a.hidden_position, params, pool_)
+                                : kernels::attention_f32_f32::Run(params, pool_);
 }
 
 absl::Status CpuOps::GatedMul(GateActivation activation, int64_t rows, const Buffer& gate, const Buffer& up,

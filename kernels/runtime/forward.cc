@@ -15,8 +15,8 @@ const ActivationForm kFloatForm;
 // One pass over the nodes for one block of rows.
 class Pass {
  public:
-  // One cache: rows are consecutive positions of one sequence. Several of equal length: row i is the next
-  // position of sequence i.
+  // One cache: rows are consecutive positions of one sequence. Several: row i is the next position of
+  // sequence i.
   Pass(const RuntimeModel& model, Walk& walk, absl::Span<KvCache* const> caches,
        const ForwardOptions& options)
       : model_(model),
@@ -24,9 +24,13 @@ class Pass {
         ops_(model.ops()),
         walk_(walk),
         caches_(caches),
-        lockstep_(caches.size() > 1),
+        side_by_side_(caches.size() > 1),
         taps_(options.taps),
-        edits_(options.interventions) {}
+        edits_(options.interventions) {
+    for (const KvCache* cache : caches) {
+      if (side_by_side_) positions_.push_back(cache->length());
+    }
+  }
 
   // Rows from `wanted` on go to `hidden`.
   absl::Status Run(absl::Span<const int32_t> tokens, int64_t wanted, float* hidden) {
@@ -42,7 +46,7 @@ class Pass {
       const Buffer& final = walk_.activation(ValueKind::kFinal)->floats();
       SF_RETURN_IF_ERROR(ops_.ReadFrom(final, wanted, rows_ - wanted, hidden));
     }
-    for (KvCache* cache : caches_) cache->Advance(lockstep_ ? 1 : rows_);
+    for (KvCache* cache : caches_) cache->Advance(side_by_side_ ? 1 : rows_);
     return absl::OkStatus();
   }
 
@@ -166,12 +170,13 @@ class Pass {
   }
 
   absl::Status Rope(const Node& node) {
-    if (lockstep_) return absl::OkStatus();  // LockstepAttention
+    if (OneByOne()) return absl::OkStatus();  // with the attention
     const ModelConfig& c = graph_.config;
     Buffer& q = *walk_.buffer(ValueKind::kQ);
     Buffer& k = *walk_.buffer(ValueKind::kK);
     SF_RETURN_IF_ERROR(ops_.HeadNormRope({.rows = rows_,
                                           .first = first_,
+                                          .positions = positions_,
                                           .num_heads = c.num_heads,
                                           .num_kv_heads = c.num_kv_heads,
                                           .head_dim = c.head_dim,
@@ -189,7 +194,7 @@ class Pass {
   }
 
   absl::Status Attention(int i, const Node& node) {
-    if (lockstep_) return LockstepAttention(i, node);
+    if (OneByOne()) return AttendOneByOne(i, node);
     const ModelConfig& c = graph_.config;
     const bool mass = taps_ != nullptr && taps_->WantsAttention(node.layer);
     const int64_t positions = first_ + rows_;
@@ -211,6 +216,7 @@ class Pass {
                                        .k = walk_.buffer(ValueKind::kK),
                                        .v = walk_.buffer(ValueKind::kV),
                                        .cache = caches_.front(),
+                                       .caches = side_by_side_ ? caches_ : absl::Span<KvCache* const>(),
                                        .column_mass = mass ? walk_.column_mass.data() : nullptr,
                                        .form = FormOf(i, node),
                                        .reader = ReaderOf(i),
@@ -225,8 +231,11 @@ class Pass {
     return ShowActivation(node.layer, node.out, out);
   }
 
+  // Sequences side by side on a backend that attends to one at a time.
+  bool OneByOne() const { return side_by_side_ && !ops_.takes_sequences(); }
+
   // Rotary embedding and attention, sequence by sequence through buffers of one row.
-  absl::Status LockstepAttention(int i, const Node& node) {
+  absl::Status AttendOneByOne(int i, const Node& node) {
     const ModelConfig& c = graph_.config;
     const int64_t q_width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
     std::vector<float> q(static_cast<size_t>(rows_ * q_width)), k(static_cast<size_t>(rows_ * kv_width)),
@@ -243,11 +252,12 @@ class Pass {
     for (Buffer* row : {q_row.get(), k_row.get(), v_row.get()}) SF_RETURN_IF_ERROR(ops_.Reserve(*row, 1));
     SF_RETURN_IF_ERROR(ops_.Reserve(*ctx_row, 1));
     for (int64_t row = 0; row < rows_; ++row) {
+      const int64_t first = positions_[static_cast<size_t>(row)];
       SF_RETURN_IF_ERROR(ops_.Write(q.data() + row * q_width, 1, *q_row));
       SF_RETURN_IF_ERROR(ops_.Write(k.data() + row * kv_width, 1, *k_row));
       SF_RETURN_IF_ERROR(ops_.Write(v.data() + row * kv_width, 1, *v_row));
       SF_RETURN_IF_ERROR(ops_.HeadNormRope({.rows = 1,
-                                            .first = first_,
+                                            .first = first,
                                             .num_heads = c.num_heads,
                                             .num_kv_heads = c.num_kv_heads,
                                             .head_dim = c.head_dim,
@@ -259,7 +269,7 @@ class Pass {
                                             .rope = Slides(node.layer) ? &walk_.rope_local : &walk_.rope,
                                             .rotation = model_.qk_rotation()}));
       SF_RETURN_IF_ERROR(ops_.Attention({.rows = 1,
-                                         .first = first_,
+                                         .first = first,
                                          .num_heads = c.num_heads,
                                          .num_kv_heads = c.num_kv_heads,
                                          .head_dim = c.head_dim,
@@ -389,7 +399,8 @@ class Pass {
   Ops& ops_;
   Walk& walk_;
   absl::Span<KvCache* const> caches_;
-  const bool lockstep_;
+  const bool side_by_side_;
+  std::vector<int64_t> positions_;  // of the rows, side by side
   Taps* taps_;
   Interventions* edits_;
 
@@ -500,24 +511,25 @@ absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span
   return Pass(model, *walk, caches, options).RunPart(range, tokens, residual.data());
 }
 
-absl::Status ForwardLockstep(const RuntimeModel& model, absl::Span<const int32_t> tokens,
-                             absl::Span<KvCache* const> caches, absl::Span<float> hidden) {
+absl::Status ForwardBatch(const RuntimeModel& model, absl::Span<const int32_t> tokens,
+                          absl::Span<KvCache* const> caches, absl::Span<float> hidden) {
   if (tokens.empty() || tokens.size() != caches.size()) {
-    return absl::InvalidArgumentError(absl::StrCat("lockstep: ", tokens.size(), " tokens for ", caches.size(),
-                                                   " caches; one each is needed"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("batch: ", tokens.size(), " tokens for ", caches.size(), " caches; one each is needed"));
   }
-  for (KvCache* cache : caches) {
-    if (cache->length() != caches.front()->length() || cache->length() == cache->capacity()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "lockstep: a cache of ", cache->length(), " of ", cache->capacity(), " positions beside one of ",
-          caches.front()->length(), "; equal lengths and room for one more are needed"));
+  int64_t positions = 0;
+  for (size_t i = 0; i < caches.size(); ++i) {
+    const KvCache& cache = *caches[i];
+    if (cache.length() == cache.capacity()) {
+      return absl::InvalidArgumentError(absl::StrCat("batch: sequence ", i, ": its cache of ",
+                                                     cache.capacity(), " positions is full; make it larger"));
     }
+    positions = std::max(positions, RopePositions(cache, 1));
   }
   if (tokens.size() == 1) return Forward(model, tokens, *caches.front(), hidden, {});
   SF_RETURN_IF_ERROR(CheckIds(model, tokens, tokens.size(), hidden.size()));
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
-  SF_RETURN_IF_ERROR(
-      walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), RopePositions(*caches.front(), 1)));
+  SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), positions));
   return Pass(model, *walk, caches, {}).Run(tokens, 0, hidden.data());
 }
 

@@ -49,10 +49,10 @@ absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span
                           KvCache& cache, absl::Span<float> residual, const ForwardOptions& options);
 
 // One more token of several sequences at once: tokens[i] is appended to caches[i], `hidden` is [sequences,
-// d]. The weights are read once for all, which is what a step of decoding costs. All caches hold equally many
-// positions. InvalidArgument as Forward; after an error in the middle the caches are unusable.
-absl::Status ForwardLockstep(const RuntimeModel& model, absl::Span<const int32_t> tokens,
-                             absl::Span<KvCache* const> caches, absl::Span<float> hidden);
+// d]. The weights are read once for all, which is what a step of decoding costs. Caches may hold different
+// numbers of positions. InvalidArgument as Forward; after an error in the middle the caches are unusable.
+absl::Status ForwardBatch(const RuntimeModel& model, absl::Span<const int32_t> tokens,
+                          absl::Span<KvCache* const> caches, absl::Span<float> hidden);
 
 // logits [rows, vocab] = head(hidden [rows, d]). Call it in row blocks: a block of 64 rows of a 262,144-word
 // head is 64 MiB.

@@ -52,6 +52,7 @@ struct AddNormArgs {
 // queries and keys share (where there is one), in place.
 struct HeadNormRopeArgs {
   int64_t rows = 0, first = 0;
+  absl::Span<const int64_t> positions;  // of each row instead, where each is of another sequence
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
   Buffer* q = nullptr;                         // [rows, num_heads * head_dim]
   Buffer* k = nullptr;                         // [rows, num_kv_heads * head_dim]
@@ -81,6 +82,8 @@ struct AttentionArgs {
   const Buffer* k = nullptr;  // [rows, num_kv_heads * head_dim]
   const Buffer* v = nullptr;  // as k
   KvCache* cache = nullptr;
+  // Instead of `cache` and `first`, where each row is the next one of another sequence: the caches.
+  absl::Span<KvCache* const> caches;
   double* column_mass = nullptr;  // host [num_heads, first + rows] or null; added to
   const ActivationForm* form = nullptr;
   // What multiplies the context: a backend may round no less than it will. Null: it is not known.
@@ -135,6 +138,8 @@ class Ops {
   virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                             const float* hidden, float* logits) = 0;
 
+  // Whether HeadNormRope and Attention take rows of several sequences. The others get them one by one.
+  virtual bool takes_sequences() const { return false; }
   // Rows that one pass of the walk takes at once: bounds the scratch.
   virtual int64_t block_rows() const { return 512; }  // 28 MiB a buffer of a 14,336-wide FFN
   // Runs `walk`, which calls this Ops as for every other token of such a cache but for the token itself and

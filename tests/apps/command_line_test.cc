@@ -350,7 +350,12 @@ TEST_CASE("A prompt longer than the model is refused as such; a model that names
   ReplaceInFile(w.model + "/config.json", "\"max_position_embeddings\"", "\"no_limit\"");
   const Json generated = SucceedJson({"generate", w.model, "-p", std::string(300, 'a'), "--max-tokens", "2"});
   CHECK(*generated.GetInt("prompt_tokens", "") == 300);
-  Succeed({"bench", w.model, "--prefill", "8", "--decode", "2", "--repeat", "1"});
+  const std::string one = Succeed({"bench", w.model, "--prefill", "8", "--decode", "2", "--repeat", "1"}),
+                    three = Succeed({"bench", w.model, "--decode", "2", "--repeat", "1", "--batch", "3"});
+  CHECK(absl::StrContains(one, " tg2 |"));
+  CHECK(absl::StrContains(three, " 3x tg2 |"));
+  CheckRefused({"bench", w.model, "--decode", "0", "--batch", "3"}, 2,
+               "spikefold bench: --batch with --decode 0: a prompt is of one sequence; leave out --batch");
   const std::string inspect = Succeed({"inspect", w.model});
   CHECK(inspect.find("unknown positions") != std::string::npos);
 }

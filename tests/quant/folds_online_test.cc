@@ -1,4 +1,4 @@
-// Rotations that the runtime applies: what taps see, decoding in lockstep, prefixes, and natively quantized
+// Rotations that the runtime applies: what taps see, decoding in a batch, prefixes, and natively quantized
 // models.
 #include <cmath>
 
@@ -198,7 +198,7 @@ TEST_CASE("An intervention on a rotated input edits what the linear reads, which
   CHECK(edits.calls == 3);
 }
 
-TEST_CASE("A rotated model decodes alike in one call, in steps, in lockstep and behind its own prefix") {
+TEST_CASE("A rotated model decodes alike in one call, in steps, in a batch and behind its own prefix") {
   const TinyModel tiny = MakeTinyModel(Small());
   const auto folded =
       Fold(*tiny.checkpoint, {.rotate_residual = true,
@@ -212,17 +212,17 @@ TEST_CASE("A rotated model decodes alike in one call, in steps, in lockstep and 
   const std::vector<float> whole = RunLogits(*model, tokens);
   CHECK(RunLogits(*model, tokens, 3) == whole);
 
-  const auto lockstep = [&](const RuntimeModel& m) {
+  const auto batch = [&](const RuntimeModel& m) {
     const ModelConfig& c = m.graph().config;
     KvCache a(c, 8), b(c, 8);
     (void)Hidden(m, {3, 4, 5}, a);
     (void)Hidden(m, {6, 7, 8}, b);
     KvCache* const caches[] = {&a, &b};
     std::vector<float> hidden(static_cast<size_t>(2 * c.hidden));
-    REQUIRE(ForwardLockstep(m, {9, 10}, caches, absl::MakeSpan(hidden)).ok());
+    REQUIRE(ForwardBatch(m, {9, 10}, caches, absl::MakeSpan(hidden)).ok());
     return LogitsOf(m, hidden);
   };
-  CHECK(RelativeError(lockstep(*model), lockstep(*plain)) < 1e-5);
+  CHECK(RelativeError(batch(*model), batch(*plain)) < 1e-5);
 
   // Keys of a prefix are stored rotated, so that rotated queries find them.
   const auto behind_prefix = [&](RuntimeModel& m) {

@@ -107,7 +107,7 @@ TEST_CASE("Impossible generation and bench options are refused") {
   status = Bench(*model, {.repetitions = 0}).status();
   CHECK(status.code() == absl::StatusCode::kInvalidArgument);
   CHECK(status.message() ==
-        "bench: prompt 512, decode 128, repetitions 0; counts of at least 0, 0 and 1 are needed");
+        "bench: prompt 512, decode 128, batch 1, repetitions 0; counts of at least 0, 0, 1 and 1 are needed");
 }
 
 TEST_CASE("Bench reports one time a repetition and their rates") {
@@ -121,6 +121,9 @@ TEST_CASE("Bench reports one time a repetition and their rates") {
   CHECK(result->prefill.best == Approx(20 / fastest));
   CHECK(result->decode.mean <= result->decode.best);
   CHECK(Bench(*model, {.prompt = 0, .decode = 2, .repetitions = 1})->prefill.seconds.empty());
+  const auto batch = Bench(*model, {.prompt = 0, .decode = 4, .batch = 3, .repetitions = 1});
+  REQUIRE(batch.ok());
+  CHECK(batch->decode.best == Approx(3 * 4 / batch->decode.seconds[0]));  // of all three sequences
 }
 
 TEST_CASE("Bench warms up with as many decoded tokens as it times") {

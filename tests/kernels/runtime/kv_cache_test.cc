@@ -286,7 +286,7 @@ TEST_CASE(
   CHECK(Hidden(*model, longer, evicting, 77) == whole);
 }
 
-TEST_CASE("A copied cache and sequences in lockstep behave as caches of their own") {
+TEST_CASE("A copied cache and sequences of a batch behave as caches of their own") {
   const TinyModelOptions options = Kinds()[2].second;
   const TinyModel tiny = MakeTinyModel(options);
   const auto model = Load(*tiny.checkpoint);
@@ -300,7 +300,7 @@ TEST_CASE("A copied cache and sequences in lockstep behave as caches of their ow
     std::vector<float> hidden(static_cast<size_t>(3 * c.hidden)), want;
     for (int step = 0; step < 3; ++step) {
       const std::vector<int32_t> next = {7 + step, 50, 9 * step};
-      REQUIRE(ForwardLockstep(*model, next, pointers, absl::MakeSpan(hidden)).ok());
+      REQUIRE(ForwardBatch(*model, next, pointers, absl::MakeSpan(hidden)).ok());
     }
     for (int32_t i = 0; i < 3; ++i) {
       KvCache own = first;
