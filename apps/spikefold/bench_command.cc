@@ -1,5 +1,6 @@
 #include "apps/spikefold/bench_command.h"
 
+#include <algorithm>
 #include <array>
 #include <vector>
 
@@ -28,6 +29,20 @@ absl::Status CheckContext(const BenchCommandOptions& options, const RuntimeModel
     }
   }
   return absl::OkStatus();
+}
+
+// Float rows of keys and values are made for all positions at once.
+absl::Status CheckCaches(const BenchCommandOptions& options, const RuntimeModel& model) {
+  const ModelConfig& c = model.graph().config;
+  if (options.batch == 1 || !model.kv().is_float()) return absl::OkStatus();
+  const uint64_t row = static_cast<uint64_t>(2 * c.num_layers * c.num_kv_heads * c.head_dim) * sizeof(float);
+  const uint64_t rows = static_cast<uint64_t>(std::max(options.prefill, options.decode)),
+                 need = static_cast<uint64_t>(options.batch) * rows * row,
+                 have = ReadMachine().memory_available;
+  if (have == 0 || need <= have) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat("--batch ", options.batch, ": keys and values of ", rows, " positions each need ",
+                   BytesText(need), "; ", BytesText(have), " are available; ask for fewer, or for --kv 8"));
 }
 
 int64_t NumWeights(const CheckpointReader& reader) {
@@ -97,6 +112,7 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
       OpenModel(context, options.model, {.backend = BackendOf(options.backend), .tokenizer = false}));
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *opened.model));
   SF_RETURN_IF_ERROR(CheckContext(options, *opened.model));
+  SF_RETURN_IF_ERROR(CheckCaches(options, *opened.model));
   SF_ASSIGN_OR_RETURN(const BenchResult result,
                       Bench(*opened.model, {.prompt = options.prefill,
                                             .decode = options.decode,

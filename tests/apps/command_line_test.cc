@@ -356,6 +356,10 @@ TEST_CASE("A prompt longer than the model is refused as such; a model that names
   CHECK(absl::StrContains(three, " 3x tg2 |"));
   CheckRefused({"bench", w.model, "--decode", "0", "--batch", "3"}, 2,
                "spikefold bench: --batch with --decode 0: a prompt is of one sequence; leave out --batch");
+  const Finished large = RunSpikefold({"bench", w.model, "--decode", "1000000", "--batch", "1024"});
+  CHECK(large.exit == 7);
+  CHECK(absl::StartsWith(large.err,
+                         "spikefold bench: --batch 1024: keys and values of 1000000 positions each"));
   const std::string inspect = Succeed({"inspect", w.model});
   CHECK(inspect.find("unknown positions") != std::string::npos);
 }
