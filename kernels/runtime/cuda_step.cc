@@ -24,7 +24,8 @@ int64_t SplitsFor(int64_t positions) {
 }  // namespace
 
 // A recording holds addresses. Every one is of memory that was allocated before the last walk that was not
-// recorded, and no allocation has followed: then they are valid still.
+// recorded, and no allocation has followed: then they are valid still. That walk has copied the tables of
+// rotary embedding, which must not have grown since either (an evicting cache's do, as its text goes on).
 absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> walk) {
   const ModelConfig& c = *a.config;
   const int64_t first = a.cache->length();
@@ -52,10 +53,12 @@ absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> 
     return status;
   };
   auto* const rows = static_cast<CudaSequence*>(a.cache->device());
-  if (rows == nullptr || step_.allocations != kernels::cuda::NumAllocations()) {
+  if (rows == nullptr || step_.allocations != kernels::cuda::NumAllocations() ||
+      step_.rope_positions != a.rope_positions) {
     if (rows != nullptr) rows->steps.clear();
     const absl::Status status = walk();
     step_.allocations = kernels::cuda::NumAllocations();
+    step_.rope_positions = a.rope_positions;
     return leave(status);
   }
   if (rows->allocations != step_.allocations) rows->steps.clear();

@@ -39,9 +39,12 @@ class Pass {
     };
     rows_ = static_cast<int64_t>(tokens.size());
     const bool repeats = rows_ == 1 && taps_ == nullptr && edits_ == nullptr;
-    SF_RETURN_IF_ERROR(
-        repeats ? ops_.Step({.config = &graph_.config, .token = tokens[0], .cache = caches_.front()}, steps)
-                : steps());
+    SF_RETURN_IF_ERROR(repeats ? ops_.Step({.config = &graph_.config,
+                                            .token = tokens[0],
+                                            .cache = caches_.front(),
+                                            .rope_positions = walk_.rope.positions()},
+                                           steps)
+                               : steps());
     if (wanted < rows_) {
       const Buffer& final = walk_.activation(ValueKind::kFinal)->floats();
       SF_RETURN_IF_ERROR(ops_.ReadFrom(final, wanted, rows_ - wanted, hidden));

@@ -68,6 +68,7 @@ struct StepArgs {
   const ModelConfig* config = nullptr;
   int32_t token = 0;
   KvCache* cache = nullptr;
+  int64_t rope_positions = 0;  // of the tables, which move when they grow
 };
 
 // Appends k and v to the cache at `first`, then attends; the context in `form`.

@@ -191,6 +191,19 @@ TEST_CASE("A cache in pages gives the CPU's rows, in one call, in steps and afte
   }
 }
 
+TEST_CASE("An evicting cache decodes beyond the positions that it began with", "[gpu][model][paged]") {
+  const TinyModel tiny = MakeTinyModel(Llama());
+  const auto cpu = Load(*tiny.checkpoint), gpu = LoadCuda(*tiny.checkpoint);
+  const KvOptions kv = {.k_bits = 16, .v_bits = 16, .sinks = 2, .evict = 96};
+  const std::vector<int32_t> tokens = SomeTokens(4110, 256);
+  KvCache on_cpu(cpu->graph().config, 1 << 20, nullptr, kv),
+      on_gpu(gpu->graph().config, 1 << 20, nullptr, kv);
+  const auto text = absl::MakeConstSpan(tokens).first(4080), more = absl::MakeConstSpan(tokens).subspan(4080);
+  (void)Hidden(*cpu, text, on_cpu);
+  (void)Hidden(*gpu, text, on_gpu);
+  CHECK(RelativeError(Hidden(*gpu, more, on_gpu, 1), Hidden(*cpu, more, on_cpu, 1)) < 1e-3);
+}
+
 TEST_CASE("Text runs behind a prefix in pages, and no token allocates", "[gpu][model][paged]") {
   TinyModelOptions wide = Llama();
   wide.head_dim = 64;
