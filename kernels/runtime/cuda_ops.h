@@ -110,8 +110,6 @@ class CudaOps : public Ops {
     bool active = false;
     bool paged = false;
     int64_t splits = 0;
-    int64_t allocations = -1;              // when a walk last ran without one: pointers are as then
-    int64_t rope_positions = 0;            // of the tables then
     cuda::PinnedMemory host;               // StepState
     cuda::DeviceMemory state;              // StepState
     cuda::DeviceMemory partial, finished;  // of the attention

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -73,7 +74,8 @@ struct StepState {
 // What a sequence keeps on the device.
 struct CudaSequence : KvCache::DeviceRows {
   std::map<int64_t, cuda::Graph> steps;  // recorded, by number of splits of the attention
-  int64_t allocations = -1;              // cuda::NumAllocations() when they were recorded
+  // cuda::NumAllocations() and StepArgs::rope_positions after the last step that was not recorded.
+  std::pair<int64_t, int64_t> valid_at = {-1, 0};
 };
 // Keys and values of all layers, [capacity, num_kv_heads * head_dim] each.
 struct CudaRows : CudaSequence {

@@ -23,9 +23,10 @@ int64_t SplitsFor(int64_t positions) {
 
 }  // namespace
 
-// A recording holds addresses. Every one is of memory that was allocated before the last walk that was not
-// recorded, and no allocation has followed: then they are valid still. That walk has copied the tables of
-// rotary embedding, which must not have grown since either (an evicting cache's do, as its text goes on).
+// A recording holds addresses. Every one is of memory that was allocated before the sequence's last step that
+// was not recorded, and no allocation has followed: then they are valid still. That step has copied the
+// tables of rotary embedding, which must not have grown since either (an evicting cache's do, as its text
+// goes on).
 absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> walk) {
   const ModelConfig& c = *a.config;
   const int64_t first = a.cache->length();
@@ -52,17 +53,14 @@ absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> 
     if (pages != nullptr && status.ok()) pages->SettleAll(first + 1);
     return status;
   };
+  const auto now = [&] { return std::pair(kernels::cuda::NumAllocations(), a.rope_positions); };
   auto* const rows = static_cast<CudaSequence*>(a.cache->device());
-  if (rows == nullptr || step_.allocations != kernels::cuda::NumAllocations() ||
-      step_.rope_positions != a.rope_positions) {
+  if (rows == nullptr || rows->valid_at != now()) {
     if (rows != nullptr) rows->steps.clear();
     const absl::Status status = walk();
-    step_.allocations = kernels::cuda::NumAllocations();
-    step_.rope_positions = a.rope_positions;
+    if (status.ok()) static_cast<CudaSequence*>(a.cache->device())->valid_at = now();
     return leave(status);
   }
-  if (rows->allocations != step_.allocations) rows->steps.clear();
-  rows->allocations = step_.allocations;
   auto recorded = rows->steps.find(step_.splits);
   if (recorded == rows->steps.end()) {
     absl::StatusOr<cuda::Graph> graph = cuda::Graph::Record(*stream_, walk);

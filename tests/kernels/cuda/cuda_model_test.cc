@@ -145,6 +145,22 @@ TEST_CASE("A recorded token's results are those of a prefill, over several recor
   }
 }
 
+TEST_CASE("Sequences of other capacities decode by turns", "[gpu][model][decode]") {
+  const TinyModel tiny = MakeTinyModel(Llama());
+  const auto gpu = LoadCuda(*tiny.checkpoint);
+  const std::vector<int32_t> tokens = SomeTokens(12, 256);
+  for (const KvOptions& kv : {KvOptions(), KvOptions{.k_bits = 16, .v_bits = 16}}) {
+    KvCache low(gpu->graph().config, 100, nullptr, kv), high(gpu->graph().config, 5000, nullptr, kv);
+    for (size_t at = 0; at < tokens.size(); ++at) {  // the first two at once: both are on the device then
+      const size_t rows = at == 0 ? 2 : 1;
+      const auto next = absl::MakeConstSpan(tokens).subspan(at, rows);
+      const std::vector<float> a = Hidden(*gpu, next, low), b = Hidden(*gpu, next, high);
+      CHECK(RelativeError(a, b) < 1e-4);
+      at += rows - 1;
+    }
+  }
+}
+
 struct PagedCase {
   const char* name;
   TinyModelOptions model;
