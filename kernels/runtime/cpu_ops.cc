@@ -162,19 +162,17 @@ absl::Status CpuOps::HeadNormRope(const HeadNormRopeArgs& a) {
             {.m = m * side.heads, .k = a.head_dim, .x = x, .gain = side.gain->data(), .eps = a.eps, .y = x},
             pool_));
       }
-      const auto turn = [&](int64_t row, int64_t rows, int64_t position) {
+      for (const SequenceRows& s : a.sequences) {
+        const int64_t from = std::max(begin, s.begin), rows = std::min(end, s.begin + s.rows) - from;
+        if (rows <= 0) continue;
+        const int64_t position = s.first + from - s.begin;
         error.Set(kernels::rope_f32_f32::Run({.m = rows,
                                               .num_heads = side.heads,
                                               .head_dim = a.head_dim,
-                                              .x = x + row * side.heads * a.head_dim,
+                                              .x = x + (from - begin) * side.heads * a.head_dim,
                                               .cos = a.rope->cos(position),
                                               .sin = a.rope->sin(position)},
                                              pool_));
-      };
-      if (a.positions.empty()) {
-        turn(0, m, a.first + begin);
-      } else {
-        for (int64_t row = 0; row < m; ++row) turn(row, 1, a.positions[static_cast<size_t>(begin + row)]);
       }
       if (a.rotation == nullptr) continue;
       error.Set(kernels::hadamard_f32_f32::Run({.m = m * side.heads,
@@ -231,22 +229,17 @@ absl::Status AttendWithout(int64_t hidden, const kernels::attention_f32_f32::Par
 }  // namespace
 
 absl::Status CpuOps::Attention(const AttentionArgs& a) {
-  if (a.caches.empty()) {
-    SF_RETURN_IF_ERROR(Attend(a, *a.cache, 0, a.rows, a.first));
-  }
-  for (size_t i = 0; i < a.caches.size(); ++i) {
-    KvCache& cache = *a.caches[i];
-    SF_RETURN_IF_ERROR(Attend(a, cache, static_cast<int64_t>(i), 1, cache.length()));
-  }
+  for (const SequenceRows& sequence : a.sequences) SF_RETURN_IF_ERROR(Attend(a, sequence));
   return TurnAndForm(a.out->floats().host(), a.rows, a.num_heads * a.head_dim, *a.form, Cpu(*a.out));
 }
 
-absl::Status CpuOps::Attend(const AttentionArgs& a, KvCache& cache, int64_t row, int64_t rows,
-                            int64_t first) {
+absl::Status CpuOps::Attend(const AttentionArgs& a, const SequenceRows& sequence) {
+  KvCache& cache = *sequence.cache;
+  const int64_t rows = sequence.rows, first = sequence.first;
   const int64_t q_width = a.num_heads * a.head_dim, kv_width = a.num_kv_heads * a.head_dim;
-  const float *q = a.q->host() + row * q_width, *k = a.k->host() + row * kv_width,
-              *v = a.v->host() + row * kv_width;
-  float* const o = a.out->floats().host() + row * q_width;
+  const float *q = a.q->host() + sequence.begin * q_width, *k = a.k->host() + sequence.begin * kv_width,
+              *v = a.v->host() + sequence.begin * kv_width;
+  float* const o = a.out->floats().host() + sequence.begin * q_width;
   if (cache.pages() != nullptr) {
     if (a.column_mass != nullptr || a.hidden_position >= 0) {
       return absl::UnimplementedError(

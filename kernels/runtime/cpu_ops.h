@@ -62,7 +62,6 @@ class CpuOps : public Ops {
  public:
   explicit CpuOps(ThreadPool* pool) : pool_(*pool), host_x_(0) {}
   const char* name() const override { return "cpu"; }
-  bool takes_sequences() const override { return true; }
 
   // cpu_pack.cc
   absl::Status PackF32(const Tensor& w, LinearWeights& out) override;
@@ -100,7 +99,7 @@ class CpuOps : public Ops {
   absl::Status Form(const float* x, int64_t rows, int64_t k, const ActivationForm& form, CpuActivation& out);
   absl::Status TurnAndForm(float* x, int64_t rows, int64_t k, const ActivationForm& form, CpuActivation& out);
   // Rows from `row` on, which are those from `first` on of the cache's sequence.
-  absl::Status Attend(const AttentionArgs& args, KvCache& cache, int64_t row, int64_t rows, int64_t first);
+  absl::Status Attend(const AttentionArgs& args, const SequenceRows& sequence);
   absl::Status Quantize(const float* x, CpuActivation& out, int64_t k);
   void Simulate(const float* x, CpuActivation& out, int64_t k);
   void GatherColumns(const float* x, CpuActivation& out, int64_t k);

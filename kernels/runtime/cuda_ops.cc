@@ -167,32 +167,38 @@ absl::Status CudaOps::HeadNormRope(const HeadNormRopeArgs& a) {
     step_.rope = rope;
     return absl::OkStatus();
   }
-  kernels::rope_f32_f32::CudaParams params = {
-      .m = a.rows,
-      .head_dim = a.head_dim,
-      .q = {.num_heads = a.num_heads, .x = Cuda(*a.q).data(), .gain = q_gain},
-      .k = {.num_heads = a.num_kv_heads, .x = Cuda(*a.k).data(), .gain = k_gain},
-      .eps = a.eps,
-      .cos = rope->cos.as<float>() + (step_.active ? 0 : a.first * (a.head_dim / 2)),
-      .sin = rope->sin.as<float>() + (step_.active ? 0 : a.first * (a.head_dim / 2)),
-      .first = step_.active ? &step_.state.as<StepState>()->at.first : nullptr};
-  if (a.rotation != nullptr) {
-    SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*a.rotation));
-    params.rotation = *plan;
+  const int64_t width = a.num_kv_heads * a.head_dim, q_width = a.num_heads * a.head_dim;
+  for (const SequenceRows& s : a.sequences) {
+    const int64_t left_out = step_.active ? 0 : s.first * (a.head_dim / 2);
+    kernels::rope_f32_f32::CudaParams params = {
+        .m = s.rows,
+        .head_dim = a.head_dim,
+        .q = {.num_heads = a.num_heads, .x = Cuda(*a.q).data() + s.begin * q_width, .gain = q_gain},
+        .k = {.num_heads = a.num_kv_heads, .x = Cuda(*a.k).data() + s.begin * width, .gain = k_gain},
+        .eps = a.eps,
+        .cos = rope->cos.as<float>() + left_out,
+        .sin = rope->sin.as<float>() + left_out,
+        .first = step_.active ? &step_.state.as<StepState>()->at.first : nullptr};
+    if (a.rotation != nullptr) {
+      SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*a.rotation));
+      params.rotation = *plan;
+    }
+    SF_RETURN_IF_ERROR(kernels::rope_f32_f32::RunCuda(params, *stream_));
   }
-  return kernels::rope_f32_f32::RunCuda(params, *stream_);
+  return absl::OkStatus();
 }
 
-// The cache's rows in device memory, with what the host has before `first` (the prefix) at the beginning.
-absl::StatusOr<CudaRows*> CudaOps::RowsOf(KvCache& cache, const AttentionArgs& a) {
+// The cache's rows in device memory, `width` values each, with what the host has before the sequence's next
+// row (the prefix) at the beginning.
+absl::StatusOr<CudaRows*> CudaOps::RowsOf(const SequenceRows& sequence, int64_t width) {
+  KvCache& cache = *sequence.cache;
   if (cache.device() != nullptr) return static_cast<CudaRows*>(cache.device());
-  const int64_t width = a.num_kv_heads * a.head_dim;
   auto rows = std::make_unique<CudaRows>();
   rows->layer_floats = cache.capacity() * width;
   const size_t bytes = static_cast<size_t>(cache.num_layers() * rows->layer_floats) * sizeof(float);
   SF_RETURN_IF_ERROR(rows->k.Reserve(bytes));
   SF_RETURN_IF_ERROR(rows->v.Reserve(bytes));
-  const size_t filled = static_cast<size_t>(a.first * width) * sizeof(float);
+  const size_t filled = static_cast<size_t>(sequence.first * width) * sizeof(float);
   for (int layer = 0; layer < cache.num_layers(); ++layer) {
     const int64_t at = layer * rows->layer_floats;
     SF_RETURN_IF_ERROR(cuda::CopyIn(rows->k.as<float>() + at, cache.k(layer), filled, *stream_));
@@ -210,38 +216,41 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
   if (a.hidden_position >= 0) {
     return absl::UnimplementedError("backend \"cuda\": no position can be hidden; use --backend cpu");
   }
-  if (a.cache->pages() != nullptr) return PagedAttention(a);
-  SF_ASSIGN_OR_RETURN(CudaRows * rows, RowsOf(*a.cache, a));
-  if (step_.active) return DecodeAttention(a, *rows);
-  const int64_t width = a.num_kv_heads * a.head_dim;
+  for (const SequenceRows& sequence : a.sequences) SF_RETURN_IF_ERROR(Attend(a, sequence));
+  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, Cuda(*a.out), false));
+  return Finish(target, Cuda(*a.out));
+}
+
+absl::Status CudaOps::Attend(const AttentionArgs& a, const SequenceRows& s) {
+  if (s.cache->pages() != nullptr) return AttendPaged(a, s);
+  const int64_t width = a.num_kv_heads * a.head_dim, q_width = a.num_heads * a.head_dim;
+  SF_ASSIGN_OR_RETURN(CudaRows * rows, RowsOf(s, width));
+  if (step_.active) return DecodeAttention(a, s, *rows);
   float* k = rows->k.as<float>() + a.layer * rows->layer_floats;
   float* v = rows->v.as<float>() + a.layer * rows->layer_floats;
-  SF_RETURN_IF_ERROR(cuda::CopyTwo({.to = k + a.first * width, .from = Cuda(*a.k).data()},
-                                   {.to = v + a.first * width, .from = Cuda(*a.v).data()}, a.rows * width,
-                                   *stream_));
+  SF_RETURN_IF_ERROR(cuda::CopyTwo({.to = k + s.first * width, .from = Cuda(*a.k).data() + s.begin * width},
+                                   {.to = v + s.first * width, .from = Cuda(*a.v).data() + s.begin * width},
+                                   s.rows * width, *stream_));
   namespace attention = kernels::attention_f32_f32;
-  const attention::CudaParams params = {.m = a.rows,
+  const attention::CudaParams params = {.m = s.rows,
                                         .num_heads = a.num_heads,
                                         .num_kv_heads = a.num_kv_heads,
                                         .head_dim = a.head_dim,
-                                        .q = Cuda(*a.q).data(),
+                                        .q = Cuda(*a.q).data() + s.begin * q_width,
                                         .k = k,
                                         .v = v,
-                                        .first = a.first,
+                                        .first = s.first,
                                         .scale = a.scale,
                                         .window = a.window,
-                                        .o = Cuda(*a.out).buffer.data()};
+                                        .o = Cuda(*a.out).buffer.data() + s.begin * q_width};
   // Codes round a context more coarsely than f16 does; 4-bit weights take it as f16.
   const bool rounds = cuda_rounds_rows || !a.form->format.is_float() || TakesF16(a.reader, a.rows);
-  if (rounds && a.rows >= attention::kF16Rows && attention::SupportsF16(params, device_)) {
+  if (rounds && s.rows >= attention::kF16Rows && attention::SupportsF16(params, device_)) {
     SF_RETURN_IF_ERROR(attention_tiles_.Reserve(
         static_cast<size_t>(attention::F16Bytes(rows->layer_floats / width, a.num_kv_heads, a.head_dim))));
-    SF_RETURN_IF_ERROR(attention::RunF16(params, attention_tiles_.as<void>(), *stream_));
-  } else {
-    SF_RETURN_IF_ERROR(attention::RunCuda(params, *stream_));
+    return attention::RunF16(params, attention_tiles_.as<void>(), *stream_);
   }
-  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, Cuda(*a.out), false));
-  return Finish(target, Cuda(*a.out));
+  return attention::RunCuda(params, *stream_);
 }
 
 absl::Status CudaOps::ReadCache(KvCache& cache) {

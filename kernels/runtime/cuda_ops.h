@@ -67,12 +67,15 @@ class CudaOps : public Ops {
                                   bool rotated);
   absl::Status Finish(const Target& target, CudaActivation& out);  // of float rows that are there
   absl::StatusOr<kernels::quantize_s8r_f32::CudaParams> QuantizeParams(CudaActivation& out, int64_t k);
-  absl::StatusOr<CudaRows*> RowsOf(KvCache& cache, const AttentionArgs& args);
-  absl::Status DecodeAttention(const AttentionArgs& args, CudaRows& rows);
-  // cuda_step.cc: over a cache in pages.
-  absl::StatusOr<CudaPages*> PagesOf(KvCache& cache, const AttentionArgs& args);
-  absl::Status PagedAttention(const AttentionArgs& args);
-  absl::Status AttendPages(const AttentionArgs& args, CudaPages& pages, int64_t from, int64_t rows);
+  absl::StatusOr<CudaRows*> RowsOf(const SequenceRows& sequence, int64_t width);
+  absl::Status Attend(const AttentionArgs& args, const SequenceRows& sequence);
+  // cuda_step.cc
+  absl::Status DecodeAttention(const AttentionArgs& args, const SequenceRows& sequence, CudaRows& rows);
+  absl::Status ReserveSplits(int64_t partial_floats, int64_t num_counters);
+  // Over a cache in pages.
+  absl::StatusOr<CudaPages*> PagesOf(const SequenceRows& sequence);
+  absl::Status AttendPaged(const AttentionArgs& args, const SequenceRows& sequence);
+  absl::Status AttendPages(const AttentionArgs& args, CudaPages& pages, const SequenceRows& part);
   // Device to pageable host memory, through two pinned buffers.
   absl::Status ReadOut(const float* device, int64_t count, float* host);
 

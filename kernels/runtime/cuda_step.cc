@@ -28,10 +28,12 @@ int64_t SplitsFor(int64_t positions) {
 // tables of rotary embedding, which must not have grown since either (an evicting cache's do, as its text
 // goes on).
 absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> walk) {
+  if (a.sequences.size() != 1) return walk();
   const ModelConfig& c = *a.config;
-  const int64_t first = a.cache->length();
-  step_.paged = a.cache->pages() != nullptr;
-  CudaPages* const pages = step_.paged ? static_cast<CudaPages*>(a.cache->device()) : nullptr;
+  KvCache& cache = *a.sequences.front().cache;
+  const int64_t first = a.sequences.front().first;
+  step_.paged = cache.pages() != nullptr;
+  CudaPages* const pages = step_.paged ? static_cast<CudaPages*>(cache.device()) : nullptr;
   if (step_.paged ? pages == nullptr || pages->StepsBack(0, first)
                   : !attention::CanDecode(c.num_heads, c.num_kv_heads, c.head_dim)) {
     return walk();
@@ -40,7 +42,7 @@ absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> 
   SF_RETURN_IF_ERROR(step_.host.Reserve(sizeof(StepState)));
   SF_RETURN_IF_ERROR(step_.state.Reserve(sizeof(StepState)));
   // The copy of the token before has been waited for: a step's results are read before the next.
-  *step_.host.as<StepState>() = {.token = a.token, .at = {.first = static_cast<int32_t>(first)}};
+  *step_.host.as<StepState>() = {.token = a.tokens.front(), .at = {.first = static_cast<int32_t>(first)}};
   if (pages != nullptr) {
     step_.host.as<StepState>()->at.first_row_page = static_cast<int32_t>(pages->first_row_page(0));
   }
@@ -54,11 +56,11 @@ absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> 
     return status;
   };
   const auto now = [&] { return std::pair(kernels::cuda::NumAllocations(), a.rope_positions); };
-  auto* const rows = static_cast<CudaSequence*>(a.cache->device());
+  auto* const rows = static_cast<CudaSequence*>(cache.device());
   if (rows == nullptr || rows->valid_at != now()) {
     if (rows != nullptr) rows->steps.clear();
     const absl::Status status = walk();
-    if (status.ok()) static_cast<CudaSequence*>(a.cache->device())->valid_at = now();
+    if (status.ok()) static_cast<CudaSequence*>(cache.device())->valid_at = now();
     return leave(status);
   }
   auto recorded = rows->steps.find(step_.splits);
@@ -70,18 +72,21 @@ absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> 
   return leave(recorded->second.Run(*stream_));
 }
 
-absl::Status CudaOps::DecodeAttention(const AttentionArgs& a, CudaRows& rows) {
+// Room for the partial results of a split attention; the counters are zeros.
+absl::Status CudaOps::ReserveSplits(int64_t partial_floats, int64_t num_counters) {
+  SF_RETURN_IF_ERROR(step_.partial.Reserve(static_cast<size_t>(partial_floats) * sizeof(float)));
+  const size_t counters = static_cast<size_t>(num_counters) * sizeof(unsigned);
+  if (step_.finished.bytes() >= counters) return absl::OkStatus();
+  SF_RETURN_IF_ERROR(step_.finished.Reserve(counters));
+  return cuda::Fill(step_.finished.as<void>(), 0, counters, *stream_);
+}
+
+absl::Status CudaOps::DecodeAttention(const AttentionArgs& a, const SequenceRows& sequence, CudaRows& rows) {
   // Room for the longest sequence at once: a later recording finds the memory there.
-  const int64_t most_splits = SplitsFor(a.cache->capacity());
-  SF_RETURN_IF_ERROR(step_.partial.Reserve(static_cast<size_t>(a.num_heads * most_splits * (a.head_dim + 2)) *
-                                           sizeof(float)));
-  const size_t counters = static_cast<size_t>(a.num_kv_heads) * sizeof(unsigned);
-  if (step_.finished.bytes() < counters) {
-    SF_RETURN_IF_ERROR(step_.finished.Reserve(counters));
-    SF_RETURN_IF_ERROR(cuda::Fill(step_.finished.as<void>(), 0, counters, *stream_));
-  }
+  const int64_t most_splits = SplitsFor(sequence.cache->capacity());
+  SF_RETURN_IF_ERROR(ReserveSplits(a.num_heads * most_splits * (a.head_dim + 2), a.num_kv_heads));
   const auto data = [](const Buffer* b) { return static_cast<const CudaBuffer*>(b)->data(); };
-  auto& out = static_cast<CudaActivation&>(*a.out);
+  const auto& out = static_cast<const CudaActivation&>(*a.out);
   SF_RETURN_IF_ERROR(
       attention::RunDecode({.num_heads = a.num_heads,
                             .num_kv_heads = a.num_kv_heads,
@@ -102,69 +107,66 @@ absl::Status CudaOps::DecodeAttention(const AttentionArgs& a, CudaRows& rows) {
                             .o = out.buffer.data()},
                            *stream_));
   step_.rope = nullptr;
-  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, out, false));
-  return Finish(target, out);
+  return absl::OkStatus();
 }
 
-absl::StatusOr<CudaPages*> CudaOps::PagesOf(KvCache& cache, const AttentionArgs& a) {
+absl::StatusOr<CudaPages*> CudaOps::PagesOf(const SequenceRows& sequence) {
+  KvCache& cache = *sequence.cache;
   if (cache.device() == nullptr) {
-    SF_ASSIGN_OR_RETURN(auto pages, CudaPages::Make(*cache.pages(), cache.capacity(), a.first, *stream_));
+    SF_ASSIGN_OR_RETURN(auto pages,
+                        CudaPages::Make(*cache.pages(), cache.capacity(), sequence.first, *stream_));
     cache.set_device(std::move(pages));
   }
   return static_cast<CudaPages*>(cache.device());
 }
 
-absl::Status CudaOps::PagedAttention(const AttentionArgs& a) {
-  SF_ASSIGN_OR_RETURN(CudaPages* const pages, PagesOf(*a.cache, a));
-  if (!step_.active) SF_RETURN_IF_ERROR(pages->StepBack(a.layer, a.first, rope_, *stream_));
-  for (int64_t from = 0; from < a.rows; from += CudaPages::kChunkRows) {
-    const int64_t rows = std::min(CudaPages::kChunkRows, a.rows - from);
-    SF_RETURN_IF_ERROR(AttendPages(a, *pages, from, rows));
-    if (!step_.active) pages->Settle(a.layer, a.first + from + rows);
+absl::Status CudaOps::AttendPaged(const AttentionArgs& a, const SequenceRows& s) {
+  SF_ASSIGN_OR_RETURN(CudaPages* const pages, PagesOf(s));
+  if (!step_.active) SF_RETURN_IF_ERROR(pages->StepBack(a.layer, s.first, rope_, *stream_));
+  for (int64_t from = 0; from < s.rows; from += CudaPages::kChunkRows) {
+    const SequenceRows part = {.cache = s.cache,
+                               .first = s.first + from,
+                               .begin = s.begin + from,
+                               .rows = std::min(CudaPages::kChunkRows, s.rows - from)};
+    SF_RETURN_IF_ERROR(AttendPages(a, *pages, part));
+    if (!step_.active) pages->Settle(a.layer, part.first + part.rows);
   }
-  auto& out = static_cast<CudaActivation&>(*a.out);
-  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, out, false));
-  return Finish(target, out);
+  return absl::OkStatus();
 }
 
-// Rows [from, from + rows) of the call: appended, then attending.
-absl::Status CudaOps::AttendPages(const AttentionArgs& a, CudaPages& pages, int64_t from, int64_t rows) {
+// Rows of the call appended to the pages, then attending.
+absl::Status CudaOps::AttendPages(const AttentionArgs& a, CudaPages& pages, const SequenceRows& part) {
   const kernels::CudaKvLayer layer = pages.Layer(a.layer, rope_);
-  const kernels::KvPlace at = {static_cast<int32_t>(a.first + from),
+  const kernels::KvPlace at = {static_cast<int32_t>(part.first),
                                static_cast<int32_t>(pages.first_row_page(a.layer))};
   const kernels::KvPlace* const device_at = step_.active ? &step_.state.as<StepState>()->at : nullptr;
   const int64_t width = a.num_kv_heads * a.head_dim, q_width = a.num_heads * a.head_dim;
   const auto data = [](const Buffer* b) { return static_cast<const CudaBuffer*>(b)->data(); };
   SF_RETURN_IF_ERROR(
-      kernels::AppendRows({.m = rows,
-                           .k = data(a.k) + from * width,
-                           .v = data(a.v) + from * width,
+      kernels::AppendRows({.m = part.rows,
+                           .k = data(a.k) + part.begin * width,
+                           .v = data(a.v) + part.begin * width,
                            .layer = layer,
                            .at = at,
                            .device_at = device_at,
                            .clamped = &counters_.as<kernels::quantize_s8r_f32::CudaCounters>()->saturated},
                           *stream_));
-  paged::CudaParams p = {.m = rows,
+  paged::CudaParams p = {.m = part.rows,
                          .num_heads = a.num_heads,
-                         .q = data(a.q) + from * q_width,
+                         .q = data(a.q) + part.begin * q_width,
                          .layer = layer,
                          .at = at,
                          .device_at = device_at,
                          .scale = a.scale,
                          .window = a.window,
-                         .o = static_cast<CudaActivation&>(*a.out).buffer.data() + from * q_width};
+                         .o = static_cast<CudaActivation&>(*a.out).buffer.data() + part.begin * q_width};
   const bool decodes = paged::CanDecode(p);
   // One token: as many splits for its whole sequence, so that one recording serves it.
-  const int64_t positions = rows == 1 ? a.cache->capacity() : a.first + from + rows;
+  const int64_t positions = part.rows == 1 ? part.cache->capacity() : part.first + part.rows;
   p.splits = paged::SplitsFor(p, positions, decodes ? device_.num_sms : 2 * int64_t{device_.num_sms});
   if (p.splits > 1) {
-    const int64_t floats = paged::PartialFloats(rows, a.num_heads, a.head_dim, p.splits);
-    SF_RETURN_IF_ERROR(step_.partial.Reserve(static_cast<size_t>(floats) * sizeof(float)));
-    const size_t counters = static_cast<size_t>(paged::NumCounters(rows, a.num_heads)) * sizeof(unsigned);
-    if (step_.finished.bytes() < counters) {
-      SF_RETURN_IF_ERROR(step_.finished.Reserve(counters));
-      SF_RETURN_IF_ERROR(cuda::Fill(step_.finished.as<void>(), 0, counters, *stream_));
-    }
+    SF_RETURN_IF_ERROR(ReserveSplits(paged::PartialFloats(part.rows, a.num_heads, a.head_dim, p.splits),
+                                     paged::NumCounters(part.rows, a.num_heads)));
     p.partial = step_.partial.as<float>();
     p.finished = step_.finished.as<unsigned>();
   }

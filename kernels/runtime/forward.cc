@@ -24,24 +24,17 @@ class Pass {
         ops_(model.ops()),
         walk_(walk),
         caches_(caches),
-        side_by_side_(caches.size() > 1),
         taps_(options.taps),
-        edits_(options.interventions) {
-    for (const KvCache* cache : caches) {
-      if (side_by_side_) positions_.push_back(cache->length());
-    }
-  }
+        edits_(options.interventions) {}
 
   // Rows from `wanted` on go to `hidden`.
   absl::Status Run(absl::Span<const int32_t> tokens, int64_t wanted, float* hidden) {
-    const auto steps = [&] {
-      return Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}, tokens);
-    };
-    rows_ = static_cast<int64_t>(tokens.size());
-    const bool repeats = rows_ == 1 && taps_ == nullptr && edits_ == nullptr;
+    const auto steps = [&] { return Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}); };
+    Take(tokens);
+    const bool repeats = tokens.size() == caches_.size() && taps_ == nullptr && edits_ == nullptr;
     SF_RETURN_IF_ERROR(repeats ? ops_.Step({.config = &graph_.config,
-                                            .token = tokens[0],
-                                            .cache = caches_.front(),
+                                            .tokens = tokens,
+                                            .sequences = sequences_,
                                             .rope_positions = walk_.rope.positions()},
                                            steps)
                                : steps());
@@ -49,7 +42,7 @@ class Pass {
       const Buffer& final = walk_.activation(ValueKind::kFinal)->floats();
       SF_RETURN_IF_ERROR(ops_.ReadFrom(final, wanted, rows_ - wanted, hidden));
     }
-    for (KvCache* cache : caches_) cache->Advance(side_by_side_ ? 1 : rows_);
+    for (const SequenceRows& sequence : sequences_) sequence.cache->Advance(sequence.rows);
     return absl::OkStatus();
   }
 
@@ -59,7 +52,8 @@ class Pass {
     const bool touched = TouchesResidual(range);
     if (touched && range.begin > 0) SF_RETURN_IF_ERROR(ops_.Write(residual, rows, buffer));
     if (!range.input.empty()) SF_RETURN_IF_ERROR(SetInput(range, rows));
-    SF_RETURN_IF_ERROR(Steps(range, tokens));
+    Take(tokens);
+    SF_RETURN_IF_ERROR(Steps(range));
     if (branch_ != nullptr) SF_RETURN_IF_ERROR(AddNorm(nullptr, nullptr, nullptr));
     return touched ? ops_.Read(buffer, rows, residual) : absl::OkStatus();
   }
@@ -81,10 +75,20 @@ class Pass {
     return ops_.SetRows(range.input.data(), x);
   }
 
-  absl::Status Steps(NodeRange range, absl::Span<const int32_t> tokens) {
+  // What to walk with: as many tokens of each sequence.
+  void Take(absl::Span<const int32_t> tokens) {
     tokens_ = tokens;
     rows_ = static_cast<int64_t>(tokens.size());
     first_ = caches_.front()->length();
+    const int64_t each = rows_ / static_cast<int64_t>(caches_.size());
+    sequences_.clear();
+    for (KvCache* const cache : caches_) {
+      const int64_t begin = each * static_cast<int64_t>(sequences_.size());
+      sequences_.push_back({.cache = cache, .first = cache->length(), .begin = begin, .rows = each});
+    }
+  }
+
+  absl::Status Steps(NodeRange range) {
     for (int i = range.begin; i < range.end; ++i) {
       const Node& node = graph_.nodes[static_cast<size_t>(i)];
       if (node.role == Role::kHead && node.op == Op::kLinear) break;  // Logits()
@@ -173,13 +177,11 @@ class Pass {
   }
 
   absl::Status Rope(const Node& node) {
-    if (OneByOne()) return absl::OkStatus();  // with the attention
     const ModelConfig& c = graph_.config;
     Buffer& q = *walk_.buffer(ValueKind::kQ);
     Buffer& k = *walk_.buffer(ValueKind::kK);
     SF_RETURN_IF_ERROR(ops_.HeadNormRope({.rows = rows_,
-                                          .first = first_,
-                                          .positions = positions_,
+                                          .sequences = sequences_,
                                           .num_heads = c.num_heads,
                                           .num_kv_heads = c.num_kv_heads,
                                           .head_dim = c.head_dim,
@@ -197,7 +199,6 @@ class Pass {
   }
 
   absl::Status Attention(int i, const Node& node) {
-    if (OneByOne()) return AttendOneByOne(i, node);
     const ModelConfig& c = graph_.config;
     const bool mass = taps_ != nullptr && taps_->WantsAttention(node.layer);
     const int64_t positions = first_ + rows_;
@@ -205,7 +206,7 @@ class Pass {
     if (mass) walk_.column_mass.assign(static_cast<size_t>(c.num_heads * positions), 0.0);
     Activation& out = Out(i, node);
     SF_RETURN_IF_ERROR(ops_.Attention({.rows = rows_,
-                                       .first = first_,
+                                       .sequences = sequences_,
                                        .num_heads = c.num_heads,
                                        .num_kv_heads = c.num_kv_heads,
                                        .head_dim = c.head_dim,
@@ -218,8 +219,6 @@ class Pass {
                                        .q = walk_.buffer(ValueKind::kQ),
                                        .k = walk_.buffer(ValueKind::kK),
                                        .v = walk_.buffer(ValueKind::kV),
-                                       .cache = caches_.front(),
-                                       .caches = side_by_side_ ? caches_ : absl::Span<KvCache* const>(),
                                        .column_mass = mass ? walk_.column_mass.data() : nullptr,
                                        .form = FormOf(i, node),
                                        .reader = ReaderOf(i),
@@ -232,67 +231,6 @@ class Pass {
                           .num_rows = rows_});
     }
     return ShowActivation(node.layer, node.out, out);
-  }
-
-  // Sequences side by side on a backend that attends to one at a time.
-  bool OneByOne() const { return side_by_side_ && !ops_.takes_sequences(); }
-
-  // Rotary embedding and attention, sequence by sequence through buffers of one row.
-  absl::Status AttendOneByOne(int i, const Node& node) {
-    const ModelConfig& c = graph_.config;
-    const int64_t q_width = c.num_heads * c.head_dim, kv_width = c.num_kv_heads * c.head_dim;
-    std::vector<float> q(static_cast<size_t>(rows_ * q_width)), k(static_cast<size_t>(rows_ * kv_width)),
-        v = k;
-    SF_RETURN_IF_ERROR(ops_.Read(*walk_.buffer(ValueKind::kQ), rows_, q.data()));
-    SF_RETURN_IF_ERROR(ops_.Read(*walk_.buffer(ValueKind::kK), rows_, k.data()));
-    SF_RETURN_IF_ERROR(ops_.Read(*walk_.buffer(ValueKind::kV), rows_, v.data()));
-    const auto q_row = ops_.NewBuffer(q_width), k_row = ops_.NewBuffer(kv_width),
-               v_row = ops_.NewBuffer(kv_width);
-    const auto ctx_row = ops_.NewActivation(q_width);
-    ActivationForm ctx_form;  // the last step gives the rows their form; they arrive there turned
-    ctx_form.rotation = FormOf(i, node)->rotation;
-    ctx_form.shift = FormOf(i, node)->shift;
-    for (Buffer* row : {q_row.get(), k_row.get(), v_row.get()}) SF_RETURN_IF_ERROR(ops_.Reserve(*row, 1));
-    SF_RETURN_IF_ERROR(ops_.Reserve(*ctx_row, 1));
-    for (int64_t row = 0; row < rows_; ++row) {
-      const int64_t first = positions_[static_cast<size_t>(row)];
-      SF_RETURN_IF_ERROR(ops_.Write(q.data() + row * q_width, 1, *q_row));
-      SF_RETURN_IF_ERROR(ops_.Write(k.data() + row * kv_width, 1, *k_row));
-      SF_RETURN_IF_ERROR(ops_.Write(v.data() + row * kv_width, 1, *v_row));
-      SF_RETURN_IF_ERROR(ops_.HeadNormRope({.rows = 1,
-                                            .first = first,
-                                            .num_heads = c.num_heads,
-                                            .num_kv_heads = c.num_kv_heads,
-                                            .head_dim = c.head_dim,
-                                            .q = q_row.get(),
-                                            .k = k_row.get(),
-                                            .q_gain = q_gain_,
-                                            .k_gain = k_gain_,
-                                            .eps = c.norm_eps,
-                                            .rope = Slides(node.layer) ? &walk_.rope_local : &walk_.rope,
-                                            .rotation = model_.qk_rotation()}));
-      SF_RETURN_IF_ERROR(ops_.Attention({.rows = 1,
-                                         .first = first,
-                                         .num_heads = c.num_heads,
-                                         .num_kv_heads = c.num_kv_heads,
-                                         .head_dim = c.head_dim,
-                                         .scale = c.attention_scale,
-                                         .window = Slides(node.layer) ? c.sliding_window : 0,
-                                         .layer = node.layer,
-                                         .q = q_row.get(),
-                                         .k = k_row.get(),
-                                         .v = v_row.get(),
-                                         .cache = caches_[static_cast<size_t>(row)],
-                                         .form = &ctx_form,
-                                         .out = ctx_row.get()}));
-      SF_RETURN_IF_ERROR(ops_.Read(ctx_row->floats(), 1, q.data() + row * q_width));  // q's row is used up
-    }
-    q_gain_ = k_gain_ = nullptr;
-    Activation& out = Out(i, node);
-    SF_RETURN_IF_ERROR(ops_.Write(q.data(), rows_, out.floats()));
-    out.form = FormOf(i, node);
-    out.rows = rows_;
-    return ops_.Reform(out);
   }
 
   absl::Status GatedMul(int i, const Node& node) {
@@ -402,13 +340,12 @@ class Pass {
   Ops& ops_;
   Walk& walk_;
   absl::Span<KvCache* const> caches_;
-  const bool side_by_side_;
-  std::vector<int64_t> positions_;  // of the rows, side by side
+  std::vector<SequenceRows> sequences_;
   Taps* taps_;
   Interventions* edits_;
 
   absl::Span<const int32_t> tokens_;
-  int64_t rows_ = 0, first_ = 0;
+  int64_t rows_ = 0, first_ = 0;                     // position of the first row
   Buffer* branch_ = nullptr;                         // to be added to the residual
   const std::vector<float>* branch_gain_ = nullptr;  // norm of that branch
   const std::vector<float>*q_gain_ = nullptr, *k_gain_ = nullptr;

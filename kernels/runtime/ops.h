@@ -48,44 +48,49 @@ struct AddNormArgs {
   Activation* out = nullptr;
 };
 
-// Per-head RMSNorm (where a gain is given), then RoPE of row i at position first + i, then the rotation that
+// Some rows of a call, [begin, begin + rows), that go on from one sequence: row begin + i is at position
+// first + i of the cache.
+struct SequenceRows {
+  KvCache* cache = nullptr;
+  int64_t first = 0, begin = 0, rows = 0;
+};
+
+// Per-head RMSNorm (where a gain is given), then RoPE of each row at its position, then the rotation that
 // queries and keys share (where there is one), in place.
 struct HeadNormRopeArgs {
-  int64_t rows = 0, first = 0;
-  absl::Span<const int64_t> positions;  // of each row instead, where each is of another sequence
+  int64_t rows = 0;
+  absl::Span<const SequenceRows> sequences;  // in order, all rows; either one, or of one row each
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
   Buffer* q = nullptr;                         // [rows, num_heads * head_dim]
   Buffer* k = nullptr;                         // [rows, num_kv_heads * head_dim]
   const std::vector<float>* q_gain = nullptr;  // [head_dim]
   const std::vector<float>* k_gain = nullptr;  // [head_dim]
   float eps = 0;
-  const RopeTable* rope = nullptr;        // covers first + rows positions
+  const RopeTable* rope = nullptr;        // covers the positions of all rows
   const RowRotation* rotation = nullptr;  // [head_dim]
 };
 
-// One token of one sequence that nobody watches.
+// One token of each sequence, that nobody watches.
 struct StepArgs {
   const ModelConfig* config = nullptr;
-  int32_t token = 0;
-  KvCache* cache = nullptr;
-  int64_t rope_positions = 0;  // of the tables, which move when they grow
+  absl::Span<const int32_t> tokens;          // [sequences]
+  absl::Span<const SequenceRows> sequences;  // of one row each
+  int64_t rope_positions = 0;                // of the tables, which move when they grow
 };
 
-// Appends k and v to the cache at `first`, then attends; the context in `form`.
+// Appends each sequence's k and v to its cache, then attends to that cache; the context in `form`.
 struct AttentionArgs {
-  int64_t rows = 0, first = 0;
+  int64_t rows = 0;
+  absl::Span<const SequenceRows> sequences;  // as HeadNormRopeArgs
   int64_t num_heads = 0, num_kv_heads = 0, head_dim = 0;
   float scale = 1;
   int64_t window = 0;            // 0: all positions
   int64_t hidden_position = -1;  // AttentionView
   int layer = 0;
-  const Buffer* q = nullptr;  // [rows, num_heads * head_dim]
-  const Buffer* k = nullptr;  // [rows, num_kv_heads * head_dim]
-  const Buffer* v = nullptr;  // as k
-  KvCache* cache = nullptr;
-  // Instead of `cache` and `first`, where each row is the next one of another sequence: the caches.
-  absl::Span<KvCache* const> caches;
-  double* column_mass = nullptr;  // host [num_heads, first + rows] or null; added to
+  const Buffer* q = nullptr;      // [rows, num_heads * head_dim]
+  const Buffer* k = nullptr;      // [rows, num_kv_heads * head_dim]
+  const Buffer* v = nullptr;      // as k
+  double* column_mass = nullptr;  // of one sequence: host [num_heads, first + rows] or null; added to
   const ActivationForm* form = nullptr;
   // What multiplies the context: a backend may round no less than it will. Null: it is not known.
   const LinearWeights* reader = nullptr;
@@ -139,12 +144,11 @@ class Ops {
   virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                             const float* hidden, float* logits) = 0;
 
-  // Whether HeadNormRope and Attention take rows of several sequences. The others get them one by one.
-  virtual bool takes_sequences() const { return false; }
   // Rows that one pass of the walk takes at once: bounds the scratch.
   virtual int64_t block_rows() const { return 512; }  // 28 MiB a buffer of a 14,336-wide FFN
-  // Runs `walk`, which calls this Ops as for every other token of such a cache but for the token itself and
-  // the cache's length: a device backend may record the calls and repeat the recording instead.
+  // Runs `walk`, which calls this Ops as for every other step of as many sequences but for the tokens, the
+  // caches and their lengths: a device backend may record the calls and repeat the recording instead. Weights
+  // may not be replaced between steps.
   virtual absl::Status Step(const StepArgs&, absl::FunctionRef<absl::Status()> walk) { return walk(); }
 
   // Makes the cache's host rows current; for a backend that keeps its own.

@@ -190,12 +190,17 @@ absl::Status Float64Ops::Linears(const Activation& x, absl::Span<const LinearWei
 
 absl::Status Float64Ops::HeadNormRope(const HeadNormRopeArgs& a) {
   const int64_t d = a.head_dim, half = d / 2;
+  std::vector<int64_t> positions;  // of the rows
+  for (const SequenceRows& s : a.sequences) {
+    for (int64_t i = 0; i < s.rows; ++i) positions.push_back(s.first + i);
+  }
   const auto turn = [&](double* rows, int64_t heads, const std::vector<float>* gain) {
     pool_.ParallelFor(a.rows, kRowGrain, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin * heads; i < end * heads; ++i) {
         double* x = rows + i * d;
         if (gain != nullptr) Norm(x, d, *gain, a.eps, x);
-        const float *cos = a.rope->cos(a.first + i / heads), *sin = a.rope->sin(a.first + i / heads);
+        const int64_t position = positions[static_cast<size_t>(i / heads)];
+        const float *cos = a.rope->cos(position), *sin = a.rope->sin(position);
         for (int64_t c = 0; c < half; ++c) {
           const double real = x[c], imaginary = x[c + half], cosine = static_cast<double>(cos[c]),
                        sine = static_cast<double>(sin[c]);
@@ -212,24 +217,35 @@ absl::Status Float64Ops::HeadNormRope(const HeadNormRopeArgs& a) {
 }
 
 absl::Status Float64Ops::Attention(const AttentionArgs& a) {
-  if (a.cache->pages() != nullptr || a.column_mass != nullptr || a.hidden_position >= 0) {
-    return absl::UnimplementedError(
-        "float64: attends to all positions of a float cache, unwatched; use the CPU");
+  for (const SequenceRows& sequence : a.sequences) {
+    if (sequence.cache->pages() != nullptr || a.column_mass != nullptr || a.hidden_position >= 0) {
+      return absl::UnimplementedError(
+          "float64: attends to all positions of a float cache, unwatched; use the CPU");
+    }
+    Attend(a, sequence);
   }
+  Finish(a.rows, *a.form, Wide(*a.out));
+  return absl::OkStatus();
+}
+
+void Float64Ops::Attend(const AttentionArgs& a, const SequenceRows& s) {
   const int64_t d = a.head_dim, q_width = a.num_heads * d, kv_width = a.num_kv_heads * d;
-  if (a.cache->device() == nullptr) a.cache->set_device(std::make_unique<Float64Rows>(*a.cache, kv_width));
-  auto& past = static_cast<Float64Rows&>(*a.cache->device());
+  if (s.cache->device() == nullptr) s.cache->set_device(std::make_unique<Float64Rows>(*s.cache, kv_width));
+  auto& past = static_cast<Float64Rows&>(*s.cache->device());
   const size_t layer = static_cast<size_t>(a.layer);
-  std::copy_n(Wide(*a.v).data(), a.rows * kv_width, past.v[layer].data() + a.first * kv_width);
-  for (int64_t i = 0; i < a.rows * kv_width; ++i) {
-    past.Key(layer, a.first + i / kv_width, i % kv_width) = Wide(*a.k).data()[i];
+  const double* const k = Wide(*a.k).data() + s.begin * kv_width;
+  std::copy_n(Wide(*a.v).data() + s.begin * kv_width, s.rows * kv_width,
+              past.v[layer].data() + s.first * kv_width);
+  for (int64_t i = 0; i < s.rows * kv_width; ++i) {
+    past.Key(layer, s.first + i / kv_width, i % kv_width) = k[i];
   }
-  const int64_t blocks = (a.rows + kQueries - 1) / kQueries;
+  const int64_t blocks = (s.rows + kQueries - 1) / kQueries;
   pool_.ParallelFor(a.num_heads * blocks, 1, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t head = task % a.num_heads, from = task / a.num_heads * kQueries;
-      const int64_t count = std::min(kQueries, a.rows - from), positions = a.first + from + count;
-      const int64_t at = from * q_width + head * d, kv = head / (a.num_heads / a.num_kv_heads) * d;
+      const int64_t count = std::min(kQueries, s.rows - from), positions = s.first + from + count;
+      const int64_t at = (s.begin + from) * q_width + head * d,
+                    kv = head / (a.num_heads / a.num_kv_heads) * d;
       std::vector<double> weights(static_cast<size_t>(count * positions));
       Products({.x = Wide(*a.q).data() + at,
                 .b = past.k[layer].data() + kv * past.capacity,
@@ -242,7 +258,7 @@ absl::Status Float64Ops::Attention(const AttentionArgs& a) {
                count, positions);
       for (int64_t i = 0; i < count; ++i) {
         double* row = weights.data() + i * positions;
-        const int64_t last = a.first + from + i,
+        const int64_t last = s.first + from + i,
                       first = a.window > 0 ? std::max<int64_t>(0, last + 1 - a.window) : 0;
         const double top = *std::max_element(row + first, row + last + 1);
         double sum = 0;
@@ -264,8 +280,6 @@ absl::Status Float64Ops::Attention(const AttentionArgs& a) {
                count, d);
     }
   });
-  Finish(a.rows, *a.form, Wide(*a.out));
-  return absl::OkStatus();
 }
 
 absl::Status Float64Ops::GatedMul(GateActivation activation, int64_t rows, const Buffer& gate,

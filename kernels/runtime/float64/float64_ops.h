@@ -72,6 +72,7 @@ class Float64Ops : public Ops {
   void ResetCounters() override {}
 
  private:
+  void Attend(const AttentionArgs& args, const SequenceRows& sequence);
   // Rotates and shifts the rows that an op has left in `out`.
   void Finish(int64_t rows, const ActivationForm& form, Float64Activation& out);
   // y [rows, n] = x [rows, k] * w^T + bias

@@ -145,18 +145,86 @@ TEST_CASE("A recorded token's results are those of a prefill, over several recor
   }
 }
 
-TEST_CASE("Sequences of other capacities decode by turns", "[gpu][model][decode]") {
+// A batch of sequences that have `before` tokens already, through `steps` steps, against each alone: the
+// relative error of the rows.
+double BatchError(const RuntimeModel& model, const std::vector<int64_t>& before, int64_t steps,
+                  const KvOptions& kv = {}) {
+  const ModelConfig& config = model.graph().config;
+  const size_t d = static_cast<size_t>(config.hidden), count = before.size();
+  std::vector<KvCache> caches, own;
+  std::vector<std::vector<int32_t>> texts;
+  std::vector<KvCache*> pointers;
+  for (size_t i = 0; i < count; ++i) {
+    const int64_t room = before[i] + steps + static_cast<int64_t>(i);
+    caches.emplace_back(config, room, nullptr, kv);
+    own.emplace_back(config, room, nullptr, kv);
+    texts.push_back(SomeTokens(before[i] + steps, config.vocab, i + 1));
+    const auto text = absl::MakeConstSpan(texts.back()).first(static_cast<size_t>(before[i]));
+    (void)Hidden(model, text, caches.back());
+    (void)Hidden(model, text, own.back());
+  }
+  for (KvCache& cache : caches) pointers.push_back(&cache);
+  std::vector<float> together(count * d), all, alone;
+  for (int64_t step = 0; step < steps; ++step) {
+    std::vector<int32_t> tokens;
+    for (size_t i = 0; i < count; ++i) tokens.push_back(texts[i][static_cast<size_t>(before[i] + step)]);
+    const absl::Status status = ForwardBatch(model, tokens, pointers, absl::MakeSpan(together));
+    INFO(status);
+    REQUIRE(status.ok());
+    all.insert(all.end(), together.begin(), together.end());
+    for (size_t i = 0; i < count; ++i) {
+      const std::vector<float> row = Hidden(model, {&tokens[i], 1}, own[i]);
+      alone.insert(alone.end(), row.begin(), row.end());
+    }
+  }
+  return RelativeError(all, alone);
+}
+
+TEST_CASE("A batch gives what each sequence gives alone, however long each is", "[gpu][model][batch]") {
+  std::vector<int64_t> many;
+  for (int64_t i = 0; i < 64; ++i) many.push_back(i * 5 % 37);
+  for (const TinyModelOptions& options : {Llama(), Gemma(), Qwen()}) {
+    const TinyModel tiny = MakeTinyModel(options);
+    const auto gpu = LoadCuda(*tiny.checkpoint);
+    for (const std::vector<int64_t>& before :
+         {std::vector<int64_t>{0, 0, 0}, {120, 5, 0, 250}, {1, 260}, many}) {
+      INFO(before.size());
+      CHECK(BatchError(*gpu, before, 12) < 1e-4);
+    }
+    CHECK(BatchError(*gpu, {120, 5, 0}, 12, {.k_bits = 16, .v_bits = 16}) < 1e-3);
+    const KvOptions codes = {.k_bits = 8, .v_bits = 8, .k_before_rope = true, .sinks = 1};
+    CHECK(BatchError(*gpu, {120, 5, 300}, 70, codes) < 2e-2);
+  }
+}
+
+TEST_CASE("Sequences of other capacities decode by turns, alone and in pairs", "[gpu][model][decode]") {
   const TinyModel tiny = MakeTinyModel(Llama());
   const auto gpu = LoadCuda(*tiny.checkpoint);
+  const size_t d = static_cast<size_t>(gpu->graph().config.hidden);
   const std::vector<int32_t> tokens = SomeTokens(12, 256);
   for (const KvOptions& kv : {KvOptions(), KvOptions{.k_bits = 16, .v_bits = 16}}) {
-    KvCache low(gpu->graph().config, 100, nullptr, kv), high(gpu->graph().config, 5000, nullptr, kv);
-    for (size_t at = 0; at < tokens.size(); ++at) {  // the first two at once: both are on the device then
-      const size_t rows = at == 0 ? 2 : 1;
-      const auto next = absl::MakeConstSpan(tokens).subspan(at, rows);
-      const std::vector<float> a = Hidden(*gpu, next, low), b = Hidden(*gpu, next, high);
-      CHECK(RelativeError(a, b) < 1e-4);
-      at += rows - 1;
+    for (const size_t count : {size_t{1}, size_t{2}}) {
+      std::vector<KvCache> low(count, KvCache(gpu->graph().config, 100, nullptr, kv)),
+          high(count, KvCache(gpu->graph().config, 5000, nullptr, kv));
+      const auto text = absl::MakeConstSpan(tokens).first(2);
+      for (size_t i = 0; i < count; ++i) {  // all are on the device before the first step
+        (void)Hidden(*gpu, text, low[i]);
+        (void)Hidden(*gpu, text, high[i]);
+      }
+      const auto step = [&](std::vector<KvCache>& caches, int32_t token) {
+        std::vector<KvCache*> pointers;
+        for (KvCache& cache : caches) pointers.push_back(&cache);
+        std::vector<float> rows(count * d);
+        const absl::Status status =
+            ForwardBatch(*gpu, std::vector<int32_t>(count, token), pointers, absl::MakeSpan(rows));
+        INFO(status);
+        REQUIRE(status.ok());
+        return rows;
+      };
+      for (size_t at = 2; at < tokens.size(); ++at) {
+        const std::vector<float> a = step(low, tokens[at]);
+        CHECK(RelativeError(a, step(high, tokens[at])) < 1e-4);
+      }
     }
   }
 }

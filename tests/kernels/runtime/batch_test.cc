@@ -51,14 +51,13 @@ TEST_CASE("Sequences of a batch give the rows that each gives alone, however lon
         {.hidden = 64, .intermediate = 96, .num_layers = 3, .vocab = 64, .qk_norm = qk_norm});
     ThreadPool pool(2);
     const auto model = LoadModel(*tiny.checkpoint, {.pool = &pool});
-    // A backend that attends to one sequence at a time.
-    const auto by_one = LoadModel(*tiny.checkpoint, {.pool = &pool, .backend = Backend::kFloat64});
+    const auto reference = LoadModel(*tiny.checkpoint, {.pool = &pool, .backend = Backend::kFloat64});
     REQUIRE(model.ok());
-    REQUIRE(by_one.ok());
+    REQUIRE(reference.ok());
     for (const std::vector<int>& before : {std::vector<int>{0, 0, 0}, {5, 0, 130}, {1, 77, 2}}) {
       CheckBatch(**model, before, {});
       CheckBatch(**model, before, {.k_bits = 8, .v_bits = 8});
-      CheckBatch(**by_one, before, {});
+      CheckBatch(**reference, before, {});
     }
   }
 }
