@@ -112,9 +112,8 @@ absl::Status RunFolds(const FoldsCommandOptions& options, Context& context) {
   for (const FoldProof& p : proofs) {
     if (p.control || !p.refused.empty() || IsExact(p, proofs.front())) continue;
     return absl::FailedPreconditionError(absl::StrFormat(
-        "%s: %s moves a logit by %.2g of the largest in float64 and by %.2g in float32 (KL divergence %.2g "
-        "and "
-        "%.2g), where rounding moves it by %.2g and %.2g: do not trust this fold",
+        "%s: %s moves a logit by %.2g of the largest in float64 and by %.2g in float32 (KL divergence "
+        "%.2g and %.2g), where rounding moves it by %.2g and %.2g: do not trust this fold",
         Printable(options.model, 1024), p.fold, p.float64.logit, p.float32.logit, p.float64.divergence,
         p.float32.divergence, proofs.front().float64.logit, proofs.front().float32.logit));
   }
