@@ -54,8 +54,13 @@ __global__ void __launch_bounds__(kThreads, 1)
   cuda::WaitForInputs();
   const int d = static_cast<int>(p.head_dim), thread = static_cast<int>(threadIdx.x);
   const int heads = static_cast<int>(p.num_heads / p.num_kv_heads);  // at most kHeads
-  const int64_t kv_head = blockIdx.y, split = blockIdx.x, head0 = kv_head * heads;
-  const int64_t position = *p.first, width = p.num_kv_heads * d;
+  const int64_t kv_head = blockIdx.y, split = blockIdx.x, sequence = blockIdx.z;
+  const int64_t head0 = sequence * p.num_heads + kv_head * heads;  // among the heads of all sequences
+  const int64_t new_row = (sequence * p.num_kv_heads + kv_head) * d;
+  const int64_t position = p.positions[sequence], width = p.num_kv_heads * d;
+  const DecodeCache cache = p.caches[sequence];
+  float* const cache_k = cache.k + p.layer * cache.layer_floats + kv_head * d;  // of this head
+  float* const cache_v = cache.v + p.layer * cache.layer_floats + kv_head * d;
   const int64_t oldest = p.window > 0 && position >= p.window ? position - p.window + 1 : 0;
   const int64_t begin = max(oldest, split * kSplitKeys), end = min(position + 1, (split + 1) * kSplitKeys);
 
@@ -65,8 +70,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   }
   if (position / kSplitKeys == split) {  // here the new row is read again after the barrier
     for (int i = thread; i < d; i += kThreads) {
-      p.k[position * width + kv_head * d + i] = Rotated(p.new_k + kv_head * d, p, position, i);
-      p.v[position * width + kv_head * d + i] = p.new_v[kv_head * d + i];
+      cache_k[position * width + i] = Rotated(p.new_k + new_row, p, position, i);
+      cache_v[position * width + i] = p.new_v[new_row + i];
     }
   }
   __syncthreads();
@@ -77,16 +82,15 @@ __global__ void __launch_bounds__(kThreads, 1)
 #pragma unroll
     for (int c = 0; c < T::kVectors; ++c) {
       const int column = 4 * (lane + c * T::kLanes);
-      to[c] = key < end && column < d ? Load4(rows + key * width + kv_head * d + column)
-                                      : make_float4(0, 0, 0, 0);
+      to[c] = key < end && column < d ? Load4(rows + key * width + column) : make_float4(0, 0, 0, 0);
     }
   };
   for (int64_t key0 = begin; key0 < end; key0 += kTeams * kKeys) {
     float4 k[kKeys][T::kVectors], v[kKeys][T::kVectors];
 #pragma unroll
-    for (int j = 0; j < kKeys; ++j) load(p.k, key0 + team + j * kTeams, k[j]);
+    for (int j = 0; j < kKeys; ++j) load(cache_k, key0 + team + j * kTeams, k[j]);
 #pragma unroll
-    for (int j = 0; j < kKeys; ++j) load(p.v, key0 + team + j * kTeams, v[j]);
+    for (int j = 0; j < kKeys; ++j) load(cache_v, key0 + team + j * kTeams, v[j]);
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
       float score[kKeys] = {};
@@ -178,11 +182,12 @@ __global__ void __launch_bounds__(kThreads, 1)
   __shared__ bool last;
   __threadfence();
   __syncthreads();
-  if (thread == 0) last = atomicAdd(p.finished + kv_head, 1u) + 1 == static_cast<unsigned>(p.splits);
+  unsigned* const finished = p.finished + sequence * p.num_kv_heads + kv_head;
+  if (thread == 0) last = atomicAdd(finished, 1u) + 1 == static_cast<unsigned>(p.splits);
   __syncthreads();
   if (!last) return;
   __threadfence();
-  if (thread == 0) p.finished[kv_head] = 0;
+  if (thread == 0) *finished = 0;
   for (int i = thread; i < heads * d; i += kThreads) {
     const int h = i / d, column = i % d;
     const float* const parts = p.partial + (head0 + h) * p.splits * partial_stride;
@@ -195,7 +200,8 @@ template <int kMaxDim, int kHeads>
 absl::Status LaunchDecode(const DecodeParams& p, const cuda::Stream& stream) {
   const int64_t floats = kHeads * kMaxDim + int64_t{kHeads} * Teams<kMaxDim>::kCount * (kMaxDim + 2);
   return cuda::Launch("attention_f32_f32 decode", attention_f32_f32_decode_sm80<kMaxDim, kHeads>,
-                      {.grid = dim3(static_cast<unsigned>(p.splits), static_cast<unsigned>(p.num_kv_heads)),
+                      {.grid = dim3(static_cast<unsigned>(p.splits), static_cast<unsigned>(p.num_kv_heads),
+                                    static_cast<unsigned>(p.m)),
                        .block = dim3(kThreads),
                        .shared_bytes = floats * int64_t{sizeof(float)},
                        .overlaps = true},

@@ -2,6 +2,7 @@
 
 #include <cuda_runtime.h>
 
+#include <atomic>
 #include <utility>
 
 #include "formats/base/status.h"
@@ -12,7 +13,11 @@ namespace {
 
 cudaStream_t Handle(const Stream& stream) { return static_cast<cudaStream_t>(stream.handle()); }
 
+std::atomic<int64_t> num_runs{0};
+
 }  // namespace
+
+int64_t NumGraphRuns() { return num_runs.load(); }
 
 Graph::~Graph() {
   if (handle_ != nullptr) (void)cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(handle_));
@@ -40,6 +45,7 @@ absl::StatusOr<Graph> Graph::Record(const Stream& stream, absl::FunctionRef<absl
 }
 
 absl::Status Graph::Run(const Stream& stream) const {
+  ++num_runs;
   return ToStatus(cudaGraphLaunch(static_cast<cudaGraphExec_t>(handle_), Handle(stream)), "cudaGraphLaunch");
 }
 

@@ -1,6 +1,8 @@
 // A recorded sequence of device work, started as one.
 #pragma once
 
+#include <cstdint>
+
 #include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -23,5 +25,7 @@ class Graph {
  private:
   void* handle_ = nullptr;  // a cudaGraphExec_t
 };
+// Calls of Run since the start, for tests.
+int64_t NumGraphRuns();
 
 }  // namespace spikefold::kernels::cuda

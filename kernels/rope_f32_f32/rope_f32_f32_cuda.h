@@ -22,9 +22,9 @@ struct CudaParams {  // device addresses
   int64_t m = 0, head_dim = 0;
   CudaSide q, k;
   float eps = 0;
-  const float* cos = nullptr;  // [m, head_dim/2] of each row's position
+  const float* cos = nullptr;  // [positions, head_dim/2]
   const float* sin = nullptr;
-  const int32_t* first = nullptr;       // device: rows of cos and sin to leave out; null: none
+  const int32_t* positions = nullptr;   // device: [m]; null: 0, 1, ...
   hadamard_f32_f32::CudaPlan rotation;  // block == head_dim, or no factors
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);

@@ -14,9 +14,8 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
   extern __shared__ float shared[];  // [2, head_dim]
   cuda::LetNextStart();
   cuda::WaitForInputs();
-  const int64_t first = p.first == nullptr ? 0 : *p.first;
   const int d = static_cast<int>(p.head_dim), half = d / 2;
-  const int64_t m = blockIdx.y;
+  const int64_t m = blockIdx.y, position = p.positions == nullptr ? m : p.positions[m];
   const bool is_query = blockIdx.x < p.q.num_heads;
   const CudaSide& side = is_query ? p.q : p.k;
   const int64_t head = is_query ? blockIdx.x : blockIdx.x - p.q.num_heads;
@@ -36,8 +35,7 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
   }
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < half; i += kThreads) {
-    const float a = row[i], b = row[i + half], c = p.cos[(first + m) * half + i],
-                s = p.sin[(first + m) * half + i];
+    const float a = row[i], b = row[i + half], c = p.cos[position * half + i], s = p.sin[position * half + i];
     other[i] = fmaf(-b, s, a * c);
     other[i + half] = fmaf(b, c, a * s);
   }
@@ -56,14 +54,14 @@ __global__ void __launch_bounds__(kRowWarps* cuda::kWarp)
     rope_f32_f32_rows_sm80(const __grid_constant__ CudaParams p) {
   cuda::LetNextStart();
   cuda::WaitForInputs();
-  const int64_t m = blockIdx.x, first = p.first == nullptr ? 0 : *p.first;
+  const int64_t m = blockIdx.x, position = p.positions == nullptr ? m : p.positions[m];
   const int d = static_cast<int>(p.head_dim), half = d / 2;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarp,
             warp = static_cast<int>(threadIdx.x) / cuda::kWarp;
   const int q_heads = static_cast<int>(p.q.num_heads), heads = q_heads + static_cast<int>(p.k.num_heads);
   for (int i = lane * 2; i < half; i += 2 * cuda::kWarp) {
-    const float2 c = *reinterpret_cast<const float2*>(p.cos + (first + m) * half + i);
-    const float2 s = *reinterpret_cast<const float2*>(p.sin + (first + m) * half + i);
+    const float2 c = *reinterpret_cast<const float2*>(p.cos + position * half + i);
+    const float2 s = *reinterpret_cast<const float2*>(p.sin + position * half + i);
     for (int head = warp; head < heads; head += kRowWarps) {
       float* const x = head < q_heads ? p.q.x + (m * q_heads + head) * d
                                       : p.k.x + (m * p.k.num_heads + head - q_heads) * d;

@@ -14,7 +14,7 @@
 
 namespace spikefold {
 
-class CudaPages : public CudaSequence {
+class CudaPages : public KvCache::DeviceRows {
  public:
   // Rows that AppendRows takes at once: bounds the ring.
   static constexpr int64_t kChunkRows = 192;
@@ -35,6 +35,8 @@ class CudaPages : public CudaSequence {
   void Settle(int layer, int64_t end);
   void SettleAll(int64_t end);
   bool Truncate(int64_t length) override;
+
+  Recordings recordings;  // of this sequence alone: they hold its pages' addresses
 
  private:
   struct LayerState {

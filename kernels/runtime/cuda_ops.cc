@@ -105,7 +105,7 @@ absl::Status CudaOps::Embed(const LinearWeights& table, const ActivationForm& fo
   return kernels::embed_f32::RunCuda(
       {.m = static_cast<int64_t>(tokens.size()),
        .k = table.k,
-       .tokens = step_.active ? &step_.state.as<StepState>()->token : tokens_.as<int32_t>(),
+       .tokens = step_.active ? step_.state.tokens : tokens_.as<int32_t>(),
        .scale = scale,
        .table = codes || w->bf16 ? nullptr : w->w.as<float>(),
        .bf16_table = w->bf16 ? w->w.as<uint16_t>() : nullptr,
@@ -167,25 +167,23 @@ absl::Status CudaOps::HeadNormRope(const HeadNormRopeArgs& a) {
     step_.rope = rope;
     return absl::OkStatus();
   }
-  const int64_t width = a.num_kv_heads * a.head_dim, q_width = a.num_heads * a.head_dim;
-  for (const SequenceRows& s : a.sequences) {
-    const int64_t left_out = step_.active ? 0 : s.first * (a.head_dim / 2);
-    kernels::rope_f32_f32::CudaParams params = {
-        .m = s.rows,
-        .head_dim = a.head_dim,
-        .q = {.num_heads = a.num_heads, .x = Cuda(*a.q).data() + s.begin * q_width, .gain = q_gain},
-        .k = {.num_heads = a.num_kv_heads, .x = Cuda(*a.k).data() + s.begin * width, .gain = k_gain},
-        .eps = a.eps,
-        .cos = rope->cos.as<float>() + left_out,
-        .sin = rope->sin.as<float>() + left_out,
-        .first = step_.active ? &step_.state.as<StepState>()->at.first : nullptr};
-    if (a.rotation != nullptr) {
-      SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*a.rotation));
-      params.rotation = *plan;
-    }
-    SF_RETURN_IF_ERROR(kernels::rope_f32_f32::RunCuda(params, *stream_));
+  // A step's positions lie on the device.
+  const bool steps = step_.active || a.sequences.size() > 1;
+  const int64_t left_out = steps ? 0 : a.sequences.front().first * (a.head_dim / 2);
+  kernels::rope_f32_f32::CudaParams params = {
+      .m = a.rows,
+      .head_dim = a.head_dim,
+      .q = {.num_heads = a.num_heads, .x = Cuda(*a.q).data(), .gain = q_gain},
+      .k = {.num_heads = a.num_kv_heads, .x = Cuda(*a.k).data(), .gain = k_gain},
+      .eps = a.eps,
+      .cos = rope->cos.as<float>() + left_out,
+      .sin = rope->sin.as<float>() + left_out,
+      .positions = steps ? step_.state.positions : nullptr};
+  if (a.rotation != nullptr) {
+    SF_ASSIGN_OR_RETURN(const auto* plan, constants_.Rotation(*a.rotation));
+    params.rotation = *plan;
   }
-  return absl::OkStatus();
+  return kernels::rope_f32_f32::RunCuda(params, *stream_);
 }
 
 // The cache's rows in device memory, `width` values each, with what the host has before the sequence's next
@@ -216,7 +214,11 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
   if (a.hidden_position >= 0) {
     return absl::UnimplementedError("backend \"cuda\": no position can be hidden; use --backend cpu");
   }
-  for (const SequenceRows& sequence : a.sequences) SF_RETURN_IF_ERROR(Attend(a, sequence));
+  if (step_.active && !step_.paged) {
+    SF_RETURN_IF_ERROR(DecodeAttention(a));
+  } else {
+    for (const SequenceRows& sequence : a.sequences) SF_RETURN_IF_ERROR(Attend(a, sequence));
+  }
   SF_ASSIGN_OR_RETURN(const Target target, TargetOf(a.rows, *a.form, Cuda(*a.out), false));
   return Finish(target, Cuda(*a.out));
 }
@@ -225,7 +227,6 @@ absl::Status CudaOps::Attend(const AttentionArgs& a, const SequenceRows& s) {
   if (s.cache->pages() != nullptr) return AttendPaged(a, s);
   const int64_t width = a.num_kv_heads * a.head_dim, q_width = a.num_heads * a.head_dim;
   SF_ASSIGN_OR_RETURN(CudaRows * rows, RowsOf(s, width));
-  if (step_.active) return DecodeAttention(a, s, *rows);
   float* k = rows->k.as<float>() + a.layer * rows->layer_floats;
   float* v = rows->v.as<float>() + a.layer * rows->layer_floats;
   SF_RETURN_IF_ERROR(cuda::CopyTwo({.to = k + s.first * width, .from = Cuda(*a.k).data() + s.begin * width},

@@ -70,8 +70,11 @@ class CudaOps : public Ops {
   absl::StatusOr<CudaRows*> RowsOf(const SequenceRows& sequence, int64_t width);
   absl::Status Attend(const AttentionArgs& args, const SequenceRows& sequence);
   // cuda_step.cc
-  absl::Status DecodeAttention(const AttentionArgs& args, const SequenceRows& sequence, CudaRows& rows);
+  absl::Status SetStep(const StepArgs& args);
+  absl::Status SetSplits(const StepArgs& args);
+  absl::Status RunStep(Recordings& recordings, const StepArgs& args, absl::FunctionRef<absl::Status()> walk);
   absl::Status ReserveSplits(int64_t partial_floats, int64_t num_counters);
+  absl::Status DecodeAttention(const AttentionArgs& args);
   // Over a cache in pages.
   absl::StatusOr<CudaPages*> PagesOf(const SequenceRows& sequence);
   absl::Status AttendPaged(const AttentionArgs& args, const SequenceRows& sequence);
@@ -108,14 +111,17 @@ class CudaOps : public Ops {
   cuda::PinnedMemory staging_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned
 
-  // cuda_step.cc: one token at a time.
+  // cuda_step.cc: one token a sequence at a time.
   struct StepData {
-    bool active = false;
+    bool active = false;  // reads `state` alone, and can be recorded
     bool paged = false;
     int64_t splits = 0;
-    cuda::PinnedMemory host;               // StepState
-    cuda::DeviceMemory state;              // StepState
+    int64_t room = 0;  // sequences in `state`
+    cuda::PinnedMemory host_memory;
+    cuda::DeviceMemory memory;
+    StepState host, state;                 // in the pinned and in the device memory
     cuda::DeviceMemory partial, finished;  // of the attention
+    Recordings recordings;                 // of sequences in float caches
     // Rotary embedding that the attention takes over.
     const CudaConstants::Rope* rope = nullptr;
   } step_;

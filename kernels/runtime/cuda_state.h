@@ -4,11 +4,13 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "kernels/attention_f32_f32/attention_f32_f32_decode_cuda.h"
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/outlier_tail_cuda.h"
@@ -65,20 +67,33 @@ struct CudaWeights : DeviceWeights {
   bool complete = false;
 };
 
-// What changes from token to token of a recorded step, in device memory.
+// What changes from step to step of a recording: arrays of an entry a sequence, in one piece of memory.
 struct StepState {
-  int32_t token = 0;
-  kernels::KvPlace at;
+  StepState() = default;
+  StepState(void* memory, int64_t room)
+      : caches(static_cast<kernels::attention_f32_f32::DecodeCache*>(memory)),
+        places(reinterpret_cast<kernels::KvPlace*>(caches + room)),
+        positions(reinterpret_cast<int32_t*>(places + room)),
+        tokens(positions + room) {}
+  static size_t Bytes(int64_t room) {
+    return static_cast<size_t>(room) *
+           (sizeof(*caches) + sizeof(*places) + sizeof(*positions) + sizeof(*tokens));
+  }
+
+  kernels::attention_f32_f32::DecodeCache* caches = nullptr;  // of float caches
+  kernels::KvPlace* places = nullptr;                         // of caches in pages
+  int32_t *positions = nullptr, *tokens = nullptr;
 };
 
-// What a sequence keeps on the device.
-struct CudaSequence : KvCache::DeviceRows {
-  std::map<int64_t, cuda::Graph> steps;  // recorded, by number of splits of the attention
-  // cuda::NumAllocations() and StepArgs::rope_positions after the last step that was not recorded.
-  std::pair<int64_t, int64_t> valid_at = {-1, 0};
+// Recorded steps.
+struct Recordings {
+  // By numbers of sequences and of splits of the attention. Nothing: walked once, and to be recorded.
+  std::map<std::pair<int64_t, int64_t>, std::optional<cuda::Graph>> steps;
+  std::pair<int64_t, int64_t> valid_at = {-1, 0};  // cuda::NumAllocations() and StepArgs::rope_positions
 };
+
 // Keys and values of all layers, [capacity, num_kv_heads * head_dim] each.
-struct CudaRows : CudaSequence {
+struct CudaRows : KvCache::DeviceRows {
   cuda::DeviceMemory k, v;
   int64_t layer_floats = 0;
 };

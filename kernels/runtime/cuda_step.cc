@@ -1,6 +1,6 @@
-// One token at a time: its 300 launches are recorded once, and the recording is started for every further
-// token. Token and position lie in device memory; the attention's number of splits, which fixes the grid,
-// grows in powers of two, with a recording for each.
+// One token a sequence at a time: the 300 launches are recorded once, and the recording is started for every
+// further step of as many sequences. Tokens, positions and the caches' addresses lie in device memory; the
+// attention's number of splits, which fixes the grid, grows in powers of two, with a recording for each.
 #include <algorithm>
 #include <bit>
 #include <utility>
@@ -23,53 +23,99 @@ int64_t SplitsFor(int64_t positions) {
 
 }  // namespace
 
-// A recording holds addresses. Every one is of memory that was allocated before the sequence's last step that
-// was not recorded, and no allocation has followed: then they are valid still. That step has copied the
+// What the step's kernels read from device memory.
+absl::Status CudaOps::SetStep(const StepArgs& a) {
+  const int64_t count = static_cast<int64_t>(a.sequences.size());
+  const int64_t width = a.config->num_kv_heads * a.config->head_dim;
+  if (count > step_.room) {
+    step_.room = 0;  // until both are there
+    SF_RETURN_IF_ERROR(step_.host_memory.Reserve(StepState::Bytes(count)));
+    SF_RETURN_IF_ERROR(step_.memory.Reserve(StepState::Bytes(count)));
+    step_.room = count;
+    step_.host = StepState(step_.host_memory.as<void>(), count);
+    step_.state = StepState(step_.memory.as<void>(), count);
+  }
+  // The copy of the step before has been waited for: a step's results are read before the next.
+  for (int64_t i = 0; i < count; ++i) {
+    const SequenceRows& sequence = a.sequences[static_cast<size_t>(i)];
+    step_.host.tokens[i] = a.tokens[static_cast<size_t>(i)];
+    step_.host.positions[i] = static_cast<int32_t>(sequence.first);
+    step_.host.places[i] = {.first = step_.host.positions[i]};
+    step_.host.caches[i] = {};
+    if (sequence.cache->pages() == nullptr) {
+      SF_ASSIGN_OR_RETURN(const CudaRows* rows, RowsOf(sequence, width));
+      step_.host.caches[i] = {rows->k.as<float>(), rows->v.as<float>(), rows->layer_floats};
+    } else if (sequence.cache->device() != nullptr) {
+      const auto& pages = static_cast<const CudaPages&>(*sequence.cache->device());
+      step_.host.places[i].first_row_page = static_cast<int32_t>(pages.first_row_page(0));
+    }
+  }
+  return cuda::CopyIn(step_.memory.as<void>(), step_.host_memory.as<void>(), StepState::Bytes(step_.room),
+                      *stream_);
+}
+
+// The attention's splits of the longest sequence, and room for them: before the walk, because a recorded one
+// may not allocate.
+absl::Status CudaOps::SetSplits(const StepArgs& a) {
+  // As much as the sequences can need, so that no later step allocates, unless they will hardly need it.
+  constexpr int64_t kMostFloats = int64_t{1} << 26;
+  const ModelConfig& c = *a.config;
+  int64_t most_splits = 1;
+  for (const SequenceRows& sequence : a.sequences) {
+    step_.splits = std::max(step_.splits, SplitsFor(sequence.first + 1));
+    most_splits = std::max(most_splits, SplitsFor(sequence.cache->capacity()));
+  }
+  const int64_t count = static_cast<int64_t>(a.sequences.size());
+  const int64_t floats = count * c.num_heads * (c.head_dim + 2);  // of a split
+  const bool all = floats * most_splits <= kMostFloats;
+  return ReserveSplits(floats * (all ? most_splits : step_.splits), count * c.num_kv_heads);
+}
+
+// A recording holds addresses. Every one is of memory that was allocated before a walk of such a step that
+// was not recorded, and no allocation has followed: then they are valid still. That walk has copied the
 // tables of rotary embedding, which must not have grown since either (an evicting cache's do, as its text
 // goes on).
 absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> walk) {
-  if (a.sequences.size() != 1) return walk();
   const ModelConfig& c = *a.config;
-  KvCache& cache = *a.sequences.front().cache;
-  const int64_t first = a.sequences.front().first;
-  step_.paged = cache.pages() != nullptr;
-  CudaPages* const pages = step_.paged ? static_cast<CudaPages*>(cache.device()) : nullptr;
-  if (step_.paged ? pages == nullptr || pages->StepsBack(0, first)
-                  : !attention::CanDecode(c.num_heads, c.num_kv_heads, c.head_dim)) {
-    return walk();
+  const auto in_pages = [](const SequenceRows& sequence) { return sequence.cache->pages() != nullptr; };
+  step_.paged = std::any_of(a.sequences.begin(), a.sequences.end(), in_pages);
+  CudaPages* pages = nullptr;
+  bool records = attention::CanDecode(c.num_heads, c.num_kv_heads, c.head_dim);
+  if (step_.paged) {  // one at a time, and on the device already
+    const SequenceRows& only = a.sequences.front();
+    if (a.sequences.size() == 1) pages = static_cast<CudaPages*>(only.cache->device());
+    records = pages != nullptr && !pages->StepsBack(0, only.first);
   }
-  step_.splits = step_.paged ? 0 : SplitsFor(first + 1);  // those of pages do not grow
-  SF_RETURN_IF_ERROR(step_.host.Reserve(sizeof(StepState)));
-  SF_RETURN_IF_ERROR(step_.state.Reserve(sizeof(StepState)));
-  // The copy of the token before has been waited for: a step's results are read before the next.
-  *step_.host.as<StepState>() = {.token = a.tokens.front(), .at = {.first = static_cast<int32_t>(first)}};
-  if (pages != nullptr) {
-    step_.host.as<StepState>()->at.first_row_page = static_cast<int32_t>(pages->first_row_page(0));
-  }
-  SF_RETURN_IF_ERROR(
-      cuda::CopyIn(step_.state.as<StepState>(), step_.host.as<StepState>(), sizeof(StepState), *stream_));
+  if (records || a.sequences.size() > 1) SF_RETURN_IF_ERROR(SetStep(a));
+  if (!records) return walk();
+  step_.splits = 0;  // those of pages do not grow
+  if (!step_.paged) SF_RETURN_IF_ERROR(SetSplits(a));
   step_.active = true;
   step_.rope = nullptr;
-  const auto leave = [&](absl::Status status) {
-    step_.active = false;
-    if (pages != nullptr && status.ok()) pages->SettleAll(first + 1);
-    return status;
-  };
-  const auto now = [&] { return std::pair(kernels::cuda::NumAllocations(), a.rope_positions); };
-  auto* const rows = static_cast<CudaSequence*>(cache.device());
-  if (rows == nullptr || rows->valid_at != now()) {
-    if (rows != nullptr) rows->steps.clear();
+  const absl::Status status = RunStep(pages == nullptr ? step_.recordings : pages->recordings, a, walk);
+  step_.active = false;
+  if (pages != nullptr && status.ok()) pages->SettleAll(a.sequences.front().first + 1);
+  return status;
+}
+
+absl::Status CudaOps::RunStep(Recordings& recordings, const StepArgs& a,
+                              absl::FunctionRef<absl::Status()> walk) {
+  const auto now = [&] { return std::pair(cuda::NumAllocations(), a.rope_positions); };
+  if (recordings.valid_at != now()) recordings.steps.clear();
+  const std::pair key(static_cast<int64_t>(a.sequences.size()), step_.splits);
+  const auto [recorded, is_new] = recordings.steps.try_emplace(key);
+  if (is_new) {  // a walk that may allocate
+    const auto before = now();
     const absl::Status status = walk();
-    if (status.ok()) static_cast<CudaSequence*>(cache.device())->valid_at = now();
-    return leave(status);
+    recordings.valid_at = now();
+    if (!status.ok() || recordings.valid_at != before) recordings.steps.clear();
+    if (status.ok()) recordings.steps.try_emplace(key);
+    return status;
   }
-  auto recorded = rows->steps.find(step_.splits);
-  if (recorded == rows->steps.end()) {
-    absl::StatusOr<cuda::Graph> graph = cuda::Graph::Record(*stream_, walk);
-    if (!graph.ok()) return leave(graph.status());
-    recorded = rows->steps.emplace(step_.splits, *std::move(graph)).first;
+  if (!recorded->second.has_value()) {
+    SF_ASSIGN_OR_RETURN(recorded->second, cuda::Graph::Record(*stream_, walk));
   }
-  return leave(recorded->second.Run(*stream_));
+  return recorded->second->Run(*stream_);
 }
 
 // Room for the partial results of a split attention; the counters are zeros.
@@ -81,14 +127,12 @@ absl::Status CudaOps::ReserveSplits(int64_t partial_floats, int64_t num_counters
   return cuda::Fill(step_.finished.as<void>(), 0, counters, *stream_);
 }
 
-absl::Status CudaOps::DecodeAttention(const AttentionArgs& a, const SequenceRows& sequence, CudaRows& rows) {
-  // Room for the longest sequence at once: a later recording finds the memory there.
-  const int64_t most_splits = SplitsFor(sequence.cache->capacity());
-  SF_RETURN_IF_ERROR(ReserveSplits(a.num_heads * most_splits * (a.head_dim + 2), a.num_kv_heads));
+absl::Status CudaOps::DecodeAttention(const AttentionArgs& a) {
   const auto data = [](const Buffer* b) { return static_cast<const CudaBuffer*>(b)->data(); };
   const auto& out = static_cast<const CudaActivation&>(*a.out);
   SF_RETURN_IF_ERROR(
-      attention::RunDecode({.num_heads = a.num_heads,
+      attention::RunDecode({.m = a.rows,
+                            .num_heads = a.num_heads,
                             .num_kv_heads = a.num_kv_heads,
                             .head_dim = a.head_dim,
                             .q = data(a.q),
@@ -96,9 +140,9 @@ absl::Status CudaOps::DecodeAttention(const AttentionArgs& a, const SequenceRows
                             .new_v = data(a.v),
                             .cos = step_.rope == nullptr ? nullptr : step_.rope->cos.as<float>(),
                             .sin = step_.rope == nullptr ? nullptr : step_.rope->sin.as<float>(),
-                            .first = &step_.state.as<StepState>()->at.first,
-                            .k = rows.k.as<float>() + a.layer * rows.layer_floats,
-                            .v = rows.v.as<float>() + a.layer * rows.layer_floats,
+                            .positions = step_.state.positions,
+                            .caches = step_.state.caches,
+                            .layer = a.layer,
                             .scale = a.scale,
                             .window = a.window,
                             .splits = step_.splits,
@@ -139,7 +183,7 @@ absl::Status CudaOps::AttendPages(const AttentionArgs& a, CudaPages& pages, cons
   const kernels::CudaKvLayer layer = pages.Layer(a.layer, rope_);
   const kernels::KvPlace at = {static_cast<int32_t>(part.first),
                                static_cast<int32_t>(pages.first_row_page(a.layer))};
-  const kernels::KvPlace* const device_at = step_.active ? &step_.state.as<StepState>()->at : nullptr;
+  const kernels::KvPlace* const device_at = step_.active ? step_.state.places : nullptr;
   const int64_t width = a.num_kv_heads * a.head_dim, q_width = a.num_heads * a.head_dim;
   const auto data = [](const Buffer* b) { return static_cast<const CudaBuffer*>(b)->data(); };
   SF_RETURN_IF_ERROR(

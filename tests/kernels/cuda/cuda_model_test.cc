@@ -1,4 +1,5 @@
 // Whole models: the walk on a GPU against the walk on the CPU.
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/runtime/ops.h"
 #include "tests/kernels/runtime/runtime_kit.h"
@@ -195,6 +196,43 @@ TEST_CASE("A batch gives what each sequence gives alone, however long each is", 
     const KvOptions codes = {.k_bits = 8, .v_bits = 8, .k_before_rope = true, .sinks = 1};
     CHECK(BatchError(*gpu, {120, 5, 300}, 70, codes) < 2e-2);
   }
+}
+
+TEST_CASE("Sequences may join and leave a batch, and a batch under way is a recording and allocates nothing",
+          "[gpu][model][batch]") {
+  const TinyModel tiny = MakeTinyModel(Llama());
+  const auto gpu = LoadCuda(*tiny.checkpoint);
+  const ModelConfig& config = gpu->graph().config;
+  const size_t d = static_cast<size_t>(config.hidden);
+  constexpr size_t kCount = 5;
+  constexpr int64_t kSteps = 40;
+  std::vector<KvCache> caches(kCount, KvCache(config, 300)), own = caches;
+  int64_t allocations = 0, runs = 0;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    if (step == kSteps / 2) {
+      allocations = kernels::cuda::NumAllocations();
+      runs = kernels::cuda::NumGraphRuns();
+    }
+    int64_t alone = 0;
+    std::vector<KvCache*> pointers;  // who takes part changes with the step
+    std::vector<int32_t> tokens;
+    std::vector<float> expected;
+    for (size_t i = 0; i < kCount; ++i) {
+      if (i > 0 && step % static_cast<int64_t>(i + 2) == 1) continue;
+      pointers.push_back(&caches[(i + static_cast<size_t>(step)) % kCount]);
+      tokens.push_back(static_cast<int32_t>(7 * step + static_cast<int64_t>(i)) % 256);
+      const std::vector<float> row =
+          Hidden(*gpu, {&tokens.back(), 1}, own[(i + static_cast<size_t>(step)) % kCount]);
+      expected.insert(expected.end(), row.begin(), row.end());
+      ++alone;
+    }
+    std::vector<float> rows(tokens.size() * d);
+    REQUIRE(ForwardBatch(*gpu, tokens, pointers, absl::MakeSpan(rows)).ok());
+    CHECK(RelativeError(rows, expected) < 1e-4);
+    runs += step < kSteps / 2 ? 0 : alone + 1;
+  }
+  CHECK(kernels::cuda::NumAllocations() == allocations);
+  CHECK(kernels::cuda::NumGraphRuns() == runs);
 }
 
 TEST_CASE("Sequences of other capacities decode by turns, alone and in pairs", "[gpu][model][decode]") {

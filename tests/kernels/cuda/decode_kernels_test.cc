@@ -92,7 +92,9 @@ TEST_CASE("What is not finite stays so through digits", "[gpu][matmul][decode]")
 }
 
 struct DecodeCase {
-  int64_t heads, kv, d, first, window = 0;
+  int64_t heads, kv, d;
+  std::vector<int64_t> first;  // of each sequence
+  int64_t window = 0;
   int64_t splits = 0;  // 0: as many as needed
 };
 
@@ -110,84 +112,110 @@ std::vector<float> Turned(std::vector<float> x, int64_t heads, int64_t d, const 
   return x;
 }
 
-TEST_CASE("Attention of one token appends its row and equals the reference", "[gpu][attention][decode]") {
+TEST_CASE("Attention of a token of each sequence appends its row and equals the reference",
+          "[gpu][attention][decode]") {
+  namespace attention = attention_f32_f32;
   CheckReport report;
-  for (const DecodeCase& c : std::vector<DecodeCase>{{9, 3, 64, 0},
-                                                     {9, 3, 64, 100},
-                                                     {9, 3, 64, 127},
-                                                     {9, 3, 64, 128},
-                                                     {32, 8, 128, 1000},
-                                                     {32, 8, 128, 1000, 0, 16},
-                                                     {32, 8, 128, 1000, 130},
-                                                     {4, 1, 256, 300},
-                                                     {4, 4, 48, 77},
-                                                     {14, 2, 64, 500, 7},
-                                                     {3, 3, 256, 129}}) {
-    const int64_t positions = c.first + 1, width = c.kv * c.d;
-    const std::vector<float> q = RandomFloats(c.heads * c.d, 1), new_k = RandomFloats(width, 2),
-                             new_v = RandomFloats(width, 3);
-    std::vector<float> k = RandomFloats(positions * width, 4), v = RandomFloats(positions * width, 5);
-    std::vector<float> cos(static_cast<size_t>(positions * c.d / 2)), sin(cos.size());
+  for (const DecodeCase& c : std::vector<DecodeCase>{{9, 3, 64, {0}},
+                                                     {9, 3, 64, {100}},
+                                                     {9, 3, 64, {127}},
+                                                     {9, 3, 64, {128, 0, 127}},
+                                                     {32, 8, 128, {1000}},
+                                                     {32, 8, 128, {700, 1000, 3}, 0, 16},
+                                                     {32, 8, 128, {1000, 200}, 130},
+                                                     {4, 1, 256, {300, 301}},
+                                                     {4, 4, 48, {77, 2}},
+                                                     {14, 2, 64, {500, 5, 255}, 7},
+                                                     {3, 3, 256, {129}}}) {
+    const int64_t m = static_cast<int64_t>(c.first.size()), width = c.kv * c.d;
+    const int64_t longest = *std::max_element(c.first.begin(), c.first.end()) + 1;
+    const std::vector<float> q = RandomFloats(m * c.heads * c.d, 1), new_k = RandomFloats(m * width, 2),
+                             new_v = RandomFloats(m * width, 3);
+    std::vector<float> cos(static_cast<size_t>(longest * c.d / 2)), sin(cos.size());
     for (size_t i = 0; i < cos.size(); ++i) {
       cos[i] = static_cast<float>(std::cos(0.37 * static_cast<double>(i)));
       sin[i] = static_cast<float>(std::sin(0.37 * static_cast<double>(i)));
     }
-    const Array<float> d_q(q), d_new_k(new_k), d_new_v(new_v), d_k(k), d_v(v), d_cos(cos), d_sin(sin),
-        o(c.heads * c.d);
-    const Array<int32_t> first(std::vector<int32_t>{static_cast<int32_t>(c.first)});
-    const int64_t needed = (positions + attention_f32_f32::kSplitKeys - 1) / attention_f32_f32::kSplitKeys;
+    // Each sequence has a cache of its own size: layer 0, which nobody may touch, and layer 1.
+    std::vector<std::vector<float>> k, v;
+    std::vector<Array<float>> d_k, d_v;
+    std::vector<attention::DecodeCache> caches;
+    for (int64_t i = 0; i < m; ++i) {
+      const int64_t layer = (c.first[static_cast<size_t>(i)] + 1 + i) * width;
+      const uint64_t seed = static_cast<uint64_t>(4 + 2 * i);
+      k.push_back(RandomFloats(2 * layer, seed));
+      v.push_back(RandomFloats(2 * layer, seed + 1));
+      d_k.emplace_back(k.back());
+      d_v.emplace_back(v.back());
+      caches.push_back({d_k.back().data(), d_v.back().data(), layer});
+    }
+    const Array<float> d_q(q), d_new_k(new_k), d_new_v(new_v), d_cos(cos), d_sin(sin), o(m * c.heads * c.d);
+    const Array<attention::DecodeCache> d_caches(caches);
+    const Array<int32_t> positions(std::vector<int32_t>(c.first.begin(), c.first.end()));
+    const int64_t needed = (longest + attention::kSplitKeys - 1) / attention::kSplitKeys;
     const int64_t splits = c.splits > 0 ? c.splits : needed;
-    const Array<float> partial(c.heads * splits * (c.d + 2));
-    const Array<uint32_t> finished(std::vector<uint32_t>(static_cast<size_t>(c.kv), 0));
+    const Array<float> partial(m * c.heads * splits * (c.d + 2));
+    const Array<uint32_t> finished(std::vector<uint32_t>(static_cast<size_t>(m * c.kv), 0));
     const float scale = 1 / std::sqrt(static_cast<float>(c.d));
     for (int repeat = 0; repeat < 3; ++repeat) {  // the counters are ready for the next token
-      Ok(attention_f32_f32::RunDecode({.num_heads = c.heads,
-                                       .num_kv_heads = c.kv,
-                                       .head_dim = c.d,
-                                       .q = d_q.data(),
-                                       .new_k = d_new_k.data(),
-                                       .new_v = d_new_v.data(),
-                                       .cos = d_cos.data(),
-                                       .sin = d_sin.data(),
-                                       .first = first.data(),
-                                       .k = d_k.data(),
-                                       .v = d_v.data(),
-                                       .scale = scale,
-                                       .window = c.window,
-                                       .splits = splits,
-                                       .partial = partial.data(),
-                                       .finished = finished.data(),
-                                       .o = o.data()},
-                                      TheStream()));
+      Ok(attention::RunDecode({.m = m,
+                               .num_heads = c.heads,
+                               .num_kv_heads = c.kv,
+                               .head_dim = c.d,
+                               .q = d_q.data(),
+                               .new_k = d_new_k.data(),
+                               .new_v = d_new_v.data(),
+                               .cos = d_cos.data(),
+                               .sin = d_sin.data(),
+                               .positions = positions.data(),
+                               .caches = d_caches.data(),
+                               .layer = 1,
+                               .scale = scale,
+                               .window = c.window,
+                               .splits = splits,
+                               .partial = partial.data(),
+                               .finished = finished.data(),
+                               .o = o.data()},
+                              TheStream()));
     }
-    const auto row = [&](const std::vector<float>& table) {
-      return std::vector<float>(table.end() - c.d / 2, table.end());
-    };
-    const std::vector<float> turned_k = Turned(new_k, c.kv, c.d, row(cos), row(sin)),
-                             turned_q = Turned(q, c.heads, c.d, row(cos), row(sin));
-    std::copy(turned_k.begin(), turned_k.end(), k.end() - width);
-    std::copy(new_v.begin(), new_v.end(), v.end() - width);
-    std::vector<float> expected(q.size());
-    Ok(attention_f32_f32::Reference({.m = 1,
-                                     .num_heads = c.heads,
-                                     .num_kv_heads = c.kv,
-                                     .head_dim = c.d,
-                                     .q = turned_q.data(),
-                                     .k = k.data(),
-                                     .v = v.data(),
-                                     .first = c.first,
-                                     .scale = scale,
-                                     .window = c.window,
-                                     .o = expected.data()}));
-    const std::string name =
-        absl::StrCat("heads=", c.heads, "/", c.kv, " d=", c.d, " first=", c.first, " window=", c.window);
-    const double tolerance = 0x1p-24 * static_cast<double>(c.d + positions + 64) * 4;
-    report.Compare(name, o.Read(), std::vector<double>(expected.begin(), expected.end()),
-                   std::vector<double>(expected.size(), tolerance));
-    const std::vector<float> appended_v = d_v.Read();
-    report.CompareExact(absl::StrCat(name, " v"), appended_v, v);
-    report.Compare(absl::StrCat(name, " k"), d_k.Read(), std::vector<double>(k.begin(), k.end()),
-                   std::vector<double>(k.size(), 0x1p-20));
+    const std::vector<float> out = o.Read();
+    for (int64_t i = 0; i < m; ++i) {
+      const size_t at = static_cast<size_t>(i);
+      const int64_t first = c.first[at], layer = caches[at].layer_floats, row = layer + first * width;
+      const auto angles = [&](const std::vector<float>& table) {
+        return std::vector<float>(table.begin() + first * (c.d / 2), table.begin() + (first + 1) * (c.d / 2));
+      };
+      const auto part = [&](const std::vector<float>& all, int64_t size) {
+        return std::vector<float>(all.begin() + i * size, all.begin() + (i + 1) * size);
+      };
+      const int64_t q_width = c.heads * c.d;
+      const std::vector<float> own_v = part(new_v, width),
+                               turned_k = Turned(part(new_k, width), c.kv, c.d, angles(cos), angles(sin)),
+                               turned_q = Turned(part(q, q_width), c.heads, c.d, angles(cos), angles(sin));
+      std::copy(turned_k.begin(), turned_k.end(), k[at].begin() + row);
+      std::copy(own_v.begin(), own_v.end(), v[at].begin() + row);
+      std::vector<float> expected(static_cast<size_t>(q_width));
+      Ok(attention::Reference({.m = 1,
+                               .num_heads = c.heads,
+                               .num_kv_heads = c.kv,
+                               .head_dim = c.d,
+                               .q = turned_q.data(),
+                               .k = k[at].data() + layer,
+                               .v = v[at].data() + layer,
+                               .first = first,
+                               .scale = scale,
+                               .window = c.window,
+                               .o = expected.data()}));
+      const std::string name = absl::StrCat("heads=", c.heads, "/", c.kv, " d=", c.d, " sequence=", i,
+                                            " first=", first, " window=", c.window);
+      const double tolerance = 0x1p-24 * static_cast<double>(c.d + first + 65) * 4;
+      report.Compare(name, part(out, q_width), std::vector<double>(expected.begin(), expected.end()),
+                     std::vector<double>(expected.size(), tolerance));
+      report.CompareExact(absl::StrCat(name, " v"), d_v[at].Read(), v[at]);
+      report.Compare(absl::StrCat(name, " k"), d_k[at].Read(),
+                     std::vector<double>(k[at].begin(), k[at].end()),
+                     std::vector<double>(k[at].size(), 0x1p-20));
+    }
   }
   INFO(report.detail);
   CHECK(report.ok());

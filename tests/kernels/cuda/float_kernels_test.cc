@@ -194,11 +194,15 @@ TEST_CASE("Head norms, rotary embedding and the shared rotation hold their bound
   CHECK(report.ok());
 }
 
-TEST_CASE("Rotary embedding alone holds its bound, on few rows and on many", "[gpu][rope]") {
+TEST_CASE("Rotary embedding alone holds its bound, on few rows and on many, in order and not",
+          "[gpu][rope]") {
   CheckReport report;
   for (const int64_t d : {int64_t{12}, int64_t{64}, int64_t{256}}) {
-    for (const int64_t m : {int64_t{3}, int64_t{40}}) {
+    for (const auto& [m, backwards] : {std::pair(int64_t{3}, false), {3, true}, {40, false}, {40, true}}) {
       const int64_t heads = 13, kv = 4, half = d / 2;
+      std::vector<int32_t> positions;
+      for (int64_t i = 0; i < m; ++i) positions.push_back(static_cast<int32_t>(backwards ? m - 1 - i : i));
+      const Array<int32_t> d_positions(positions);
       const std::vector<float> q = RandomFloats(m * heads * d, 1), k = RandomFloats(m * kv * d, 2),
                                cos = RandomFloats(m * half, 3), sin = RandomFloats(m * half, 4);
       const Array<float> d_q(q), d_k(k), d_cos(cos), d_sin(sin);
@@ -207,7 +211,8 @@ TEST_CASE("Rotary embedding alone holds its bound, on few rows and on many", "[g
                                 .q = {.num_heads = heads, .x = d_q.data()},
                                 .k = {.num_heads = kv, .x = d_k.data()},
                                 .cos = d_cos.data(),
-                                .sin = d_sin.data()},
+                                .sin = d_sin.data(),
+                                .positions = backwards ? d_positions.data() : nullptr},
                                TheStream()));
       const auto check = [&](const char* name, const std::vector<float>& x, int64_t num_heads,
                              const Array<float>& turned) {
@@ -215,7 +220,8 @@ TEST_CASE("Rotary embedding alone holds its bound, on few rows and on many", "[g
         for (size_t at = 0; at < x.size(); ++at) {
           const size_t width = static_cast<size_t>(d), pairs = static_cast<size_t>(half);
           const size_t row = at / width, i = at % width, other = i < pairs ? at + pairs : at - pairs;
-          const size_t angle = row / static_cast<size_t>(num_heads) * pairs + i % pairs;
+          const size_t position = static_cast<size_t>(positions[row / static_cast<size_t>(num_heads)]);
+          const size_t angle = position * pairs + i % pairs;
           const double own = double{x[at]} * cos[angle], across = double{x[other]} * sin[angle];
           expected[at] = i < pairs ? own - across : own + across;
           tolerance[at] = 2 * kUnit * (std::abs(own) + std::abs(across));
