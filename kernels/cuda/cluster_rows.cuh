@@ -34,6 +34,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ldst.cuh"
+#include "kernels/cuda/mbarrier.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
 #include "kernels/cuda/streaming.cuh"
 #include "kernels/cuda/tma.cuh"
@@ -68,34 +69,25 @@ struct Plan {
   int all_pairs = 0, all_chunks = 0;  // of the product
   int first_pair[kMaxLinears] = {};   // of each linear; beyond all pairs behind the last
   int rank_bytes = 0;                 // of the sums that a block sends to another in a turn, at most
-  // Behind x: largest, rings, partial sums, sums from other blocks (two turns').
-  int largest = 0, ring = 0, partial = 0, sums = 0, shared_bytes = 0;
+  // Behind x: largest, the barrier that counts the bytes of sums, rings, partial sums, sums of all blocks of
+  // the cluster.
+  int largest = 0, barrier = 0, ring = 0, partial = 0, sums = 0, shared_bytes = 0;
 };
 template <typename Traits>
 void LayOut(Plan& plan) {
   plan.largest = plan.units * kUnitChunks * Traits::kChunkBytes;
-  plan.ring = (plan.largest + Traits::kLargestBytes + 127) / 128 * 128;
+  plan.barrier = (plan.largest + Traits::kLargestBytes + 7) / 8 * 8;
+  plan.ring = (plan.barrier + 8 + 127) / 128 * 128;
   plan.partial = plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes;
   const int slots = plan.pairs + Traits::kWarps - 1;
   plan.sums = plan.partial + slots * Traits::kColumns * kStride * 4;
   plan.rank_bytes = static_cast<int>(CeilDiv(plan.pairs * kItems<Traits>, plan.splits)) * kItemBytes;
-  const int buffers = plan.splits == 1 ? 0 : plan.turns > 1 ? 2 : 1;
-  plan.shared_bytes = plan.sums + buffers * plan.splits * plan.rank_bytes;
+  plan.shared_bytes = plan.sums + (plan.splits == 1 ? 0 : plan.splits * plan.rank_bytes);
 }
 
 __device__ inline float4 operator+(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
 }
-// To the same place of the shared memory of block `rank` of the cluster.
-__device__ inline void StoreRemote16(uint32_t shared, uint32_t rank, float4 v) {
-  asm volatile(
-      "{\n.reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "st.shared::cluster.v4.f32 [remote], {%2, %3, %4, %5};\n}" ::"r"(shared),
-      "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
-      : "memory");
-}
-
 // i / d for small numbers, without a division: d's inverse in float32 is near enough.
 struct Divisor {
   __device__ explicit Divisor(int d) {
@@ -210,12 +202,14 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
   float* const partial = reinterpret_cast<float*>(shared + plan.partial);  // [slots][kColumns][kStride]
   uint32_t x_begin = SharedAddress(shared);
   StaysInLoop(x_begin);
+  const uint32_t barrier = x_begin + plan.barrier;
   const uint32_t ring = x_begin + plan.ring + warp * (plan.stages * kUnitBytes);
 #pragma unroll 1
   for (int turn = 0; turn < plan.turns; ++turn) {
     const Share<Traits> share(plan, cluster, rank, turn, warp);
     const int units = share.units, pair0 = share.pair0, pairs = share.pairs;
-    if (pairs <= 0) break;  // all blocks of the cluster
+    if (pairs <= 0) break;                             // all blocks of the cluster
+    if (turn > 0 && plan.splits > 1) ClusterArrive();  // has read the sums of the turn before
     // Units from `first` on to `last`.
     const auto fill = [&](int first, int last) {
       Loads<Traits> loads(p.linears, plan, share, lane);
@@ -227,6 +221,11 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
     fill(0, turn == 0 ? kEarly : plan.stages - 1);
     if (turn == 0) {
       LetNextStart();
+      if (threadIdx.x == 0) {
+        InitBarrier(barrier, 1);
+        FenceBarrierInit();
+      }
+      __syncwarp();
       if (plan.splits > 1) ClusterArriveRelaxed();
       WaitForInputs();  // codes do not depend on the kernel before
       const int first = share.first * kUnitChunks;
@@ -295,10 +294,13 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
                                      (of - plan.first_pair[linear]) * kChannels + quad);
     };
     // Item i is finished by block i % splits, from [rank][items of a block][kItemRows][kChannels]. Where that
-    // lies is the plan's, not the turn's: a block may send sums of this turn while another reads those
-    // before.
-    const uint32_t sums = x_begin + plan.sums + turn % 2 * (plan.splits * plan.rank_bytes) + lane * 16;
-    if (turn == 0 && plan.splits > 1) ClusterWait();  // the others have begun: their memory may be written to
+    // lies is the plan's, not the turn's.
+    const uint32_t sums = x_begin + plan.sums + lane * 16;
+    const int mine = by_splits.Divide(items + plan.splits - 1 - rank);
+    if (plan.splits > 1) {
+      ClusterWait();  // the others have begun this turn: their memory may be written to
+      if (threadIdx.x == 0) ArriveExpecting(barrier, mine * plan.splits * kItemBytes);
+    }
     __syncthreads();
 #pragma unroll 1
     for (int of = warp; of < pairs; of += kWarps) {
@@ -322,27 +324,25 @@ __global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
         } else {
           const int place = by_splits.Divide(item), owner = item - place * plan.splits;
           StoreRemote16(sums + rank * plan.rank_bytes + place * kItemBytes, static_cast<uint32_t>(owner),
-                        sum[r]);
+                        sum[r], barrier);
         }
       }
       parts_of(of + kWarps);
     }
-    if (plan.splits > 1) {
-      ClusterArrive();
-      int item = warp * plan.splits + rank;
-      typename Traits::Output output = output_of(item);  // known before the sums come
-      ClusterWait();
+    if (plan.splits > 1 && warp < mine) {
+      typename Traits::Output output = output_of(warp * plan.splits + rank);  // known before the sums come
+      WaitClusterBarrierGuarded(barrier, turn % 2);
 #pragma unroll 1
-      while (item < items) {
-        const uint32_t place = sums + by_splits.Divide(item) * kItemBytes;
+      for (int place = warp; place < mine; place += kWarps) {
+        if (place > warp) output = output_of(place * plan.splits + rank);
         float4 y = {};
 #pragma unroll
         for (int other = 0; other < kMaxSplits; ++other) {
-          if (other < plan.splits) y = y + LoadSharedFloats(place + other * plan.rank_bytes);
+          if (other < plan.splits) {
+            y = y + LoadSharedFloats(sums + other * plan.rank_bytes + place * kItemBytes);
+          }
         }
         output.Finish(p, y);
-        item += kWarps * plan.splits;
-        if (item < items) output = output_of(item);
       }
     }
     if (plan.turns > 1) __syncthreads();  // partial sums are written anew

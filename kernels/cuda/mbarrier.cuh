@@ -70,6 +70,39 @@ __device__ inline void WaitBarrierGuarded(uint32_t barrier, uint32_t parity) {
   }
 }
 
+// The same, where other blocks of the cluster wrote what is waited for, by StoreRemote16().
+__device__ inline void WaitClusterBarrierGuarded(uint32_t barrier, uint32_t parity) {
+  constexpr uint32_t kMaxTries = 1u << 22;
+  for (uint32_t tries = 0;; ++tries) {
+    uint32_t done;
+    asm volatile(
+        "{\n"
+        ".reg .pred p;\n"
+        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "selp.u32 %0, 1, 0, p;\n"
+        "}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+    if (done != 0) return;
+    if (tries == kMaxTries) __trap();
+  }
+}
+// Stores to the same place of the shared memory of block `rank` of the cluster, whose barrier at the same
+// place as `barrier` receives the 16 bytes.
+__device__ inline void StoreRemote16(uint32_t shared, uint32_t rank, float4 v, uint32_t barrier) {
+  asm volatile(
+      "{\n"
+      ".reg .b32 remote, remote_barrier;\n"
+      "mapa.shared::cluster.u32 remote, %0, %2;\n"
+      "mapa.shared::cluster.u32 remote_barrier, %1, %2;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [remote], {%3, %4, %5, %6}, "
+      "[remote_barrier];\n"
+      "}" ::"r"(shared),
+      "r"(barrier), "r"(rank), "f"(v.x), "f"(v.y), "f"(v.z), "f"(v.w)
+      : "memory");
+}
+
 // Barrier `id` (1 to 15) of the block among `threads` threads, a multiple of 32.
 template <int id>
 __device__ inline void NamedBarrier(int threads) {
