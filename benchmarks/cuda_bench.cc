@@ -7,14 +7,12 @@
 // names begin so, and "bf16", which the others are compared with.
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
 #include <functional>
 #include <string>
 #include <vector>
 
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_split.h"
+#include "benchmarks/cuda_bench_options.h"
 #include "benchmarks/cuda_peers.h"
 #include "benchmarks/marlin_peer.h"
 #include "formats/base/status.h"
@@ -25,6 +23,7 @@
 #include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
 #include "kernels/matmul_f32_f32_s8c/matmul_f32_f32_s8c_cuda.h"
+#include "kernels/matmul_f32_f32_sxg/matmul_f32_f32_sxg_cuda.h"
 #include "kernels/matmul_f32_s8r_s4g/matmul_f32_s8r_s4g_cuda.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/matmul_f32_s8r_sxg/matmul_f32_s8r_sxg_cuda.h"
@@ -35,6 +34,7 @@ namespace {
 
 namespace cuda = kernels::cuda;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
+namespace code_rows = kernels::matmul_f32_f32_s8c;
 namespace s4g = kernels::matmul_f32_f32_s4g;
 namespace bf16_weights = kernels::matmul_f32_f32_bf16;
 namespace sxg = kernels::matmul_f32_s8r_sxg;
@@ -44,16 +44,6 @@ using cuda::few::Plan;
 
 constexpr int64_t kLeastBytes = int64_t{256} << 20;  // of weights that launches take by turns
 constexpr int kLeastLaunches = 50;
-
-struct Options {
-  std::vector<int64_t> m = {16, 64, 256, 1024, 4096};
-  std::vector<std::pair<int64_t, int64_t>> shapes = {
-      {4096, 4096}, {6144, 4096}, {28672, 4096}, {4096, 14336}};
-  int rounds = 5;
-  bool csv = false;
-  std::vector<std::string> plans;  // kernels
-  std::vector<std::string> only;   // beginnings of names; empty: all
-};
 
 struct Contender {
   std::string name;
@@ -139,7 +129,8 @@ class Bench {
     SF_RETURN_IF_ERROR(parts_.Reserve(bf16_weights::PartsBytes(max_m, k, bf16_weights::Rows::kExact)));
     cuda::SimtParams widest = {.m = max_m, .k = k, .linears = {.count = 1}};
     widest.linears.linear[0].n = n;
-    SF_RETURN_IF_ERROR(wide_.Reserve(s4g::ManyScratchBytes(widest)));
+    SF_RETURN_IF_ERROR(
+        wide_.Reserve(std::max(s4g::ManyScratchBytes(widest), code_rows::DigitScratchBytes(widest))));
     SF_RETURN_IF_ERROR(x32_.Reserve(static_cast<size_t>(floats) * 4));
     SF_RETURN_IF_ERROR(FillFloats(x32_.as<float>(), floats, 1.0f, 11, stream_));
     SF_RETURN_IF_ERROR(FillBytes(w8_.as<void>(), copies_ * n * k, 1, stream_));
@@ -393,20 +384,39 @@ class Bench {
     }
   }
 
-  // Float rows times 8-bit codes, or times bf16 weights: what the walk runs without quantized activations.
-  void AddFloatRows(const char* name, bool bf16, int64_t m, int64_t n, int64_t k) {
-    const int64_t bytes = n * k * (bf16 ? 2 : 1);
-    contenders_.push_back({.name = name, .weight_bytes = bytes, .launch = [=, this](int64_t copy) {
-                             cuda::SimtParams p = {
-                                 .m = m, .k = k, .x = x32_.as<float>(), .linears = {.count = 1}};
-                             p.linears.linear[0] = {.n = n,
-                                                    .w = (bf16 ? w16_ : w8_).as<char>() + copy * bytes,
-                                                    .w_stride = k,
-                                                    .w_scale = w_scale_.as<float>(),
-                                                    .y = sums_.as<float>()};
-                             return bf16 ? kernels::matmul_f32_f32_bf16::RunCuda(p, stream_)
-                                         : kernels::matmul_f32_f32_s8c::RunCuda(p, stream_);
-                           }});
+  // Float rows times 8-bit codes, what the walk runs without quantized activations. kCodeGroup: with a scale
+  // a group (any bits are floats), otherwise one a channel.
+  static constexpr int64_t kCodeGroup = 64;
+  void AddCodeRows(const char* name, code_rows::Path path, bool groups, int64_t m, int64_t n, int64_t k) {
+    contenders_.push_back(
+        {.name = name, .weight_bytes = n * k, .launch = [=, this](int64_t copy) {
+           cuda::SimtParams p = {.m = m, .k = k, .x = x32_.as<float>(), .linears = {.count = 1}};
+           p.linears.linear[0] = {.n = n,
+                                  .w = w8_.as<char>() + copy * n * k,
+                                  .w_stride = k,
+                                  .w_scale = groups ? w16_.as<float>() : w_scale_.as<float>(),
+                                  .group = groups ? kCodeGroup : 0,
+                                  .y = sums_.as<float>()};
+           switch (path) {
+             case code_rows::Path::kWide:
+               return code_rows::RunWide(p, wide_.as<void>(), device_, stream_);
+             case code_rows::Path::kDigits:
+               return code_rows::RunDigits(p, wide_.as<void>(), device_, stream_);
+             case code_rows::Path::kDirect:
+               break;
+           }
+           return groups ? kernels::matmul_f32_f32_sxg::RunCuda(p, stream_) : code_rows::RunCuda(p, stream_);
+         }});
+  }
+  // Few float rows times bf16 weights.
+  void AddBf16FewRows(const char* name, int64_t m, int64_t n, int64_t k) {
+    contenders_.push_back(
+        {.name = name, .weight_bytes = 2 * n * k, .launch = [=, this](int64_t copy) {
+           cuda::SimtParams p = {.m = m, .k = k, .x = x32_.as<float>(), .linears = {.count = 1}};
+           p.linears.linear[0] = {
+               .n = n, .w = w16_.as<uint16_t>() + copy * n * k, .w_stride = k, .y = sums_.as<float>()};
+           return bf16_weights::RunCuda(p, stream_);
+         }});
   }
 
   // Many float rows times bf16 weights on the tensor cores.
@@ -443,8 +453,13 @@ class Bench {
       AddBf16Rows("bf16 f32 rounded", bf16_weights::Rows::kBf16, m, n, k);
       AddBf16Rows("bf16 f32 split", bf16_weights::Rows::kExact, m, n, k);
     }
-    if (m <= 4) AddFloatRows("w8a16 f32", false, m, n, k);
-    if (m <= 4) AddFloatRows("bf16 f32", true, m, n, k);
+    AddCodeRows("w8a16 f32", code_rows::Path::kDirect, false, m, n, k);
+    AddCodeRows("w8a16 f32 digits", code_rows::Path::kDigits, false, m, n, k);
+    if (hopper) AddCodeRows("w8a16 f32 wide", code_rows::Path::kWide, false, m, n, k);
+    AddCodeRows("w8ga16 f32", code_rows::Path::kDirect, true, m, n, k);
+    AddCodeRows("w8ga16 f32 digits", code_rows::Path::kDigits, true, m, n, k);
+    if (hopper) AddCodeRows("w8ga16 f32 wide", code_rows::Path::kWide, true, m, n, k);
+    if (m <= 4) AddBf16FewRows("bf16 f32", m, n, k);
     AddOurs("w8a8", m, n, k, 0, 0);
     AddOurs("w8a8 r=64", m, n, k, kKept, 0);
     if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, -1);
@@ -517,39 +532,6 @@ class Bench {
   std::vector<std::unique_ptr<Peer>> peers_;
   std::vector<Contender> contenders_;
 };
-
-bool ParseOptions(int argc, char** argv, Options& options) {
-  for (int i = 1; i < argc; ++i) {
-    const std::string arg = argv[i];
-    if (arg == "--csv") {
-      options.csv = true;
-    } else if (arg == "--plans" && i + 1 < argc) {
-      options.plans = absl::StrSplit(argv[++i], ',');
-    } else if (arg == "--only" && i + 1 < argc) {
-      options.only = absl::StrSplit(argv[++i], ',');
-    } else if (arg == "--rounds" && i + 1 < argc) {
-      options.rounds = std::atoi(argv[++i]);
-    } else if (arg == "--m" && i + 1 < argc) {
-      options.m.clear();
-      for (const auto word : absl::StrSplit(argv[++i], ',')) {
-        if (!absl::SimpleAtoi(word, &options.m.emplace_back())) return false;
-      }
-    } else if (arg == "--shape" && i + 1 < argc) {
-      options.shapes.clear();
-      for (const auto word : absl::StrSplit(argv[++i], ',')) {
-        const std::vector<std::string> nk = absl::StrSplit(word, 'x');
-        auto& shape = options.shapes.emplace_back();
-        if (nk.size() != 2 || !absl::SimpleAtoi(nk[0], &shape.first) ||
-            !absl::SimpleAtoi(nk[1], &shape.second)) {
-          return false;
-        }
-      }
-    } else {
-      return false;
-    }
-  }
-  return options.rounds > 0 && !options.m.empty() && !options.shapes.empty();
-}
 
 absl::Status Main(const Options& options) {
   SF_ASSIGN_OR_RETURN(const cuda::DeviceInfo device, cuda::QueryDevice());

@@ -24,6 +24,23 @@ __device__ inline ChunkScale ScaleOf(uint32_t largest) {
   return {__uint_as_float((exponent - 21) << 23), __uint_as_float((275 - exponent) << 23)};
 }
 
+// The digits of four values: a byte each.
+__device__ inline void Split(const float (&v)[4], float inverse, uint32_t (&digit)[kDigits]) {
+  constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: added to a small float it leaves the nearest integer
+  // X + 0x808080: its bytes are the digits plus 128.
+  uint32_t u[4];
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    u[b] = __float_as_uint(fmaf(v[b], inverse, kMagic)) - __float_as_uint(kMagic) + 0x808080u;
+  }
+  const uint32_t low01 = __byte_perm(u[0], u[1], 0x5140), low23 = __byte_perm(u[2], u[3], 0x5140);
+  const uint32_t high01 = __byte_perm(u[0], u[1], 0x0062), high23 = __byte_perm(u[2], u[3], 0x0062);
+  constexpr uint32_t kSign = 0x80808080u;
+  digit[0] = __byte_perm(high01, high23, 0x5410) ^ kSign;
+  digit[1] = __byte_perm(low01, low23, 0x7632) ^ kSign;
+  digit[2] = __byte_perm(low01, low23, 0x5410) ^ kSign;
+}
+
 // Traits of few_rows_stream.cuh but for Codes and Add. Columns::Load: the four values of a chunk that the
 // bytes of word q (0 to 15) stand for. kSums: whether Add needs the sums of the digits.
 template <typename Columns, bool kSums>
@@ -60,7 +77,6 @@ struct Digits {
   __device__ static void Split(const float (&v)[4], bool inside, int row, int chunk, int word,
                                const stream::Layout& l, char* shared) {
     constexpr int kLanes = stream::kChunk / 4;
-    constexpr float kMagic = 12582912.0f;  // 1.5 * 2^23: added to a small float it leaves the nearest integer
     uint32_t largest = 0;
 #pragma unroll
     for (int b = 0; b < 4; ++b) largest = max(largest, __float_as_uint(v[b]) & 0x7fffffffu);
@@ -69,18 +85,8 @@ struct Digits {
       largest = max(largest, __shfl_xor_sync(0xffffffffu, largest, offset));
     }
     const ChunkScale scale = ScaleOf(largest);
-    // X + 0x808080: its bytes are the digits plus 128.
-    uint32_t u[4];
-#pragma unroll
-    for (int b = 0; b < 4; ++b) {
-      u[b] = __float_as_uint(fmaf(v[b], scale.inverse, kMagic)) - __float_as_uint(kMagic) + 0x808080u;
-    }
-    const uint32_t low01 = __byte_perm(u[0], u[1], 0x5140), low23 = __byte_perm(u[2], u[3], 0x5140);
-    const uint32_t high01 = __byte_perm(u[0], u[1], 0x0062), high23 = __byte_perm(u[2], u[3], 0x0062);
-    constexpr uint32_t kSign = 0x80808080u;
-    const uint32_t digit[kDigits] = {__byte_perm(high01, high23, 0x5410) ^ kSign,
-                                     __byte_perm(low01, low23, 0x7632) ^ kSign,
-                                     __byte_perm(low01, low23, 0x5410) ^ kSign};
+    uint32_t digit[kDigits];
+    digits::Split(v, scale.inverse, digit);
     int sums[kDigits] = {};
     if constexpr (kSums) {
       const auto sum = [&](int d) { return __dp4a(static_cast<int>(digit[d]), 0x01010101, 0); };

@@ -10,13 +10,16 @@
 
 #include "formats/base/status.h"
 #include "kernels/cuda/few_rows_wgmma.cuh"
+#include "kernels/cuda/half_units.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
-#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_f16.cuh"
 
 namespace spikefold::kernels::matmul_f32_f32_s4g {
 namespace {
 
+using cuda::half::F16;
+using cuda::half::InverseScaleOf;
+using cuda::half::ScaleOf;
 namespace few = cuda::few;
 using few::kChannels;
 using few::kWarpgroup;

@@ -9,15 +9,19 @@
 
 #include "formats/base/status.h"
 #include "kernels/cuda/cluster_rows.cuh"
+#include "kernels/cuda/half_units.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/streaming.cuh"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
-#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_f16.cuh"
 
 namespace spikefold::kernels::matmul_f32_f32_s4g {
 namespace {
 
+using cuda::half::F16;
+using cuda::half::InverseScaleOf;
+using cuda::half::LargerSize;
+using cuda::half::ScaleOf;
 namespace cluster = cuda::cluster;
 
 // A unit of a ring: the codes of two tiles by two chunks, then the scales and the zero points of their 32

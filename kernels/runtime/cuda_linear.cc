@@ -360,8 +360,28 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
     SF_RETURN_IF_ERROR(kernels::matmul_f32_f32_sxg::RunTwoLevels(two_levels, *stream_));
   }
   if (params.linears.count == 0) return absl::OkStatus();
-  return w[0]->kind == Kind::kGroups ? kernels::matmul_f32_f32_sxg::RunCuda(params, *stream_)
-                                     : kernels::matmul_f32_f32_s8c::RunCuda(params, *stream_);
+  return RowLinears(params);
+}
+
+absl::Status CudaOps::RowLinears(const cuda::SimtParams& p) {
+  namespace rows = kernels::matmul_f32_f32_s8c;
+  rows::Path path = rows::PathOf(p, device_);
+  const absl::Status room = row_parts_.Reserve(rows::ScratchBytes(path, p));
+  if (absl::IsResourceExhausted(room)) {  // slower, in less
+    path = rows::Path::kDirect;
+  } else {
+    SF_RETURN_IF_ERROR(room);
+  }
+  switch (path) {
+    case rows::Path::kWide:
+      return rows::RunWide(p, row_parts_.as<void>(), device_, *stream_);
+    case rows::Path::kDigits:
+      return rows::RunDigits(p, row_parts_.as<void>(), device_, *stream_);
+    case rows::Path::kDirect:
+      break;
+  }
+  return p.linears.linear[0].group > 0 ? kernels::matmul_f32_f32_sxg::RunCuda(p, *stream_)
+                                       : rows::RunCuda(p, *stream_);
 }
 
 absl::Status CudaOps::TiledLinears(const cuda::SimtParams& p) {
@@ -376,10 +396,14 @@ absl::Status CudaOps::TiledLinears(const cuda::SimtParams& p) {
 }
 
 bool CudaOps::TakesF16(const LinearWeights* w, int64_t rows) const {
-  if (w == nullptr || w->device == nullptr) return false;
-  if (static_cast<const CudaWeights&>(*w->device).tiles != CudaWeights::Tiles::kS4g) return false;
+  if (w == nullptr || w->device == nullptr || w->kind == Kind::kF32) return false;
+  const CudaWeights::Tiles tiles = static_cast<const CudaWeights&>(*w->device).tiles;
   cuda::SimtParams p = {.m = rows, .k = w->k, .linears = {.count = 1}};
   p.linears.linear[0].n = w->n;
+  if (tiles == CudaWeights::Tiles::kNone) {
+    return kernels::matmul_f32_f32_s8c::PathOf(p, device_) == kernels::matmul_f32_f32_s8c::Path::kWide;
+  }
+  if (tiles != CudaWeights::Tiles::kS4g) return false;
   const s4g::Path path = s4g::PathOf(p, device_);
   return path == s4g::Path::kFew || path == s4g::Path::kMany;
 }

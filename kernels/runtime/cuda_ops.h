@@ -88,6 +88,7 @@ class CudaOps : public Ops {
                             absl::Span<float* const> y);
   absl::Status Bf16Linears(const cuda::SimtParams& params);
   absl::Status TiledLinears(const cuda::SimtParams& params);
+  absl::Status RowLinears(const cuda::SimtParams& params);
   // Whether that many rows of x are rounded to f16 where they meet these weights.
   bool TakesF16(const LinearWeights* w, int64_t rows) const;
   absl::Status CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,

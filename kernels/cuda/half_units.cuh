@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-namespace spikefold::kernels::matmul_f32_f32_s4g {
+namespace spikefold::kernels::cuda::half {
 
 // By the bits, without the sign, of the largest value. NaN for what is not finite.
 __device__ inline uint32_t ExponentOf(uint32_t largest) {
@@ -36,4 +36,4 @@ __device__ inline uint32_t F16(float x, float y, bool rest) {
   return *reinterpret_cast<const uint32_t*>(&v);
 }
 
-}  // namespace spikefold::kernels::matmul_f32_f32_s4g
+}  // namespace spikefold::kernels::cuda::half
