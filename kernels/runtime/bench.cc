@@ -35,8 +35,9 @@ class Runner {
         caches_(static_cast<size_t>(options.batch),
                 KvCache(model.graph().config, std::max(options.prompt, options.decode) + PrefixLength(model),
                         model.prefix(), model.kv())),
-        hidden_(static_cast<size_t>(options.batch * model.graph().config.hidden)),
-        logits_(static_cast<size_t>(options.batch * model.graph().config.vocab)) {
+        next_(static_cast<size_t>(options.batch)),
+        hidden_(static_cast<size_t>(model.graph().config.hidden)),
+        logits_(static_cast<size_t>(model.graph().config.vocab)) {
     for (KvCache& cache : caches_) pointers_.push_back(&cache);
     // One token of each sequence after the other; a prompt takes them as they come.
     tokens_.resize(static_cast<size_t>(std::max(options.prompt, options.batch * options.decode)));
@@ -50,20 +51,19 @@ class Runner {
   absl::StatusOr<double> Prefill(int64_t count) {
     caches_.front().Reset();
     const double start = Now();
-    const auto d = static_cast<size_t>(model_.graph().config.hidden);
     SF_RETURN_IF_ERROR(Forward(model_, absl::MakeConstSpan(tokens_).first(static_cast<size_t>(count)),
-                               caches_.front(), absl::MakeSpan(hidden_).first(d), {.last_row_only = true}));
-    SF_RETURN_IF_ERROR(WriteLogits(1));
+                               caches_.front(), absl::MakeSpan(hidden_), {.last_row_only = true}));
+    SF_RETURN_IF_ERROR(Logits(model_, absl::MakeSpan(hidden_), absl::MakeSpan(logits_)));
     return Now() - start;
   }
+  // As generate's greedy choice: a step ends when the host knows the next token of every sequence.
   absl::StatusOr<double> Decode(int64_t count) {
     for (KvCache& cache : caches_) cache.Reset();
     const size_t batch = caches_.size();
     const double start = Now();
     for (int64_t i = 0; i < count; ++i) {
       const auto tokens = absl::MakeConstSpan(tokens_).subspan(static_cast<size_t>(i) * batch, batch);
-      SF_RETURN_IF_ERROR(ForwardBatch(model_, tokens, pointers_, absl::MakeSpan(hidden_)));
-      SF_RETURN_IF_ERROR(WriteLogits(batch));
+      SF_RETURN_IF_ERROR(ForwardGreedy(model_, tokens, pointers_, absl::MakeSpan(next_)));
     }
     return Now() - start;
   }
@@ -72,17 +72,12 @@ class Runner {
   static int64_t PrefixLength(const RuntimeModel& model) {
     return model.prefix() == nullptr ? 0 : model.prefix()->size();
   }
-  absl::Status WriteLogits(size_t rows) {
-    const ModelConfig& c = model_.graph().config;
-    return Logits(model_, absl::MakeSpan(hidden_).first(rows * static_cast<size_t>(c.hidden)),
-                  absl::MakeSpan(logits_).first(rows * static_cast<size_t>(c.vocab)));
-  }
 
   const RuntimeModel& model_;
   std::vector<KvCache> caches_;
   std::vector<KvCache*> pointers_;
-  std::vector<int32_t> tokens_;
-  std::vector<float> hidden_, logits_;
+  std::vector<int32_t> tokens_, next_;
+  std::vector<float> hidden_, logits_;  // of a prompt's last token
 };
 
 }  // namespace

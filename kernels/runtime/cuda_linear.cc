@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/dtype.h"
 #include "formats/base/status.h"
+#include "kernels/argmax_s32_f32/argmax_s32_f32_cuda.h"
 #include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32_cuda.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
@@ -26,6 +27,7 @@
 namespace spikefold {
 namespace {
 
+namespace argmax = kernels::argmax_s32_f32;
 namespace s4g = kernels::matmul_f32_f32_s4g;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
 namespace u4h = kernels::matmul_f32_s8r_u4h;
@@ -444,19 +446,47 @@ absl::Status CudaOps::Linears(const Activation& x, absl::Span<const LinearWeight
 
 absl::Status CudaOps::Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                            const float* hidden, float* logits) {
+  SF_RETURN_IF_ERROR(ReserveHead(w, rows));
+  SF_RETURN_IF_ERROR(Write(hidden, rows, head_x_->buffer));
+  SF_RETURN_IF_ERROR(HeadLogits(w, form, rows));
+  return ReadOut(logits_.as<float>(), rows * w.n, logits);
+}
+
+absl::Status CudaOps::ReserveHead(const LinearWeights& w, int64_t rows) {
   if (head_x_ == nullptr || head_x_->buffer.width() != w.k) {
     SF_RETURN_IF_ERROR(stream_->Sync());
     head_x_ = std::make_unique<CudaActivation>(w.k);
   }
   SF_RETURN_IF_ERROR(head_x_->buffer.Reserve(rows));
-  SF_RETURN_IF_ERROR(Write(hidden, rows, head_x_->buffer));
+  return logits_.Reserve(static_cast<size_t>(rows * w.n) * sizeof(float));
+}
+
+absl::Status CudaOps::HeadLogits(const LinearWeights& w, const ActivationForm& form, int64_t rows) {
   SF_ASSIGN_OR_RETURN(const Target target, TargetOf(rows, form, *head_x_, true));
   SF_RETURN_IF_ERROR(Finish(target, *head_x_));
-  SF_RETURN_IF_ERROR(logits_.Reserve(static_cast<size_t>(rows * w.n) * sizeof(float)));
   float* const out = logits_.as<float>();
   const LinearWeights* const weights = &w;
-  SF_RETURN_IF_ERROR(LinearsTo(*head_x_, {&weights, 1}, {&out, 1}));
-  return ReadOut(out, rows * w.n, logits);
+  return LinearsTo(*head_x_, {&weights, 1}, {&out, 1});
+}
+
+absl::Status CudaOps::FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                               const Buffer& hidden) {
+  SF_RETURN_IF_ERROR(ReserveHead(w, rows));
+  SF_RETURN_IF_ERROR(best_.Reserve(static_cast<size_t>(rows) * sizeof(argmax::Found)));
+  SF_RETURN_IF_ERROR(cuda::CopyDevice(head_x_->buffer.data(), Cuda(hidden).data(),
+                                      static_cast<size_t>(rows * w.k) * sizeof(float), *stream_));
+  SF_RETURN_IF_ERROR(HeadLogits(w, form, rows));
+  return argmax::RunCuda({.m = rows, .n = w.n, .x = logits_.as<float>(), .found = best_.as<argmax::Found>()},
+                         *stream_);
+}
+
+absl::Status CudaOps::ReadBest(int64_t rows, Best* best) {
+  std::vector<argmax::Found> found(static_cast<size_t>(rows));
+  SF_RETURN_IF_ERROR(
+      cuda::CopyOut(found.data(), best_.as<void>(), found.size() * sizeof(argmax::Found), *stream_));
+  SF_RETURN_IF_ERROR(stream_->Sync());
+  std::transform(found.begin(), found.end(), best, argmax::ResultOf);
+  return absl::OkStatus();
 }
 
 }  // namespace spikefold

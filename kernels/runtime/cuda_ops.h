@@ -28,6 +28,9 @@ class CudaOps : public Ops {
                        absl::Span<Buffer* const> y) override;
   absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows, const float* hidden,
                     float* logits) override;
+  absl::Status FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                        const Buffer& hidden) override;
+  absl::Status ReadBest(int64_t rows, Best* best) override;
 
   std::unique_ptr<Buffer> NewBuffer(int64_t width) override;
   std::unique_ptr<Activation> NewActivation(int64_t width) override;
@@ -89,6 +92,8 @@ class CudaOps : public Ops {
   absl::Status Bf16Linears(const cuda::SimtParams& params);
   absl::Status TiledLinears(const cuda::SimtParams& params);
   absl::Status RowLinears(const cuda::SimtParams& params);
+  absl::Status ReserveHead(const LinearWeights& w, int64_t rows);
+  absl::Status HeadLogits(const LinearWeights& w, const ActivationForm& form, int64_t rows);  // of head_x_
   // Whether that many rows of x are rounded to f16 where they meet these weights.
   bool TakesF16(const LinearWeights* w, int64_t rows) const;
   absl::Status CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
@@ -107,7 +112,7 @@ class CudaOps : public Ops {
   ThreadPool* pool_;
   CudaConstants constants_;
   std::unique_ptr<CudaActivation> head_x_;
-  cuda::DeviceMemory logits_, tokens_, counters_, row_parts_;
+  cuda::DeviceMemory logits_, best_, tokens_, counters_, row_parts_;
   cuda::DeviceMemory attention_tiles_;  // keys and values of one layer in f16
   cuda::PinnedMemory staging_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned

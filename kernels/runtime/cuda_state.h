@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -87,9 +88,10 @@ struct StepState {
 
 // Recorded steps.
 struct Recordings {
-  // By numbers of sequences and of splits of the attention. Nothing: walked once, and to be recorded.
-  std::map<std::pair<int64_t, int64_t>, std::optional<cuda::Graph>> steps;
-  std::pair<int64_t, int64_t> valid_at = {-1, 0};  // cuda::NumAllocations() and StepArgs::rope_positions
+  // Numbers of sequences and of splits of the attention, StepArgs::finds_best.
+  using Key = std::tuple<int64_t, int64_t, bool>;
+  std::map<Key, std::optional<cuda::Graph>> steps;  // nothing: walked once, and to be recorded
+  std::pair<int64_t, int64_t> valid_at = {-1, 0};   // cuda::NumAllocations() and StepArgs::rope_positions
 };
 
 // Keys and values of all layers, [capacity, num_kv_heads * head_dim] each.

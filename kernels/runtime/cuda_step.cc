@@ -102,7 +102,7 @@ absl::Status CudaOps::RunStep(Recordings& recordings, const StepArgs& a,
                               absl::FunctionRef<absl::Status()> walk) {
   const auto now = [&] { return std::pair(cuda::NumAllocations(), a.rope_positions); };
   if (recordings.valid_at != now()) recordings.steps.clear();
-  const std::pair key(static_cast<int64_t>(a.sequences.size()), step_.splits);
+  const Recordings::Key key(static_cast<int64_t>(a.sequences.size()), step_.splits, a.finds_best);
   const auto [recorded, is_new] = recordings.steps.try_emplace(key);
   if (is_new) {  // a walk that may allocate
     const auto before = now();

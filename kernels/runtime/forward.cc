@@ -12,6 +12,15 @@ namespace {
 
 const ActivationForm kFloatForm;
 
+}  // namespace
+
+absl::Status NotFinite(int64_t token) {
+  return absl::DataLossError(absl::StrCat("logits: that of token ", token,
+                                          " is not finite; the model computes nothing to choose from"));
+}
+
+namespace {
+
 // One pass over the nodes for one block of rows.
 class Pass {
  public:
@@ -29,20 +38,22 @@ class Pass {
 
   // Rows from `wanted` on go to `hidden`.
   absl::Status Run(absl::Span<const int32_t> tokens, int64_t wanted, float* hidden) {
-    const auto steps = [&] { return Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}); };
-    Take(tokens);
-    const bool repeats = tokens.size() == caches_.size() && taps_ == nullptr && edits_ == nullptr;
-    SF_RETURN_IF_ERROR(repeats ? ops_.Step({.config = &graph_.config,
-                                            .tokens = tokens,
-                                            .sequences = sequences_,
-                                            .rope_positions = walk_.rope.positions()},
-                                           steps)
-                               : steps());
-    if (wanted < rows_) {
-      const Buffer& final = walk_.activation(ValueKind::kFinal)->floats();
-      SF_RETURN_IF_ERROR(ops_.ReadFrom(final, wanted, rows_ - wanted, hidden));
+    SF_RETURN_IF_ERROR(RunAll(tokens, false));
+    if (wanted < rows_) SF_RETURN_IF_ERROR(ops_.ReadFrom(Final(), wanted, rows_ - wanted, hidden));
+    Advance();
+    return absl::OkStatus();
+  }
+
+  // The likeliest token behind each row. DataLoss: a logit is not finite.
+  absl::Status FindBest(absl::Span<const int32_t> tokens, int32_t* next) {
+    SF_RETURN_IF_ERROR(RunAll(tokens, true));
+    std::vector<Ops::Best> best(tokens.size());
+    SF_RETURN_IF_ERROR(ops_.ReadBest(rows_, best.data()));
+    for (size_t i = 0; i < best.size(); ++i) {
+      if (best[i].odd >= 0) return NotFinite(best[i].odd);
+      next[i] = best[i].top;
     }
-    for (const SequenceRows& sequence : sequences_) sequence.cache->Advance(sequence.rows);
+    Advance();
     return absl::OkStatus();
   }
 
@@ -59,6 +70,28 @@ class Pass {
   }
 
  private:
+  absl::Status RunAll(absl::Span<const int32_t> tokens, bool finds_best) {
+    const auto steps = [&]() -> absl::Status {
+      SF_RETURN_IF_ERROR(Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}));
+      if (!finds_best) return absl::OkStatus();
+      const Site& head = graph_.sites.back();
+      return ops_.FindBest(*model_.linear(head.linears.front()), model_.form(head.id), rows_, Final());
+    };
+    Take(tokens);
+    const bool repeats = tokens.size() == caches_.size() && taps_ == nullptr && edits_ == nullptr;
+    return repeats ? ops_.Step({.config = &graph_.config,
+                                .tokens = tokens,
+                                .sequences = sequences_,
+                                .rope_positions = walk_.rope.positions(),
+                                .finds_best = finds_best},
+                               steps)
+                   : steps();
+  }
+  const Buffer& Final() const { return walk_.activation(ValueKind::kFinal)->floats(); }
+  void Advance() {
+    for (const SequenceRows& sequence : sequences_) sequence.cache->Advance(sequence.rows);
+  }
+
   bool TouchesResidual(const NodeRange& range) const {
     const auto nodes =
         absl::MakeConstSpan(graph_.nodes)
@@ -351,8 +384,7 @@ class Pass {
   const std::vector<float>*q_gain_ = nullptr, *k_gain_ = nullptr;
 };
 
-absl::Status CheckIds(const RuntimeModel& model, absl::Span<const int32_t> tokens, size_t hidden_rows,
-                      size_t hidden_size) {
+absl::Status CheckIds(const RuntimeModel& model, absl::Span<const int32_t> tokens) {
   const ModelConfig& c = model.graph().config;
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= c.vocab) {
@@ -360,6 +392,13 @@ absl::Status CheckIds(const RuntimeModel& model, absl::Span<const int32_t> token
           "token ", i, ": id ", tokens[i], " is outside the vocabulary; 0 to ", c.vocab - 1, " are allowed"));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRows(const RuntimeModel& model, absl::Span<const int32_t> tokens, size_t hidden_rows,
+                       size_t hidden_size) {
+  SF_RETURN_IF_ERROR(CheckIds(model, tokens));
+  const ModelConfig& c = model.graph().config;
   const size_t want = hidden_rows * static_cast<size_t>(c.hidden);
   if (hidden_size == want) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("hidden: room for ", hidden_size, " values; ", want,
@@ -368,7 +407,7 @@ absl::Status CheckIds(const RuntimeModel& model, absl::Span<const int32_t> token
 
 absl::Status CheckCall(const RuntimeModel& model, absl::Span<const int32_t> tokens, const KvCache& cache,
                        size_t hidden_rows, size_t hidden_size) {
-  SF_RETURN_IF_ERROR(CheckIds(model, tokens, hidden_rows, hidden_size));
+  SF_RETURN_IF_ERROR(CheckRows(model, tokens, hidden_rows, hidden_size));
   const int64_t needed = cache.length() + static_cast<int64_t>(tokens.size());
   if (needed <= cache.capacity()) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("cache: ", needed, " positions needed; ", cache.capacity(),
@@ -451,8 +490,10 @@ absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span
   return Pass(model, *walk, caches, options).RunPart(range, tokens, residual.data());
 }
 
-absl::Status ForwardBatch(const RuntimeModel& model, absl::Span<const int32_t> tokens,
-                          absl::Span<KvCache* const> caches, absl::Span<float> hidden) {
+namespace {
+
+// Positions that a step of a token a sequence needs rotary tables for.
+absl::StatusOr<int64_t> CheckStep(absl::Span<const int32_t> tokens, absl::Span<KvCache* const> caches) {
   if (tokens.empty() || tokens.size() != caches.size()) {
     return absl::InvalidArgumentError(
         absl::StrCat("batch: ", tokens.size(), " tokens for ", caches.size(), " caches; one each is needed"));
@@ -466,11 +507,32 @@ absl::Status ForwardBatch(const RuntimeModel& model, absl::Span<const int32_t> t
     }
     positions = std::max(positions, RopePositions(cache, 1));
   }
+  return positions;
+}
+
+}  // namespace
+
+absl::Status ForwardBatch(const RuntimeModel& model, absl::Span<const int32_t> tokens,
+                          absl::Span<KvCache* const> caches, absl::Span<float> hidden) {
+  SF_ASSIGN_OR_RETURN(const int64_t positions, CheckStep(tokens, caches));
   if (tokens.size() == 1) return Forward(model, tokens, *caches.front(), hidden, {});
-  SF_RETURN_IF_ERROR(CheckIds(model, tokens, tokens.size(), hidden.size()));
+  SF_RETURN_IF_ERROR(CheckRows(model, tokens, tokens.size(), hidden.size()));
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), positions));
   return Pass(model, *walk, caches, {}).Run(tokens, 0, hidden.data());
+}
+
+absl::Status ForwardGreedy(const RuntimeModel& model, absl::Span<const int32_t> tokens,
+                           absl::Span<KvCache* const> caches, absl::Span<int32_t> next) {
+  SF_ASSIGN_OR_RETURN(const int64_t positions, CheckStep(tokens, caches));
+  SF_RETURN_IF_ERROR(CheckIds(model, tokens));
+  if (next.size() != tokens.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("batch: room for ", next.size(), " tokens; ", tokens.size(), " needed"));
+  }
+  SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
+  SF_RETURN_IF_ERROR(walk->Reserve(model.ops(), static_cast<int64_t>(tokens.size()), positions));
+  return Pass(model, *walk, caches, {}).FindBest(tokens, next.data());
 }
 
 absl::Status Logits(const RuntimeModel& model, absl::Span<const float> hidden, absl::Span<float> logits) {

@@ -55,6 +55,13 @@ absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span
 absl::Status ForwardBatch(const RuntimeModel& model, absl::Span<const int32_t> tokens,
                           absl::Span<KvCache* const> caches, absl::Span<float> hidden);
 
+// The same, and the likeliest token behind each, next[i]: what ForwardBatch(), Logits() and a greedy Sampler
+// give, without logits or rows of `hidden` that leave the backend. DataLoss: a logit is not finite.
+absl::Status ForwardGreedy(const RuntimeModel& model, absl::Span<const int32_t> tokens,
+                           absl::Span<KvCache* const> caches, absl::Span<int32_t> next);
+// The error of the token whose logit is not finite.
+absl::Status NotFinite(int64_t token);
+
 // logits [rows, vocab] = head(hidden [rows, d]). Call it in row blocks: a block of 64 rows of a 262,144-word
 // head is 64 MiB.
 absl::Status Logits(const RuntimeModel& model, absl::Span<const float> hidden, absl::Span<float> logits);

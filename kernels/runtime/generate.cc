@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
+#include "kernels/argmax_s32_f32/argmax_s32_f32.h"
 #include "kernels/runtime/forward.h"
 
 namespace spikefold {
@@ -21,13 +22,10 @@ double Sampler::Uniform() {
 }
 
 absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits) {
-  const auto odd = std::find_if(logits.begin(), logits.end(), [](float v) { return !std::isfinite(v); });
-  if (odd != logits.end()) {
-    return absl::DataLossError(absl::StrCat("logits: that of token ", odd - logits.begin(), " is ", *odd,
-                                            "; the model computes values that are not finite"));
-  }
-  const auto best = std::max_element(logits.begin(), logits.end());
-  if (options_.temperature <= 0) return static_cast<int32_t>(best - logits.begin());
+  const auto best = kernels::argmax_s32_f32::Run(logits.data(), static_cast<int64_t>(logits.size()));
+  if (best.odd >= 0) return NotFinite(best.odd);
+  if (options_.temperature <= 0) return best.top;
+  const double largest = logits[static_cast<size_t>(best.top)];
   candidates_.clear();
   for (size_t i = 0; i < logits.size(); ++i) candidates_.emplace_back(logits[i], static_cast<int32_t>(i));
   const size_t k = static_cast<size_t>(options_.top_k);
@@ -43,7 +41,7 @@ absl::StatusOr<int32_t> Sampler::Sample(absl::Span<const float> logits) {
   weights_.resize(candidates_.size());
   double total = 0;
   for (size_t i = 0; i < candidates_.size(); ++i) {
-    const double x = (static_cast<double>(candidates_[i].first) - *best) / options_.temperature;
+    const double x = (static_cast<double>(candidates_[i].first) - largest) / options_.temperature;
     weights_[i] = std::exp(x);
     total += weights_[i];
   }
@@ -76,14 +74,22 @@ absl::StatusOr<std::vector<int32_t>> Generate(const RuntimeModel& model, absl::S
   Sampler sampler(options.sampling);
   std::vector<int32_t> out;
   out.reserve(static_cast<size_t>(max_tokens));
+  // Behind the prompt by a draw; then, if that is greedy, in one call with the token's own pass.
+  const bool greedy = options.sampling.temperature <= 0;
+  KvCache* const caches[] = {&cache};
+  int32_t next = 0;
   while (static_cast<int64_t>(out.size()) < max_tokens) {
-    SF_RETURN_IF_ERROR(Logits(model, last, absl::MakeSpan(logits)));
-    SF_ASSIGN_OR_RETURN(const int32_t token, sampler.Sample(logits));
+    if (out.empty() || !greedy) {
+      SF_RETURN_IF_ERROR(Logits(model, last, absl::MakeSpan(logits)));
+      SF_ASSIGN_OR_RETURN(next, sampler.Sample(logits));
+    }
+    const int32_t token = next;
     if (std::count(options.stop_ids.begin(), options.stop_ids.end(), token) > 0) break;
     out.push_back(token);
     if (options.on_token && !options.on_token(token)) break;
     if (static_cast<int64_t>(out.size()) == max_tokens) break;
-    SF_RETURN_IF_ERROR(Forward(model, {&out.back(), 1}, cache, last, {}));
+    SF_RETURN_IF_ERROR(greedy ? ForwardGreedy(model, {&out.back(), 1}, caches, {&next, 1})
+                              : Forward(model, {&out.back(), 1}, cache, last, {}));
   }
   return out;
 }

@@ -22,6 +22,7 @@
 #include "absl/types/span.h"
 #include "formats/base/thread_pool.h"
 #include "formats/model_config.h"
+#include "kernels/argmax_s32_f32/argmax_s32_f32.h"
 #include "kernels/runtime/activation.h"
 #include "kernels/runtime/kv_cache.h"
 #include "kernels/runtime/rope.h"
@@ -76,6 +77,7 @@ struct StepArgs {
   absl::Span<const int32_t> tokens;          // [sequences]
   absl::Span<const SequenceRows> sequences;  // of one row each
   int64_t rope_positions = 0;                // of the tables, which move when they grow
+  bool finds_best = false;                   // the walk ends with FindBest()
 };
 
 // Appends each sequence's k and v to its cache, then attends to that cache; the context in `form`.
@@ -144,11 +146,18 @@ class Ops {
   virtual absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                             const float* hidden, float* logits) = 0;
 
+  // The likeliest token behind each row of `hidden`, which holds what the head reads: by the logits of
+  // Head(), which need not leave the backend. ReadBest() hands them out; Step() may record FindBest().
+  using Best = kernels::argmax_s32_f32::Result;
+  virtual absl::Status FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                                const Buffer& hidden);
+  virtual absl::Status ReadBest(int64_t rows, Best* best);
+
   // Rows that one pass of the walk takes at once: bounds the scratch.
   virtual int64_t block_rows() const { return 512; }  // 28 MiB a buffer of a 14,336-wide FFN
-  // Runs `walk`, which calls this Ops as for every other step of as many sequences but for the tokens, the
-  // caches and their lengths: a device backend may record the calls and repeat the recording instead. Weights
-  // may not be replaced between steps.
+  // Runs `walk`, which calls this Ops as for every other step of as many sequences that finds_best as this
+  // one, but for the tokens, the caches and their lengths: a device backend may record the calls and repeat
+  // the recording instead. Weights may not be replaced between steps.
   virtual absl::Status Step(const StepArgs&, absl::FunctionRef<absl::Status()> walk) { return walk(); }
 
   // Makes the cache's host rows current; for a backend that keeps its own.
@@ -162,6 +171,10 @@ class Ops {
     virtual ~Scratch() = default;
   };
   std::unique_ptr<Scratch> scratch;
+
+ private:
+  std::vector<float> best_hidden_, best_logits_;
+  std::vector<Best> best_;
 };
 
 std::unique_ptr<Ops> MakeCpuOps(ThreadPool* pool);

@@ -1,8 +1,10 @@
 // What the conformance test does not say of the float kernels: layouts and refusals.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <vector>
 
+#include "kernels/argmax_s32_f32/argmax_s32_f32.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32.h"
 #include "kernels/kernel_check.h"
@@ -21,6 +23,28 @@ void CheckRefused(const absl::Status& status, absl::string_view message) {
 }
 
 }  // namespace
+
+TEST_CASE("The largest of a row of logits is the first of equals, and what is not finite is found") {
+  for (const int64_t n : {1, 2, 15, 16, 17, 1023, 1024, 1025, 5000, 49152}) {
+    INFO(n);
+    std::vector<float> x = RandomFloats(n, static_cast<uint64_t>(n));
+    for (float& v : x) v = v * 40 - 100;  // none above 0
+    const auto largest = [&] { return std::max_element(x.begin(), x.end()) - x.begin(); };
+    CHECK(argmax_s32_f32::Run(x.data(), n).top == largest());
+    CHECK(argmax_s32_f32::Run(x.data(), n).odd == -1);
+    for (const int64_t at : {n - 1, n / 2, int64_t{0}}) {  // each before the one that was set last
+      x[static_cast<size_t>(at)] = at % 2 == 0 ? 0.0f : -0.0f;
+      CHECK(argmax_s32_f32::Run(x.data(), n).top == largest());
+    }
+    for (const float odd : {std::nanf(""), HUGE_VALF, -HUGE_VALF}) {
+      for (const int64_t at : {n - 1, n / 3}) {
+        std::vector<float> broken = x;
+        broken[static_cast<size_t>(at)] = odd;
+        CHECK(argmax_s32_f32::Run(broken.data(), n).odd == at);
+      }
+    }
+  }
+}
 
 TEST_CASE("A packed float weight gives its rows back, and its padding is zero", "[kernels][matmul]") {
   namespace f32 = matmul_f32_f32_f32;

@@ -235,6 +235,40 @@ TEST_CASE("Sequences may join and leave a batch, and a batch under way is a reco
   CHECK(kernels::cuda::NumGraphRuns() == runs);
 }
 
+TEST_CASE("The likeliest tokens of recorded steps are those of their logits", "[gpu][model][batch]") {
+  for (const TinyModelOptions& options : {Llama(), Gemma()}) {
+    const TinyModel tiny = MakeTinyModel(options);
+    const auto gpu = LoadCuda(*tiny.checkpoint);
+    const ModelConfig& config = gpu->graph().config;
+    const auto vocab = static_cast<size_t>(config.vocab);
+    for (const KvOptions& kv : {KvOptions(), KvOptions{.k_bits = 16, .v_bits = 16}}) {
+      for (const size_t count : {size_t{1}, size_t{3}, size_t{20}}) {
+        std::vector<KvCache> caches(count, KvCache(config, 300, nullptr, kv)), own = caches;
+        std::vector<KvCache*> pointers, own_pointers;
+        std::vector<int32_t> tokens, next(count);
+        for (size_t i = 0; i < count; ++i) {
+          pointers.push_back(&caches[i]);
+          own_pointers.push_back(&own[i]);
+          tokens.push_back(static_cast<int32_t>(i * 11 % 256));
+        }
+        std::vector<float> rows(count * static_cast<size_t>(config.hidden)), logits(count * vocab);
+        for (int step = 0; step < 8; ++step) {
+          REQUIRE(ForwardGreedy(*gpu, tokens, pointers, absl::MakeSpan(next)).ok());
+          REQUIRE(ForwardBatch(*gpu, tokens, own_pointers, absl::MakeSpan(rows)).ok());
+          REQUIRE(Logits(*gpu, rows, absl::MakeSpan(logits)).ok());
+          for (size_t i = 0; i < count; ++i) {
+            const auto row = logits.begin() + static_cast<int64_t>(i * vocab);
+            const float largest = *std::max_element(row, row + static_cast<int64_t>(vocab));
+            INFO("step " << step << " sequence " << i << " of " << count);
+            CHECK(row[next[i]] == largest);
+          }
+          tokens = next;
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("Sequences of other capacities decode by turns, alone and in pairs", "[gpu][model][decode]") {
   const TinyModel tiny = MakeTinyModel(Llama());
   const auto gpu = LoadCuda(*tiny.checkpoint);

@@ -1,4 +1,5 @@
 // Several sequences side by side give what each gives alone.
+#include <algorithm>
 #include <catch2/catch.hpp>
 
 #include "kernels/runtime/forward.h"
@@ -60,6 +61,33 @@ TEST_CASE("Sequences of a batch give the rows that each gives alone, however lon
       CheckBatch(**reference, before, {});
     }
   }
+}
+
+TEST_CASE("The likeliest tokens of a batch are those of its logits") {
+  const testing::TinyModel tiny =
+      testing::MakeTinyModel({.hidden = 64, .intermediate = 96, .num_layers = 2, .vocab = 64});
+  ThreadPool pool(2);
+  const auto model = LoadModel(*tiny.checkpoint, {.pool = &pool});
+  REQUIRE(model.ok());
+  const ModelConfig& config = (*model)->graph().config;
+  std::vector<KvCache> caches(70, KvCache(config, 20)), own = caches;  // more than a block of the head's rows
+  const std::vector<KvCache*> pointers = Pointers(caches), own_pointers = Pointers(own);
+  std::vector<int32_t> tokens, next(caches.size());
+  for (size_t s = 0; s < caches.size(); ++s) tokens.push_back(static_cast<int32_t>(s * 5 % 64));
+  std::vector<float> hidden(caches.size() * 64), logits(caches.size() * 64);
+  for (int step = 0; step < 6; ++step) {
+    REQUIRE(ForwardGreedy(**model, tokens, pointers, absl::MakeSpan(next)).ok());
+    REQUIRE(ForwardBatch(**model, tokens, own_pointers, absl::MakeSpan(hidden)).ok());
+    REQUIRE(Logits(**model, hidden, absl::MakeSpan(logits)).ok());
+    for (size_t s = 0; s < caches.size(); ++s) {
+      const auto row = logits.begin() + static_cast<int64_t>(s) * 64;
+      CHECK(next[s] == std::max_element(row, row + 64) - row);
+    }
+    tokens = next;
+  }
+  CHECK(caches[3].length() == 6);
+  const auto narrow = ForwardGreedy(**model, tokens, pointers, absl::MakeSpan(next).first(3));
+  CHECK(narrow.message() == "batch: room for 3 tokens; 70 needed");
 }
 
 TEST_CASE("A batch with a full cache or another number of tokens is refused") {

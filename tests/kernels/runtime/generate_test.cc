@@ -85,7 +85,7 @@ TEST_CASE("Logits that are not finite are no text") {
     const absl::Status status = sampler.Sample({0.0f, NAN, 1.0f}).status();
     CHECK(status.code() == absl::StatusCode::kDataLoss);
     CHECK(status.message() ==
-          "logits: that of token 1 is nan; the model computes values that are not finite");
+          "logits: that of token 1 is not finite; the model computes nothing to choose from");
   }
   const TinyModel tiny = MakeTinyModel(Small());
   const auto norm = tiny.checkpoint->tensor("model.layers.0.input_layernorm.weight").as<float>();

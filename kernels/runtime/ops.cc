@@ -1,0 +1,32 @@
+// What backends may leave as it is.
+#include "kernels/runtime/ops.h"
+
+#include <algorithm>
+
+#include "formats/base/status.h"
+
+namespace spikefold {
+
+absl::Status Ops::FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                           const Buffer& hidden) {
+  constexpr int64_t kMostRows = 64;
+  best_hidden_.resize(static_cast<size_t>(rows * w.k));
+  SF_RETURN_IF_ERROR(Read(hidden, rows, best_hidden_.data()));
+  best_logits_.resize(static_cast<size_t>(std::min(rows, kMostRows) * w.n));
+  best_.resize(static_cast<size_t>(rows));
+  for (int64_t row = 0; row < rows; row += kMostRows) {
+    const int64_t count = std::min(kMostRows, rows - row);
+    SF_RETURN_IF_ERROR(Head(w, form, count, best_hidden_.data() + row * w.k, best_logits_.data()));
+    for (int64_t i = 0; i < count; ++i) {
+      best_[static_cast<size_t>(row + i)] = kernels::argmax_s32_f32::Run(best_logits_.data() + i * w.n, w.n);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Ops::ReadBest(int64_t rows, Best* best) {
+  std::copy_n(best_.begin(), rows, best);
+  return absl::OkStatus();
+}
+
+}  // namespace spikefold
