@@ -7,10 +7,10 @@
 //           RunDigits: x in three digits a row, which the kernels of INT8 activations multiply
 //           (matmul_f32_f32_s8c_digits_sm80.cu).
 //           RunWide: weights and x become f16 (kernels/cuda/wide_rows.cuh).
-// Exact     float32 sums of x * code, scaled once. In digits x is exact to 2^-22 of the largest of 64
-// columns,
-//           or, in RunDigits, of a row. RunWide: x and weights to 2^-11, or 2^-40 of the largest of a row of
-//           x or of a channel.
+// Exact     float32 sums of x * code, scaled once. In digits x is exact to 2^-22 of the largest of 64 columns
+//           or, in RunDigits, of a row, x of kept columns included. RunWide: x and weights to 2^-11, or 2^-39
+//           of the largest of a row of x or of a channel, and so is x of kept columns, which the others
+//           round to bf16.
 // Targets   sm_80; RunWide sm_90a.
 #pragma once
 

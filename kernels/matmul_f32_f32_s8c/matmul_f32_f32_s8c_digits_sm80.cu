@@ -114,13 +114,14 @@ absl::Status RunRows(const cuda::SimtParams& p, char* scratch, const cuda::Devic
                       stream, rest, sums);
 }
 
-// Rows at a time: scratch memory has its end, and no fewer share a reading of W than few_rows_wgmma.cuh
-// takes.
+// Rows at a time, of parts of about one size: sums have room in so much memory, and no fewer share a reading
+// of W than few_rows_wgmma.cuh takes at once.
 int64_t RowsAtOnce(const cuda::SimtParams& p) {
-  constexpr int64_t kSumBytes = int64_t{96} << 20, kMost = 128, kFewest = 64;
+  constexpr int64_t kSumBytes = int64_t{96} << 20, kMost = 128, kFewest = cuda::few::kMaxRows / kDigits;
   int64_t of_row = 0;
   for (int i = 0; i < p.linears.count; ++i) of_row += kDigits * p.linears.linear[i].n * 4;
-  return std::min(p.m, kMost * of_row <= kSumBytes ? kMost : kFewest);
+  const int64_t most = std::clamp(kSumBytes / std::max<int64_t>(of_row, 1), kFewest, kMost);
+  return cuda::CeilDiv(p.m, std::max<int64_t>(cuda::CeilDiv(p.m, most), 1));
 }
 
 }  // namespace

@@ -8,6 +8,7 @@ namespace spikefold {
 
 absl::Status CudaBuffer::Reserve(int64_t rows) {
   if (rows <= capacity_) return absl::OkStatus();
+  capacity_ = 0;  // the memory goes before there is more
   SF_RETURN_IF_ERROR(memory_.Reserve(static_cast<size_t>(rows * width_) * sizeof(float)));
   capacity_ = rows;
   return absl::OkStatus();

@@ -50,9 +50,13 @@ class Pass {
     std::vector<Ops::Best> best(tokens.size());
     SF_RETURN_IF_ERROR(ops_.ReadBest(rows_, best.data()));
     for (size_t i = 0; i < best.size(); ++i) {
-      if (best[i].odd >= 0) return NotFinite(best[i].odd);
-      next[i] = best[i].top;
+      if (best[i].odd < 0) continue;
+      const absl::Status status = NotFinite(best[i].odd);
+      return best.size() == 1
+                 ? status
+                 : absl::Status(status.code(), absl::StrCat("batch: sequence ", i, ": ", status.message()));
     }
+    for (const Ops::Best& b : best) *next++ = b.top;
     Advance();
     return absl::OkStatus();
   }
@@ -122,6 +126,8 @@ class Pass {
   }
 
   absl::Status Steps(NodeRange range) {
+    branch_ = nullptr;  // of a walk that ended early
+    branch_gain_ = q_gain_ = k_gain_ = nullptr;
     for (int i = range.begin; i < range.end; ++i) {
       const Node& node = graph_.nodes[static_cast<size_t>(i)];
       if (node.role == Role::kHead && node.op == Op::kLinear) break;  // Logits()

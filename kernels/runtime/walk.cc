@@ -54,6 +54,7 @@ absl::Status Walk::Reserve(Ops& ops, int64_t num_rows, int64_t positions) {
   rope.Reserve(positions);
   if (graph->config.sliding_window > 0) rope_local.Reserve(positions);
   if (num_rows <= rows) return absl::OkStatus();
+  rows = 0;  // until all are there
   for (const auto& b : owned_buffers) SF_RETURN_IF_ERROR(ops.Reserve(*b, num_rows));
   for (const auto& a : owned_activations) SF_RETURN_IF_ERROR(ops.Reserve(*a, num_rows));
   rows = num_rows;
