@@ -352,6 +352,7 @@ class Bench {
                .n = n,
                .w = w8_.as<char>() + copy * code_bytes,
                .w_scale = reinterpret_cast<const float*>(w16_.as<char>() + copy * scale_bytes),
+               .w_unit = w_scale_.as<float>(),
                .group = kGroup,
                .y = sums_.as<float>()};
            if (kernel == W4::kMany) return s4g::RunMany(p, wide_.as<void>(), device_, stream_);
@@ -373,12 +374,15 @@ class Bench {
     if (!contenders_.back().launch(0).ok()) contenders_.pop_back();
   }
   void AddW4Plans(int64_t m, int64_t n, int64_t k) {
-    for (const int groups : {1, 2}) {
+    for (const int groups : {1, 2, 4}) {
       for (const int splits : {1, 2, 3, 4, 6}) {
-        for (const int stages : {2, 3, 4, 5, 6, 8}) {
-          AddW4(absl::StrCat("w4a16 g", groups, " s", splits, " n", stages), m, n, k, W4::kFew,
-                {.groups = groups, .splits = splits, .stages = stages});
-          if (!contenders_.back().launch(0).ok()) contenders_.pop_back();  // more than shared memory holds
+        for (const int stages : {0, 4}) {
+          for (const int rows : {16, 32, 64, 128}) {
+            if (rows / 2 >= std::max<int64_t>(m, 16) || 2 * rows < m) continue;
+            AddW4(absl::StrCat("w4a16 g", groups, " s", splits, " n", stages, " r", rows), m, n, k, W4::kFew,
+                  {.groups = groups, .splits = splits, .stages = stages, .rows = rows});
+            if (!contenders_.back().launch(0).ok()) contenders_.pop_back();  // more than shared memory holds
+          }
         }
       }
     }

@@ -18,6 +18,7 @@ struct Linear {
   int64_t w_stride = 0;              // elements
   const float* w_scale = nullptr;    // [n]; of codes. [n, ceil(k / group)] with groups
   const uint8_t* w_zero = nullptr;   // matmul_f32_f32_s4g only, or null
+  const float* w_unit = nullptr;     // [n], matmul_f32_f32_s4g only
   int64_t group = 0;                 // columns that share a scale, a multiple of 16; 0: one scale a channel
   const uint16_t* kept_w = nullptr;  // [r, kept_stride] bf16; null: this linear keeps no column
   int64_t kept_stride = 0;

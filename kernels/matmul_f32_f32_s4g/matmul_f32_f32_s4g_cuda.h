@@ -3,11 +3,11 @@
 // Layout    tiles of 16 channels x 64 columns: 16 bytes a lane are four left operands of mma.m16n8k16; word j
 //           of lane 4 g + t holds columns 16 j + 4 t to 16 j + 4 t + 3 of channels g and g + 8 (PackLane says
 //           in which nibbles). Scales and zero points: [row tile][column tile][8 channels g][g, g + 8].
-// Method    more than 16 rows on sm_90a: x becomes f16 once, under a power of two for each row; codes less
-//           their zero points are multiplied as subnormal f16, which is exact, on wgmma for up to 64 rows at
-//           once; sums of a group are float32 (matmul_f32_f32_s4g_few_sm90.cu).
-//           Still more: the weights of a linear become f16 in scratch memory, under a power of two for each
-//           channel, and tiles of 128 rows and 256 channels are multiplied (matmul_f32_f32_s4g_many_sm90.cu).
+// Method    17 to 512 rows on sm_90a: x becomes f16 once, under a power of two for each row; codes become f16
+//           in registers, times their scales, under a power of two for each channel, for wgmma of up to 128
+//           rows at once (matmul_f32_f32_s4g_few_sm90.cu).
+//           Still more: the weights of a linear become f16 in scratch memory, and tiles of 128 rows and 256
+//           channels are multiplied (kernels/cuda/wide_rows.cuh).
 //           Clusters (sm_90, up to 16 rows): x becomes f16 once for many channels, under a power of two for
 //           each row and part of K; zero points go through sums of the f16 values
 //           (kernels/cuda/cluster_rows.cuh). Up to 4 rows x has two f16 parts, more rows have one. Elsewhere
@@ -16,7 +16,9 @@
 // Precision of x                relative to x       or to the largest |x|
 //           clusters, 1 to 4 rows     2^-22         2^-40 of a row's part of K
 //           clusters, more rows       2^-11         2^-40 of a row's part of K; bf16 has 2^-8
-//           more than 16 rows, sm_90a 2^-11         2^-40 of a row; many rows: weights too, of a channel
+//           more than 16 rows, sm_90a 2^-11         2^-39 of a row; weights and, up to 512 rows, their scales
+//                                                   too, weights to 2^-20 of a channel's largest or, of more
+//                                                   rows, 2^-39; up to 512 rows zero points times scales too
 //           digits                                  2^-22 of 64 columns
 //           two bf16 parts            2^-17
 //           Clusters add to that 2^-17 of the sizes of x times (code + zero + 16) at most: a tensor core cuts
@@ -49,11 +51,15 @@ constexpr bool Supports(int64_t k, int64_t group) {
   return k % kTileColumns == 0 && group % kTileColumns == 0;
 }
 
-// What a linear's w, w_scale and w_zero point to, in whole pairs of row tiles; rows behind n have scale 0.
+// What a linear's w, w_scale, w_zero and w_unit point to, in whole pairs of row tiles; rows behind n have
+// scale 0.
 struct Packed {
   std::vector<uint32_t> codes;  // [row tiles][column tiles][32 lanes][4]
   std::vector<float> scales;    // [row tiles][column tiles][8][2]: channels g and g + 8
   std::vector<uint8_t> zeros;   // as scales; empty: codes around 0
+  // [row tiles][16]: the power of two under which a channel's codes times its scales become f16; its largest
+  // scale is 2^-10 to 2^-9 of it.
+  std::vector<float> units;
 };
 struct PackParams {
   int64_t n = 0, k = 0, group = 0;
@@ -69,9 +75,8 @@ absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream)
 // part of x in shared memory, where FitsHopper() says that 4 rows do. InvalidArgument: they do not.
 bool FitsHopper(const cuda::SimtParams& params);
 absl::Status RunHopper(cuda::SimtParams params, const cuda::Stream& stream);
-// On sm_90a, any number of rows: up to 64 share a reading of W. `scratch`: ScratchBytes() of device memory,
-// 16-byte aligned. InvalidArgument: a plan of more than 2 warpgroups a block, or of other splits than it
-// names.
+// On sm_90a, any number of rows: up to 128 share a reading of W. `scratch`: ScratchBytes() of device memory,
+// 16-byte aligned. InvalidArgument: a plan of other splits, warpgroups or rows than it names.
 constexpr size_t ScratchBytes(int64_t m, int64_t k) {
   return static_cast<size_t>(m * k) * sizeof(uint16_t) + static_cast<size_t>(m) * sizeof(float);
 }
@@ -84,12 +89,11 @@ size_t ManyScratchBytes(const cuda::SimtParams& params);
 absl::Status RunMany(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
                      const cuda::Stream& stream);
 
-// What is faster on an H200 at Llama-3-8B's shapes. With one row digits are done with a matrix of 4096 x 4096
-// before clusters are; with 9 to 16 rows a small matrix is done first by what makes nothing of x; unpacking
-// all weights pays from some hundred rows on (from 128 for 28,672 channels, from 256 for 4096).
+// What is faster on an H200 at Llama-3-8B's shapes: unpacking all weights pays from some hundred rows on
+// (from 512 for 28,672 channels, from 1024 for 4096).
 enum class Path { kDirect, kClusters, kFew, kMany };
 inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
-  constexpr int64_t kSmall = int64_t{20} << 20, kMaxClusterRows = 16, kMaxFewRows = 192;
+  constexpr int64_t kSmall = int64_t{8} << 20, kMaxClusterRows = 16, kMaxFewRows = 512;
   if (device.sm != 90 || params.m == 0) return Path::kDirect;
   if (params.m > kMaxClusterRows) return params.m > kMaxFewRows ? Path::kMany : Path::kFew;
   int64_t n = 0;

@@ -1,12 +1,13 @@
-// Design: W is the left operand of wgmma, 64 channels a warpgroup, x the right one (few_rows_wgmma.cuh), in
-// f16 that a small kernel before makes once for all blocks. 4-bit codes come through a ring of bulk copies
-// and become the operand in registers: as the bits of subnormal f16 numbers, less their zero points, all of
-// it exact. A tile's sums become multiples of its scales in registers while the next tile is multiplied.
-// Where the channels alone do not fill the chip, the blocks of a cluster share out K and add their sums in
-// the order of their ranks.
+// Design: W is the left operand of wgmma, 64 channels a warpgroup, x the right one, up to 128 rows a block,
+// in f16 that a small kernel before makes once for all blocks. 4-bit codes come through a ring, all of a
+// block's by one instruction a stage, and become the operand in registers: as the bits of subnormal f16
+// numbers, times their scales as f16 under a power of two for each channel (Packed::units), while those
+// before are multiplied. All of K adds up in the accumulators. Where the channels alone do not fill the chip,
+// the blocks of a cluster share out K and add their sums in the order of their ranks.
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <type_traits>
 
 #include "formats/base/status.h"
 #include "kernels/cuda/few_rows_wgmma.cuh"
@@ -59,6 +60,12 @@ __global__ void __launch_bounds__(kRowThreads)
   if (threadIdx.x == 0) scale[blockIdx.x] = ScaleOf(largest);
 }
 
+struct Maps {
+  CUtensorMap x;
+  struct Weights {  // rows of tiles
+    CUtensorMap codes, scales, zeros;
+  } w[cuda::kMaxLinears];
+};
 struct Work {
   cuda::SimtParams p;
   const float* x_scale = nullptr;  // [m]
@@ -69,68 +76,65 @@ struct Work {
 // channels codes [unit][512], scales [unit][8][2], zero points [unit][8][2].
 template <int kRows, int kWarpgroups>
 struct Layout {
-  static constexpr int kUnits = kRows == 64 ? 2 : 4;
+  static constexpr int kUnits = 2;
   static constexpr int kTiles = kWarpgroups * kTilesOfGroup, kXUnit = kRows * few::kStep;
   static constexpr int kCodes = kUnits * kXUnit, kScales = kCodes + kTiles * kUnits * kTileBytes;
   static constexpr int kZeros = kScales + kTiles * kUnits * kScaleBytes;
   static constexpr int kStage = (kZeros + kTiles * kUnits * kZeroBytes + 1023) / 1024 * 1024;
-  // Sums of so many tiles along K are under way; one where registers are short, then other warps multiply.
-  static constexpr int kSums = kRows == 64 && kWarpgroups > 1 ? 1 : 2;
+  static constexpr int kBytes = kCodes + kTiles * kUnits * (kTileBytes + kScaleBytes);  // zero points aside
+  static constexpr int kAllZeros = kTiles * kUnits * kZeroBytes;
+  // A quarter of a multiprocessor has 16,384 registers for every fourth warp: two blocks of up to 64 rows
+  // fit, or one of more rows or of four warpgroups.
+  static constexpr int kThreads = kWarpgroups * kWarpgroup + cuda::kWarp;
+  static constexpr int kRegisters = kRows > 64 ? 168 : 96;
+  static constexpr int kPitch = kWarpgroups * kChannels + 4;  // of rows of sums: lanes meet in no bank
+  static constexpr int kSharedBytes = kRows > 64 || kWarpgroups == 4 ? 224 << 10 : few::kSharedBytes;
 };
 
-// Copies of a stage, by the lanes of a warp: the codes, the scales or the zero points of a tile each. A tile
-// behind the last one is the last again; its sums are not used.
-template <int kRows, int kWarpgroups>
-struct Copies {
-  using L = Layout<kRows, kWarpgroups>;
-  static constexpr int kEach = (3 * L::kTiles + cuda::kWarp - 1) / cuda::kWarp;
-  __device__ Copies(const cuda::Linear& w, int n0, int tiles, int first, int lane) {
-    const int last = static_cast<int>((w.n + kTileRows - 1) / kTileRows) - 1;
-    all_bytes = L::kTiles * (kTileBytes + kScaleBytes + (w.w_zero == nullptr ? 0 : kZeroBytes));
+// What a thread knows of its two channels, g and g + 8 of a tile.
+struct Channels {
+  __device__ Channels(const cuda::Linear& w, int n) {
 #pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      const int index = i * cuda::kWarp + lane, kind = index / L::kTiles, tile = index % L::kTiles;
-      const int64_t row_tile = min(n0 / static_cast<int>(kTileRows) + tile, last);
-      const bool copies = kind < (w.w_zero == nullptr ? 2 : 3);
-      bytes[i] = !copies ? 0 : kind == 0 ? kTileBytes : kind == 1 ? kScaleBytes : kZeroBytes;
-      from[i] = (kind == 0   ? static_cast<const char*>(w.w)
-                 : kind == 1 ? reinterpret_cast<const char*>(w.w_scale)
-                             : reinterpret_cast<const char*>(w.w_zero)) +
-                (row_tile * tiles + first) * bytes[i];
-      to[i] = (kind == 0 ? L::kCodes : kind == 1 ? L::kScales : L::kZeros) + tile * L::kUnits * bytes[i];
+    for (int i = 0; i < 2; ++i) {
+      const float unit = n + 8 * i < w.n ? w.w_unit[n + 8 * i] : 1.0f;
+      // A code's bits are 2^-24 of it as f16, those of channel g + 8 sixteen times that.
+      to_f16[i] = 1 / unit * (i == 0 ? 0x1p24f : 0x1p20f);
     }
   }
-  __device__ void Start(int t, int units, uint32_t stage, uint32_t barrier) const {
-#pragma unroll
-    for (int i = 0; i < kEach; ++i) {
-      if (bytes[i] == 0) continue;
-      cuda::LoadBytes(stage + to[i], from[i] + static_cast<int64_t>(t) * L::kUnits * bytes[i],
-                      units * bytes[i], barrier);
-    }
-  }
-  const char* from[kEach];
-  int to[kEach], bytes[kEach], all_bytes;
+  float to_f16[2];
 };
 
-// The left operand of 64 channels x 16 columns; `zeros`: of channels g and g + 8, as their codes lie.
-__device__ inline void Operand(uint32_t word, __half2 low, __half2 high, uint32_t (&a)[4]) {
-  const auto less = [](uint32_t bits, __half2 zero) {
-    const __half2 v = __hsub2(*reinterpret_cast<const __half2*>(&bits), zero);
-    return *reinterpret_cast<const uint32_t*>(&v);
-  };
-  a[0] = less(word & 0x000f000fu, low);
-  a[1] = less(word & 0x00f000f0u, high);
-  a[2] = less(word >> 8 & 0x000f000fu, low);
-  a[3] = less(word >> 8 & 0x00f000f0u, high);
-}
+// The left operand of 64 channels x 16 columns: codes times their scales, less zero points times these,
+// rounded once if 8 is the zero point. Every operation of 16-bit floats is one that the tensor cores wait
+// for.
+struct Scaling {
+  __device__ Scaling(uint32_t zeros, float2 scale, const Channels& of) {
+    const uint32_t low_bits = (zeros & 0xff) * 0x00010001u, high_bits = (zeros >> 8) * 0x00100010u;
+    by_low = __float2half2_rn(scale.x * of.to_f16[0]);
+    by_high = __float2half2_rn(scale.y * of.to_f16[1]);
+    less_low = __hneg2(__hmul2(*reinterpret_cast<const __half2*>(&low_bits), by_low));
+    less_high = __hneg2(__hmul2(*reinterpret_cast<const __half2*>(&high_bits), by_high));
+  }
+  __device__ void Operand(uint32_t word, uint32_t (&a)[4]) const {
+    const auto weight = [](uint32_t bits, __half2 by, __half2 less) {
+      const __half2 v = __hfma2(*reinterpret_cast<const __half2*>(&bits), by, less);
+      return *reinterpret_cast<const uint32_t*>(&v);
+    };
+    a[0] = weight(word & 0x000f000fu, by_low, less_low);
+    a[1] = weight(word & 0x00f000f0u, by_high, less_high);
+    a[2] = weight(word >> 8 & 0x000f000fu, by_low, less_low);
+    a[3] = weight(word >> 8 & 0x00f000f0u, by_high, less_high);
+  }
+  __half2 by_low, by_high, less_low, less_high;
+};
 
 template <int kRows, int kWarpgroups>
-__global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
-    __maxnreg__(few::kRegisters<kWarpgroups>)
-        matmul_f32_f32_s4g_few_sm90(const __grid_constant__ CUtensorMap x_map,
-                                    const __grid_constant__ Work work) {
+__global__ void __launch_bounds__((Layout<kRows, kWarpgroups>::kThreads))
+    __maxnreg__((Layout<kRows, kWarpgroups>::kRegisters))
+        matmul_f32_f32_s4g_few_sm90(const __grid_constant__ Maps maps, const __grid_constant__ Work work) {
   using L = Layout<kRows, kWarpgroups>;
-  constexpr int kQuads = kRows / 8, kBlock = kWarpgroups * kChannels, kUnits = L::kUnits, kSums = L::kSums;
+  constexpr int kQuads = kRows / 8, kBlock = kWarpgroups * kChannels, kUnits = L::kUnits;
+  constexpr int kConsumers = kWarpgroups * kWarpgroup;
   extern __shared__ __align__(1024) char shared[];
   const cuda::SimtParams& p = work.p;
   const int warp = static_cast<int>(threadIdx.x) / cuda::kWarp;
@@ -154,28 +158,36 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
   cuda::LetNextStart();
 
   if (warp == kWarpgroups * 4) {
-    const Copies<kRows, kWarpgroups> copies(w, n0, all_tiles, first, lane);
-    const auto units_of = [&](int t) { return min(kUnits, tiles - t * kUnits); };
-    const auto load_w = [&](int t, int s) {
-      const int units = units_of(t);
-      if (lane == 0) cuda::ArriveExpecting(ring.Full(s), units * (copies.all_bytes + L::kXUnit));
-      __syncwarp();
-      copies.Start(t, units, base + s * L::kStage, ring.Full(s));
-    };
-    const auto load_x = [&](int t, int s) {
-      if (lane < units_of(t)) {
-        cuda::LoadBox(base + s * L::kStage + lane * L::kXUnit, x_map, ring.Full(s),
-                      (first + t * kUnits + lane) * static_cast<int>(kTileColumns), m0);
-      }
-    };
-    const int ahead = min(steps, work.stages);
-    for (int t = 0; t < ahead; ++t) load_w(t, t);  // does not depend on the kernel before
-    cuda::WaitForInputs();
-    for (int t = 0; t < ahead; ++t) load_x(t, t);
-    cuda::Refill(ring, steps, [&](int t, int s) {
-      load_w(t, s);
-      load_x(t, s);
-    });
+    if (lane == 0) {
+      const Maps::Weights& w_maps = maps.w[which];
+      const bool has_zeros = w.w_zero != nullptr;
+      const int row_tile = n0 / static_cast<int>(kTileRows);
+      // Of a last unit that is not there zeros come, or what is another block's.
+      const auto load_w = [&](int t, int s) {
+        const uint32_t to = base + s * L::kStage;
+        const int tile = first + t * kUnits;
+        cuda::ArriveExpecting(ring.Full(s), L::kBytes + (has_zeros ? L::kAllZeros : 0));
+        cuda::LoadBox(to + L::kCodes, w_maps.codes, ring.Full(s), tile * (kTileBytes / 8), row_tile);
+        cuda::LoadBox(to + L::kScales, w_maps.scales, ring.Full(s), tile * (kScaleBytes / 8), row_tile);
+        if (has_zeros) {
+          cuda::LoadBox(to + L::kZeros, w_maps.zeros, ring.Full(s), tile * (kZeroBytes / 8), row_tile);
+        }
+      };
+      const auto load_x = [&](int t, int s) {
+        for (int unit = 0; unit < kUnits; ++unit) {
+          cuda::LoadBox(base + s * L::kStage + unit * L::kXUnit, maps.x, ring.Full(s),
+                        (first + t * kUnits + unit) * static_cast<int>(kTileColumns), m0);
+        }
+      };
+      const int ahead = min(steps, work.stages);
+      for (int t = 0; t < ahead; ++t) load_w(t, t);  // does not depend on the kernel before
+      cuda::WaitForInputs();
+      for (int t = 0; t < ahead; ++t) load_x(t, t);
+      cuda::Refill(ring, steps, [&](int t, int s) {
+        load_w(t, s);
+        load_x(t, s);
+      });
+    }
     __syncwarp();
     if (splits > 1) {
       cuda::ClusterArrive();
@@ -187,13 +199,12 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
   }
 
   const int g = lane / 4, channel = warp * static_cast<int>(kTileRows) + g;  // and channel + 8
-  float4 total[kQuads] = {};  // channel (x, y), channel + 8 (z, w); rows RowOf(.., 0) and (.., 1)
-  float sum[kSums][4 * kQuads] = {};
-  float2 scale[kSums] = {};
-  uint32_t a[kSums][4][4];
+  const Channels channels(w, n0 + channel);
+  // Of each quad channel (0, 1), channel + 8 (2, 3); rows RowOf(.., 0) and (.., 1).
+  float sum[4 * kQuads] = {};
+  uint32_t a[kUnits][4][4];
   cuda::RingPlace place;
-  // Codes of channel + 8 are 16 times what they stand for.
-  const auto start = [&](float(&to)[4 * kQuads], uint32_t(&operand)[4][4], float2& by, int unit) {
+  const auto start = [&](uint32_t(&operand)[4][4], int unit, bool adds) {
     const char* const at = shared + place.stage * L::kStage;
     const int tile = warp * kUnits + unit;
     const uint4 v = *reinterpret_cast<const uint4*>(at + L::kCodes + tile * kTileBytes + lane * 16);
@@ -201,67 +212,53 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
     if (w.w_zero != nullptr) {
       zeros = *reinterpret_cast<const uint16_t*>(at + L::kZeros + tile * kZeroBytes + g * 2);
     }
-    const uint32_t low_bits = (zeros & 0xff) * 0x00010001u, high_bits = (zeros >> 8) * 0x00100010u;
-    const __half2 low = *reinterpret_cast<const __half2*>(&low_bits);
-    const __half2 high = *reinterpret_cast<const __half2*>(&high_bits);
-    Operand(v.x, low, high, operand[0]);
-    Operand(v.y, low, high, operand[1]);
-    Operand(v.z, low, high, operand[2]);
-    Operand(v.w, low, high, operand[3]);
-    by = *reinterpret_cast<const float2*>(at + L::kScales + tile * kScaleBytes + g * 8);
-    by.y *= 0.0625f;
+    const Scaling scaling(
+        zeros, *reinterpret_cast<const float2*>(at + L::kScales + tile * kScaleBytes + g * 8), channels);
+    scaling.Operand(v.x, operand[0]);
+    scaling.Operand(v.y, operand[1]);
+    scaling.Operand(v.z, operand[2]);
+    scaling.Operand(v.w, operand[3]);
     const uint64_t x = cuda::OperandDescriptor(base + place.stage * L::kStage + unit * L::kXUnit);
 #pragma unroll
     for (int j = 0; j < 4; ++j) cuda::HoldRegisters(operand[j]);
     cuda::WarpgroupFence();
 #pragma unroll
-    for (int j = 0; j < 4; ++j) cuda::WgmmaF16(to, operand[j], x + 2 * j, j > 0);
+    for (int j = 0; j < 4; ++j) cuda::WgmmaF16(sum, operand[j], x + 2 * j, adds || j > 0);
     cuda::WarpgroupCommit();
-  };
-  const auto add = [&](float(&from)[4 * kQuads], float2 by) {
-    cuda::HoldRegisters(from);
-#pragma unroll
-    for (int i = 0; i < kQuads; ++i) {
-      total[i].x = fmaf(by.x, from[4 * i], total[i].x);
-      total[i].y = fmaf(by.x, from[4 * i + 1], total[i].y);
-      total[i].z = fmaf(by.y, from[4 * i + 2], total[i].z);
-      total[i].w = fmaf(by.y, from[4 * i + 3], total[i].w);
-    }
   };
   const auto release = [&](int s) {
     __syncwarp();  // all lanes have read theirs
     if (lane == 0) cuda::Arrive(ring.Empty(s));
   };
   int before = 0;  // the stage before this one
-  for (int t = 0; t < steps; ++t) {
+  const int whole = tiles / kUnits;
+  for (int t = 0; t < whole; ++t) {
     cuda::WaitBarrierGuarded(ring.Full(place.stage), place.phase);
 #pragma unroll
     for (int unit = 0; unit < kUnits; ++unit) {
-      // Behind the last tile nothing was copied: what is there is multiplied, and not added.
-      const int at = t * kUnits + unit;
-      if constexpr (kSums == 2) {
-        start(sum[unit % 2], a[unit % 2], scale[unit % 2], unit);
-        cuda::WarpgroupWait<1>();
-        if (unit == 0 && t > 0) release(before);
-        if (at > 0 && at <= tiles) add(sum[(unit + 1) % 2], scale[(unit + 1) % 2]);
-      } else {
-        start(sum[0], a[0], scale[0], unit);
-        cuda::WarpgroupWait<0>();
-        if (unit + 1 == kUnits) release(place.stage);
-        if (at < tiles) add(sum[0], scale[0]);
-      }
+      start(a[unit], unit, t > 0 || unit > 0);
+      cuda::WarpgroupWait<1>();  // the unit before; its operand may be made anew
+      if (unit == 0 && t > 0) release(before);
     }
     before = place.stage;
     place.Next(work.stages);
   }
-  if constexpr (kSums == 2) {
-    cuda::WarpgroupWait<0>();
-    if (steps * kUnits == tiles) add(sum[(kUnits - 1) % 2], scale[(kUnits - 1) % 2]);
+  if (whole < steps) {  // one more unit
+    cuda::WaitBarrierGuarded(ring.Full(place.stage), place.phase);
+    start(a[0], 0, whole > 0);
+  }
+  cuda::WarpgroupWait<0>();
+  cuda::HoldRegisters(sum);
+  float4 total[kQuads];
+#pragma unroll
+  for (int i = 0; i < kQuads; ++i) {
+    total[i] = make_float4(sum[4 * i], sum[4 * i + 1], sum[4 * i + 2], sum[4 * i + 3]);
   }
 
+  // Where the ring was: sums for the other blocks of a cluster, [group][quad][thread], and behind them what
+  // this block finishes, [row][channel]. Nobody reads the ring any more.
+  cuda::NamedBarrier(1, kConsumers);
   if (splits > 1) {
-    // Where the ring was: [group][quad][thread]. Nobody reads the ring any more.
-    cuda::NamedBarrier(1, kWarpgroups * kWarpgroup);
     float4* const own = reinterpret_cast<float4*>(shared) + warp / 4 * kQuads * kWarpgroup +
                         static_cast<int>(threadIdx.x) % kWarpgroup;
 #pragma unroll
@@ -271,18 +268,28 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
     few::Gather(splits, cuda::SharedAddress(own), rank, total);
     cuda::ClusterArrive();  // the others may go when all have read
   }
-  cuda::WaitForInputs();
+  float* const out = reinterpret_cast<float*>(shared) + (splits > 1 ? kRows * kBlock : 0);
 #pragma unroll
   for (int i = 0; i < kQuads; ++i) {
     if (i * splits + rank >= kQuads) break;
-    const float y[4] = {total[i].x, total[i].y, total[i].z, total[i].w};
-#pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const int m = m0 + few::RowOf(i, rank, splits, e % 2), n = n0 + channel + e / 2 * 8;
-      if (m >= p.m || n >= w.n) continue;
-      // Twice a power of two: both at once may be beyond float32.
-      cuda::simt::Finish<int8_t>(p, which, m, n, y[e] * 0x1p24f * work.x_scale[m]);
-    }
+    float* const at = out + (i * 8 + lane % 4 * 2) * L::kPitch + channel;
+    at[0] = total[i].x;
+    at[L::kPitch] = total[i].y;
+    at[8] = total[i].z;
+    at[L::kPitch + 8] = total[i].w;
+  }
+  cuda::NamedBarrier(1, kConsumers);
+  cuda::WaitForInputs();
+  // A thread has one channel. All of it in registers would be code that no cache of instructions holds.
+  const int column = static_cast<int>(threadIdx.x) % kBlock, n = n0 + column;
+  const int rows = (kQuads - rank + splits - 1) / splits * 8;
+  const float unit = n < w.n ? w.w_unit[n] : 0;
+#pragma unroll 2
+  for (int i = static_cast<int>(threadIdx.x) / kBlock; i < rows && n < w.n; i += kConsumers / kBlock) {
+    const int m = m0 + (i / 8 * splits + rank) * 8 + i % 8;
+    if (m >= p.m) break;  // later ones are larger
+    // Twice a power of two, that of the channel first: the sum under both may be beyond float32.
+    cuda::simt::Finish<int8_t>(p, which, m, n, out[i * L::kPitch + column] * unit * work.x_scale[m]);
   }
   if (splits > 1) cuda::ClusterWait();
 }
@@ -290,49 +297,68 @@ __global__ void __launch_bounds__(kWarpgroups* kWarpgroup + cuda::kWarp)
 template <int kRows, int kWarpgroups>
 absl::Status LaunchRows(const CUtensorMap& x, Work work, const few::Plan& plan, const cuda::Stream& stream) {
   using L = Layout<kRows, kWarpgroups>;
-  constexpr int kBlock = kWarpgroups * kChannels;
-  // The sums of a block that shares K lie where the ring was.
-  constexpr int kLeastStages = (kRows * kBlock * 4 + L::kStage - 1) / L::kStage;
-  work.stages = std::max(plan.stages, plan.splits > 1 ? kLeastStages : 1);
+  Maps maps{.x = x};
+  const int64_t tiles = work.p.k / kTileColumns;
+  for (int i = 0; i < work.p.linears.count; ++i) {
+    const cuda::Linear& w = work.p.linears.linear[i];
+    const auto map = [&](const void* data, int64_t tile_bytes) {
+      return cuda::MakeTensorMap({.element = cuda::Element::kWord64,
+                                  .data = data,
+                                  .rows = cuda::CeilDiv(w.n, kTileRows),
+                                  .columns = tiles * tile_bytes / 8,
+                                  .stride = tiles * tile_bytes,
+                                  .box_rows = L::kTiles,
+                                  .box_bytes = L::kUnits * tile_bytes});
+    };
+    SF_ASSIGN_OR_RETURN(maps.w[i].codes, map(w.w, kTileBytes));
+    SF_ASSIGN_OR_RETURN(maps.w[i].scales, map(w.w_scale, kScaleBytes));
+    if (w.w_zero != nullptr) {
+      SF_ASSIGN_OR_RETURN(maps.w[i].zeros, map(w.w_zero, kZeroBytes));
+    }
+  }
+  constexpr int kBlock = kWarpgroups * kChannels, kMaxStages = 12;
+  // Sums lie where the ring was; those of a block that shares K twice, but a part the second time.
+  const int64_t kept_rows = cuda::CeilDiv(kRows / 8, plan.splits) * 8;
+  const int64_t sum_bytes = (plan.splits > 1 ? kRows * kBlock * 4 : 0) + kept_rows * L::kPitch * 4;
+  const int least_stages = static_cast<int>(cuda::CeilDiv(sum_bytes, L::kStage));
+  const int stages =
+      plan.stages > 0 ? plan.stages : std::clamp((L::kSharedBytes - 1024) / (L::kStage + 16), 2, kMaxStages);
+  work.stages = std::max(stages, least_stages);
   const auto splits = static_cast<unsigned>(plan.splits);
   return cuda::Launch(kName, matmul_f32_f32_s4g_few_sm90<kRows, kWarpgroups>,
                       {.grid = dim3(static_cast<unsigned>(few::Tiles(work.p.linears, kBlock)), splits,
                                     static_cast<unsigned>(cuda::CeilDiv(work.p.m, kRows))),
-                       .block = dim3(kWarpgroups * kWarpgroup + cuda::kWarp),
+                       .block = dim3(L::kThreads),
                        .shared_bytes = work.stages * (L::kStage + 16),
                        .overlaps = true,
                        .cluster_y = splits},
-                      stream, x, work);
+                      stream, maps, work);
 }
 
-int RowsOf(const cuda::SimtParams& p) { return p.m <= 32 ? 32 : 64; }
+int64_t BlocksOf(const cuda::SimtParams& p, int rows, int groups) {
+  return few::Tiles(p.linears, groups * kChannels) * cuda::CeilDiv(p.m, rows);
+}
+int RowsOf(int64_t m) { return m <= 16 ? 16 : m <= 32 ? 32 : m <= 64 ? 64 : 128; }  // of a block
 
 // As measured on an H200 with K of 4096 and 14336 (cuda_bench --plans w4a16). A cluster has as many blocks as
 // there is room for, each with at least 16 tiles of K.
-few::Plan PlanOf(const cuda::SimtParams& p, const cuda::DeviceInfo& device) {
-  constexpr int kLeastTiles = 16, kMaxStages = 12;
-  const int rows = RowsOf(p);
-  const int64_t tiles = p.k / kTileColumns, row_blocks = cuda::CeilDiv(p.m, rows);
-  // Half again as many blocks as multiprocessors, which have room for two: the next kernel's begin beside
-  // them.
+few::Plan PlanOf(const cuda::SimtParams& p, int rows, const cuda::DeviceInfo& device) {
+  constexpr int kLeastTiles = 16;
+  const int64_t tiles = p.k / kTileColumns;
+  // Half again as many blocks as multiprocessors, where those have room for two: the next kernel's begin
+  // beside them. Of blocks that have one to themselves clusters leave some multiprocessors over.
+  const int64_t room = rows > 64 ? device.num_sms * 7 / 8 : device.num_sms * 3 / 2;
   const auto shared_out = [&](int groups) {
-    const int64_t blocks = few::Tiles(p.linears, groups * kChannels) * row_blocks;
-    few::Plan plan = {.groups = groups, .splits = 1};
+    few::Plan plan = {.groups = groups, .splits = 1, .stages = 0};
     for (const int splits : {2, 3, 4, 6}) {
-      const bool fit = 2 * blocks * splits <= 3 * device.num_sms;
+      const bool fit = BlocksOf(p, rows, groups) * splits <= room;
       if (fit && tiles >= kLeastTiles * splits) plan.splits = splits;
     }
     return plan;
   };
-  few::Plan plan = shared_out(2);
-  const int64_t blocks = few::Tiles(p.linears, 2 * kChannels) * row_blocks * plan.splits;
-  if (plan.splits > 1 && blocks <= device.num_sms) plan = shared_out(1);
-  const bool one = plan.groups == 1;
-  const int stage = 16 + (rows == 32 ? one ? Layout<32, 1>::kStage : Layout<32, 2>::kStage
-                          : one      ? Layout<64, 1>::kStage
-                                     : Layout<64, 2>::kStage);
-  plan.stages = std::clamp((few::kSharedBytes - 1024) / stage, 2, kMaxStages);
-  return plan;
+  const few::Plan plan = shared_out(2);
+  const int64_t blocks = BlocksOf(p, rows, 2) * plan.splits;
+  return rows <= 64 && plan.splits > 1 && blocks <= device.num_sms ? shared_out(1) : plan;
 }
 
 }  // namespace
@@ -340,11 +366,13 @@ few::Plan PlanOf(const cuda::SimtParams& p, const cuda::DeviceInfo& device) {
 absl::Status RunFew(const cuda::SimtParams& p, void* scratch, const few::Plan& given,
                     const cuda::DeviceInfo& device, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
-  const few::Plan plan = given.groups > 0 ? given : PlanOf(p, device);
+  const int row_box = given.rows > 0 ? given.rows : RowsOf(p.m);
+  const few::Plan plan = given.groups > 0 ? given : PlanOf(p, row_box, device);
   SF_RETURN_IF_ERROR(few::CheckSplits(kName, plan));
-  if (plan.groups > 2) {
+  const bool has_kernel = plan.groups == 2 || (row_box <= 64 && (plan.groups == 1 || plan.groups == 4));
+  if (!has_kernel) {
     return absl::InvalidArgumentError(
-        absl::StrCat(kName, ": a block of ", plan.groups, " warpgroups; 1 or 2"));
+        absl::StrCat(kName, ": a block of ", plan.groups, " warpgroups and ", row_box, " rows"));
   }
   auto* const rows = static_cast<uint32_t*>(scratch);
   auto* const scale = reinterpret_cast<float*>(rows + p.m * (p.k / 2));
@@ -357,14 +385,26 @@ absl::Status RunFew(const cuda::SimtParams& p, void* scratch, const few::Plan& g
                                                                 .rows = p.m,
                                                                 .columns = p.k,
                                                                 .stride = p.k * 2,
-                                                                .box_rows = RowsOf(p)}));
+                                                                .box_rows = row_box}));
   const Work work = {.p = p, .x_scale = scale};
-  if (RowsOf(p) == 32) {
-    return plan.groups == 1 ? LaunchRows<32, 1>(x, work, plan, stream)
-                            : LaunchRows<32, 2>(x, work, plan, stream);
+  const auto launch = [&](auto of_rows) {
+    constexpr int kRows = of_rows;
+    if constexpr (kRows <= 64) {
+      if (plan.groups == 1) return LaunchRows<kRows, 1>(x, work, plan, stream);
+      if (plan.groups == 4) return LaunchRows<kRows, 4>(x, work, plan, stream);
+    }
+    return LaunchRows<kRows, 2>(x, work, plan, stream);
+  };
+  switch (row_box) {
+    case 16:
+      return launch(std::integral_constant<int, 16>());
+    case 32:
+      return launch(std::integral_constant<int, 32>());
+    case 64:
+      return launch(std::integral_constant<int, 64>());
+    default:
+      return launch(std::integral_constant<int, 128>());
   }
-  return plan.groups == 1 ? LaunchRows<64, 1>(x, work, plan, stream)
-                          : LaunchRows<64, 2>(x, work, plan, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_s4g

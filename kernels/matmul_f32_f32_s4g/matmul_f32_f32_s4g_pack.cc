@@ -1,3 +1,6 @@
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
 
 namespace spikefold::kernels::matmul_f32_f32_s4g {
@@ -19,6 +22,17 @@ void PackLane(int lane, At at, uint32_t* words) {
   }
 }
 
+// Of a channel's scales. One that is not finite leaves what it multiplies so.
+float UnitOf(absl::Span<const float> scales) {
+  constexpr int kBits = 9, kLeast = -100, kMost = 126;
+  float largest = 0;
+  for (const float scale : scales) largest = std::max(largest, std::abs(scale));
+  if (largest == 0 || !std::isfinite(largest)) return 1;
+  int exponent = 0;
+  std::frexp(largest, &exponent);  // below 2^exponent
+  return std::ldexp(1.0f, std::clamp(exponent + kBits, kLeast, kMost));
+}
+
 }  // namespace
 
 Packed Pack(const PackParams& p, ThreadPool* pool) {
@@ -27,6 +41,7 @@ Packed Pack(const PackParams& p, ThreadPool* pool) {
   Packed out;
   out.codes.resize(static_cast<size_t>(row_tiles * tiles * 32 * 4));
   out.scales.resize(static_cast<size_t>(row_tiles * tiles * kTileRows));
+  out.units.resize(static_cast<size_t>(row_tiles * kTileRows), 1.0f);
   if (!p.zeros.empty()) out.zeros.resize(out.scales.size(), kOffset);
   const auto pack_tile = [&](int64_t r, int64_t c) {
     const int64_t tile = r * tiles + c;
@@ -47,6 +62,10 @@ Packed Pack(const PackParams& p, ThreadPool* pool) {
   const auto pack_rows = [&](int64_t begin, int64_t end) {
     for (int64_t r = begin; r < end; ++r) {
       for (int64_t c = 0; c < tiles; ++c) pack_tile(r, c);
+      for (int64_t n = r * kTileRows; n < std::min(p.n, (r + 1) * kTileRows); ++n) {
+        out.units[static_cast<size_t>(n)] =
+            UnitOf(p.scales.subspan(static_cast<size_t>(n * groups), static_cast<size_t>(groups)));
+      }
     }
   };
   if (pool != nullptr) {

@@ -134,6 +134,7 @@ cuda::Linear LinearOf(const LinearWeights& w, const CudaWeights& device, float* 
           .w_stride = w.kind == Kind::kF32 ? w.k : s8c::RowBytes(w.k),
           .w_scale = device.scale.as<float>(),
           .w_zero = device.zero.as<uint8_t>(),
+          .w_unit = device.unit.as<float>(),
           .group = w.kind == Kind::kGroups ? w.group : 0,
           .kept_w = device.kept.as<uint16_t>(),
           .kept_stride = w.n,
@@ -214,6 +215,7 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
     SF_RETURN_IF_ERROR(Upload(packed.codes, *stream_, *device, device->w));
     SF_RETURN_IF_ERROR(Upload(packed.scales, *stream_, *device, device->scale));
     SF_RETURN_IF_ERROR(Upload(packed.zeros, *stream_, *device, device->zero));
+    SF_RETURN_IF_ERROR(Upload(packed.units, *stream_, *device, device->unit));
     device->tiles = CudaWeights::Tiles::kS4g;
     out.device = std::move(device);
     return stream_->Sync();
@@ -368,11 +370,10 @@ absl::Status CudaOps::MixedLinears(const CudaActivation& x, absl::Span<const Lin
 absl::Status CudaOps::RowLinears(const cuda::SimtParams& p) {
   namespace rows = kernels::matmul_f32_f32_s8c;
   rows::Path path = rows::PathOf(p, device_);
-  const absl::Status room = row_parts_.Reserve(rows::ScratchBytes(path, p));
-  if (absl::IsResourceExhausted(room)) {  // slower, in less
-    path = rows::Path::kDirect;
-  } else {
-    SF_RETURN_IF_ERROR(room);
+  for (const rows::Path slower : {rows::Path::kDigits, rows::Path::kDirect}) {  // in less
+    SF_ASSIGN_OR_RETURN(const bool fits, HasRoom(rows::ScratchBytes(path, p)));
+    if (fits) break;
+    path = slower;
   }
   switch (path) {
     case rows::Path::kWide:
@@ -386,14 +387,26 @@ absl::Status CudaOps::RowLinears(const cuda::SimtParams& p) {
                                        : rows::RunCuda(p, *stream_);
 }
 
+// False: the device has no room for so much. It is not asked again, so that a recording goes the way of the
+// walk before it.
+absl::StatusOr<bool> CudaOps::HasRoom(size_t bytes) {
+  if (bytes >= no_room_) return false;
+  const absl::Status status = row_parts_.Reserve(bytes);
+  if (!absl::IsResourceExhausted(status)) {
+    SF_RETURN_IF_ERROR(status);
+    return true;
+  }
+  no_room_ = bytes;
+  return false;
+}
+
 absl::Status CudaOps::TiledLinears(const cuda::SimtParams& p) {
   s4g::Path path = s4g::PathOf(p, device_);
-  absl::Status room = row_parts_.Reserve(s4g::ScratchBytes(path, p));
-  if (path == s4g::Path::kMany && absl::IsResourceExhausted(room)) {  // slower, in less
-    path = s4g::Path::kFew;
-    room = row_parts_.Reserve(s4g::ScratchBytes(path, p));
+  if (path == s4g::Path::kMany) {
+    SF_ASSIGN_OR_RETURN(const bool fits, HasRoom(s4g::ScratchBytes(path, p)));
+    if (!fits) path = s4g::Path::kFew;  // slower, in less
   }
-  SF_RETURN_IF_ERROR(room);
+  SF_RETURN_IF_ERROR(row_parts_.Reserve(s4g::ScratchBytes(path, p)));
   return s4g::RunCuda(p, path, row_parts_.as<void>(), device_, *stream_);
 }
 
@@ -402,6 +415,7 @@ bool CudaOps::TakesF16(const LinearWeights* w, int64_t rows) const {
   const CudaWeights::Tiles tiles = static_cast<const CudaWeights&>(*w->device).tiles;
   cuda::SimtParams p = {.m = rows, .k = w->k, .linears = {.count = 1}};
   p.linears.linear[0].n = w->n;
+  p.linears.linear[0].group = w->kind == Kind::kGroups ? w->group : 0;
   if (tiles == CudaWeights::Tiles::kNone) {
     return kernels::matmul_f32_f32_s8c::PathOf(p, device_) == kernels::matmul_f32_f32_s8c::Path::kWide;
   }
@@ -471,13 +485,19 @@ absl::Status CudaOps::HeadLogits(const LinearWeights& w, const ActivationForm& f
 
 absl::Status CudaOps::FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                                const Buffer& hidden) {
-  SF_RETURN_IF_ERROR(ReserveHead(w, rows));
+  constexpr int64_t kMostRows = 128;  // a head of 262,144 words makes 128 MiB of them
+  SF_RETURN_IF_ERROR(ReserveHead(w, std::min(rows, kMostRows)));
   SF_RETURN_IF_ERROR(best_.Reserve(static_cast<size_t>(rows) * sizeof(argmax::Found)));
-  SF_RETURN_IF_ERROR(cuda::CopyDevice(head_x_->buffer.data(), Cuda(hidden).data(),
-                                      static_cast<size_t>(rows * w.k) * sizeof(float), *stream_));
-  SF_RETURN_IF_ERROR(HeadLogits(w, form, rows));
-  return argmax::RunCuda({.m = rows, .n = w.n, .x = logits_.as<float>(), .found = best_.as<argmax::Found>()},
-                         *stream_);
+  for (int64_t row = 0; row < rows; row += kMostRows) {
+    const int64_t count = std::min(kMostRows, rows - row);
+    SF_RETURN_IF_ERROR(cuda::CopyDevice(head_x_->buffer.data(), Cuda(hidden).data() + row * w.k,
+                                        static_cast<size_t>(count * w.k) * sizeof(float), *stream_));
+    SF_RETURN_IF_ERROR(HeadLogits(w, form, count));
+    SF_RETURN_IF_ERROR(argmax::RunCuda(
+        {.m = count, .n = w.n, .x = logits_.as<float>(), .found = best_.as<argmax::Found>() + row},
+        *stream_));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CudaOps::ReadBest(int64_t rows, Best* best) {

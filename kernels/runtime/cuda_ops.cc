@@ -194,8 +194,12 @@ absl::StatusOr<CudaRows*> CudaOps::RowsOf(const SequenceRows& sequence, int64_t 
   auto rows = std::make_unique<CudaRows>();
   rows->layer_floats = cache.capacity() * width;
   const size_t bytes = static_cast<size_t>(cache.num_layers() * rows->layer_floats) * sizeof(float);
+  const int64_t allocations = cuda::NumAllocations();
   SF_RETURN_IF_ERROR(rows->k.Reserve(bytes));
   SF_RETURN_IF_ERROR(rows->v.Reserve(bytes));
+  // Recordings find a cache through StepState: a new one leaves them valid.
+  int64_t& valid_at = step_.recordings.valid_at.first;
+  if (valid_at == allocations) valid_at = cuda::NumAllocations();
   const size_t filled = static_cast<size_t>(sequence.first * width) * sizeof(float);
   for (int layer = 0; layer < cache.num_layers(); ++layer) {
     const int64_t at = layer * rows->layer_floats;

@@ -1,6 +1,7 @@
 // The CUDA backend: buffers in device memory, and the kernels of kernels/ called on one stream.
 #pragma once
 
+#include <limits>
 #include <memory>
 
 #include "kernels/cuda/copy.h"
@@ -90,6 +91,7 @@ class CudaOps : public Ops {
   absl::Status FloatLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
                             absl::Span<float* const> y);
   absl::Status Bf16Linears(const cuda::SimtParams& params);
+  absl::StatusOr<bool> HasRoom(size_t bytes);  // in row_parts_
   absl::Status TiledLinears(const cuda::SimtParams& params);
   absl::Status RowLinears(const cuda::SimtParams& params);
   absl::Status ReserveHead(const LinearWeights& w, int64_t rows);
@@ -113,7 +115,8 @@ class CudaOps : public Ops {
   CudaConstants constants_;
   std::unique_ptr<CudaActivation> head_x_;
   cuda::DeviceMemory logits_, best_, tokens_, counters_, row_parts_;
-  cuda::DeviceMemory attention_tiles_;  // keys and values of one layer in f16
+  size_t no_room_ = std::numeric_limits<size_t>::max();  // what row_parts_ could not grow to
+  cuda::DeviceMemory attention_tiles_;                   // keys and values of one layer in f16
   cuda::PinnedMemory staging_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned
 

@@ -61,7 +61,7 @@ struct CudaWeights : DeviceWeights {
   bool bf16 = false;  // f32 that was bf16 before
   // As matmul_f32_f32_s4g or matmul_f32_s8r_u4h wants them.
   enum class Tiles { kNone, kS4g, kU4h } tiles = Tiles::kNone;
-  cuda::DeviceMemory scale, bias;
+  cuda::DeviceMemory scale, unit, bias;
   cuda::DeviceMemory code_sum, row_sum;  // LinearWeights::code_sum, row_sum
   cuda::DeviceMemory kept, kept_rows;    // bf16 [r, n]; [n, KeptColumns(r)]
   cuda::DeviceMemory super_slot, super_row, super_value;
@@ -90,8 +90,12 @@ struct StepState {
 struct Recordings {
   // Numbers of sequences and of splits of the attention, StepArgs::finds_best.
   using Key = std::tuple<int64_t, int64_t, bool>;
-  std::map<Key, std::optional<cuda::Graph>> steps;  // nothing: walked once, and to be recorded
-  std::pair<int64_t, int64_t> valid_at = {-1, 0};   // cuda::NumAllocations() and StepArgs::rope_positions
+  struct Step {
+    std::optional<cuda::Graph> graph;  // nothing: walked once, and to be recorded
+    bool refused = false;              // it could not be: it is walked each time
+  };
+  std::map<Key, Step> steps;
+  std::pair<int64_t, int64_t> valid_at = {-1, 0};  // cuda::NumAllocations() and StepArgs::rope_positions
 };
 
 // Keys and values of all layers, [capacity, num_kv_heads * head_dim] each.

@@ -112,10 +112,13 @@ absl::Status CudaOps::RunStep(Recordings& recordings, const StepArgs& a,
     if (status.ok()) recordings.steps.try_emplace(key);
     return status;
   }
-  if (!recorded->second.has_value()) {
-    SF_ASSIGN_OR_RETURN(recorded->second, cuda::Graph::Record(*stream_, walk));
+  Recordings::Step& step = recorded->second;
+  if (!step.graph.has_value() && !step.refused) {
+    absl::StatusOr<cuda::Graph> graph = cuda::Graph::Record(*stream_, walk);
+    step.refused = !graph.ok();  // out of memory, say; nothing has run
+    if (graph.ok()) step.graph = *std::move(graph);
   }
-  return recorded->second->Run(*stream_);
+  return step.refused ? walk() : step.graph->Run(*stream_);
 }
 
 // Room for the partial results of a split attention; the counters are zeros.

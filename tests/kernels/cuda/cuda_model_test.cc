@@ -51,9 +51,9 @@ TEST_CASE("Float models of every family give the CPU's logits, in one call or in
   }
 }
 
-// Every linear of the blocks but, on request, o_proj, as 4-bit codes that were drawn at random.
-void MakeFourBit(RuntimeModel& model, bool o_proj) {
-  constexpr int64_t kGroup = 64;
+// Every linear of the blocks but, on request, o_proj, as codes of -8 to 7 that were drawn at random, in this
+// format.
+void MakeCodes(RuntimeModel& model, bool o_proj, const char* format, int64_t scale_group) {
   for (const Site& site : model.graph().sites) {
     for (const int node : site.linears) {
       const Node& n = model.graph().nodes[static_cast<size_t>(node)];
@@ -64,12 +64,13 @@ void MakeFourBit(RuntimeModel& model, bool o_proj) {
         state = state * 1664525u + 1013904223u;
         code = static_cast<int8_t>(state >> 28) - 8;
       }
-      const std::vector<float> scales(codes.size() / kGroup, 0.005f);
+      const int64_t group = scale_group > 0 ? scale_group : n.k;
+      const std::vector<float> scales(codes.size() / static_cast<size_t>(group), 0.005f);
       LinearWeights weights;
       const CodeMatrix w = {.n = n.n,
                             .k = n.k,
-                            .format = *ParseWeightFormat("s4g"),
-                            .group = kGroup,
+                            .format = *ParseWeightFormat(format),
+                            .group = group,
                             .codes = codes,
                             .scales = scales};
       const absl::Status packed = model.ops().PackCodes(w, model.form(site.id).format, weights);
@@ -81,17 +82,35 @@ void MakeFourBit(RuntimeModel& model, bool o_proj) {
   }
 }
 
+TEST_CASE("Models of 8-bit weights and float activations give the CPU's logits for any number of rows",
+          "[gpu][model]") {
+  const TinyModel tiny = MakeTinyModel(Llama());
+  for (const auto& [format, group] : {std::pair("s8c", int64_t{0}), std::pair("s8g", int64_t{32})}) {
+    const auto cpu = Load(*tiny.checkpoint), gpu = LoadCuda(*tiny.checkpoint);
+    MakeCodes(*cpu, true, format, group);
+    MakeCodes(*gpu, true, format, group);
+    for (const int64_t rows : {1, 5, 30, 96, 130, 256, 300}) {
+      INFO(rows << " rows, " << format);
+      const std::vector<int32_t> tokens = SomeTokens(rows, 256, static_cast<uint64_t>(rows));
+      const std::vector<float> expected = RunLogits(*cpu, tokens);
+      // In digits x is nearly exact; above 256 rows, or 96 with groups, x and weights have 11 bits.
+      const bool wide = rows > (group == 0 ? 256 : 96);
+      CHECK(RelativeError(RunLogits(*gpu, tokens), expected) < (wide ? 2e-3 : 1e-4));
+    }
+  }
+}
+
 TEST_CASE("Models of 4-bit weights give the CPU's logits for any number of rows", "[gpu][model]") {
   const TinyModel tiny = MakeTinyModel(Llama());
   for (const bool o_proj : {true, false}) {
     const auto cpu = Load(*tiny.checkpoint), gpu = LoadCuda(*tiny.checkpoint);
-    MakeFourBit(*cpu, o_proj);
-    MakeFourBit(*gpu, o_proj);
-    for (const int64_t rows : {1, 5, 20, 64, 192, 193, 300}) {
+    MakeCodes(*cpu, o_proj, "s4g", 64);
+    MakeCodes(*gpu, o_proj, "s4g", 64);
+    for (const int64_t rows : {1, 5, 20, 64, 130, 300, 520}) {
       INFO(rows << " rows, o_proj of 4 bits: " << o_proj);
       const std::vector<int32_t> tokens = SomeTokens(rows, 256, static_cast<uint64_t>(rows));
       const std::vector<float> expected = RunLogits(*cpu, tokens);
-      // x has 11 bits from 5 rows on; above 192 the weights too.
+      // x has 11 bits from 5 rows on; above 16 the weights too.
       CHECK(RelativeError(RunLogits(*gpu, tokens), expected) < 2e-3);
     }
   }

@@ -57,6 +57,7 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
     }
     for (int64_t n = 0; n < c.n; ++n) {
       double sum = 0, size = 0, squares = 0, stored = 0, scales = 0, sizes = 0, widest = 0;
+      std::vector<double> of_groups(static_cast<size_t>(groups)), of_zeros(of_groups);
       for (int64_t k = 0; k < c.k; ++k) {
         const double x = o.x[static_cast<size_t>(m * c.k + k)], term = x * o.Weight(n, k);
         const auto group = static_cast<size_t>(n * groups + k / c.group);
@@ -64,8 +65,10 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
         sum += term;
         size += std::abs(term);
         squares += term * term;
+        of_groups[static_cast<size_t>(k / c.group)] += term;
         const int code = o.codes[static_cast<size_t>(n * c.k + k)] + kOffset;
         const int zero = o.w_zero.empty() ? kOffset : o.w_zero[group] + kOffset;
+        if (zero != kOffset) of_zeros[static_cast<size_t>(k / c.group)] += x * scale * zero;
         stored += std::abs(x * scale * (code + zero));
         scales += std::abs(scale) * 8;
         sizes += std::abs(x);
@@ -77,8 +80,18 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
       const double bits = path == Path::kAny ? 0x1p-17 : two_parts ? 0x1p-22 : 0x1p-11;
       const double rounding = bits * std::min(size, 6 * std::sqrt(squares));
       const double clusters = path == Path::kAny ? 0 : stored * 0x1p-17 + largest * scales * 0x1p-40;
-      // Weights are f16 too, under a power of two for each channel.
-      const double weights = path == Path::kMany ? rounding + sizes * widest * 0x1p-39 : 0;
+      // Weights are f16 too, under a power of two for each channel; of few rows their scales are as well.
+      double group_size = 0, group_squares = 0;
+      for (const auto* terms : {&of_groups, &of_zeros}) {  // zero points times scales are rounded alike
+        for (const double group : *terms) {
+          group_size += std::abs(group);
+          group_squares += group * group;
+        }
+      }
+      const double rounded_scales = bits * std::min(group_size, 6 * std::sqrt(group_squares));
+      const double weights = path == Path::kMany  ? rounding + sizes * widest * 0x1p-39
+                             : path == Path::kFew ? rounding + rounded_scales + sizes * widest * 0x1p-19
+                                                  : 0;
       const double sums = size * 4 * std::sqrt(static_cast<double>(c.k)) * 0x1p-24;
       tolerance.push_back((path == Path::kAny ? size * bits : rounding) + clusters + weights + sums +
                           std::abs(sum) * 0x1p-22);
@@ -159,13 +172,14 @@ void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, Check
       {.n = c.n, .k = c.k, .group = c.group, .codes = o.codes, .scales = o.w_scale, .zeros = o.w_zero});
   if (change.flip) packed.codes[packed.codes.size() / 3] ^= 1;
   const Array<uint32_t> w(packed.codes);
-  const Array<float> scales(packed.scales), x(o.x), bias(o.bias), y(c.m * c.n);
+  const Array<float> scales(packed.scales), units(packed.units), x(o.x), bias(o.bias), y(c.m * c.n);
   const Array<uint8_t> zeros(packed.zeros);
   cuda::SimtParams p = {.m = c.m, .k = c.k, .x = x.data(), .linears = {.count = 1}};
   p.linears.linear[0] = {.n = c.n,
                          .w = w.data(),
                          .w_scale = scales.data(),
                          .w_zero = packed.zeros.empty() ? nullptr : zeros.data(),
+                         .w_unit = units.data(),
                          .group = c.group,
                          .bias = o.bias.empty() ? nullptr : bias.data(),
                          .y = y.data()};
@@ -306,7 +320,7 @@ struct Channels {
 std::vector<std::vector<float>> RunChannels(const s4g::Packed& packed, int64_t k, const Array<float>& x,
                                             int64_t m, const std::vector<Channels>& parts) {
   const Array<uint32_t> w(packed.codes);
-  const Array<float> scales(packed.scales);
+  const Array<float> scales(packed.scales), units(packed.units);
   const Array<uint8_t> zeros(packed.zeros);
   std::vector<std::unique_ptr<Array<float>>> y;
   cuda::SimtParams p = {.m = m, .k = k, .x = x.data()};
@@ -317,6 +331,7 @@ std::vector<std::vector<float>> RunChannels(const s4g::Packed& packed, int64_t k
                                            .w = w.data() + tile * 128,
                                            .w_scale = scales.data() + tile * 16,
                                            .w_zero = zeros.data() + tile * 16,
+                                           .w_unit = units.data() + c.begin,
                                            .group = 64,
                                            .y = y.back()->data()};
   }
@@ -364,12 +379,16 @@ TEST_CASE("Every way to share out 4-bit codes in tiles holds the bound", "[gpu][
   if (!IsHopper()) return;
   CheckReport report;
   uint64_t seed = 40;
-  for (const int64_t m : {3, 16, 30, 64, 130}) {
-    for (const int groups : {1, 2}) {
-      for (const int splits : {1, 2, 3, 4, 6}) {
-        const bool zeros = (groups + splits) % 2 == 0;
-        RunTiles({.m = m, .n = 330, .k = 1088, .group = 64, .bits = 4, .w_zeros = zeros, .bias = zeros},
-                 ++seed, {}, report, Path::kFew, {.groups = groups, .splits = splits, .stages = 3});
+  for (const int64_t m : {3, 30, 130}) {
+    for (const int rows : {16, 32, 64, 128}) {
+      for (const int groups : {1, 2, 4}) {
+        if (rows == 128 && groups != 2) continue;
+        for (const int splits : {1, 2, 3, 4, 6}) {
+          const bool zeros = (groups + splits) % 2 == 0;
+          RunTiles({.m = m, .n = 330, .k = 1088, .group = 64, .bits = 4, .w_zeros = zeros, .bias = zeros},
+                   ++seed, {}, report, Path::kFew,
+                   {.groups = groups, .splits = splits, .stages = 3, .rows = rows});
+        }
       }
     }
   }
@@ -377,7 +396,8 @@ TEST_CASE("Every way to share out 4-bit codes in tiles holds the bound", "[gpu][
   CHECK(report.ok());
   const cuda::SimtParams nothing = {.m = 1, .k = 64, .linears = {.count = 1}};
   CHECK(absl::IsInvalidArgument(Run(nothing, Path::kFew, {.groups = 1, .splits = 5})));
-  CHECK(absl::IsInvalidArgument(Run(nothing, Path::kFew, {.groups = 4, .splits = 1})));
+  CHECK(absl::IsInvalidArgument(Run(nothing, Path::kFew, {.groups = 3, .splits = 1})));
+  CHECK(absl::IsInvalidArgument(Run(nothing, Path::kFew, {.groups = 1, .splits = 1, .rows = 128})));
 }
 
 TEST_CASE("A spike of thousands leaves the other channels of its row their precision",
@@ -408,9 +428,10 @@ TEST_CASE("Values beyond the range of f16 are scaled, what is not finite stays i
   const float values[kRows] = {1e30f, 1e-30f, INFINITY, 3.0f, -65536.0f, NAN, 0.0f, 1e-38f, -1e38f};
   for (int64_t m = 0; m < kRows; ++m) x[static_cast<size_t>(m * kK + 5)] = values[m];
   const Array<uint32_t> w(packed.codes);
-  const Array<float> scales(packed.scales), d_x(x), y(kRows * kN);
+  const Array<float> scales(packed.scales), units(packed.units), d_x(x), y(kRows * kN);
   cuda::SimtParams p = {.m = kRows, .k = kK, .x = d_x.data(), .linears = {.count = 1}};
-  p.linears.linear[0] = {.n = kN, .w = w.data(), .w_scale = scales.data(), .group = 64, .y = y.data()};
+  p.linears.linear[0] = {
+      .n = kN, .w = w.data(), .w_scale = scales.data(), .w_unit = units.data(), .group = 64, .y = y.data()};
   for (const Path path : {Path::kClusters, Path::kFew, Path::kMany}) {
     Ok(Run(p, path));
     const std::vector<float> got = y.Read();
