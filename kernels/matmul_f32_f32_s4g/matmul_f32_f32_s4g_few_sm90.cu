@@ -346,12 +346,14 @@ few::Plan PlanOf(const cuda::SimtParams& p, int rows, const cuda::DeviceInfo& de
   constexpr int kLeastTiles = 16;
   const int64_t tiles = p.k / kTileColumns;
   // Half again as many blocks as multiprocessors, where those have room for two: the next kernel's begin
-  // beside them. Of blocks that have one to themselves clusters leave some multiprocessors over.
-  const int64_t room = rows > 64 ? device.num_sms * 7 / 8 : device.num_sms * 3 / 2;
+  // beside them. Of blocks that have one to themselves clusters of three and more leave some over.
+  const auto room = [&](int splits) {
+    return rows <= 64 ? device.num_sms * 3 / 2 : splits <= 2 ? device.num_sms : device.num_sms * 10 / 11;
+  };
   const auto shared_out = [&](int groups) {
     few::Plan plan = {.groups = groups, .splits = 1, .stages = 0};
     for (const int splits : {2, 3, 4, 6}) {
-      const bool fit = BlocksOf(p, rows, groups) * splits <= room;
+      const bool fit = BlocksOf(p, rows, groups) * splits <= room(splits);
       if (fit && tiles >= kLeastTiles * splits) plan.splits = splits;
     }
     return plan;
