@@ -1,4 +1,5 @@
-// Speed of a model: prefill and decode in tokens a second, defined as llama-bench's pp and tg.
+// Speed of a model: prefill and decode in tokens a second, defined as llama-bench's pp and tg, but that a
+// step of decode ends with the likeliest next tokens (ForwardGreedy) and not with logits in host memory.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +13,7 @@ namespace spikefold {
 
 struct BenchOptions {
   int64_t prompt = 512;  // tokens prefilled into an empty cache; logits of the last only. 0: not measured
-  int64_t decode = 128;  // tokens decoded one by one from an empty cache, logits of each. 0: not measured
+  int64_t decode = 128;  // tokens decoded one by one from an empty cache. 0: not measured
   int64_t batch = 1;     // sequences that are decoded side by side, each of `decode` tokens
   int64_t repetitions = 5;
   uint64_t seed = 1;  // of the random tokens
@@ -25,7 +26,8 @@ struct Rate {
 struct BenchResult {
   Rate prefill, decode;
 };
-// One warm-up of each kind first. InvalidArgument: negative counts, no repetition. Cancelled by `progress`.
+// One warm-up of each kind first. InvalidArgument: negative counts, no repetition. DataLoss: logits
+// that are not finite. Cancelled by `progress`.
 absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions& options);
 
 }  // namespace spikefold

@@ -248,7 +248,7 @@ absl::Status CudaOps::Attend(const AttentionArgs& a, const SequenceRows& s) {
                                         .scale = a.scale,
                                         .window = a.window,
                                         .o = Cuda(*a.out).buffer.data() + s.begin * q_width};
-  // Codes round a context more coarsely than f16 does; 4-bit weights take it as f16.
+  // Codes round a context more coarsely than f16 does; some weights take it as f16.
   const bool rounds = cuda_rounds_rows || !a.form->format.is_float() || TakesF16(a.reader, a.rows);
   if (rounds && s.rows >= attention::kF16Rows && attention::SupportsF16(params, device_)) {
     SF_RETURN_IF_ERROR(attention_tiles_.Reserve(
