@@ -447,22 +447,13 @@ inline absl::StatusOr<CUtensorMap> CodesMap(const void* codes, int64_t rows, int
                         .box_rows = box,
                         .read_once = read_once});
 }
-inline absl::StatusOr<CUtensorMap> KeptMap(const void* values, int64_t rows, int64_t columns, int64_t box) {
-  return MakeTensorMap({.element = Element::kBf16,
-                        .data = values,
-                        .rows = rows,
-                        .columns = columns,
-                        .stride = columns * 2,
-                        .box_rows = box});
-}
-
 // Boxes of `rows` rows of x and `channels` of W, if that is a matrix of codes.
 inline absl::StatusOr<Maps> MapsOf(const Operands& p, int rows, int channels, bool codes = true) {
   const int64_t kept = KeptStages(p) * kKeptStep;
   Maps maps{};
   SF_ASSIGN_OR_RETURN(maps.x, CodesMap(p.x, p.m, p.row_bytes, rows, false));
   if (kept > 0 && p.kept_x != nullptr) {
-    SF_ASSIGN_OR_RETURN(maps.kept_x, KeptMap(p.kept_x, p.m, kept, rows));
+    SF_ASSIGN_OR_RETURN(maps.kept_x, MapOfRows(Element::kBf16, p.kept_x, p.m, kept, rows));
   }
   for (int i = 0; i < p.linears.count; ++i) {
     const Linear& w = p.linears.linear[i];
@@ -470,7 +461,7 @@ inline absl::StatusOr<Maps> MapsOf(const Operands& p, int rows, int channels, bo
       SF_ASSIGN_OR_RETURN(maps.w[i], CodesMap(w.w, w.n, p.row_bytes, channels, true));
     }
     if (kept > 0 && w.kept_w != nullptr) {
-      SF_ASSIGN_OR_RETURN(maps.kept_w[i], KeptMap(w.kept_rows, w.n, kept, channels));
+      SF_ASSIGN_OR_RETURN(maps.kept_w[i], MapOfRows(Element::kBf16, w.kept_rows, w.n, kept, channels));
     }
   }
   return maps;

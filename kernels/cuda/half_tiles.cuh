@@ -144,16 +144,6 @@ inline int64_t Stripes(const LinearGroup& group, int64_t tile_n) {
   return stripes;
 }
 
-// 16 bits are 16 bits to a copy, whatever they mean.
-inline absl::StatusOr<CUtensorMap> MapOf(const void* values, int64_t rows, int64_t k, int64_t box_rows) {
-  return MakeTensorMap({.element = Element::kBf16,
-                        .data = values,
-                        .rows = rows,
-                        .columns = k,
-                        .stride = k * 2,
-                        .box_rows = box_rows});
-}
-
 // x [parts * m, k] and the linears' w [n, k] in 16 bits.
 struct Params {
   const char* name = "";  // of the product, for errors
@@ -167,9 +157,10 @@ template <Type kType, int kTileN>
 absl::Status LaunchTiles(const Params& p, const DeviceInfo& device, const Stream& stream) {
   using L = Layout<kTileN>;
   Maps maps{};
-  SF_ASSIGN_OR_RETURN(maps.x, MapOf(p.x, p.parts * p.m, p.k, kTileM));
+  SF_ASSIGN_OR_RETURN(maps.x, MapOfRows(Element::kBf16, p.x, p.parts * p.m, p.k, kTileM));
   for (int i = 0; i < p.linears.count; ++i) {
-    SF_ASSIGN_OR_RETURN(maps.w[i], MapOf(p.linears.linear[i].w, p.linears.linear[i].n, p.k, kTileN));
+    const Linear& w = p.linears.linear[i];
+    SF_ASSIGN_OR_RETURN(maps.w[i], MapOfRows(Element::kBf16, w.w, w.n, p.k, kTileN));
   }
   const int64_t tiles_m = CeilDiv(p.m, kTileM), tiles = tiles_m * Stripes(p.linears, kTileN);
   Work work = {.m = static_cast<int>(p.m),

@@ -67,4 +67,14 @@ absl::StatusOr<CUtensorMap> MakeTensorMap(const MatrixView& v) {
                    "; the data must be aligned and the stride a multiple of 16"));
 }
 
+absl::StatusOr<CUtensorMap> MapOfRows(Element element, const void* data, int64_t rows, int64_t columns,
+                                      int64_t box_rows) {
+  return MakeTensorMap({.element = element,
+                        .data = data,
+                        .rows = rows,
+                        .columns = columns,
+                        .stride = columns * TypeOf(element).bytes,
+                        .box_rows = box_rows});
+}
+
 }  // namespace spikefold::kernels::cuda

@@ -25,5 +25,8 @@ struct MatrixView {
 };
 // InvalidArgument: a view that the copy engine cannot take. Unimplemented: no driver.
 absl::StatusOr<CUtensorMap> MakeTensorMap(const MatrixView& view);
+// The same of rows that lie one after the other. 16 bits are 16 bits to a copy, whatever they mean.
+absl::StatusOr<CUtensorMap> MapOfRows(Element element, const void* data, int64_t rows, int64_t columns,
+                                      int64_t box_rows);
 
 }  // namespace spikefold::kernels::cuda

@@ -206,26 +206,16 @@ __global__ void __launch_bounds__(kThreads, 1)
 template <int kTileN>
 absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const cuda::Stream& stream) {
   using L = Layout<kTileN>;
-  const auto view = [](cuda::Element element, const void* data, int64_t rows, int64_t columns,
-                       int64_t box_rows) {
-    const int64_t bytes = element == cuda::Element::kByte ? 1 : 2;
-    return cuda::MakeTensorMap({.element = element,
-                                .data = data,
-                                .rows = rows,
-                                .columns = columns,
-                                .stride = columns * bytes,
-                                .box_rows = box_rows});
-  };
   constexpr auto kByte = cuda::Element::kByte;
   constexpr auto kBf16 = cuda::Element::kBf16;
   Maps maps{};
-  SF_ASSIGN_OR_RETURN(maps.x, view(kByte, p.x, p.m, p.k, kTileM));
-  SF_ASSIGN_OR_RETURN(maps.w, view(kByte, p.w, p.n, p.k, kTileN));
+  SF_ASSIGN_OR_RETURN(maps.x, cuda::MapOfRows(kByte, p.x, p.m, p.k, kTileM));
+  SF_ASSIGN_OR_RETURN(maps.w, cuda::MapOfRows(kByte, p.w, p.n, p.k, kTileN));
   if (p.num_kept > 0) {
-    SF_ASSIGN_OR_RETURN(maps.kept_x, view(kBf16, p.kept_x, p.m, p.num_kept, kTileM));
-    SF_ASSIGN_OR_RETURN(maps.kept_w, view(kBf16, p.kept_w, p.n, p.num_kept, kTileN));
+    SF_ASSIGN_OR_RETURN(maps.kept_x, cuda::MapOfRows(kBf16, p.kept_x, p.m, p.num_kept, kTileM));
+    SF_ASSIGN_OR_RETURN(maps.kept_w, cuda::MapOfRows(kBf16, p.kept_w, p.n, p.num_kept, kTileN));
   }
-  SF_ASSIGN_OR_RETURN(maps.y, view(kBf16, p.y, p.m, p.n, 64));
+  SF_ASSIGN_OR_RETURN(maps.y, cuda::MapOfRows(kBf16, p.y, p.m, p.n, 64));
   const int64_t tiles_m = cuda::CeilDiv(p.m, kTileM), tiles = tiles_m * cuda::CeilDiv(p.n, kTileN);
   const Work work = {.m = static_cast<int>(p.m),
                      .n = static_cast<int>(p.n),

@@ -382,12 +382,7 @@ absl::Status RunFew(const cuda::SimtParams& p, void* scratch, const few::Plan& g
       cuda::Launch(kName, matmul_f32_f32_s4g_rows,
                    {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kRowThreads), .overlaps = true},
                    stream, p.x, p.k, rows, scale));
-  SF_ASSIGN_OR_RETURN(const CUtensorMap x, cuda::MakeTensorMap({.element = cuda::Element::kBf16,
-                                                                .data = rows,
-                                                                .rows = p.m,
-                                                                .columns = p.k,
-                                                                .stride = p.k * 2,
-                                                                .box_rows = row_box}));
+  SF_ASSIGN_OR_RETURN(const CUtensorMap x, cuda::MapOfRows(cuda::Element::kBf16, rows, p.m, p.k, row_box));
   const Work work = {.p = p, .x_scale = scale};
   const auto launch = [&](auto of_rows) {
     constexpr int kRows = of_rows;

@@ -176,39 +176,22 @@ int64_t Stripes(const cuda::LinearGroup& group, int64_t tile_n) {
   return stripes;
 }
 
-absl::StatusOr<CUtensorMap> CodesMap(const void* codes, int64_t rows, int64_t row_bytes, int64_t box_rows) {
-  return cuda::MakeTensorMap({.element = cuda::Element::kByte,
-                              .data = codes,
-                              .rows = rows,
-                              .columns = row_bytes,
-                              .stride = row_bytes,
-                              .box_rows = box_rows});
-}
-
-absl::StatusOr<CUtensorMap> KeptMap(const void* values, int64_t rows, int64_t columns, int64_t box_rows) {
-  return cuda::MakeTensorMap({.element = cuda::Element::kBf16,
-                              .data = values,
-                              .rows = rows,
-                              .columns = columns,
-                              .stride = columns * 2,
-                              .box_rows = box_rows});
-}
-
 template <int kTileN>
 absl::Status LaunchTiles(const CudaParams& p, const cuda::DeviceInfo& device, const cuda::Stream& stream) {
   using L = Layout<kTileN>;
   const int64_t row_bytes = RowBytes(p.k);
   Maps maps{};
   const int64_t kept = KeptColumns(p.num_kept);
-  SF_ASSIGN_OR_RETURN(maps.x, CodesMap(p.x, p.m, row_bytes, kTileM));
+  SF_ASSIGN_OR_RETURN(maps.x, cuda::MapOfRows(cuda::Element::kByte, p.x, p.m, row_bytes, kTileM));
   if (kept > 0) {
-    SF_ASSIGN_OR_RETURN(maps.kept_x, KeptMap(p.kept_rows, p.m, kept, kTileM));
+    SF_ASSIGN_OR_RETURN(maps.kept_x, cuda::MapOfRows(cuda::Element::kBf16, p.kept_rows, p.m, kept, kTileM));
   }
   for (int i = 0; i < p.linears.count; ++i) {
     const cuda::Linear& w = p.linears.linear[i];
-    SF_ASSIGN_OR_RETURN(maps.w[i], CodesMap(w.w, w.n, row_bytes, kTileN));
+    SF_ASSIGN_OR_RETURN(maps.w[i], cuda::MapOfRows(cuda::Element::kByte, w.w, w.n, row_bytes, kTileN));
     if (w.kept_w != nullptr && kept > 0) {
-      SF_ASSIGN_OR_RETURN(maps.kept_w[i], KeptMap(w.kept_rows, w.n, kept, kTileN));
+      SF_ASSIGN_OR_RETURN(maps.kept_w[i],
+                          cuda::MapOfRows(cuda::Element::kBf16, w.kept_rows, w.n, kept, kTileN));
     }
   }
   const int64_t tiles_m = cuda::CeilDiv(p.m, kTileM), tiles = tiles_m * Stripes(p.linears, kTileN);

@@ -209,12 +209,7 @@ absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const 
   const int64_t row_bytes = matmul_f32_s8r_s8c::RowBytes(p.k);
   const int64_t kept = matmul_f32_s8r_s8c::KeptColumns(p.num_kept);
   const auto kept_map = [&](const void* values, int64_t rows, int64_t box_rows) {
-    return cuda::MakeTensorMap({.element = cuda::Element::kBf16,
-                                .data = values,
-                                .rows = rows,
-                                .columns = kept,
-                                .stride = kept * 2,
-                                .box_rows = box_rows});
+    return cuda::MapOfRows(cuda::Element::kBf16, values, rows, kept, box_rows);
   };
   Maps maps{};
   SF_ASSIGN_OR_RETURN(maps.x, cuda::MakeTensorMap({.element = cuda::Element::kByte,
