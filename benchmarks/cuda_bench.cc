@@ -19,6 +19,7 @@
 #include "formats/base/version.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/memory.h"
+#include "kernels/cuda/read_rate.h"
 #include "kernels/matmul_bf16_s8r_s8c/matmul_bf16_s8r_s8c.h"
 #include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
@@ -85,7 +86,7 @@ class Bench {
     double read = 1e30, copy = 1e30;
     for (int i = 0; i < 6; ++i) {
       SF_RETURN_IF_ERROR(timer.Start());
-      SF_RETURN_IF_ERROR(ReadAll(a.as<void>(), kBytes, b.as<uint32_t>(), stream_));
+      SF_RETURN_IF_ERROR(cuda::ReadAll(a.as<void>(), kBytes, b.as<uint32_t>(), device_, stream_));
       SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());
       SF_RETURN_IF_ERROR(timer.Start());
       SF_RETURN_IF_ERROR(cuda::CopyDevice(b.as<void>(), a.as<void>(), kBytes, stream_));
@@ -118,6 +119,10 @@ class Bench {
     SF_RETURN_IF_ERROR(kept_w_.Reserve(static_cast<size_t>(2 * n * kKept)));
     SF_RETURN_IF_ERROR(x_scale_.Reserve(static_cast<size_t>(max_m) * 4));
     SF_RETURN_IF_ERROR(w_scale_.Reserve(static_cast<size_t>(n) * 4));
+    // Of the scales of 4-bit codes, pairs of bf16 below 4 in size.
+    const std::vector<float> units(static_cast<size_t>(InTiles(n)), 0x1p11f);
+    SF_RETURN_IF_ERROR(w_unit_.Reserve(units.size() * sizeof(float)));
+    SF_RETURN_IF_ERROR(cuda::CopyIn(w_unit_.as<void>(), units.data(), units.size() * sizeof(float), stream_));
     if (HasMarlin()) {
       const size_t bytes = static_cast<size_t>(MarlinLocks(n)) * sizeof(int32_t);
       SF_RETURN_IF_ERROR(locks_.Reserve(bytes));
@@ -352,7 +357,7 @@ class Bench {
                .n = n,
                .w = w8_.as<char>() + copy * code_bytes,
                .w_scale = reinterpret_cast<const float*>(w16_.as<char>() + copy * scale_bytes),
-               .w_unit = w_scale_.as<float>(),
+               .w_unit = w_unit_.as<float>(),
                .group = kGroup,
                .y = sums_.as<float>()};
            if (kernel == W4::kMany) return s4g::RunMany(p, wide_.as<void>(), device_, stream_);
@@ -374,11 +379,11 @@ class Bench {
     if (!contenders_.back().launch(0).ok()) contenders_.pop_back();
   }
   void AddW4Plans(int64_t m, int64_t n, int64_t k) {
-    for (const int groups : {1, 2, 4}) {
+    for (const int groups : {1, 2}) {
       for (const int splits : {1, 2, 3, 4, 6}) {
         for (const int stages : {0, 4}) {
-          for (const int rows : {16, 32, 64, 128}) {
-            if (rows / 2 >= std::max<int64_t>(m, 16) || 2 * rows < m) continue;
+          for (const int rows : {32, 64, 128}) {
+            if (rows / 2 >= std::max<int64_t>(m, 32) || 2 * rows < m) continue;
             AddW4(absl::StrCat("w4a16 g", groups, " s", splits, " n", stages, " r", rows), m, n, k, W4::kFew,
                   {.groups = groups, .splits = splits, .stages = stages, .rows = rows});
             if (!contenders_.back().launch(0).ok()) contenders_.pop_back();  // more than shared memory holds
@@ -532,7 +537,7 @@ class Bench {
   double read_rate_ = 0;
   int64_t copies_ = 0;
   cuda::DeviceMemory locks_, wide_, w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_,
-      y_, sums_, x32_, parts_;
+      w_unit_, y_, sums_, x32_, parts_;
   std::vector<std::unique_ptr<Peer>> peers_;
   std::vector<Contender> contenders_;
 };

@@ -183,17 +183,6 @@ __global__ void __launch_bounds__(kThreads)
   *reinterpret_cast<uint2*>(y + m * n + column) = *reinterpret_cast<const uint2*>(out);
 }
 
-__global__ void ReadKernel(const uint4* from, int64_t count, uint32_t* sink) {
-  uint32_t sum = 0;
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  for (; i + 3 * step < count; i += 4 * step) {
-    const uint4 a = from[i], b = from[i + step], c = from[i + 2 * step], d = from[i + 3 * step];
-    sum += a.x ^ a.y ^ a.z ^ a.w ^ b.x ^ b.y ^ b.z ^ b.w ^ c.x ^ c.y ^ c.z ^ c.w ^ d.x ^ d.y ^ d.z ^ d.w;
-  }
-  if (sum == 0x12345678) *sink = sum;
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Peer>> Peer::Make(PeerKind kind, int64_t m, int64_t n, int64_t k,
@@ -222,11 +211,6 @@ absl::Status FillBf16(uint16_t* to, int64_t count, uint64_t seed, const cuda::St
 }
 absl::Status FillFloats(float* to, int64_t count, float scale, uint64_t seed, const cuda::Stream& stream) {
   return FillWith<Content::kFloats>(to, count, scale, seed, stream);
-}
-
-absl::Status ReadAll(const void* from, int64_t bytes, uint32_t* sink, const cuda::Stream& stream) {
-  return cuda::Launch("read", ReadKernel, {.grid = dim3(132 * 8), .block = dim3(512)}, stream,
-                      static_cast<const uint4*>(from), bytes / 16, sink);
 }
 
 Graph::~Graph() {

@@ -43,8 +43,6 @@ absl::Status FillBf16(uint16_t* to, int64_t count, uint64_t seed, const kernels:
 absl::Status FillFp8(void* to, int64_t count, uint64_t seed, const kernels::cuda::Stream& stream);
 absl::Status FillFloats(float* to, int64_t count, float scale, uint64_t seed,
                         const kernels::cuda::Stream& stream);
-// Reads `bytes` once.
-absl::Status ReadAll(const void* from, int64_t bytes, uint32_t* sink, const kernels::cuda::Stream& stream);
 
 // Launches recorded once and replayed: what a kernel costs without the host.
 class Graph {

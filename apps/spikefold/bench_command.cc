@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "apps/spikefold/machine.h"
 #include "apps/spikefold/text.h"
 #include "formats/base/file.h"
@@ -63,6 +64,12 @@ std::string TableRow(const std::vector<std::string>& cells) {
   return row + "\n";
 }
 
+// Bytes of weights a second while tokens are decoded.
+double StepReadRate(const BenchCommandOptions& options, const BenchResult& result) {
+  return result.decode.mean / static_cast<double>(options.batch) * static_cast<double>(result.step_bytes);
+}
+std::string GigabytesText(double rate) { return absl::StrFormat("%.1f GB/s", rate * 1e-9); }
+
 std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, int threads,
                  const BenchResult& result) {
   std::string text = TableRow({"model", "memory", "weights", "backend", "threads", "test", "t/s"});
@@ -77,7 +84,16 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
   };
   add("pp", options.prefill, result.prefill);
   add(options.batch > 1 ? absl::StrCat(options.batch, "x tg") : "tg", options.decode, result.decode);
-  return text;
+  if (options.decode == 0) return text;
+  const double rate = StepReadRate(options, result);
+  absl::StrAppend(&text, "\nDecode reads ", BytesText(result.step_bytes), " of weights a step",
+                  options.batch > 1 ? ", for all sequences once" : "", ": ", GigabytesText(rate));
+  if (result.read_rate > 0) {
+    absl::StrAppend(&text, absl::StrFormat(", %.2f of the ", rate / result.read_rate),
+                    GigabytesText(result.read_rate), " that ",
+                    options.backend == "cuda" ? "this GPU's" : "this machine's", " memory gives");
+  }
+  return text + "\n";
 }
 
 void AddRate(const char* name, int64_t tokens, const Rate& rate, Json& document) {
@@ -138,6 +154,11 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
                       .Set("batch", options.batch);
   AddRate("prefill", options.prefill, result.prefill, document);
   AddRate("decode", options.decode, result.decode, document);
+  if (options.decode > 0) {
+    document.Set("decode_step_bytes", result.step_bytes)
+        .Set("decode_read_bytes_per_second", StepReadRate(options, result));
+    if (result.read_rate > 0) document.Set("memory_read_bytes_per_second", result.read_rate);
+  }
   return console.PrintJson(document);
 }
 

@@ -28,28 +28,6 @@ double BestRate(const Chain& chain) {
   return best;
 }
 
-// Reads 256 MiB in sections of 8 MiB, short against a time slice, and keeps the best one; by the time a
-// section comes again it has left every cache.
-double ReadRate(ThreadPool& pool) {
-  constexpr int64_t kSection = int64_t{1} << 20, kSections = 32, kGrain = 16 << 10;  // in words of 8 bytes
-  const std::vector<uint64_t> words(static_cast<size_t>(kSection * kSections), 1);
-  std::vector<uint64_t> sums(static_cast<size_t>(kSection / kGrain));
-  double best = 0;
-  for (int64_t round = 0; round < 4 * kSections; ++round) {
-    const uint64_t* section = words.data() + round % kSections * kSection;
-    const Clock::time_point begin = Clock::now();
-    pool.ParallelFor(kSection, kGrain, [&](int64_t from, int64_t to) {
-      uint64_t sum[8] = {};
-      for (int64_t i = from; i < to; i += 8) {
-        for (int64_t j = 0; j < 8; ++j) sum[j] += section[i + j];
-      }
-      for (const uint64_t s : sum) sums[static_cast<size_t>(from / kGrain)] += s;
-    });
-    best = std::max(best, static_cast<double>(kSection) * 8 / SecondsSince(begin));
-  }
-  return best;
-}
-
 constexpr int kLanes = 16;
 constexpr int kSteps = 4096;
 
@@ -74,6 +52,28 @@ void Int8ChainPlain() {
 const Chain kFloatChainPlain = {FloatChainPlain, 2.0 * kLanes* kSteps};
 const Chain kInt8ChainPlain = {Int8ChainPlain, 2.0 * kLanes* kSteps};
 
+// Reads 256 MiB in sections of 8 MiB, short against a time slice, and keeps the best one; by the time a
+// section comes again it has left every cache.
+double MeasureReadRate(ThreadPool& pool) {
+  constexpr int64_t kSection = int64_t{1} << 20, kSections = 32, kGrain = 16 << 10;  // in words of 8 bytes
+  const std::vector<uint64_t> words(static_cast<size_t>(kSection * kSections), 1);
+  std::vector<uint64_t> sums(static_cast<size_t>(kSection / kGrain));
+  double best = 0;
+  for (int64_t round = 0; round < 4 * kSections; ++round) {
+    const uint64_t* section = words.data() + round % kSections * kSection;
+    const Clock::time_point begin = Clock::now();
+    pool.ParallelFor(kSection, kGrain, [&](int64_t from, int64_t to) {
+      uint64_t sum[8] = {};
+      for (int64_t i = from; i < to; i += 8) {
+        for (int64_t j = 0; j < 8; ++j) sum[j] += section[i + j];
+      }
+      for (const uint64_t s : sum) sums[static_cast<size_t>(from / kGrain)] += s;
+    });
+    best = std::max(best, static_cast<double>(kSection) * 8 / SecondsSince(begin));
+  }
+  return best;
+}
+
 Ceilings MeasureCeilings(ThreadPool& pool) {
   const Isa isa = ActiveIsa();
   const Chain& float_chain = isa >= Isa::kAvx512 ? kFloatChainAvx512
@@ -82,7 +82,7 @@ Ceilings MeasureCeilings(ThreadPool& pool) {
   const Chain& int8_chain = isa >= Isa::kAvx512Vnni ? kInt8ChainAvx512Vnni
                             : isa >= Isa::kAvx2     ? kInt8ChainAvx2
                                                     : kInt8ChainPlain;
-  return {.read_bytes = ReadRate(pool),
+  return {.read_bytes = MeasureReadRate(pool),
           .float_ops = BestRate(float_chain) * pool.num_threads(),
           .int8_ops = BestRate(int8_chain) * pool.num_threads()};
 }

@@ -11,6 +11,8 @@ struct Ceilings {
       0;  // per second, all threads: independent float32 multiply-adds in registers (2 ops each)
   double int8_ops = 0;  // per second, all threads: independent int8 dot products in registers
 };
+// The first of them alone. Takes a tenth of a second.
+double MeasureReadRate(ThreadPool& pool);
 // At ActiveIsa(). Takes about half a second.
 Ceilings MeasureCeilings(ThreadPool& pool);
 

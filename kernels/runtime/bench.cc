@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/forward.h"
+#include "kernels/runtime/ops.h"
 
 namespace spikefold {
 namespace {
@@ -26,6 +27,16 @@ Rate Summarize(std::vector<double> seconds, int64_t tokens) {
   rate.stddev = seconds.size() > 1 ? std::sqrt(rate.stddev / (n - 1)) : 0;
   rate.seconds = std::move(seconds);
   return rate;
+}
+
+// Of a table of embeddings that is no head, a step reads a row.
+uint64_t StepBytes(const RuntimeModel& model) {
+  const ModelGraph& graph = model.graph();
+  uint64_t bytes = 0;
+  for (const Site& site : graph.sites) {
+    for (const int node : site.linears) bytes += model.linear(node)->MemoryBytes();
+  }
+  return bytes;
 }
 
 class Runner {
@@ -106,7 +117,12 @@ absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions&
   }
   BenchResult result;
   if (!prefill.empty()) result.prefill = Summarize(std::move(prefill), options.prompt);
-  if (!decode.empty()) result.decode = Summarize(std::move(decode), options.batch * options.decode);
+  if (decode.empty()) return result;
+  result.decode = Summarize(std::move(decode), options.batch * options.decode);
+  result.step_bytes = StepBytes(model);
+  const absl::StatusOr<double> rate = model.ops().MeasureReadRate();
+  if (!rate.ok() && !absl::IsResourceExhausted(rate.status())) return rate.status();
+  result.read_rate = rate.value_or(0);
   return result;
 }
 

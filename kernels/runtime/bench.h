@@ -25,6 +25,10 @@ struct Rate {
 };
 struct BenchResult {
   Rate prefill, decode;
+  // What bounds decode: bytes of weights that a step reads, for all sequences once, and bytes a second that
+  // the backend's memory gives, measured in the same run (0: not known).
+  uint64_t step_bytes = 0;
+  double read_rate = 0;
 };
 // One warm-up of each kind first. InvalidArgument: negative counts, no repetition. DataLoss: logits
 // that are not finite. Cancelled by `progress`.

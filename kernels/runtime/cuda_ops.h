@@ -6,6 +6,7 @@
 
 #include "kernels/cuda/copy.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/read_rate.h"
 #include "kernels/cuda/simt_matmul.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
@@ -53,6 +54,7 @@ class CudaOps : public Ops {
   absl::Status Step(const StepArgs& args, absl::FunctionRef<absl::Status()> walk) override;
   absl::Status ReadCache(KvCache& cache) override;
 
+  absl::StatusOr<double> MeasureReadRate() override { return cuda::MeasureReadRate(device_, *stream_); }
   OpCounters counters() const override;
   void ResetCounters() override;
 

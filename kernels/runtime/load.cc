@@ -128,11 +128,7 @@ uint64_t LoadedModel::weight_bytes() const {
     bytes += gains_[i].size() * sizeof(float);
     const LinearWeights* w = linears_[i].get();
     const bool shared = i > 0 && w == linears_[0].get();
-    if (w == nullptr || shared) continue;
-    bytes += static_cast<uint64_t>(w->packed.num_bytes()) + (w->device != nullptr ? w->device->bytes : 0) +
-             sizeof(float) * (w->scale.size() + w->bias.size() + w->super_value.size()) +
-             sizeof(uint16_t) * w->kept_weight.size() +
-             sizeof(int32_t) * (w->super_slot.size() + w->super_row.size());
+    if (w != nullptr && !shared) bytes += w->MemoryBytes();
   }
   return bytes;
 }

@@ -72,6 +72,12 @@ struct LinearWeights {
   std::vector<float> super_value;
   // Left in high precision on a quantized site: reads the float rows, under simulation too.
   bool float_input = false;
+
+  uint64_t MemoryBytes() const {
+    return static_cast<uint64_t>(packed.num_bytes()) + (device != nullptr ? device->bytes : 0) +
+           sizeof(float) * (scale.size() + bias.size() + super_value.size()) +
+           sizeof(uint16_t) * kept_weight.size() + sizeof(int32_t) * (super_slot.size() + super_row.size());
+  }
 };
 
 }  // namespace spikefold

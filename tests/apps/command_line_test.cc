@@ -330,6 +330,11 @@ TEST_CASE("--json puts one versioned document on stdout", "[apps]") {
   CHECK(*bench.GetDouble("prefill_tokens_per_second", "") > 0);
   CHECK(*bench.GetDouble("decode_tokens_per_second", "") > 0);
   CHECK(bench.Find("prefill_seconds")->array().size() == 2);
+  CHECK(*bench.GetInt("decode_step_bytes", "") < *bench.GetInt("weight_memory_bytes", ""));
+  CHECK(*bench.GetDouble("decode_read_bytes_per_second", "") ==
+        Approx(*bench.GetDouble("decode_tokens_per_second", "") *
+               static_cast<double>(*bench.GetInt("decode_step_bytes", ""))));
+  CHECK(*bench.GetDouble("memory_read_bytes_per_second", "") > 1e8);
 
   const Json generated = SucceedJson({"generate", w.model, "-p", "hello", "--max-tokens", "5"});
   CHECK(*generated.GetString("prompt", "") == "hello");
