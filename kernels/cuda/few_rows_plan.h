@@ -12,7 +12,7 @@ struct Plan {
   int groups = 0;
   // Blocks that share out K, a cluster: 1, 2, 3, 4 or 6, and at most as many as K has steps of 128 bytes.
   int splits = 1;
-  int stages = 4;  // of the ring
+  int stages = 4;  // of the ring; 0, where a kernel says so: as many as there is room for
   int rows = 0;    // of a block, where a kernel has a choice; 0: chosen by shape
 };
 

@@ -40,7 +40,11 @@ DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
 
 absl::Status DeviceMemory::Reserve(size_t bytes) {
   if (bytes <= bytes_) return absl::OkStatus();
-  (void)cudaFree(data_);  // waits for the kernels that use it
+  // Waits for the kernels that use it; refused while a recording is made.
+  if (const cudaError_t error = cudaFree(data_); error != cudaSuccess) {
+    (void)cudaGetLastError();
+    return ToStatus(error, "freeing device memory");
+  }
   data_ = nullptr;
   bytes_ = 0;
   ++num_allocations;

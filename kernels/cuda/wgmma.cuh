@@ -209,11 +209,6 @@ __device__ inline void WgmmaF16(uint32_t (&d)[128], uint64_t a, uint64_t b, bool
 }
 // The same with a in registers: of a lane's two values each, row l / 4, columns 2 (l % 4) and the next, then
 // the row 8 below, then both at column 8 and on. That is how accumulators lie.
-__device__ inline void WgmmaF16(float (&d)[8], const uint32_t* a, uint64_t b, bool add) {
-  asm volatile(SF_WGMMA_F16("16", SF_TEXT_8, "%13", "{%8, %9, %10, %11}", "%12", "0")
-               : SF_BIND_8("+f", d, 0)
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(static_cast<int>(add)));
-}
 __device__ inline void WgmmaF16(float (&d)[16], const uint32_t* a, uint64_t b, bool add) {
   asm volatile(SF_WGMMA_F16("32", SF_TEXT_16, "%21", "{%16, %17, %18, %19}", "%20", "0")
                : SF_BIND_16("+f", d, 0)

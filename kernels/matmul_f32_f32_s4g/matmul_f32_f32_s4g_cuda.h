@@ -17,8 +17,8 @@
 //           clusters, 1 to 4 rows     2^-22         2^-40 of a row's part of K
 //           clusters, more rows       2^-11         2^-40 of a row's part of K; bf16 has 2^-8
 //           more than 16 rows, sm_90a 2^-11         2^-39 of a row; weights and, up to 512 rows, their scales
-//                                                   too, weights to 2^-20 of a channel's largest or, of more
-//                                                   rows, 2^-39; up to 512 rows zero points times scales too
+//                                                   and these times zero points too; weights to 2^-17 of a
+//                                                   channel's largest or, of more rows, 2^-39
 //           digits                                  2^-22 of 64 columns
 //           two bf16 parts            2^-17
 //           Clusters add to that 2^-17 of the sizes of x times (code + zero + 16) at most: a tensor core cuts
@@ -57,8 +57,8 @@ struct Packed {
   std::vector<uint32_t> codes;  // [row tiles][column tiles][32 lanes][4]
   std::vector<float> scales;    // [row tiles][column tiles][8][2]: channels g and g + 8
   std::vector<uint8_t> zeros;   // as scales; empty: codes around 0
-  // [row tiles][16]: the power of two under which a channel's codes times its scales become f16; its largest
-  // scale is 2^-10 to 2^-9 of it.
+  // [row tiles][16]: the power of two under which a channel's codes times its scales become f16. Its largest
+  // scale is 2^-10 to 2^-9 of it, unless that is 0, not finite, or from 2^117 on or below 2^-109.
   std::vector<float> units;
 };
 struct PackParams {
@@ -76,7 +76,8 @@ absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream)
 bool FitsHopper(const cuda::SimtParams& params);
 absl::Status RunHopper(cuda::SimtParams params, const cuda::Stream& stream);
 // On sm_90a, any number of rows: up to 128 share a reading of W. `scratch`: ScratchBytes() of device memory,
-// 16-byte aligned. InvalidArgument: a plan of other splits, warpgroups or rows than it names.
+// 16-byte aligned. InvalidArgument: a plan of other splits than it names, of other than 1 or 2
+// warpgroups (2 with 128 rows) and 32, 64 or 128 rows, or of one stage.
 constexpr size_t ScratchBytes(int64_t m, int64_t k) {
   return static_cast<size_t>(m * k) * sizeof(uint16_t) + static_cast<size_t>(m) * sizeof(float);
 }
@@ -89,8 +90,9 @@ size_t ManyScratchBytes(const cuda::SimtParams& params);
 absl::Status RunMany(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
                      const cuda::Stream& stream);
 
-// What is faster on an H200 at Llama-3-8B's shapes: unpacking all weights pays from some hundred rows on
-// (from 512 for 28,672 channels, from 1024 for 4096).
+// What is faster on an H200 at Llama-3-8B's shapes. Up to 16 rows a small matrix is done before clusters
+// are, with one row and with more than 8; unpacking all weights pays from some hundred rows on (from 512 for
+// 28,672 channels, from 1024 for 4096 of 4096 columns, later with more columns).
 enum class Path { kDirect, kClusters, kFew, kMany };
 inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
   constexpr int64_t kSmall = int64_t{8} << 20, kMaxClusterRows = 16, kMaxFewRows = 512;

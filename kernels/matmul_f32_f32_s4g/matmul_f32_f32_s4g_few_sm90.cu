@@ -84,11 +84,11 @@ struct Layout {
   static constexpr int kBytes = kCodes + kTiles * kUnits * (kTileBytes + kScaleBytes);  // zero points aside
   static constexpr int kAllZeros = kTiles * kUnits * kZeroBytes;
   // A quarter of a multiprocessor has 16,384 registers for every fourth warp: two blocks of up to 64 rows
-  // fit, or one of more rows or of four warpgroups.
+  // fit, or one of more rows.
   static constexpr int kThreads = kWarpgroups * kWarpgroup + cuda::kWarp;
   static constexpr int kRegisters = kRows > 64 ? 168 : 96;
   static constexpr int kPitch = kWarpgroups * kChannels + 4;  // of rows of sums: lanes meet in no bank
-  static constexpr int kSharedBytes = kRows > 64 || kWarpgroups == 4 ? 224 << 10 : few::kSharedBytes;
+  static constexpr int kSharedBytes = kRows > 64 ? 224 << 10 : few::kSharedBytes;
 };
 
 // What a thread knows of its two channels, g and g + 8 of a tile.
@@ -104,9 +104,8 @@ struct Channels {
   float to_f16[2];
 };
 
-// The left operand of 64 channels x 16 columns: codes times their scales, less zero points times these,
-// rounded once if 8 is the zero point. Every operation of 16-bit floats is one that the tensor cores wait
-// for.
+// The left operand of 64 channels x 16 columns: codes times their scales, less zero points times these. Every
+// operation of 16-bit floats is one that the tensor cores wait for.
 struct Scaling {
   __device__ Scaling(uint32_t zeros, float2 scale, const Channels& of) {
     const uint32_t low_bits = (zeros & 0xff) * 0x00010001u, high_bits = (zeros >> 8) * 0x00100010u;
@@ -338,7 +337,7 @@ absl::Status LaunchRows(const CUtensorMap& x, Work work, const few::Plan& plan, 
 int64_t BlocksOf(const cuda::SimtParams& p, int rows, int groups) {
   return few::Tiles(p.linears, groups * kChannels) * cuda::CeilDiv(p.m, rows);
 }
-int RowsOf(int64_t m) { return m <= 16 ? 16 : m <= 32 ? 32 : m <= 64 ? 64 : 128; }  // of a block
+int RowsOf(int64_t m) { return m <= 32 ? 32 : m <= 64 ? 64 : 128; }  // of a block
 
 // As measured on an H200 with K of 4096 and 14336 (cuda_bench --plans w4a16). A cluster has as many blocks as
 // there is room for, each with at least 16 tiles of K.
@@ -371,10 +370,11 @@ absl::Status RunFew(const cuda::SimtParams& p, void* scratch, const few::Plan& g
   const int row_box = given.rows > 0 ? given.rows : RowsOf(p.m);
   const few::Plan plan = given.groups > 0 ? given : PlanOf(p, row_box, device);
   SF_RETURN_IF_ERROR(few::CheckSplits(kName, plan));
-  const bool has_kernel = plan.groups == 2 || (row_box <= 64 && (plan.groups == 1 || plan.groups == 4));
-  if (!has_kernel) {
-    return absl::InvalidArgumentError(
-        absl::StrCat(kName, ": a block of ", plan.groups, " warpgroups and ", row_box, " rows"));
+  const bool has_rows = row_box == 32 || row_box == 64 || row_box == 128;
+  const bool has_groups = plan.groups == 2 || (row_box <= 64 && plan.groups == 1);
+  if (!has_rows || !has_groups || plan.stages == 1) {
+    return absl::InvalidArgumentError(absl::StrCat(kName, ": a block of ", plan.groups, " warpgroups, ",
+                                                   row_box, " rows and ", plan.stages, " stages"));
   }
   auto* const rows = static_cast<uint32_t*>(scratch);
   auto* const scale = reinterpret_cast<float*>(rows + p.m * (p.k / 2));
@@ -388,13 +388,10 @@ absl::Status RunFew(const cuda::SimtParams& p, void* scratch, const few::Plan& g
     constexpr int kRows = of_rows;
     if constexpr (kRows <= 64) {
       if (plan.groups == 1) return LaunchRows<kRows, 1>(x, work, plan, stream);
-      if (plan.groups == 4) return LaunchRows<kRows, 4>(x, work, plan, stream);
     }
     return LaunchRows<kRows, 2>(x, work, plan, stream);
   };
   switch (row_box) {
-    case 16:
-      return launch(std::integral_constant<int, 16>());
     case 32:
       return launch(std::integral_constant<int, 32>());
     case 64:

@@ -387,9 +387,10 @@ absl::Status CudaOps::RowLinears(const cuda::SimtParams& p) {
                                        : rows::RunCuda(p, *stream_);
 }
 
-// False: the device has no room for so much. It is not asked again, so that a recording goes the way of the
-// walk before it.
+// False: the device has no room for so much. A step does not ask again, so that its recording goes the way of
+// the walk before it.
 absl::StatusOr<bool> CudaOps::HasRoom(size_t bytes) {
+  if (!step_.active) no_room_ = std::numeric_limits<size_t>::max();
   if (bytes >= no_room_) return false;
   const absl::Status status = row_parts_.Reserve(bytes);
   if (!absl::IsResourceExhausted(status)) {
@@ -402,11 +403,11 @@ absl::StatusOr<bool> CudaOps::HasRoom(size_t bytes) {
 
 absl::Status CudaOps::TiledLinears(const cuda::SimtParams& p) {
   s4g::Path path = s4g::PathOf(p, device_);
-  if (path == s4g::Path::kMany) {
+  for (const s4g::Path slower : {s4g::Path::kFew, s4g::Path::kDirect}) {  // in less
     SF_ASSIGN_OR_RETURN(const bool fits, HasRoom(s4g::ScratchBytes(path, p)));
-    if (!fits) path = s4g::Path::kFew;  // slower, in less
+    if (fits) break;
+    path = slower;
   }
-  SF_RETURN_IF_ERROR(row_parts_.Reserve(s4g::ScratchBytes(path, p)));
   return s4g::RunCuda(p, path, row_parts_.as<void>(), device_, *stream_);
 }
 
@@ -486,10 +487,11 @@ absl::Status CudaOps::HeadLogits(const LinearWeights& w, const ActivationForm& f
 absl::Status CudaOps::FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                                const Buffer& hidden) {
   constexpr int64_t kMostRows = 128;  // a head of 262,144 words makes 128 MiB of them
-  SF_RETURN_IF_ERROR(ReserveHead(w, std::min(rows, kMostRows)));
+  const int64_t blocks = (rows + kMostRows - 1) / kMostRows, each = (rows + blocks - 1) / blocks;
+  SF_RETURN_IF_ERROR(ReserveHead(w, each));
   SF_RETURN_IF_ERROR(best_.Reserve(static_cast<size_t>(rows) * sizeof(argmax::Found)));
-  for (int64_t row = 0; row < rows; row += kMostRows) {
-    const int64_t count = std::min(kMostRows, rows - row);
+  for (int64_t row = 0; row < rows; row += each) {
+    const int64_t count = std::min(each, rows - row);
     SF_RETURN_IF_ERROR(cuda::CopyDevice(head_x_->buffer.data(), Cuda(hidden).data() + row * w.k,
                                         static_cast<size_t>(count * w.k) * sizeof(float), *stream_));
     SF_RETURN_IF_ERROR(HeadLogits(w, form, count));

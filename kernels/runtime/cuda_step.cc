@@ -104,12 +104,11 @@ absl::Status CudaOps::RunStep(Recordings& recordings, const StepArgs& a,
   if (recordings.valid_at != now()) recordings.steps.clear();
   const Recordings::Key key(static_cast<int64_t>(a.sequences.size()), step_.splits, a.finds_best);
   const auto [recorded, is_new] = recordings.steps.try_emplace(key);
-  if (is_new) {  // a walk that may allocate
+  if (is_new) {  // a walk that may allocate: then the next one is not recorded either
     const auto before = now();
     const absl::Status status = walk();
     recordings.valid_at = now();
     if (!status.ok() || recordings.valid_at != before) recordings.steps.clear();
-    if (status.ok()) recordings.steps.try_emplace(key);
     return status;
   }
   Recordings::Step& step = recorded->second;
