@@ -101,7 +101,8 @@ absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> 
 absl::Status CudaOps::RunStep(Recordings& recordings, const StepArgs& a,
                               absl::FunctionRef<absl::Status()> walk) {
   const auto now = [&] { return std::pair(cuda::NumAllocations(), a.rope_positions); };
-  if (recordings.valid_at != now()) recordings.steps.clear();
+  constexpr size_t kMostSteps = 256;  // a recording is some hundred kilobytes
+  if (recordings.valid_at != now() || recordings.steps.size() > kMostSteps) recordings.steps.clear();
   const Recordings::Key key(static_cast<int64_t>(a.sequences.size()), step_.splits, a.finds_best);
   const auto [recorded, is_new] = recordings.steps.try_emplace(key);
   if (is_new) {  // a walk that may allocate: then the next one is not recorded either
