@@ -58,12 +58,14 @@ std::string KvWord(const KvChoice& c) {
   return absl::StrCat("k", c.k_bits, scale, "v", c.v_bits);
 }
 
+absl::Status KvSizesNeedForm() {
+  return absl::InvalidArgumentError(
+      "kv: sinks, recent rows and a window need a form of the cache; give kv 16, 8, 4, 3 or 2");
+}
+
 absl::Status CheckKvChoice(const KvChoice& choice, const ModelGraph& graph) {
   const KvChoice sizes = {.sinks = choice.sinks, .recent = choice.recent, .window = choice.window};
-  if (choice.is_float() && sizes != KvChoice()) {
-    return absl::InvalidArgumentError(
-        "kv: sinks, recent rows and a window need a form of the cache; give kv 16, 8, 4, 3 or 2");
-  }
+  if (choice.is_float() && sizes != KvChoice()) return KvSizesNeedForm();
   KvChoice paged = choice;  // static scales ask a scan
   if (paged.k_scale == 'c') paged.k_scale = 'p';
   return ChooseKv(paged, graph, {}, false).status();

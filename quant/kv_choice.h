@@ -28,6 +28,8 @@ struct KvChoice {
 absl::Status ParseKvWord(absl::string_view word, KvChoice& choice);
 std::string KvWord(const KvChoice& choice);
 
+// The error of sizes without a form.
+absl::Status KvSizesNeedForm();
 // What can be said without a scan. InvalidArgument: sizes without a form, or a form that the model cannot
 // have.
 absl::Status CheckKvChoice(const KvChoice& choice, const ModelGraph& graph);

@@ -9,7 +9,9 @@ absl::Status SetKv(const KvFlags& flags, KvChoice& choice) {
   choice.sinks = flags.sinks.value_or(choice.sinks);
   choice.recent = flags.recent.value_or(choice.recent);
   choice.window = flags.window.value_or(choice.window);
-  return absl::OkStatus();
+  // Said aloud they are refused, whatever they are: as defaults they mean nothing here.
+  const bool sizes = flags.sinks.has_value() || flags.recent.has_value();
+  return choice.is_float() && sizes ? KvSizesNeedForm() : absl::OkStatus();
 }
 
 absl::Status OverrideKv(const KvFlags& flags, RuntimeModel& model) {

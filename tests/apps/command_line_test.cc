@@ -359,6 +359,12 @@ TEST_CASE("A prompt longer than the model is refused as such; a model that names
                     three = Succeed({"bench", w.model, "--decode", "2", "--repeat", "1", "--batch", "3"});
   CHECK(absl::StrContains(one, " tg2 |"));
   CHECK(absl::StrContains(three, " 3x tg2 |"));
+  for (const char* size : {"--kv-recent", "--kv-sinks"}) {  // the default values, said aloud
+    CheckRefused(
+        {"bench", w.model, "--kv", "float", size, size[5] == 'r' ? "16" : "1"}, 2,
+        "spikefold bench: kv: sinks, recent rows and a window need a form of the cache; give kv 16, 8, 4, "
+        "3 or 2");
+  }
   CheckRefused({"bench", w.model, "--decode", "0", "--batch", "3"}, 2,
                "spikefold bench: --batch with --decode 0: a prompt is of one sequence; leave out --batch");
   const Finished large = RunSpikefold({"bench", w.model, "--decode", "1000000", "--batch", "1024"});
