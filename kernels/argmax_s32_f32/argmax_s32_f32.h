@@ -14,6 +14,6 @@ struct Result {
   int32_t top = 0;   // first index of the largest value, if all are finite
   int32_t odd = -1;  // first index of a value that is not finite, or -1
 };
-Result Run(const float* x, int64_t n);
+Result Run(const float* x /* [n] */, int64_t n);
 
 }  // namespace spikefold::kernels::argmax_s32_f32

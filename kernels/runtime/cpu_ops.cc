@@ -3,12 +3,14 @@
 #include <algorithm>
 #include <atomic>
 #include <cstring>
+#include <new>
 #include <vector>
 
 #include "formats/base/parallel_copy.h"
 #include "formats/base/status.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/attention_f32_f32_ukv/attention_f32_f32_ukv.h"
+#include "kernels/ceiling/ceiling.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32.h"
 #include "kernels/group_weights.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
@@ -303,6 +305,15 @@ absl::Status CpuOps::SetRows(const float* rows, Activation& x) {
 
 absl::Status CpuOps::Reform(Activation& x) {
   return Form(x.floats().host(), x.rows, x.floats().width(), *x.form, Cpu(x));
+}
+
+// Memory that is asked for beside the work: where there is none, the work's result is not lost.
+absl::StatusOr<double> CpuOps::MeasureReadRate() {
+  try {
+    return kernels::MeasureReadRate(pool_);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("no memory to measure its read rate in");
+  }
 }
 
 }  // namespace spikefold

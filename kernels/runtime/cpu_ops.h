@@ -3,7 +3,6 @@
 
 #include <vector>
 
-#include "kernels/ceiling/ceiling.h"
 #include "kernels/runtime/ops.h"
 
 namespace spikefold {
@@ -90,7 +89,7 @@ class CpuOps : public Ops {
   absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows, const float* hidden,
                     float* logits) override;
 
-  absl::StatusOr<double> MeasureReadRate() override { return kernels::MeasureReadRate(pool_); }
+  absl::StatusOr<double> MeasureReadRate() override;
   OpCounters counters() const override { return counters_; }
   void ResetCounters() override { counters_ = {}; }
 

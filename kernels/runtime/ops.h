@@ -163,7 +163,8 @@ class Ops {
   // Makes the cache's host rows current; for a backend that keeps its own.
   virtual absl::Status ReadCache(KvCache&) { return absl::OkStatus(); }
 
-  // Bytes a second that this backend's memory gives at best, measured now; 0: not known.
+  // Bytes a second that this backend's memory gives at best, measured now; 0: not known. ResourceExhausted:
+  // there is no room to measure in.
   virtual absl::StatusOr<double> MeasureReadRate() { return 0.0; }
 
   virtual OpCounters counters() const = 0;
