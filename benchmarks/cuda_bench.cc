@@ -17,7 +17,9 @@
 #include "benchmarks/marlin_peer.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
+#include "kernels/cuda/cublaslt.h"
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/graph.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/read_rate.h"
 #include "kernels/matmul_bf16_s8r_s8c/matmul_bf16_s8r_s8c.h"
@@ -51,7 +53,7 @@ struct Contender {
   int64_t weight_bytes = 0;  // of one copy
   int64_t copies = 0;        // 0: the bench's
   std::function<absl::Status(int64_t copy)> launch;
-  std::unique_ptr<Graph> graph;
+  cuda::Graph graph;
   int launches = 0;
   std::vector<double> seconds;  // of one launch, a round each
   double median() const {
@@ -151,28 +153,28 @@ class Bench {
     return stream_.Sync();
   }
 
-  absl::Status AddPeer(const char* name, PeerKind kind, int64_t m, int64_t n, int64_t k, bool rescale) {
-    const bool bf16 = kind == PeerKind::kBf16, s8 = kind == PeerKind::kS8;
-    PeerBuffers buffers = {.x = bf16 ? x16_.as<void>()
-                                : s8 ? x8_.as<void>()
-                                     : x_fp8_.as<void>(),
-                           .w = bf16 ? w16_.as<void>()
-                                : s8 ? w8_.as<void>()
-                                     : fp8_.as<void>(),
-                           .y = s8 ? sums_.as<void>() : y_.as<void>(),
-                           .x_scale = x_scale_.as<float>(),
-                           .w_scale = w_scale_.as<float>()};
-    auto peer = Peer::Make(kind, m, n, k, buffers, stream_);
+  absl::Status AddPeer(const char* name, cuda::LtKind kind, int64_t m, int64_t n, int64_t k, bool rescale) {
+    const bool bf16 = kind == cuda::LtKind::kBf16, s8 = kind == cuda::LtKind::kS8;
+    cuda::LtBuffers buffers = {.x = bf16 ? x16_.as<void>()
+                                    : s8 ? x8_.as<void>()
+                                         : x_fp8_.as<void>(),
+                               .w = bf16 ? w16_.as<void>()
+                                    : s8 ? w8_.as<void>()
+                                         : fp8_.as<void>(),
+                               .y = s8 ? sums_.as<void>() : y_.as<void>(),
+                               .x_scale = x_scale_.as<float>(),
+                               .w_scale = w_scale_.as<float>()};
+    auto peer = cuda::LtMatmul::Make(kind, m, n, k, buffers, stream_);
     if (!peer.ok()) {
       std::printf("# %s M=%ld N=%ld K=%ld: %s\n", name, static_cast<long>(m), static_cast<long>(n),
                   static_cast<long>(k), std::string(peer.status().message()).c_str());
       return absl::OkStatus();
     }
     peers_.push_back(*std::move(peer));
-    Peer* p = peers_.back().get();
+    cuda::LtMatmul* p = peers_.back().get();
     const int64_t bytes = n * k * (bf16 ? 2 : 1);
     contenders_.push_back({.name = name, .weight_bytes = bytes, .launch = [=, this](int64_t copy) {
-                             PeerBuffers turn = buffers;
+                             cuda::LtBuffers turn = buffers;
                              turn.w = static_cast<const char*>(buffers.w) + copy * bytes;
                              SF_RETURN_IF_ERROR(p->Run(turn, stream_));
                              if (!rescale) return absl::OkStatus();
@@ -474,22 +476,22 @@ class Bench {
     if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, -1);
     AddOurs("w8a8 128", m, n, k, 0, 128);
     AddOurs("w8a8 256", m, n, k, 0, 256);
-    SF_RETURN_IF_ERROR(AddPeer("bf16", PeerKind::kBf16, m, n, k, false));
-    SF_RETURN_IF_ERROR(AddPeer("s8->s32", PeerKind::kS8, m, n, k, false));
-    SF_RETURN_IF_ERROR(AddPeer("s8->s32+rescale", PeerKind::kS8, m, n, k, true));
-    SF_RETURN_IF_ERROR(AddPeer("fp8 tensor", PeerKind::kFp8, m, n, k, false));
-    SF_RETURN_IF_ERROR(AddPeer("fp8 rows", PeerKind::kFp8Rows, m, n, k, false));
+    SF_RETURN_IF_ERROR(AddPeer("bf16", cuda::LtKind::kBf16, m, n, k, false));
+    SF_RETURN_IF_ERROR(AddPeer("s8->s32", cuda::LtKind::kS8, m, n, k, false));
+    SF_RETURN_IF_ERROR(AddPeer("s8->s32+rescale", cuda::LtKind::kS8, m, n, k, true));
+    SF_RETURN_IF_ERROR(AddPeer("fp8 tensor", cuda::LtKind::kFp8, m, n, k, false));
+    SF_RETURN_IF_ERROR(AddPeer("fp8 rows", cuda::LtKind::kFp8Rows, m, n, k, false));
     std::erase_if(contenders_, [&](const Contender& c) { return !Wanted(c.name); });
     for (Contender& c : contenders_) {
       const int64_t copies = c.copies > 0 ? c.copies : copies_;
       const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies - 1) / copies);
       c.launches = static_cast<int>(turns * copies);
-      c.graph = std::make_unique<Graph>();
       SF_RETURN_IF_ERROR(c.launch(0));  // functions load, attributes are set
       SF_RETURN_IF_ERROR(stream_.Sync());
-      SF_RETURN_IF_ERROR(c.graph->Begin(stream_));
-      for (int64_t i = 0; i < c.launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies));
-      SF_RETURN_IF_ERROR(c.graph->End(stream_));
+      SF_ASSIGN_OR_RETURN(c.graph, cuda::Graph::Record(stream_, [&]() -> absl::Status {
+                            for (int64_t i = 0; i < c.launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies));
+                            return absl::OkStatus();
+                          }));
     }
     cuda::Timer timer(stream_);
     for (int round = -1; round < options_.rounds; ++round) {
@@ -497,7 +499,7 @@ class Bench {
            ++i) {  // another goes first each time: the card warms up and throttles
         Contender& c = contenders_[(i + static_cast<size_t>(round + 1)) % contenders_.size()];
         SF_RETURN_IF_ERROR(timer.Start());
-        SF_RETURN_IF_ERROR(c.graph->Run(stream_));
+        SF_RETURN_IF_ERROR(c.graph.Run(stream_));
         SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());
         if (round >= 0) c.seconds.push_back(seconds / c.launches);
       }
@@ -538,7 +540,7 @@ class Bench {
   int64_t copies_ = 0;
   cuda::DeviceMemory locks_, wide_, w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_,
       w_unit_, y_, sums_, x32_, parts_;
-  std::vector<std::unique_ptr<Peer>> peers_;
+  std::vector<std::unique_ptr<cuda::LtMatmul>> peers_;
   std::vector<Contender> contenders_;
 };
 
