@@ -46,4 +46,15 @@ absl::StatusOr<double> MeasureReadRate(const DeviceInfo& device, const Stream& s
   return best;
 }
 
+double PeakClockHz() {
+  int khz = 0;
+  const cudaError_t error = cudaDeviceGetAttribute(&khz, cudaDevAttrClockRate, 0);
+  return ToStatus(error, "clock rate").ok() ? 1e3 * khz : 0;
+}
+
+double PeakOps(const DeviceInfo& device) {
+  const int each = device.sm == 90 ? 4096 : device.sm == 80 ? 2048 : 0;  // of a multiprocessor, each tick
+  return PeakClockHz() * device.num_sms * each;
+}
+
 }  // namespace spikefold::kernels::cuda

@@ -16,4 +16,10 @@ absl::Status ReadAll(const void* from, int64_t bytes, uint32_t* sink, const Devi
 // milliseconds. ResourceExhausted: there is no room for them.
 absl::StatusOr<double> MeasureReadRate(const DeviceInfo& device, const Stream& stream);
 
+// The highest clock of device 0's multiprocessors; cards throttle. 0: not known.
+double PeakClockHz();
+// Dense operations a second of all tensor cores at that clock, 2 a multiplication: of 16-bit floats; of 8-bit
+// integers twice as many. 0: not known for this chip.
+double PeakOps(const DeviceInfo& device);
+
 }  // namespace spikefold::kernels::cuda

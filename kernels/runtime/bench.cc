@@ -67,6 +67,21 @@ class Runner {
     SF_RETURN_IF_ERROR(Logits(model_, absl::MakeSpan(hidden_), absl::MakeSpan(logits_)));
     return Now() - start;
   }
+  // The prompt's first block.
+  absl::StatusOr<WalkProfile> ProfilePrefill(int64_t count) {
+    caches_.front().Reset();
+    const int64_t rows = std::min(count, model_.ops().block_rows());
+    return ProfileWalk(model_, absl::MakeConstSpan(tokens_).first(static_cast<size_t>(rows)),
+                       absl::MakeSpan(pointers_).first(1));
+  }
+  // The step in the middle.
+  absl::StatusOr<WalkProfile> ProfileDecode(int64_t count) {
+    SF_RETURN_IF_ERROR(Decode(count / 2).status());
+    const size_t batch = caches_.size();
+    return ProfileWalk(model_,
+                       absl::MakeConstSpan(tokens_).subspan(static_cast<size_t>(count / 2) * batch, batch),
+                       pointers_);
+  }
   // As generate's greedy choice: a step ends when the host knows the next token of every sequence.
   absl::StatusOr<double> Decode(int64_t count) {
     for (KvCache& cache : caches_) cache.Reset();
@@ -117,9 +132,22 @@ absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions&
   }
   BenchResult result;
   if (!prefill.empty()) result.prefill = Summarize(std::move(prefill), options.prompt);
-  if (decode.empty()) return result;
-  result.decode = Summarize(std::move(decode), options.batch * options.decode);
-  result.step_bytes = StepBytes(model);
+  if (!decode.empty()) {
+    result.decode = Summarize(std::move(decode), options.batch * options.decode);
+    result.step_bytes = StepBytes(model);
+  }
+  if (options.decode == 0 && !options.kernels) return result;
+  if (options.kernels) {
+    if (!Report(options.progress, "timing kernels", 0, 1)) {
+      return absl::CancelledError("bench: stopped before the kernels were timed");
+    }
+    if (options.prompt > 0) {
+      SF_ASSIGN_OR_RETURN(result.prefill_kernels, runner.ProfilePrefill(options.prompt));
+    }
+    if (options.decode > 0) {
+      SF_ASSIGN_OR_RETURN(result.decode_kernels, runner.ProfileDecode(options.decode));
+    }
+  }
   const absl::StatusOr<double> rate = model.ops().MeasureReadRate();
   if (!rate.ok() && !absl::IsResourceExhausted(rate.status())) return rate.status();
   result.read_rate = rate.value_or(0);

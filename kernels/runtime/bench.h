@@ -3,11 +3,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "formats/base/progress.h"
 #include "kernels/runtime/model.h"
+#include "kernels/runtime/profile.h"
 
 namespace spikefold {
 
@@ -16,8 +18,9 @@ struct BenchOptions {
   int64_t decode = 128;  // tokens decoded one by one from an empty cache. 0: not measured
   int64_t batch = 1;     // sequences that are decoded side by side, each of `decode` tokens
   int64_t repetitions = 5;
-  uint64_t seed = 1;  // of the random tokens
-  Progress progress;  // called between repetitions, never inside a timed one
+  bool kernels = false;  // what each kind of kernel takes, too
+  uint64_t seed = 1;     // of the random tokens
+  Progress progress;     // called between repetitions, never inside a timed one
 };
 struct Rate {
   double mean = 0, stddev = 0, best = 0;  // tokens a second, of all sequences
@@ -29,6 +32,8 @@ struct BenchResult {
   // the backend's memory gives, measured in the same run (0: not known).
   uint64_t step_bytes = 0;
   double read_rate = 0;
+  // BenchOptions::kernels: of a step in the middle of what is decoded, and of the prompt's first block.
+  std::optional<WalkProfile> decode_kernels, prefill_kernels;
 };
 // One warm-up of each kind first. InvalidArgument: negative counts, no repetition. DataLoss: logits
 // that are not finite. Cancelled by `progress`.

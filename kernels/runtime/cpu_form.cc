@@ -59,6 +59,25 @@ absl::Status CpuOps::Form(const float* x, int64_t rows, int64_t k, const Activat
   return absl::OkStatus();
 }
 
+absl::Status CpuOps::SetForm(const ActivationForm& form, int64_t rows, Activation& x) {
+  auto& out = static_cast<CpuActivation&>(x);
+  const int64_t k = out.buffer.width();
+  out.form = &form;
+  out.rows = rows;
+  out.source = out.values = out.buffer.host();
+  out.num_spike_rows = 0;
+  out.kept_x.Get(rows * static_cast<int64_t>(form.kept.size()));
+  out.super_x.Get(rows * static_cast<int64_t>(form.super_columns.size()));
+  const bool integer = IsInteger(form);
+  if (integer) {
+    out.codes.Get(rows * k);
+    out.scale.Get(rows * (form.format.group > 0 ? k / form.format.group : 1));
+    if (HasWideZeros(form.format)) out.zero.Get(rows);
+  }
+  if (form.simulate && (integer || !form.kept.empty())) out.values = out.simulated.Get(rows * k);
+  return absl::OkStatus();
+}
+
 absl::Status CpuOps::Quantize(const float* x, CpuActivation& out, int64_t k) {
   const ActivationForm& form = *out.form;
   const int64_t rows = out.rows;

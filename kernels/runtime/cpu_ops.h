@@ -86,6 +86,7 @@ class CpuOps : public Ops {
                         const ActivationForm& form, Activation& out) override;
   absl::Status Reform(Activation& x) override;
   absl::Status SetRows(const float* rows, Activation& x) override;
+  absl::Status SetForm(const ActivationForm& form, int64_t rows, Activation& x) override;
   absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows, const float* hidden,
                     float* logits) override;
 

@@ -55,6 +55,12 @@ class CudaOps : public Ops {
   absl::Status ReadCache(KvCache& cache) override;
 
   absl::StatusOr<double> MeasureReadRate() override { return cuda::MeasureReadRate(device_, *stream_); }
+  // cuda_time.cc
+  absl::StatusOr<double> Time(const StepArgs& args, int times,
+                              absl::FunctionRef<absl::Status()> walk) override;
+  absl::Status SetForm(const ActivationForm& form, int64_t rows, Activation& x) override;
+  absl::StatusOr<double> TimePeer(int64_t m, int64_t n, int64_t k) override;
+  Limits limits() const override;
   OpCounters counters() const override;
   void ResetCounters() override;
 
@@ -76,6 +82,11 @@ class CudaOps : public Ops {
   absl::StatusOr<CudaRows*> RowsOf(const SequenceRows& sequence, int64_t width);
   absl::Status Attend(const AttentionArgs& args, const SequenceRows& sequence);
   // cuda_step.cc
+  struct StepPlan {
+    bool records = false;        // the step reads what is in step_.state alone
+    CudaPages* pages = nullptr;  // of the one sequence, if it is in pages
+  };
+  absl::StatusOr<StepPlan> PrepareStep(const StepArgs& args);
   absl::Status SetStep(const StepArgs& args);
   absl::Status SetSplits(const StepArgs& args);
   absl::Status RunStep(Recordings& recordings, const StepArgs& args, absl::FunctionRef<absl::Status()> walk);
@@ -85,6 +96,8 @@ class CudaOps : public Ops {
   absl::StatusOr<CudaPages*> PagesOf(const SequenceRows& sequence);
   absl::Status AttendPaged(const AttentionArgs& args, const SequenceRows& sequence);
   absl::Status AttendPages(const AttentionArgs& args, CudaPages& pages, const SequenceRows& part);
+  // cuda_time.cc
+  absl::StatusOr<double> TimeWalks(int times, absl::FunctionRef<absl::Status()> walk);
   // Device to pageable host memory, through two pinned buffers.
   absl::Status ReadOut(const float* device, int64_t count, float* host);
 

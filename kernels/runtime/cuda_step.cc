@@ -71,30 +71,36 @@ absl::Status CudaOps::SetSplits(const StepArgs& a) {
   return ReserveSplits(floats * (all ? most_splits : step_.splits), count * c.num_kv_heads);
 }
 
+absl::StatusOr<CudaOps::StepPlan> CudaOps::PrepareStep(const StepArgs& a) {
+  const ModelConfig& c = *a.config;
+  const auto in_pages = [](const SequenceRows& sequence) { return sequence.cache->pages() != nullptr; };
+  step_.paged = std::any_of(a.sequences.begin(), a.sequences.end(), in_pages);
+  StepPlan plan = {.records = attention::CanDecode(c.num_heads, c.num_kv_heads, c.head_dim)};
+  if (step_.paged) {  // one at a time, and on the device already
+    const SequenceRows& only = a.sequences.front();
+    if (a.sequences.size() == 1) plan.pages = static_cast<CudaPages*>(only.cache->device());
+    plan.records = plan.pages != nullptr && !plan.pages->StepsBack(0, only.first);
+  }
+  if (plan.records || a.sequences.size() > 1) SF_RETURN_IF_ERROR(SetStep(a));
+  if (!plan.records) return plan;
+  step_.splits = 0;  // those of pages do not grow
+  if (!step_.paged) SF_RETURN_IF_ERROR(SetSplits(a));
+  step_.rope = nullptr;
+  return plan;
+}
+
 // A recording holds addresses. Every one is of memory that was allocated before a walk of such a step that
 // was not recorded, and no allocation has followed: then they are valid still. That walk has copied the
 // tables of rotary embedding, which must not have grown since either (an evicting cache's do, as its text
 // goes on).
 absl::Status CudaOps::Step(const StepArgs& a, absl::FunctionRef<absl::Status()> walk) {
-  const ModelConfig& c = *a.config;
-  const auto in_pages = [](const SequenceRows& sequence) { return sequence.cache->pages() != nullptr; };
-  step_.paged = std::any_of(a.sequences.begin(), a.sequences.end(), in_pages);
-  CudaPages* pages = nullptr;
-  bool records = attention::CanDecode(c.num_heads, c.num_kv_heads, c.head_dim);
-  if (step_.paged) {  // one at a time, and on the device already
-    const SequenceRows& only = a.sequences.front();
-    if (a.sequences.size() == 1) pages = static_cast<CudaPages*>(only.cache->device());
-    records = pages != nullptr && !pages->StepsBack(0, only.first);
-  }
-  if (records || a.sequences.size() > 1) SF_RETURN_IF_ERROR(SetStep(a));
-  if (!records) return walk();
-  step_.splits = 0;  // those of pages do not grow
-  if (!step_.paged) SF_RETURN_IF_ERROR(SetSplits(a));
+  SF_ASSIGN_OR_RETURN(const StepPlan plan, PrepareStep(a));
+  if (!plan.records) return walk();
   step_.active = true;
-  step_.rope = nullptr;
-  const absl::Status status = RunStep(pages == nullptr ? step_.recordings : pages->recordings, a, walk);
+  const absl::Status status =
+      RunStep(plan.pages == nullptr ? step_.recordings : plan.pages->recordings, a, walk);
   step_.active = false;
-  if (pages != nullptr && status.ok()) pages->SettleAll(a.sequences.front().first + 1);
+  if (plan.pages != nullptr && status.ok()) plan.pages->SettleAll(a.sequences.front().first + 1);
   return status;
 }
 

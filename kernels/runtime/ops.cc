@@ -2,6 +2,7 @@
 #include "kernels/runtime/ops.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "formats/base/status.h"
 
@@ -27,6 +28,23 @@ absl::Status Ops::FindBest(const LinearWeights& w, const ActivationForm& form, i
 absl::Status Ops::ReadBest(int64_t rows, Best* best) {
   std::copy_n(best_.begin(), rows, best);
   return absl::OkStatus();
+}
+
+absl::StatusOr<double> Ops::Time(const StepArgs&, int times, absl::FunctionRef<absl::Status()> walk) {
+  SF_RETURN_IF_ERROR(walk());
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < times; ++i) SF_RETURN_IF_ERROR(walk());
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / times;
+}
+
+absl::Status Ops::SetForm(const ActivationForm& form, int64_t rows, Activation& x) {
+  x.form = &form;
+  x.rows = rows;
+  return Reform(x);
+}
+
+absl::StatusOr<double> Ops::TimePeer(int64_t, int64_t, int64_t) {
+  return absl::UnimplementedError("this backend has no library to compare with");
 }
 
 }  // namespace spikefold

@@ -71,11 +71,11 @@ struct HeadNormRopeArgs {
   const RowRotation* rotation = nullptr;  // [head_dim]
 };
 
-// One token of each sequence, that nobody watches.
+// One token of each sequence, that nobody watches. Time(): or a block of one.
 struct StepArgs {
   const ModelConfig* config = nullptr;
-  absl::Span<const int32_t> tokens;          // [sequences]
-  absl::Span<const SequenceRows> sequences;  // of one row each
+  absl::Span<const int32_t> tokens;          // [rows]
+  absl::Span<const SequenceRows> sequences;  // of one row each; Time(): or one of all rows
   int64_t rope_positions = 0;                // of the tables, which move when they grow
   bool finds_best = false;                   // the walk ends with FindBest()
 };
@@ -166,6 +166,25 @@ class Ops {
   // Bytes a second that this backend's memory gives at best, measured now; 0: not known. ResourceExhausted:
   // there is no room to measure in.
   virtual absl::StatusOr<double> MeasureReadRate() { return 0.0; }
+
+  // Seconds of one run of `walk`, which calls this Ops as in Step() or for a block of rows: the mean of
+  // `times` runs behind one that is not timed. A device backend records them where it can, so that the host
+  // has no part in them.
+  virtual absl::StatusOr<double> Time(const StepArgs& args, int times,
+                                      absl::FunctionRef<absl::Status()> walk);
+  // Makes x what an op leaves in this form, of whatever values lie there: for linears that are timed without
+  // the op that makes their input, after a whole walk.
+  virtual absl::Status SetForm(const ActivationForm& form, int64_t rows, Activation& x);
+  // Seconds of one product of bf16 rows [m, k] and bf16 weights [n, k] by the vendor's library, weights
+  // beyond the caches. Unimplemented: there is none, or none for the shape. ResourceExhausted: no room.
+  virtual absl::StatusOr<double> TimePeer(int64_t m, int64_t n, int64_t k);
+  // What the arithmetic of the device could do at its highest clock; 0: not known.
+  struct Limits {
+    double ops = 0, int8_ops = 0;  // a second: of 16-bit floats, of 8-bit integers; 2 a multiplication
+    double clock_hz = 0;
+    uint64_t cache_bytes = 0;  // weights of no more may stay there when they are read again and again
+  };
+  virtual Limits limits() const { return {}; }
 
   virtual OpCounters counters() const = 0;
   virtual void ResetCounters() = 0;

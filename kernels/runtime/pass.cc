@@ -49,20 +49,41 @@ absl::Status Pass::RunPart(NodeRange range, absl::Span<const int32_t> tokens, fl
 
 absl::Status Pass::RunAll(absl::Span<const int32_t> tokens, bool finds_best) {
   const auto steps = [&]() -> absl::Status {
-    SF_RETURN_IF_ERROR(Steps({.begin = 0, .end = static_cast<int>(graph_.nodes.size())}));
-    if (!finds_best) return absl::OkStatus();
-    const Site& head = graph_.sites.back();
-    return ops_.FindBest(*model_.linear(head.linears.front()), model_.form(head.id), rows_, Final());
+    SF_RETURN_IF_ERROR(Steps(AllNodes()));
+    return finds_best ? FindBestOf(rows_) : absl::OkStatus();
   };
   Take(tokens);
   const bool repeats = tokens.size() == caches_.size() && taps_ == nullptr && edits_ == nullptr;
-  return repeats ? ops_.Step({.config = &graph_.config,
-                              .tokens = tokens,
-                              .sequences = sequences_,
-                              .rope_positions = walk_.rope.positions(),
-                              .finds_best = finds_best},
-                             steps)
-                 : steps();
+  return repeats ? ops_.Step(ArgsOf(finds_best), steps) : steps();
+}
+
+StepArgs Pass::ArgsOf(bool finds_best) const {
+  return {.config = &graph_.config,
+          .tokens = tokens_,
+          .sequences = sequences_,
+          .rope_positions = walk_.rope.positions(),
+          .finds_best = finds_best};
+}
+
+absl::Status Pass::FindBestOf(int64_t rows) {
+  const Site& head = graph_.sites.back();
+  return ops_.FindBest(*model_.linear(head.linears.front()), model_.form(head.id), rows, Final());
+}
+
+absl::StatusOr<double> Pass::Time(absl::Span<const int32_t> tokens, const NodeFilter* filter, int times) {
+  Take(tokens);
+  filter_ = filter;
+  const int64_t sequences = static_cast<int64_t>(caches_.size());
+  const bool finds_best = Works(graph_.sites.back().linears.front());
+  const auto walk = [&]() -> absl::Status {
+    for (const SequenceRows& sequence : sequences_) sequence.cache->Truncate(sequence.first);
+    SF_RETURN_IF_ERROR(Steps(AllNodes()));
+    return finds_best ? FindBestOf(sequences) : absl::OkStatus();  // any rows: they cost the same
+  };
+  absl::StatusOr<double> seconds = ops_.Time(ArgsOf(finds_best), times, walk);
+  filter_ = nullptr;
+  for (const SequenceRows& sequence : sequences_) sequence.cache->Truncate(sequence.first);
+  return seconds;
 }
 
 void Pass::Advance() {
@@ -109,6 +130,13 @@ absl::Status Pass::Steps(NodeRange range) {
 }
 
 absl::Status Pass::Step(int i, const Node& node) {
+  if (!Works(i)) {
+    if (IsResidualNorm(node)) {  // would have added it
+      branch_ = nullptr;
+      branch_gain_ = nullptr;
+    }
+    return absl::OkStatus();
+  }
   switch (node.op) {
     case Op::kEmbed:
       return Embed(i, node);
@@ -175,7 +203,9 @@ absl::Status Pass::Linears(int i, const Node& node) {
     weights[l] = model_.linear(site.linears[l]);
     outs[l] = walk_.buffer(graph_.nodes[static_cast<size_t>(site.linears[l])].out);
   }
-  SF_RETURN_IF_ERROR(ops_.Linears(*walk_.activation(node.in0), {weights, count}, {outs, count}));
+  Activation& x = *walk_.activation(node.in0);
+  if (filter_ != nullptr) SF_RETURN_IF_ERROR(ops_.SetForm(model_.form(site.id), rows_, x));
+  SF_RETURN_IF_ERROR(ops_.Linears(x, {weights, count}, {outs, count}));
   for (size_t l = 0; l < count; ++l) {
     const ValueKind v = graph_.nodes[static_cast<size_t>(site.linears[l])].out;
     if (v == ValueKind::kGate || v == ValueKind::kUp) {

@@ -11,6 +11,10 @@
 
 namespace spikefold {
 
+// [nodes] Whether a node does its work. Nodes that leave theirs to others must be among those that do: adds
+// and norms of a branch, which the next norm of the residual takes over, head norms and the rope of q.
+using NodeFilter = std::vector<bool>;
+
 // Buffers and caches outlive it; one at a time a model.
 class Pass {
  public:
@@ -31,12 +35,19 @@ class Pass {
 
   // The likeliest token behind each row. DataLoss: a logit is not finite.
   absl::Status FindBest(absl::Span<const int32_t> tokens, int32_t* next);
+  // Seconds of the nodes that do their work (all without a filter; the head of the last row of each sequence)
+  // as Ops::Time() takes them. The caches stay as long as they are.
+  absl::StatusOr<double> Time(absl::Span<const int32_t> tokens, const NodeFilter* filter, int times);
   // ForwardNodes(), what it asks for having been looked at.
   absl::Status RunPart(NodeRange range, absl::Span<const int32_t> tokens, float* residual);
 
  private:
   // All nodes up to the head, or up to its likeliest tokens.
   absl::Status RunAll(absl::Span<const int32_t> tokens, bool finds_best);
+  NodeRange AllNodes() const { return {.begin = 0, .end = static_cast<int>(graph_.nodes.size())}; }
+  StepArgs ArgsOf(bool finds_best) const;
+  absl::Status FindBestOf(int64_t rows);
+  bool Works(int i) const { return filter_ == nullptr || (*filter_)[static_cast<size_t>(i)]; }
   const Buffer& Final() const { return walk_.activation(ValueKind::kFinal)->floats(); }
   void Advance();
   bool TouchesResidual(const NodeRange& range) const;
@@ -88,6 +99,7 @@ class Pass {
   std::vector<SequenceRows> sequences_;
   Taps* taps_;
   Interventions* edits_;
+  const NodeFilter* filter_ = nullptr;
 
   absl::Span<const int32_t> tokens_;
   int64_t rows_ = 0, first_ = 0;                     // position of the first row

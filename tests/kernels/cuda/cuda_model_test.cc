@@ -2,6 +2,7 @@
 #include "kernels/cuda/graph.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/runtime/ops.h"
+#include "kernels/runtime/profile.h"
 #include "tests/kernels/runtime/runtime_kit.h"
 
 namespace spikefold::testing {
@@ -317,6 +318,58 @@ TEST_CASE("Sequences of other capacities decode by turns, alone and in pairs", "
         CHECK(RelativeError(a, step(high, tokens[at])) < 1e-4);
       }
     }
+  }
+}
+
+TEST_CASE("A profile times every kind, and text goes on behind it as if there had been none",
+          "[gpu][model][profile]") {
+  for (const bool gemma : {false, true}) {
+    const TinyModel tiny = MakeTinyModel(gemma ? Gemma() : Llama());
+    const auto gpu = LoadCuda(*tiny.checkpoint);
+    if (!gemma) MakeCodes(*gpu, true, "s4g", 64);
+    const ModelConfig& config = gpu->graph().config;
+    const std::vector<int32_t> text = SomeTokens(100, 256);
+    for (const KvOptions& kv : {KvOptions(), KvOptions{.k_bits = 8, .v_bits = 8, .k_before_rope = true}}) {
+      for (const size_t count : {size_t{1}, size_t{3}}) {
+        INFO("gemma " << gemma << " pages " << !kv.is_float() << " sequences " << count);
+        std::vector<KvCache> caches(count, KvCache(config, 300, nullptr, kv));
+        std::vector<KvCache*> pointers;
+        for (KvCache& cache : caches) pointers.push_back(&cache);
+        const auto greedy = [&] {  // of an empty cache
+          std::vector<int32_t> all, tokens(count, 5), next(count);
+          for (KvCache& cache : caches) cache.Reset();
+          for (int step = 0; step < 20; ++step) {
+            const absl::Status status = ForwardGreedy(*gpu, tokens, pointers, absl::MakeSpan(next));
+            INFO(status);
+            REQUIRE(status.ok());
+            all.insert(all.end(), next.begin(), next.end());
+            tokens = next;
+          }
+          return all;
+        };
+        const std::vector<int32_t> before = greedy();
+        const auto check = [&](const absl::StatusOr<WalkProfile>& profile) {
+          INFO(profile.status());
+          REQUIRE(profile.ok());
+          CHECK(profile->seconds > 0);
+          for (const OpTime& kernel : profile->kernels) {
+            INFO(kernel.name << " " << profile->no_peer);
+            CHECK(kernel.seconds > 0);
+            CHECK(kernel.seconds < 0.1);
+            if (kernel.ops > 0 && profile->no_peer.empty()) CHECK(kernel.peer_seconds > 0);
+          }
+        };
+        check(ProfileWalk(*gpu, std::vector<int32_t>(count, 7), pointers));
+        CHECK(greedy() == before);
+        caches[0].Reset();
+        check(ProfileWalk(*gpu, text, absl::MakeConstSpan(pointers).first(1)));
+        CHECK(greedy() == before);
+      }
+    }
+    const absl::StatusOr<double> peer = gpu->ops().TimePeer(8, 256, 192);
+    INFO(peer.status());
+    CHECK((peer.ok() ? *peer > 0 : absl::IsUnimplemented(peer.status())));
+    CHECK(gpu->ops().limits().cache_bytes > 0);
   }
 }
 
