@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "apps/spikefold/kernel_table.h"
 #include "apps/spikefold/machine.h"
 #include "apps/spikefold/text.h"
 #include "formats/base/file.h"
@@ -84,7 +85,20 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
   };
   add("pp", options.prefill, result.prefill);
   add(options.batch > 1 ? absl::StrCat(options.batch, "x tg") : "tg", options.decode, result.decode);
-  if (options.decode == 0) return text;
+  const KernelLimits limits = {.read_rate = result.read_rate,
+                               .device = opened.model->ops().limits(),
+                               .is_gpu = options.backend == "cuda"};
+  std::string kernels;
+  if (result.prefill_kernels.has_value()) {
+    kernels += KernelText(absl::StrCat("A block of ", result.prefill_kernels->rows, " rows of the prompt"),
+                          *result.prefill_kernels, limits);
+  }
+  if (result.decode_kernels.has_value()) {
+    const std::string what =
+        options.batch > 1 ? absl::StrCat("A step of ", options.batch, " sequences") : "A step of decoding";
+    kernels += KernelText(what, *result.decode_kernels, limits);
+  }
+  if (options.decode == 0) return text + kernels;
   const double rate = StepReadRate(options, result);
   absl::StrAppend(&text, "\nDecode reads ", BytesText(result.step_bytes), " of weights a step",
                   options.batch > 1 ? ", for all sequences once" : "", ": ", GigabytesText(rate));
@@ -93,7 +107,20 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
                     GigabytesText(result.read_rate), " that ",
                     options.backend == "cuda" ? "this GPU's" : "this machine's", " memory gives");
   }
-  return text + "\n";
+  return absl::StrCat(text, "\n", kernels);
+}
+
+void AddKernelTimes(const BenchResult& result, const Ops::Limits& limits, Json& document) {
+  Json kernels = Json::MakeArray();
+  if (result.prefill_kernels.has_value()) AddKernels("prefill", *result.prefill_kernels, kernels, document);
+  if (result.decode_kernels.has_value()) AddKernels("decode", *result.decode_kernels, kernels, document);
+  document.Set("kernels", std::move(kernels));
+  if (limits.ops > 0) {
+    document.Set("peak_ops_per_second", limits.ops)
+        .Set("peak_int8_ops_per_second", limits.int8_ops)
+        .Set("peak_clock_hz", limits.clock_hz);
+  }
+  if (limits.cache_bytes > 0) document.Set("cache_bytes", limits.cache_bytes);
 }
 
 void AddRate(const char* name, int64_t tokens, const Rate& rate, Json& document) {
@@ -129,11 +156,13 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *opened.model));
   SF_RETURN_IF_ERROR(CheckContext(options, *opened.model));
   SF_RETURN_IF_ERROR(CheckCaches(options, *opened.model));
+  const bool kernels = options.kernels.value_or(options.backend == "cuda");
   SF_ASSIGN_OR_RETURN(const BenchResult result,
                       Bench(*opened.model, {.prompt = options.prefill,
                                             .decode = options.decode,
                                             .batch = options.batch,
                                             .repetitions = options.repeat,
+                                            .kernels = kernels,
                                             .seed = context.seed,
                                             .progress = context.console.progress()}));
   Console& console = context.console;
@@ -157,8 +186,9 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   if (options.decode > 0) {
     document.Set("decode_step_bytes", result.step_bytes)
         .Set("decode_read_bytes_per_second", StepReadRate(options, result));
-    if (result.read_rate > 0) document.Set("memory_read_bytes_per_second", result.read_rate);
   }
+  if (result.read_rate > 0) document.Set("memory_read_bytes_per_second", result.read_rate);
+  if (kernels) AddKernelTimes(result, opened.model->ops().limits(), document);
   return console.PrintJson(document);
 }
 

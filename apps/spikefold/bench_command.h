@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -18,6 +19,7 @@ struct BenchCommandOptions {
   KvFlags kv;
   int64_t repeat = 5;
   bool bf16_rows = false;
+  std::optional<bool> kernels;  // what each kind of kernel takes, too; not said: with backend "cuda"
 };
 absl::Status RunBench(const BenchCommandOptions& options, Context& context);
 

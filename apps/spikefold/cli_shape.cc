@@ -24,7 +24,7 @@ std::string UsageOf(const CLI::Option* option) {
 // "-o, --output DIR"; positionals by their name.
 std::string LeftOf(const CLI::Option* option) {
   if (option->get_positional()) return option->get_name(true, false);
-  std::string names = absl::StrReplaceAll(option->get_name(false, true), {{",", ", "}});
+  std::string names = absl::StrReplaceAll(option->get_name(false, true), {{",", ", "}, {"{false}", ""}});
   if (option->get_type_size() != 0 && !option->get_type_name().empty()) {
     absl::StrAppend(&names, " ", option->get_type_name());
   }

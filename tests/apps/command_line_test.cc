@@ -344,6 +344,49 @@ TEST_CASE("--json puts one versioned document on stdout", "[apps]") {
   CHECK(doctor.Find("kernels")->array().size() > 10);
 }
 
+TEST_CASE("bench --kernels says where the time of a step and of a prompt goes", "[apps]") {
+  const Workplace w;
+  const Args bench = {"bench", w.model, "--prefill", "32", "--decode", "8", "--repeat", "1"};
+  const std::string plain = Succeed(bench), out = Succeed(With(bench, {"--kernels", "--batch", "2"}));
+  CHECK(!absl::StrContains(plain, "| kernel "));
+  CHECK(!absl::StrContains(Succeed(With(bench, {"--kernels", "--no-kernels"})), "| kernel "));
+  CHECK(absl::StrContains(out, "\nA block of 32 rows of the prompt at position 0, "));
+  CHECK(absl::StrContains(out, "\nA step of 2 sequences at position 4, "));
+  CHECK(absl::StrContains(out, " | calls | us each | "));
+  size_t width = 0, tables = 0;
+  for (const std::string& line : std::vector<std::string>(absl::StrSplit(out, '\n'))) {
+    if (absl::StartsWith(line, "| kernel ")) {
+      ++tables;
+      width = line.size();
+    }
+    if (width > 0 && absl::StartsWith(line, "|")) CHECK(line.size() == width);
+    if (!absl::StartsWith(line, "|")) width = 0;
+  }
+  CHECK(tables == 2);
+  for (const char* kernel : {"embedding", "norm", "qkv_proj", "attention", "o_proj", "gate_up_proj",
+                             "gated_product", "down_proj", "head", "sum"}) {
+    CHECK(absl::StrContains(out, absl::StrCat("\n| ", kernel, " ")));
+  }
+  const Json json = SucceedJson(With(bench, {"--kernels"}));
+  int64_t bytes = 0, calls = 0;
+  double prefill_ops = 0;
+  for (const Json& kernel : json.Find("kernels")->array()) {
+    CHECK(*kernel.GetDouble("seconds", "") > 0);
+    if (*kernel.GetString("walk", "") == "prefill") prefill_ops += *kernel.GetDouble("ops", "");
+    if (*kernel.GetString("walk", "") != "decode") continue;
+    bytes += *kernel.GetInt("bytes", "");
+    calls += *kernel.GetInt("calls", "");
+  }
+  CHECK(bytes == *json.GetInt("decode_step_bytes", ""));
+  CHECK(calls == 3 + 2 * 8);  // embedding, norm and head; a layer's two norms, four products, ...
+  CHECK(prefill_ops > 0);
+  CHECK(*json.GetDouble("decode_walk_seconds", "") > 0);
+  CHECK(*json.GetDouble("prefill_walk_seconds", "") > 0);
+  CHECK(*json.GetInt("decode_walk_position", "") == 4);
+  CHECK(*json.GetDouble("memory_read_bytes_per_second", "") > 1e8);
+  CHECK(SucceedJson(bench).Find("kernels") == nullptr);
+}
+
 TEST_CASE("A prompt longer than the model is refused as such; a model that names no limit has none",
           "[apps]") {
   const Workplace w;
