@@ -1,10 +1,8 @@
 #include <algorithm>
 
-#include "formats/base/status.h"
 #include "kernels/argmax_s32_f32/argmax_s32_f32_cuda.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/memory.h"
 
 namespace spikefold::kernels::argmax_s32_f32 {
 namespace {
@@ -51,22 +49,23 @@ __global__ void __launch_bounds__(kThreads) argmax_s32_f32_sm80(CudaParams p) {
     top = max(top, tops[w]);
     odd = max(odd, odds[w]);
   }
-  Found& found = p.found[blockIdx.y];
-  if (top != 0) atomicMax(reinterpret_cast<unsigned long long*>(&found.top), top);
-  if (odd != 0) atomicMax(&found.odd, odd);
+  p.found[static_cast<int64_t>(blockIdx.y) * gridDim.x + blockIdx.x] = {.top = top, .odd = odd};
 }
 
 }  // namespace
 
+int64_t NumParts(int64_t n) {
+  constexpr int64_t kMost = 32;
+  return std::clamp<int64_t>(cuda::CeilDiv(n, kThreads * kValues), 1, kMost);
+}
+
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
-  SF_RETURN_IF_ERROR(cuda::Fill(p.found, 0, static_cast<size_t>(p.m) * sizeof(Found), stream));
-  constexpr int64_t kMostBlocks = 32;
-  const int64_t blocks = std::clamp<int64_t>(cuda::CeilDiv(p.n, kThreads * kValues), 1, kMostBlocks);
-  return cuda::Launch(
-      "argmax_s32_f32", argmax_s32_f32_sm80,
-      {.grid = dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(p.m)), .block = dim3(kThreads)},
-      stream, p);
+  return cuda::Launch("argmax_s32_f32", argmax_s32_f32_sm80,
+                      {.grid = dim3(static_cast<unsigned>(NumParts(p.n)), static_cast<unsigned>(p.m)),
+                       .block = dim3(kThreads),
+                       .overlaps = true},
+                      stream, p);
 }
 
 }  // namespace spikefold::kernels::argmax_s32_f32

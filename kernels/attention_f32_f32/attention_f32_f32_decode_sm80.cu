@@ -2,6 +2,7 @@
 #include "kernels/attention_f32_f32/attention_f32_f32_decode_cuda.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/ldst.cuh"
 
 namespace spikefold::kernels::attention_f32_f32 {
 namespace {
@@ -51,7 +52,6 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* const q = shared;                        // [kHeads][kMaxDim]
   float* const left = shared + kHeads * kMaxDim;  // [kHeads][kTeams][kStride]
   cuda::LetNextStart();
-  cuda::WaitForInputs();
   const int d = static_cast<int>(p.head_dim), thread = static_cast<int>(threadIdx.x);
   const int heads = static_cast<int>(p.num_heads / p.num_kv_heads);  // at most kHeads
   const int64_t kv_head = blockIdx.y, split = blockIdx.x, sequence = blockIdx.z;
@@ -63,6 +63,25 @@ __global__ void __launch_bounds__(kThreads, 1)
   float* const cache_v = cache.v + p.layer * cache.layer_floats + kv_head * d;
   const int64_t oldest = p.window > 0 && position >= p.window ? position - p.window + 1 : 0;
   const int64_t begin = max(oldest, split * kSplitKeys), end = min(position + 1, (split + 1) * kSplitKeys);
+
+  // What earlier steps left, and the host with this one, does not depend on the kernel before: it comes while
+  // that works.
+  {
+    constexpr int kFloats = cuda::kLineBytes / static_cast<int>(sizeof(float));
+    const int lines = (d + kFloats - 1) / kFloats;
+    const int64_t all = 2 * lines * (min(end, position) - begin);
+    for (int64_t i = thread; i < all; i += kThreads) {
+      const int64_t key = begin + i / (2 * lines);
+      const int line = static_cast<int>(i % (2 * lines));
+      const float* const row = line < lines ? cache_k : cache_v;
+      cuda::PrefetchLine(row + key * width + line % lines * kFloats);
+    }
+    if (p.cos != nullptr && thread * kFloats < d / 2) {
+      cuda::PrefetchLine(p.cos + position * (d / 2) + thread * kFloats);
+      cuda::PrefetchLine(p.sin + position * (d / 2) + thread * kFloats);
+    }
+  }
+  cuda::WaitForInputs();
 
   for (int i = thread; i < kHeads * kMaxDim; i += kThreads) {
     const int h = i / kMaxDim, column = i % kMaxDim;

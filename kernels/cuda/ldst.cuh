@@ -75,4 +75,10 @@ __device__ inline uint4 LoadStreaming16(const void* global) {
   return v;
 }
 
+// Asks for the line around an address of global memory: a later load finds it in L2.
+__device__ inline void PrefetchLine(const void* global) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(global) : "memory");
+}
+inline constexpr int kLineBytes = 128;
+
 }  // namespace spikefold::kernels::cuda

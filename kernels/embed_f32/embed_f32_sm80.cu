@@ -5,23 +5,27 @@
 namespace spikefold::kernels::embed_f32 {
 namespace {
 
-constexpr int kThreads = 128;
+constexpr int kThreads = 512;  // a row is a single trip to memory: many loads at once
 
 __global__ void __launch_bounds__(kThreads) embed_f32_sm80(CudaParams p) {
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int64_t m = blockIdx.x, token = p.tokens[m];
   float* y = p.y + m * p.k;
-  for (int64_t k = threadIdx.x; k < p.k; k += kThreads) {
-    float value = 0;
-    if (p.table != nullptr) {
-      value = p.table[token * p.k + k];
-    } else if (p.bf16_table != nullptr) {
-      value = __uint_as_float(static_cast<uint32_t>(p.bf16_table[token * p.k + k]) << 16);
-    } else {
-      value = static_cast<float>(p.codes[token * p.code_stride + k]) * p.code_scale[token];
-    }
-    y[k] = value * p.scale;
+  const auto write = [&](auto value) {
+#pragma unroll 8
+    for (int k = static_cast<int>(threadIdx.x); k < p.k; k += kThreads) y[k] = value(k) * p.scale;
+  };
+  if (p.table != nullptr) {
+    const float* const row = p.table + token * p.k;
+    write([&](int k) { return __ldg(row + k); });
+  } else if (p.bf16_table != nullptr) {
+    const uint16_t* const row = p.bf16_table + token * p.k;
+    write([&](int k) { return __uint_as_float(static_cast<uint32_t>(__ldg(row + k)) << 16); });
+  } else {
+    const int8_t* const row = p.codes + token * p.code_stride;
+    const float unit = __ldg(p.code_scale + token);
+    write([&](int k) { return static_cast<float>(__ldg(row + k)) * unit; });
   }
   __syncthreads();
   for (int64_t c = threadIdx.x; c < p.num_kept; c += kThreads) {

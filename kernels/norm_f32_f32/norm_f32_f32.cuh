@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cuda/block.cuh"
+#include "kernels/cuda/ldst.cuh"
 #include "kernels/norm_f32_f32/norm_f32_f32_cuda.h"
 
 namespace spikefold::kernels::norm_f32_f32 {
@@ -41,6 +42,65 @@ struct Floats {
   }
 };
 
+// Gains do not depend on the kernel before: asked for ahead of its end, they come while it works.
+__device__ inline void PrefetchGain(const CudaParams& p) {
+  constexpr int kFloats = cuda::kLineBytes / static_cast<int>(sizeof(float));
+  for (int64_t i = static_cast<int64_t>(threadIdx.x) * kFloats; i < p.k; i += blockDim.x * kFloats) {
+    if (p.gain != nullptr) cuda::PrefetchLine(p.gain + i);
+    if (p.branch_gain != nullptr) cuda::PrefetchLine(p.branch_gain + i);
+  }
+}
+
+// NormRow of at most kPieces * kWidth values a thread, which stay in registers: one trip to memory.
+template <int kWidth, int kPieces>
+__device__ inline void NormHeldRow(const CudaParams& p, int64_t m, float* y) {
+  const int64_t at = m * p.k;
+  const int k = static_cast<int>(p.k), step = kWidth * static_cast<int>(blockDim.x);
+  const int begin = kWidth * static_cast<int>(threadIdx.x);
+  using Some = Floats<kWidth>;
+  Some h[kPieces] = {}, b[kPieces] = {}, gain[kPieces] = {};
+  const auto pieces = [&](auto use) {
+#pragma unroll
+    for (int j = 0; j < kPieces; ++j) {
+      if (begin + j * step < k) use(begin + j * step, h[j], b[j], gain[j]);
+    }
+  };
+  const auto squares_of = [&](const Some(&of)[kPieces]) {  // of what is not there: 0
+    double squares = 0;
+#pragma unroll
+    for (int j = 0; j < kPieces; ++j) {
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) squares += Square(of[j].v[e]);
+    }
+    return squares;
+  };
+  pieces([&](int i, Some& h, Some& b, Some& gain) {
+    h = Some::Load(p.residual + at + i);
+    if (p.branch != nullptr) b = Some::Load(p.branch + at + i);
+    gain = Some::Load(p.gain + i);
+  });
+  if (p.branch != nullptr) {
+    float branch_factor = 1;
+    if (p.branch_gain != nullptr) branch_factor = InverseRms(squares_of(b), p.k, p.eps);
+    pieces([&](int i, Some& h, Some& b, Some&) {
+      Some branch_gain;
+      if (p.branch_gain != nullptr) branch_gain = Some::Load(p.branch_gain + i);
+#pragma unroll
+      for (int e = 0; e < kWidth; ++e) {
+        if (p.branch_gain != nullptr) b.v[e] = b.v[e] * branch_factor * branch_gain.v[e];
+        h.v[e] = h.v[e] + b.v[e];
+      }
+      h.Store(p.residual + at + i);
+    });
+  }
+  const float factor = InverseRms(squares_of(h), p.k, p.eps);
+  pieces([&](int i, Some& h, Some&, Some& gain) {
+#pragma unroll
+    for (int e = 0; e < kWidth; ++e) h.v[e] = h.v[e] * factor * gain.v[e];
+    h.Store(y + i);
+  });
+}
+
 // NormRow with k a multiple of kWidth.
 template <int kWidth>
 __device__ inline void NormRowBy(const CudaParams& p, int64_t m, float* y, bool y_holds) {
@@ -48,6 +108,8 @@ __device__ inline void NormRowBy(const CudaParams& p, int64_t m, float* y, bool 
   const int k = static_cast<int>(p.k), step = kWidth * static_cast<int>(blockDim.x);
   const int begin = kWidth * static_cast<int>(threadIdx.x);
   using Some = Floats<kWidth>;
+  constexpr int kHeld = 2;
+  if (p.gain != nullptr && k <= kHeld * step) return NormHeldRow<kWidth, kHeld>(p, m, y);
   float branch_factor = 1;
   if (p.branch != nullptr && p.branch_gain != nullptr) {
     double squares = 0;

@@ -10,6 +10,7 @@ constexpr int64_t kFewRows = 64;
 
 __global__ void __launch_bounds__(kManyThreads) norm_f32_f32_sm80(const __grid_constant__ CudaParams p) {
   cuda::LetNextStart();
+  PrefetchGain(p);
   cuda::WaitForInputs();
   NormRow(p, blockIdx.x, p.y + blockIdx.x * p.k, false);
 }

@@ -12,6 +12,7 @@ __global__ void __launch_bounds__(quantize_s8r_f32::kMostThreads)
     normquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(16) float row[];  // [k], then a block of the rotation
   cuda::LetNextStart();
+  norm_f32_f32::PrefetchGain(p.norm);
   cuda::WaitForInputs();
   const int64_t k = p.norm.k;
   norm_f32_f32::NormRow(p.norm, blockIdx.x, row, true);

@@ -462,6 +462,7 @@ absl::Status CudaOps::Linears(const Activation& x, absl::Span<const LinearWeight
 absl::Status CudaOps::Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                            const float* hidden, float* logits) {
   SF_RETURN_IF_ERROR(ReserveHead(w, rows));
+  SF_RETURN_IF_ERROR(head_x_->buffer.Reserve(rows));
   SF_RETURN_IF_ERROR(Write(hidden, rows, head_x_->buffer));
   SF_RETURN_IF_ERROR(HeadLogits(w, form, rows));
   return ReadOut(logits_.as<float>(), rows * w.n, logits);
@@ -472,7 +473,6 @@ absl::Status CudaOps::ReserveHead(const LinearWeights& w, int64_t rows) {
     SF_RETURN_IF_ERROR(stream_->Sync());
     head_x_ = std::make_unique<CudaActivation>(w.k);
   }
-  SF_RETURN_IF_ERROR(head_x_->buffer.Reserve(rows));
   return logits_.Reserve(static_cast<size_t>(rows * w.n) * sizeof(float));
 }
 
@@ -489,25 +489,30 @@ absl::Status CudaOps::FindBest(const LinearWeights& w, const ActivationForm& for
   constexpr int64_t kMostRows = 128;  // a head of 262,144 words makes 128 MiB of them
   const int64_t blocks = (rows + kMostRows - 1) / kMostRows, each = (rows + blocks - 1) / blocks;
   SF_RETURN_IF_ERROR(ReserveHead(w, each));
-  SF_RETURN_IF_ERROR(best_.Reserve(static_cast<size_t>(rows) * sizeof(argmax::Found)));
+  const int64_t parts = argmax::NumParts(w.n);
+  SF_RETURN_IF_ERROR(best_.Reserve(static_cast<size_t>(rows * parts) * sizeof(argmax::Found)));
+  best_parts_ = static_cast<size_t>(parts);
   for (int64_t row = 0; row < rows; row += each) {
     const int64_t count = std::min(each, rows - row);
-    SF_RETURN_IF_ERROR(cuda::CopyDevice(head_x_->buffer.data(), Cuda(hidden).data() + row * w.k,
-                                        static_cast<size_t>(count * w.k) * sizeof(float), *stream_));
-    SF_RETURN_IF_ERROR(HeadLogits(w, form, count));
+    head_x_->buffer.Borrow(Cuda(hidden).data() + row * w.k);
+    const absl::Status status = HeadLogits(w, form, count);
+    head_x_->buffer.Borrow(nullptr);
+    SF_RETURN_IF_ERROR(status);
     SF_RETURN_IF_ERROR(argmax::RunCuda(
-        {.m = count, .n = w.n, .x = logits_.as<float>(), .found = best_.as<argmax::Found>() + row},
+        {.m = count, .n = w.n, .x = logits_.as<float>(), .found = best_.as<argmax::Found>() + row * parts},
         *stream_));
   }
   return absl::OkStatus();
 }
 
 absl::Status CudaOps::ReadBest(int64_t rows, Best* best) {
-  std::vector<argmax::Found> found(static_cast<size_t>(rows));
+  std::vector<argmax::Found> found(static_cast<size_t>(rows) * best_parts_);
+  const size_t floats = found.size() * sizeof(argmax::Found) / sizeof(float);
   SF_RETURN_IF_ERROR(
-      cuda::CopyOut(found.data(), best_.as<void>(), found.size() * sizeof(argmax::Found), *stream_));
-  SF_RETURN_IF_ERROR(stream_->Sync());
-  std::transform(found.begin(), found.end(), best, argmax::ResultOf);
+      ReadOut(best_.as<float>(), static_cast<int64_t>(floats), reinterpret_cast<float*>(found.data())));
+  for (auto parts = absl::MakeConstSpan(found); !parts.empty(); parts.remove_prefix(best_parts_)) {
+    *best++ = argmax::ResultOf(parts.first(best_parts_));
+  }
   return absl::OkStatus();
 }
 

@@ -129,6 +129,7 @@ class CudaOps : public Ops {
   ThreadPool* pool_;
   CudaConstants constants_;
   std::unique_ptr<CudaActivation> head_x_;
+  size_t best_parts_ = 0;  // of a row, in best_
   cuda::DeviceMemory logits_, best_, tokens_, counters_, row_parts_;
   size_t no_room_ = std::numeric_limits<size_t>::max();  // what row_parts_ could not grow to
   cuda::DeviceMemory attention_tiles_;                   // keys and values of one layer in f16

@@ -28,11 +28,14 @@ class CudaBuffer : public Buffer {
   explicit CudaBuffer(int64_t width) { width_ = width; }
   float* host() override { return nullptr; }
   const float* host() const override { return nullptr; }
-  float* data() const { return memory_.as<float>(); }
+  float* data() const { return borrowed_ != nullptr ? borrowed_ : memory_.as<float>(); }
   absl::Status Reserve(int64_t rows);
+  // Stands for rows of another buffer until it is told null.
+  void Borrow(float* rows) { borrowed_ = rows; }
 
  private:
   cuda::DeviceMemory memory_;
+  float* borrowed_ = nullptr;
 };
 
 class CudaActivation : public Activation {

@@ -482,13 +482,14 @@ TEST_CASE("The largest logits of several rows are those that the CPU finds", "[g
     at(5, n - 1) = HUGE_VALF;
     for (int64_t i = 0; i < n; ++i) at(6, i) = HUGE_VALF;
     const Array<float> device(x);
-    const Array<argmax_s32_f32::Found> found(m);
+    const size_t parts = static_cast<size_t>(argmax_s32_f32::NumParts(n));
+    const Array<argmax_s32_f32::Found> found(m * static_cast<int64_t>(parts));
     Ok(argmax_s32_f32::RunCuda({.m = m, .n = n, .x = device.data(), .found = found.data()}, TheStream()));
     const std::vector<argmax_s32_f32::Found> got = found.Read();
     for (int64_t row = 0; row < m; ++row) {
       INFO("row " << row << " of " << n);
       const auto expected = argmax_s32_f32::Run(&at(row, 0), n);
-      const auto actual = argmax_s32_f32::ResultOf(got[static_cast<size_t>(row)]);
+      const auto actual = argmax_s32_f32::ResultOf({&got[static_cast<size_t>(row) * parts], parts});
       CHECK(actual.odd == expected.odd);
       if (expected.odd < 0) CHECK(actual.top == expected.top);
     }
