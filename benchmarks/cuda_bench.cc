@@ -134,10 +134,13 @@ class Bench {
     SF_RETURN_IF_ERROR(sums_.Reserve(static_cast<size_t>(4 * max_m * n)));
     const int64_t floats = max_m * std::max(k, kKept);
     SF_RETURN_IF_ERROR(parts_.Reserve(bf16_weights::PartsBytes(max_m, k, bf16_weights::Rows::kExact)));
-    cuda::SimtParams widest = {.m = max_m, .k = k, .linears = {.count = 1}};
-    widest.linears.linear[0].n = n;
-    SF_RETURN_IF_ERROR(
-        wide_.Reserve(std::max(s4g::ManyScratchBytes(widest), code_rows::DigitScratchBytes(widest))));
+    size_t scratch = 0;
+    for (const int64_t m : options_.m) {
+      cuda::SimtParams p = {.m = m, .k = k, .linears = {.count = 1}};
+      p.linears.linear[0].n = n;
+      scratch = std::max({scratch, s4g::ManyScratchBytes(p), code_rows::DigitScratchBytes(p)});
+    }
+    SF_RETURN_IF_ERROR(wide_.Reserve(scratch));
     SF_RETURN_IF_ERROR(x32_.Reserve(static_cast<size_t>(floats) * 4));
     SF_RETURN_IF_ERROR(FillFloats(x32_.as<float>(), floats, 1.0f, 11, stream_));
     SF_RETURN_IF_ERROR(FillBytes(w8_.as<void>(), copies_ * n * k, 1, stream_));

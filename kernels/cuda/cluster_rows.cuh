@@ -7,7 +7,10 @@
 // the block that finishes them, which adds them in a fixed order, without a workspace and without atomics.
 // What the operands are is up to Traits:
 //   Params                        with m, k and linears
-//   kWarps                        of a block
+//   kWarps, kRegisters            of a block, and of a thread at most. A block fills a multiprocessor's
+//   shared
+//                                 memory; the registers that it leaves are room for small kernels before
+//                                 and after, which otherwise hold up blocks of this one
 //   kTiles, kColumns              n8 tiles, and their columns
 //   kParts                        columns of a row: of 4 rows one behind the other, then 4 more of them
 //   kChunkBytes                   of x of 64 columns of W (a chunk), in shared memory
@@ -187,7 +190,7 @@ __device__ inline void WaitOldest(int stages) {
 }
 
 template <typename Traits>
-__global__ void __launch_bounds__(Traits::kWarps* kWarp, 1)
+__global__ void __maxnreg__(Traits::kRegisters)
     cluster_rows_sm90(const __grid_constant__ typename Traits::Params p, const __grid_constant__ Plan plan) {
   constexpr int kUnitBytes = Traits::kUnitBytes, kWarps = Traits::kWarps;
   constexpr int kColumns = Traits::kColumns, kSlot = kColumns * kStride, kOfPair = kItems<Traits>;

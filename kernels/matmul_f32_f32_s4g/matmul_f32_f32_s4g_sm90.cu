@@ -74,6 +74,7 @@ struct Rows {
   using Params = cuda::SimtParams;
   using Codes = TileCodes;
   static constexpr int kWarps = kNumWarps;
+  static constexpr int kRegisters = kNumTiles == 1 ? 104 : 192;  // of 12 warps: 25,600 are left
   static constexpr int kTiles = kNumTiles, kColumns = 8 * kTiles, kParts = kNumParts;
   static constexpr int kUnitBytes = matmul_f32_f32_s4g::kUnitBytes;
   // Of an n8 tile two operands a lane, 16 bytes; behind them what zero points of 8 take from each pair of
@@ -307,7 +308,7 @@ struct Rows {
   }
 };
 
-using Rows4 = Rows<1, 2, 16, 2>;
+using Rows4 = Rows<1, 2, 12, 3>;
 using Rows8 = Rows<1, 1, 12, 3>;
 using Rows16 = Rows<2, 1, 8, 8>;
 template <typename Traits>

@@ -58,11 +58,11 @@ __device__ inline void NormHeldRow(const CudaParams& p, int64_t m, float* y) {
   const int k = static_cast<int>(p.k), step = kWidth * static_cast<int>(blockDim.x);
   const int begin = kWidth * static_cast<int>(threadIdx.x);
   using Some = Floats<kWidth>;
-  Some h[kPieces] = {}, b[kPieces] = {}, gain[kPieces] = {};
+  Some h[kPieces] = {}, b[kPieces] = {};  // b: the branch, then the gains
   const auto pieces = [&](auto use) {
 #pragma unroll
     for (int j = 0; j < kPieces; ++j) {
-      if (begin + j * step < k) use(begin + j * step, h[j], b[j], gain[j]);
+      if (begin + j * step < k) use(begin + j * step, h[j], b[j]);
     }
   };
   const auto squares_of = [&](const Some(&of)[kPieces]) {  // of what is not there: 0
@@ -74,15 +74,14 @@ __device__ inline void NormHeldRow(const CudaParams& p, int64_t m, float* y) {
     }
     return squares;
   };
-  pieces([&](int i, Some& h, Some& b, Some& gain) {
+  pieces([&](int i, Some& h, Some& b) {
     h = Some::Load(p.residual + at + i);
     if (p.branch != nullptr) b = Some::Load(p.branch + at + i);
-    gain = Some::Load(p.gain + i);
   });
   if (p.branch != nullptr) {
     float branch_factor = 1;
     if (p.branch_gain != nullptr) branch_factor = InverseRms(squares_of(b), p.k, p.eps);
-    pieces([&](int i, Some& h, Some& b, Some&) {
+    pieces([&](int i, Some& h, Some& b) {
       Some branch_gain;
       if (p.branch_gain != nullptr) branch_gain = Some::Load(p.branch_gain + i);
 #pragma unroll
@@ -93,8 +92,10 @@ __device__ inline void NormHeldRow(const CudaParams& p, int64_t m, float* y) {
       h.Store(p.residual + at + i);
     });
   }
+  pieces(
+      [&](int i, Some&, Some& gain) { gain = Some::Load(p.gain + i); });  // on its way while they are added
   const float factor = InverseRms(squares_of(h), p.k, p.eps);
-  pieces([&](int i, Some& h, Some&, Some& gain) {
+  pieces([&](int i, Some& h, Some& gain) {
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) h.v[e] = h.v[e] * factor * gain.v[e];
     h.Store(y + i);
@@ -108,7 +109,7 @@ __device__ inline void NormRowBy(const CudaParams& p, int64_t m, float* y, bool 
   const int k = static_cast<int>(p.k), step = kWidth * static_cast<int>(blockDim.x);
   const int begin = kWidth * static_cast<int>(threadIdx.x);
   using Some = Floats<kWidth>;
-  constexpr int kHeld = 2;
+  constexpr int kHeld = kHeldValues / 4;
   if (p.gain != nullptr && k <= kHeld * step) return NormHeldRow<kWidth, kHeld>(p, m, y);
   float branch_factor = 1;
   if (p.branch != nullptr && p.branch_gain != nullptr) {

@@ -22,6 +22,8 @@ struct CudaParams {  // device addresses
   float eps = 0;
   float* y = nullptr;  // [m, k]; unless gain is null
 };
+// Values of a row that a thread keeps, where that is all it has.
+inline constexpr int kHeldValues = 8;
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 
 }  // namespace spikefold::kernels::norm_f32_f32

@@ -1,28 +1,45 @@
+#include <algorithm>
+#include <bit>
+
+#include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/norm_f32_f32/norm_f32_f32.cuh"
 
 namespace spikefold::kernels::norm_f32_f32 {
 namespace {
 
-// A row of 576 to 8,192 values gives each thread 3 to 32; few rows leave multiprocessors idle, and get more.
+// A row of 576 to 8,192 values gives each thread 3 to 32; few rows leave multiprocessors idle, and get as
+// many threads as keep the row in registers. No more: a block of the linears before or after, which fills
+// most of a multiprocessor, leaves some 25,000 registers, and who does not fit beside it makes others wait.
 constexpr int kThreads = 256, kManyThreads = 1024;
 constexpr int64_t kFewRows = 64;
+unsigned ThreadsOf(const CudaParams& p) {
+  if (p.m > kFewRows) return kThreads;
+  return static_cast<unsigned>(std::clamp<int64_t>(
+      std::bit_ceil(static_cast<uint64_t>(cuda::CeilDiv(p.k, kHeldValues))), 128, kManyThreads));
+}
 
-__global__ void __launch_bounds__(kManyThreads) norm_f32_f32_sm80(const __grid_constant__ CudaParams p) {
+template <bool kHolds>  // the row in registers
+__global__ void __maxnreg__(kHolds ? 48 : 64) norm_f32_f32_sm80(const __grid_constant__ CudaParams p) {
   cuda::LetNextStart();
   PrefetchGain(p);
   cuda::WaitForInputs();
-  NormRow(p, blockIdx.x, p.y + blockIdx.x * p.k, false);
+  float* const y = p.y + blockIdx.x * p.k;
+  if constexpr (kHolds) {
+    NormHeldRow<4, kHeldValues / 4>(p, blockIdx.x, y);
+  } else {
+    NormRow(p, blockIdx.x, y, false);
+  }
 }
 
 }  // namespace
 
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
-  return cuda::Launch("norm_f32_f32", norm_f32_f32_sm80,
-                      {.grid = dim3(static_cast<unsigned>(p.m)),
-                       .block = dim3(p.m <= kFewRows ? kManyThreads : kThreads),
-                       .overlaps = true},
+  const unsigned threads = ThreadsOf(p);
+  const bool holds = p.gain != nullptr && p.k % 4 == 0 && p.k <= int64_t{threads} * kHeldValues;
+  return cuda::Launch("norm_f32_f32", holds ? norm_f32_f32_sm80<true> : norm_f32_f32_sm80<false>,
+                      {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(threads), .overlaps = true},
                       stream, p);
 }
 
