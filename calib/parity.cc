@@ -173,6 +173,14 @@ void Summarize(const std::vector<RowScore>& scores, ParityResult& result) {
 
 }  // namespace
 
+EvalWindow BeginningOf(EvalWindow window, int64_t tokens) {
+  const int64_t count =
+      std::min<int64_t>(std::max<int64_t>(tokens, 2), static_cast<int64_t>(window.tokens.size()));
+  window.tokens.resize(static_cast<size_t>(count));
+  window.score_from = std::min<int64_t>(window.score_from, 1);
+  return window;
+}
+
 absl::StatusOr<ParityResult> CompareBackends(const RuntimeModel& device, const RuntimeModel& host,
                                              const std::vector<EvalWindow>& windows,
                                              const Progress& progress) {

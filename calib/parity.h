@@ -33,6 +33,8 @@ struct ParityResult {
   double seconds_device = 0, seconds_host = 0;
   bool integers_equal() const { return integer.num_different == 0; }
 };
+// The first tokens of a window, 2 at least where there are as many, the last of them scored.
+EvalWindow BeginningOf(EvalWindow window, int64_t tokens);
 // Runs `windows` behind the models' prefix. InvalidArgument: models of different shape.
 absl::StatusOr<ParityResult> CompareBackends(const RuntimeModel& device, const RuntimeModel& host,
                                              const std::vector<EvalWindow>& windows,

@@ -9,6 +9,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -53,6 +54,13 @@ struct EvalDocument {
     bool changes_function = false;
   };
 
+  // Of a GPU beside the CPU, on the beginning of the text (calib/parity.h).
+  struct Parity {
+    int64_t tokens = 0;
+    int64_t outputs = 0, different = 0, rounded = 0;  // of integer linears
+    double logits_worst = 0, kld_mean = 0, kld_max = 0, same_top = 1;
+  };
+
   int format_version = 1;
   std::string tool_version;      // "0.1.0 (729b392)"
   std::string name;              // what the report calls it
@@ -72,6 +80,7 @@ struct EvalDocument {
   double kv_bytes_per_token = 0;  // float counts 16 bits a value
   Prefix prefix;
   Json static_ranges;  // what this text did at inputs with a static scale (calib/static_ranges.h); null: none
+  std::optional<Parity> parity;         // nothing: not compared, as always on the CPU
   std::vector<LinearDecision> linears;  // in the model's order
 };
 

@@ -2,6 +2,7 @@
 // range.
 #include <cmath>
 #include <limits>
+#include <optional>
 
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/match.h"
@@ -40,6 +41,14 @@ class Writer {
     Writer inner;
     members(inner);
     json_.Set(key, std::move(inner.json_));
+  }
+  template <typename T, typename F>
+  void Maybe(const char* key, const std::optional<T>& v, const F& members) {  // null: nothing
+    if (v.has_value()) {
+      Object(key, [&](Writer& inner) { members(inner, *v); });
+    } else {
+      json_.Set(key, Json());
+    }
   }
   const Json& json() const { return json_; }
 
@@ -115,6 +124,12 @@ class Reader {
     Reader inner(*json, absl::StrCat(where_, ": ", key));
     if (inner.status_.ok()) members(inner);
     status_ = inner.Finish();
+  }
+  template <typename T, typename F>
+  void Maybe(const char* key, std::optional<T>& out, const F& members) {
+    const Json* json = Member(key);
+    if (json == nullptr || json->is_null()) return;
+    Object(key, [&](Reader& inner) { members(inner, out.emplace()); });
   }
   // Each element of a list of objects, by `member(Reader&)`.
   template <typename F>
@@ -261,6 +276,16 @@ void VisitProvenance(V& v, D& d) {
     o.Flag("changes_function", d.prefix.changes_function);
   });
   v.Raw("static_ranges", d.static_ranges);
+  v.Maybe("parity", d.parity, [](auto& o, auto& parity) {
+    o.Count("tokens", parity.tokens, 1);
+    o.Count("outputs", parity.outputs);
+    o.Count("different", parity.different);
+    o.Count("rounded", parity.rounded);
+    o.Metric("logits_worst", parity.logits_worst, 0);
+    o.Metric("kld_mean", parity.kld_mean);
+    o.Metric("kld_max", parity.kld_max);
+    o.Metric("same_top", parity.same_top, 0, 1);
+  });
   v.Text("recipe_sha256", d.recipe_sha256);
   v.Text("plan_sha256", d.plan_sha256);
   v.Text("command", d.command);

@@ -134,6 +134,14 @@ class Judge {
       c.reason = absl::StrCat(Percent(r.nonfinite_share, 3), " of the logits are not finite; none may be");
       Add(std::move(c));
     }
+    if (d_.parity.has_value() && d_.parity->different > 0) {
+      const double different = static_cast<double>(d_.parity->different);
+      GateCheck c{.name = "parity", .value = different, .low = different, .high = different};
+      c.verdict = GateVerdict::kFail;
+      c.reason = absl::StrCat(d_.parity->different, " of ", d_.parity->outputs,
+                              " outputs of integer linears are not the CPU's; all must be");
+      Add(std::move(c));
+    }
     Ratio(r);
     Divergence(r);
     SameTop(r);

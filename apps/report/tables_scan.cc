@@ -55,6 +55,17 @@ std::string Members(const Json& json) {
 
 std::string OrNone(const std::string& text) { return text.empty() ? "none" : text; }
 
+std::string ParityWords(const EvalDocument::Parity& p) {
+  const std::string linears =
+      p.outputs == 0    ? "no integer linears"
+      : p.different > 0 ? absl::StrCat(Thousands(p.different), " of ", Thousands(p.outputs),
+                                       " outputs of integer linears differ")
+                        : absl::StrCat("all ", Thousands(p.outputs), " outputs of integer linears equal",
+                                       p.rounded > 0 ? " but for kept columns' rounding" : "");
+  return absl::StrCat(linears, ", KL divergence ", Significant(p.kld_mean), " on ", Thousands(p.tokens),
+                      " tokens");
+}
+
 Facts FactsOf(const EvalDocument& e) {
   return {{"protocol", ProtocolWords(e)},
           {"text", e.text_source},
@@ -79,6 +90,7 @@ Facts FactsOf(const EvalDocument& e) {
           {"tool", e.tool_version},
           {"backend", e.backend},
           {"machine", OrNone(e.machine)},
+          {"beside the CPU", e.parity ? ParityWords(*e.parity) : "not compared"},
           {"threads", absl::StrCat(e.threads)},
           {"seconds", Significant(e.seconds)},
           {"command", OrNone(e.command)}};

@@ -184,15 +184,22 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   const OpenedModel& reference = models.the_reference();
   SF_ASSIGN_OR_RETURN(const EvalOptions how, ParseEvalOptions(options, *reference.tokenizer));
   SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*reference.tokenizer, options.texts));
-  SF_ASSIGN_OR_RETURN(const EvalDocument document, EvaluateTask({.model = &models.model,
-                                                                 .reference = &reference,
-                                                                 .text = &text,
-                                                                 .how = how,
-                                                                 .name = options.name,
-                                                                 .backend = BackendName(options),
-                                                                 .start = start},
-                                                                context));
+  SF_ASSIGN_OR_RETURN(EvalDocument document, EvaluateTask({.model = &models.model,
+                                                           .reference = &reference,
+                                                           .text = &text,
+                                                           .how = how,
+                                                           .name = options.name,
+                                                           .backend = BackendName(options),
+                                                           .start = start},
+                                                          context));
   SF_RETURN_IF_ERROR(WarnOfDoubts(models, document, console));
+  absl::Status compared;  // an interruption leaves what was measured
+  if (options.backend == "cuda" && options.parity_tokens > 0) {
+    const auto parity = CompareBeginning(options, models.model, text, how, context);
+    compared = parity.status();
+    if (parity.ok()) document.parity = *parity;
+    document.seconds = Now() - start;
+  }
   const std::string json = EvalDocumentToJson(document);
   if (!options.output.empty()) SF_RETURN_IF_ERROR(WriteFileAtomically(options.output, json));
   if (console.json()) {
@@ -206,7 +213,9 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   }
   SF_RETURN_IF_ERROR(console.Flush());
   if (!options.output.empty()) console.Detail(absl::StrCat("wrote ", Printable(options.output, 1024)));
-  return absl::OkStatus();
+  SF_RETURN_IF_ERROR(compared);
+  return CheckParity(options, document.parity ? document.parity->different : 0,
+                     models.model.model->ops().device());
 }
 
 }  // namespace spikefold

@@ -115,6 +115,15 @@ std::string EvalText(const EvalDocument& d, absl::string_view prefix, const Cons
     table.Row({"prefix", absl::StrCat("\"", prefix, "\" in both models"),
                absl::StrFormat("the reference behind it: x %.4f", r.prefix_ratio)});
   }
+  if (const auto& p = d.parity; p.has_value()) {
+    table.Row({"beside the CPU",
+               p->outputs == 0     ? "no integer linears"
+               : p->different == 0 ? absl::StrCat("all ", FormatCount(p->outputs), " integer outputs equal")
+                                   : absl::StrCat(FormatCount(p->different), " of ", FormatCount(p->outputs),
+                                                  " integer outputs differ"),
+               absl::StrFormat("KL divergence %.2g, at most %.2g, on %d tokens", p->kld_mean, p->kld_max,
+                               p->tokens)});
+  }
   AddDoubts(r, table);
   absl::StrAppend(&text, table.Text());
   if (d.backend == "cpu-simulated") text += "  simulated in float: the integer kernels did not run\n";

@@ -378,6 +378,9 @@ void CommandLine::AddEval() {
       ->capture_default_str();
   c->add_flag("--parity", o->parity,
               "Compare that backend with this program on the CPU instead, linear by linear and run by run");
+  AddCount(c, "--parity-tokens", o->parity_tokens,
+           "Evaluated on a GPU: so many of the first tokens run on the CPU, too, and are compared; 0: none",
+           0);
   c->add_flag("--simulate", o->simulate, "Run the quantized model in float instead of on integer kernels");
   AddKv(c, o->kv, kKvForm);
   c->add_flag("--noise-floor", o->noise_floor, "Also measure the reference with bf16 activations");

@@ -1,5 +1,7 @@
 #include "apps/spikefold/parity_command.h"
 
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -87,6 +89,52 @@ absl::StatusOr<std::vector<EvalWindow>> ParityWindows(const EvalCommandOptions& 
   return model.model->prefix() != nullptr ? DropLeadingBos(plan.windows) : plan.windows;
 }
 
+absl::Status CheckParity(const EvalCommandOptions& options, int64_t different, const std::string& device) {
+  if (different == 0) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat(Printable(options.model, 1024), ": ", different,
+                                                    " outputs of integer linears differ between ", device,
+                                                    " and the CPU; none may: please report it"));
+}
+
+namespace {
+
+absl::StatusOr<ParityResult> RunBeginning(const EvalCommandOptions& options, const OpenedModel& device,
+                                          const TokenStream& text, EvalOptions how, Context& context) {
+  SF_ASSIGN_OR_RETURN(const OpenedModel host, OpenModel(context, options.model));
+  SF_RETURN_IF_ERROR(OverrideKv(options.kv, *host.model));
+  how.max_windows = 1;
+  SF_ASSIGN_OR_RETURN(EvalWindows plan, MakeEvalWindows(text.ids, device.tokenizer->bos_id(),
+                                                        device.tokenizer->add_bos(), how));
+  const auto windows =
+      host.model->prefix() != nullptr ? DropLeadingBos(plan.windows) : std::move(plan.windows);
+  return CompareBackends(*device.model, *host.model, {BeginningOf(windows.front(), options.parity_tokens)},
+                         context.console.progress());
+}
+
+}  // namespace
+
+absl::StatusOr<std::optional<EvalDocument::Parity>> CompareBeginning(const EvalCommandOptions& options,
+                                                                     const OpenedModel& device,
+                                                                     const TokenStream& text, EvalOptions how,
+                                                                     Context& context) {
+  const absl::StatusOr<ParityResult> result = RunBeginning(options, device, text, std::move(how), context);
+  context.console.EndProgress();
+  if (absl::IsCancelled(result.status())) return result.status();
+  if (!result.ok()) {
+    context.console.Warn(
+        absl::StrCat("the GPU's results were not compared with the CPU's: ", result.status().message()));
+    return std::nullopt;
+  }
+  return EvalDocument::Parity{.tokens = result->num_tokens,
+                              .outputs = result->integer.num_outputs,
+                              .different = result->integer.num_different,
+                              .rounded = result->integer.num_rounded,
+                              .logits_worst = result->logits_worst,
+                              .kld_mean = result->kld_mean,
+                              .kld_max = result->kld_max,
+                              .same_top = result->same_top};
+}
+
 absl::Status RunParity(const EvalCommandOptions& options, Context& context) {
   if (options.backend == "cpu" || options.simulate) {
     return absl::InvalidArgumentError("--parity: compares a GPU with the CPU; add --backend cuda");
@@ -109,10 +157,7 @@ absl::Status RunParity(const EvalCommandOptions& options, Context& context) {
     console.Print(Text(result, name));
     SF_RETURN_IF_ERROR(console.Flush());
   }
-  if (result.integers_equal()) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat(
-      Printable(options.model, 1024), ": ", result.integer.num_different,
-      " outputs of integer linears differ between ", name, " and the CPU; none may: please report it"));
+  return CheckParity(options, result.integer.num_different, name);
 }
 
 }  // namespace spikefold

@@ -30,6 +30,7 @@ TEST_CASE("An evaluation document comes back from JSON as it was") {
   e.prefix = {.tokens = 1, .kind = "tokens", .changes_function = true};
   e.linears[3].super = 5;
   e.linears[3].weight_error = -1;
+  e.parity = {.tokens = 64, .outputs = 1000, .different = 3, .rounded = 2, .kld_mean = 1e-5, .same_top = 0.5};
   const auto back = EvalDocumentFromJson(EvalDocumentToJson(e), kWhere);
   CAPTURE(back.status().ToString());
   REQUIRE(back.ok());
@@ -41,6 +42,9 @@ TEST_CASE("An evaluation document comes back from JSON as it was") {
   CHECK(back->result.kld_by_position == e.result.kld_by_position);
   CHECK(back->model.file_bytes == 1000);
   CHECK(back->prefix.changes_function);
+  REQUIRE(back->parity.has_value());
+  CHECK(back->parity->different == 3);
+  CHECK(back->parity->kld_mean == 1e-5);
   CHECK(back->linears.size() == e.linears.size());
   CHECK(back->linears[3].super == 5);
   CHECK(back->calibration.Find("tokens")->int_value() == 4096);

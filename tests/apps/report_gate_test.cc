@@ -91,6 +91,11 @@ TEST_CASE("A gain beyond noise is anomalous, whatever the thresholds, and logits
   e = Eval(1.02);
   e.result.kld_mean = INFINITY;
   CHECK(VerdictOf(e, R"({"max_kld": 1})") == GateVerdict::kFail);
+  e = Eval(1.02);
+  e.parity = {.tokens = 64, .outputs = 1000, .rounded = 3};
+  CHECK(VerdictOf(e, R"({"max_kld": 1})") == GateVerdict::kPass);
+  e.parity->different = 1;
+  CHECK(VerdictOf(e, R"({"max_kld": 1})") == GateVerdict::kFail);
 }
 
 TEST_CASE("Thresholds that say nothing, or something unknown, are refused", "[gate]") {

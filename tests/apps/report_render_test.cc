@@ -144,6 +144,19 @@ TEST_CASE("A report of nothing, of a scan, of one evaluation says what there is 
   CHECK(ParseJson(RenderJson({}), "report.json").ok());
 }
 
+TEST_CASE("A report says whether a GPU's results were compared with the CPU's") {
+  EvalDocument equal = MakeEval({.name = "equal", .backend = "cuda"}), different = equal, alone = equal;
+  equal.parity = {.tokens = 64, .outputs = 81000, .rounded = 5, .kld_mean = 1e-5};
+  different.name = "different";
+  different.parity = {.tokens = 64, .outputs = 81000, .different = 12, .kld_mean = 1e-5};
+  alone.name = "alone";
+  const std::string text = RenderMarkdown({.evals = {equal, different, alone}});
+  CHECK(
+      absl::StrContains(text, "all 81,000 outputs of integer linears equal but for kept columns' rounding"));
+  CHECK(absl::StrContains(text, "12 of 81,000 outputs of integer linears differ"));
+  CHECK(absl::StrContains(text, "not compared"));
+}
+
 TEST_CASE("The columns of report.csv are a contract") {
   CHECK(
       RenderCsv({}) ==

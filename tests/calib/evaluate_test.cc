@@ -279,6 +279,20 @@ TEST_CASE("Logits that are not numbers show in the comparison of two backends") 
   CHECK(std::isinf(r->logits_worst));
 }
 
+TEST_CASE("The beginning of a window is scored from its second token on, whatever the protocol scores") {
+  const EvalWindow window = {.tokens = RandomText(20, 64, 5).ids, .score_from = 10, .leads_with_bos = true};
+  for (const int64_t tokens : {1, 2, 7, 20, 64}) {
+    const EvalWindow beginning = BeginningOf(window, tokens);
+    const size_t count = static_cast<size_t>(std::clamp<int64_t>(tokens, 2, 20));
+    CHECK(beginning.tokens == std::vector<int32_t>(window.tokens.begin(), window.tokens.begin() + count));
+    CHECK(beginning.num_scored() == static_cast<int64_t>(count) - 1);
+    CHECK(beginning.leads_with_bos);
+  }
+  EvalWindow behind_prefix = window;
+  behind_prefix.score_from = 0;
+  CHECK(BeginningOf(behind_prefix, 8).num_scored() == 8);
+}
+
 TEST_CASE("Different vocabularies, and contexts that the model cannot hold, are refused") {
   ThreadPool pool(1);
   const auto small = MakeTinyModel({.hidden = 64, .intermediate = 96, .num_layers = 1, .vocab = 32});
