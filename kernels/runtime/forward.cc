@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "kernels/runtime/ops.h"
@@ -131,9 +132,14 @@ absl::StatusOr<int64_t> CheckStep(absl::Span<const int32_t> tokens, absl::Span<K
     return absl::InvalidArgumentError(
         absl::StrCat("batch: ", tokens.size(), " tokens for ", caches.size(), " caches; one each is needed"));
   }
+  absl::flat_hash_set<const KvCache*> seen;
   int64_t positions = 0;
   for (size_t i = 0; i < caches.size(); ++i) {
     const KvCache& cache = *caches[i];
+    if (caches.size() > 1 && !seen.insert(&cache).second) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "batch: sequence ", i, ": its cache is that of another one too; each needs one of its own"));
+    }
     if (cache.length() == cache.capacity()) {
       return absl::InvalidArgumentError(absl::StrCat("batch: sequence ", i, ": its cache of ",
                                                      cache.capacity(), " positions is full; make it larger"));

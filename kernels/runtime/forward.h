@@ -49,9 +49,9 @@ absl::Status ForwardNodes(const RuntimeModel& model, NodeRange range, absl::Span
                           KvCache& cache, absl::Span<float> residual, const ForwardOptions& options);
 
 // One more token of several sequences at once: tokens[i] is appended to caches[i], `hidden` is [sequences,
-// d]. The weights are read once for all, which is what a step of decoding costs. No two caches are the same
-// one; they may hold different numbers of positions. InvalidArgument as Forward; after an error in the middle
-// the caches are unusable.
+// d]. The weights are read once for all, which is what a step of decoding costs. The caches may hold
+// different numbers of positions. InvalidArgument as Forward, and a cache that stands for two sequences;
+// after an error in the middle the caches are unusable.
 absl::Status ForwardBatch(const RuntimeModel& model, absl::Span<const int32_t> tokens,
                           absl::Span<KvCache* const> caches, absl::Span<float> hidden);
 

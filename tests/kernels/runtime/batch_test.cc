@@ -107,6 +107,12 @@ TEST_CASE("A batch with a full cache or another number of tokens is refused") {
   CHECK(caches[0].length() == 1);
   const auto uneven = ForwardBatch(**model, {{1, 2}}, pointers, absl::MakeSpan(hidden));
   CHECK(uneven.message() == "batch: 2 tokens for 3 caches; one each is needed");
+  const auto shared =
+      ForwardBatch(**model, {{1, 2, 3}}, {{pointers[0], pointers[2], pointers[0]}}, absl::MakeSpan(hidden));
+  CHECK(shared.code() == absl::StatusCode::kInvalidArgument);
+  CHECK(shared.message() ==
+        "batch: sequence 2: its cache is that of another one too; each needs one of its own");
+  CHECK(caches[0].length() == 1);
 }
 
 }  // namespace spikefold
