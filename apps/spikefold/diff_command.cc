@@ -35,6 +35,11 @@ absl::StatusOr<Json> ReadJson(const std::string& path) {
   return ParseJson(text, Printable(path, 1024));
 }
 
+absl::Status NothingToCompare(const std::string& path) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      Printable(path, 1024), ": is no quantized model, plan, scan or evaluation; only those are compared"));
+}
+
 absl::StatusOr<Side> ReadSide(const std::string& path) {
   Side side{.path = path, .json = Json()};
   if (IsDirectory(path) && IsNativeCheckpoint(path)) {
@@ -43,7 +48,8 @@ absl::StatusOr<Side> ReadSide(const std::string& path) {
     return side;
   }
   const std::string outliers = JoinPath(path, "outliers.json");
-  SF_ASSIGN_OR_RETURN(side.json, ReadJson(IsDirectory(path) && PathExists(outliers) ? outliers : path));
+  if (IsDirectory(path) && !PathExists(outliers)) return NothingToCompare(path);
+  SF_ASSIGN_OR_RETURN(side.json, ReadJson(IsDirectory(path) ? outliers : path));
   if (Has(side.json, "recipe") && Has(side.json, "totals")) {
     side.kind = Kind::kPlan;
   } else if (Has(side.json, "provenance") && Has(side.json, "stages")) {
@@ -51,8 +57,7 @@ absl::StatusOr<Side> ReadSide(const std::string& path) {
   } else if (Has(side.json, "ppl_ratio") && Has(side.json, "kld_mean")) {
     side.kind = Kind::kEval;
   } else {
-    return absl::InvalidArgumentError(absl::StrCat(
-        Printable(path, 1024), ": is no quantized model, plan, scan or evaluation; only those are compared"));
+    return NothingToCompare(path);
   }
   return side;
 }

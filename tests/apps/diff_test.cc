@@ -36,9 +36,11 @@ TEST_CASE("Plans are compared with plans only", "[apps][diff]") {
   CHECK(RunSpikefold({"diff", w / "w8a8", w / "w8a16"}).exit == 5);
   CHECK(RunSpikefold({"diff", w / "w8a8", w / "w8a8"}).exit == 0);
   REQUIRE(WriteFileAtomically(w / "x.json", "{\"a\": 1}").ok());
-  CheckRefused({"diff", w / "w8a8", w / "x.json"}, 2,
-               absl::StrCat("spikefold diff: ", w / "x.json",
-                            ": is no quantized model, plan, scan or evaluation; only those are compared"));
+  for (const std::string& path : {w / "x.json", w.model}) {
+    CheckRefused({"diff", w / "w8a8", path}, 2,
+                 absl::StrCat("spikefold diff: ", path,
+                              ": is no quantized model, plan, scan or evaluation; only those are compared"));
+  }
   CHECK(RunSpikefold({"diff", w / "w8a8", w / "nothing"}).exit == 6);
 }
 
