@@ -98,6 +98,9 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
         options.batch > 1 ? absl::StrCat("A step of ", options.batch, " sequences") : "A step of decoding";
     kernels += KernelText(what, *result.decode_kernels, limits);
   }
+  if (!result.no_kernels.empty()) {
+    absl::StrAppend(&kernels, "\nKernels were not all timed: ", Printable(result.no_kernels, 1024), "\n");
+  }
   if (options.decode == 0) return text + kernels;
   const double rate = StepReadRate(options, result);
   absl::StrAppend(&text, "\nDecode reads ", BytesText(result.step_bytes), " of weights a step",
@@ -110,11 +113,16 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
   return absl::StrCat(text, "\n", kernels);
 }
 
-void AddKernelTimes(const BenchResult& result, const Ops::Limits& limits, Json& document) {
+void AddKernelTimes(const BenchResult& result, const Ops::Limits& limits, bool is_gpu, Json& document) {
   Json kernels = Json::MakeArray();
-  if (result.prefill_kernels.has_value()) AddKernels("prefill", *result.prefill_kernels, kernels, document);
-  if (result.decode_kernels.has_value()) AddKernels("decode", *result.decode_kernels, kernels, document);
+  if (result.prefill_kernels.has_value()) {
+    AddKernels("prefill", *result.prefill_kernels, is_gpu, kernels, document);
+  }
+  if (result.decode_kernels.has_value()) {
+    AddKernels("decode", *result.decode_kernels, is_gpu, kernels, document);
+  }
   document.Set("kernels", std::move(kernels));
+  if (!result.no_kernels.empty()) document.Set("no_kernels", result.no_kernels);
   if (limits.ops > 0) {
     document.Set("peak_ops_per_second", limits.ops)
         .Set("peak_int8_ops_per_second", limits.int8_ops)
@@ -188,7 +196,7 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
         .Set("decode_read_bytes_per_second", StepReadRate(options, result));
   }
   if (result.read_rate > 0) document.Set("memory_read_bytes_per_second", result.read_rate);
-  if (kernels) AddKernelTimes(result, opened.model->ops().limits(), document);
+  if (kernels) AddKernelTimes(result, opened.model->ops().limits(), options.backend == "cuda", document);
   return console.PrintJson(document);
 }
 

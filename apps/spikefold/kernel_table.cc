@@ -91,6 +91,9 @@ std::string Legend(const WalkProfile& profile, const KernelLimits& limits) {
     absl::StrAppend(&text, " *: all of these weights fit into the cache of ",
                     BytesText(limits.device.cache_bytes), " and may have been read from there.");
   }
+  if (profile.has_host) {
+    text += " Some calls could not be recorded: the host's part is in their times.";
+  }
   if (limits.is_gpu && !profile.no_peer.empty()) {
     absl::StrAppend(&text, " No peer: ", profile.no_peer, ".");
   }
@@ -124,7 +127,8 @@ std::string KernelText(absl::string_view what, const WalkProfile& profile, const
                       SumText(sum, profile, limits.is_gpu), Legend(profile, limits));
 }
 
-void AddKernels(absl::string_view walk, const WalkProfile& profile, Json& kernels, Json& document) {
+void AddKernels(absl::string_view walk, const WalkProfile& profile, bool is_gpu, Json& kernels,
+                Json& document) {
   for (const OpTime& kernel : profile.kernels) {
     Json entry = Json::MakeObject()
                      .Set("walk", walk)
@@ -141,7 +145,8 @@ void AddKernels(absl::string_view walk, const WalkProfile& profile, Json& kernel
   document.Set(absl::StrCat(walk, "_walk_rows"), profile.rows)
       .Set(absl::StrCat(walk, "_walk_position"), profile.position)
       .Set(absl::StrCat(walk, "_walk_seconds"), profile.seconds);
-  if (!profile.no_peer.empty()) document.Set(absl::StrCat(walk, "_no_peer"), profile.no_peer);
+  if (profile.has_host) document.Set(absl::StrCat(walk, "_has_host"), true);
+  if (is_gpu && !profile.no_peer.empty()) document.Set(absl::StrCat(walk, "_no_peer"), profile.no_peer);
 }
 
 }  // namespace spikefold

@@ -18,6 +18,7 @@ struct KernelLimits {
 // A paragraph that begins with `what` ("A step of 8 sequences"), the table, and what its columns mean.
 std::string KernelText(absl::string_view what, const WalkProfile& profile, const KernelLimits& limits);
 // Appends an object a kind to `kernels`, and sets the walk's own members of `document`.
-void AddKernels(absl::string_view walk, const WalkProfile& profile, Json& kernels, Json& document);
+void AddKernels(absl::string_view walk, const WalkProfile& profile, bool is_gpu, Json& kernels,
+                Json& document);
 
 }  // namespace spikefold

@@ -449,8 +449,9 @@ void CommandLine::AddBench() {
   c->add_flag("--bf16-rows", o->bf16_rows,
               "Float models on a GPU: rows rounded to bf16 before bf16 weights, as other engines' bf16 does");
   c->add_flag_function(  // an optional value would become false where nothing is said
-      "--kernels,!--no-kernels", [o](int64_t count) { o->kernels = count > 0; },
-      "Also what each kind of kernel takes and reaches of the machine [with --backend cuda]");
+       "--kernels,!--no-kernels", [o](int64_t count) { o->kernels = count > 0; },
+       "Also what each kind of kernel takes and reaches of the machine [with --backend cuda]")
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
   AddCount(c, "--repeat", o->repeat, "Repetitions, after one to warm up", 1, 100000);
   AddKv(c, o->kv, kKvForm);
 }

@@ -9,6 +9,8 @@
 // Exact     up to float32 rounding; the order of additions is fixed, and is not the one of a prefill. A
 //           sequence's result does not depend on the others, but for the splits that the longest needs.
 // Moves     8 * num_kv_heads * head_dim * positions bytes a sequence.
+// Overlap   positions, caches and earlier rows are read before the kernel before has ended: copies may write
+//           them, and steps that have ended, but no kernel of this step.
 // Requires  head_dim <= 256, a multiple of 4; up to 8 query heads a key/value head.
 // Targets   sm_80 (launched so that it may overlap its predecessor's end on sm_90).
 #pragma once

@@ -7,10 +7,9 @@
 // the block that finishes them, which adds them in a fixed order, without a workspace and without atomics.
 // What the operands are is up to Traits:
 //   Params                        with m, k and linears
-//   kWarps, kRegisters            of a block, and of a thread at most. A block fills a multiprocessor's
-//   shared
-//                                 memory; the registers that it leaves are room for small kernels before
-//                                 and after, which otherwise hold up blocks of this one
+//   kWarps, kRegisters            of a block, and of a thread at most. The shared memory of a multiprocessor
+//                                 is a block's; the registers that it leaves are room for small kernels
+//                                 before and after, which otherwise hold up blocks of this one
 //   kTiles, kColumns              n8 tiles, and their columns
 //   kParts                        columns of a row: of 4 rows one behind the other, then 4 more of them
 //   kChunkBytes                   of x of 64 columns of W (a chunk), in shared memory

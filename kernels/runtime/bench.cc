@@ -68,19 +68,19 @@ class Runner {
     return Now() - start;
   }
   // The prompt's first block.
-  absl::StatusOr<WalkProfile> ProfilePrefill(int64_t count) {
+  absl::StatusOr<WalkProfile> ProfilePrefill(int64_t count, const Progress& progress) {
     caches_.front().Reset();
     const int64_t rows = std::min(count, model_.ops().block_rows());
     return ProfileWalk(model_, absl::MakeConstSpan(tokens_).first(static_cast<size_t>(rows)),
-                       absl::MakeSpan(pointers_).first(1));
+                       absl::MakeSpan(pointers_).first(1), progress);
   }
   // The step in the middle.
-  absl::StatusOr<WalkProfile> ProfileDecode(int64_t count) {
+  absl::StatusOr<WalkProfile> ProfileDecode(int64_t count, const Progress& progress) {
     SF_RETURN_IF_ERROR(Decode(count / 2).status());
     const size_t batch = caches_.size();
     return ProfileWalk(model_,
                        absl::MakeConstSpan(tokens_).subspan(static_cast<size_t>(count / 2) * batch, batch),
-                       pointers_);
+                       pointers_, progress);
   }
   // As generate's greedy choice: a step ends when the host knows the next token of every sequence.
   absl::StatusOr<double> Decode(int64_t count) {
@@ -105,6 +105,24 @@ class Runner {
   std::vector<int32_t> tokens_, next_;
   std::vector<float> hidden_, logits_;  // of a prompt's last token
 };
+
+// What was measured before stays, where kernels cannot be timed (no memory for another recording, say).
+absl::Status ProfileKernels(const BenchOptions& options, Runner& runner, BenchResult& result) {
+  const auto keep = [&](absl::StatusOr<WalkProfile> profile, std::optional<WalkProfile>& to) -> absl::Status {
+    if (absl::IsCancelled(profile.status())) return profile.status();
+    if (profile.ok()) {
+      to = *std::move(profile);
+    } else {
+      result.no_kernels = std::string(profile.status().message());
+    }
+    return absl::OkStatus();
+  };
+  if (options.prompt > 0) {
+    SF_RETURN_IF_ERROR(keep(runner.ProfilePrefill(options.prompt, options.progress), result.prefill_kernels));
+  }
+  if (options.decode == 0) return absl::OkStatus();
+  return keep(runner.ProfileDecode(options.decode, options.progress), result.decode_kernels);
+}
 
 }  // namespace
 
@@ -137,17 +155,7 @@ absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions&
     result.step_bytes = StepBytes(model);
   }
   if (options.decode == 0 && !options.kernels) return result;
-  if (options.kernels) {
-    if (!Report(options.progress, "timing kernels", 0, 1)) {
-      return absl::CancelledError("bench: stopped before the kernels were timed");
-    }
-    if (options.prompt > 0) {
-      SF_ASSIGN_OR_RETURN(result.prefill_kernels, runner.ProfilePrefill(options.prompt));
-    }
-    if (options.decode > 0) {
-      SF_ASSIGN_OR_RETURN(result.decode_kernels, runner.ProfileDecode(options.decode));
-    }
-  }
+  if (options.kernels) SF_RETURN_IF_ERROR(ProfileKernels(options, runner, result));
   const absl::StatusOr<double> rate = model.ops().MeasureReadRate();
   if (!rate.ok() && !absl::IsResourceExhausted(rate.status())) return rate.status();
   result.read_rate = rate.value_or(0);

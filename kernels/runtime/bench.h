@@ -34,6 +34,7 @@ struct BenchResult {
   double read_rate = 0;
   // BenchOptions::kernels: of a step in the middle of what is decoded, and of the prompt's first block.
   std::optional<WalkProfile> decode_kernels, prefill_kernels;
+  std::string no_kernels;  // why one is missing; empty: none is
 };
 // One warm-up of each kind first. InvalidArgument: negative counts, no repetition. DataLoss: logits
 // that are not finite. Cancelled by `progress`.

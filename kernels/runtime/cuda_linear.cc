@@ -390,7 +390,7 @@ absl::Status CudaOps::RowLinears(const cuda::SimtParams& p) {
 // False: the device has no room for so much. A step does not ask again, so that its recording goes the way of
 // the walk before it.
 absl::StatusOr<bool> CudaOps::HasRoom(size_t bytes) {
-  if (!step_.active) no_room_ = std::numeric_limits<size_t>::max();
+  if (!step_.active && !step_.repeats) no_room_ = std::numeric_limits<size_t>::max();
   if (bytes >= no_room_) return false;
   const absl::Status status = row_parts_.Reserve(bytes);
   if (!absl::IsResourceExhausted(status)) {

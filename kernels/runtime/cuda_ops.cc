@@ -96,7 +96,7 @@ absl::Status CudaOps::Embed(const LinearWeights& table, const ActivationForm& fo
   }
   SF_ASSIGN_OR_RETURN(const CudaWeights* w, Complete(table));
   SF_ASSIGN_OR_RETURN(const CudaConstants::Form* columns, constants_.Columns(form, table.k));
-  if (!step_.active) {
+  if (!step_.active && !step_.repeats) {
     SF_RETURN_IF_ERROR(tokens_.Reserve(tokens.size() * sizeof(int32_t)));
     SF_RETURN_IF_ERROR(
         cuda::CopyIn(tokens_.as<int32_t>(), tokens.data(), tokens.size() * sizeof(int32_t), *stream_));

@@ -56,7 +56,7 @@ class CudaOps : public Ops {
 
   absl::StatusOr<double> MeasureReadRate() override { return cuda::MeasureReadRate(device_, *stream_); }
   // cuda_time.cc
-  absl::StatusOr<double> Time(const StepArgs& args, int times,
+  absl::StatusOr<Timing> Time(const StepArgs& args, int times,
                               absl::FunctionRef<absl::Status()> walk) override;
   absl::Status SetForm(const ActivationForm& form, int64_t rows, Activation& x) override;
   absl::StatusOr<double> TimePeer(int64_t m, int64_t n, int64_t k) override;
@@ -97,7 +97,7 @@ class CudaOps : public Ops {
   absl::Status AttendPaged(const AttentionArgs& args, const SequenceRows& sequence);
   absl::Status AttendPages(const AttentionArgs& args, CudaPages& pages, const SequenceRows& part);
   // cuda_time.cc
-  absl::StatusOr<double> TimeWalks(int times, absl::FunctionRef<absl::Status()> walk);
+  absl::StatusOr<Timing> TimeWalks(int times, absl::FunctionRef<absl::Status()> walk);
   // Device to pageable host memory, through two pinned buffers.
   absl::Status ReadOut(const float* device, int64_t count, float* host);
 
@@ -138,7 +138,8 @@ class CudaOps : public Ops {
 
   // cuda_step.cc: one token a sequence at a time.
   struct StepData {
-    bool active = false;  // reads `state` alone, and can be recorded
+    bool active = false;   // reads `state` alone, and can be recorded
+    bool repeats = false;  // the same walk again: what it copied and found no room for is as it was
     bool paged = false;
     int64_t splits = 0;
     int64_t room = 0;  // sequences in `state`

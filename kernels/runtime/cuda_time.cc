@@ -10,27 +10,30 @@
 namespace spikefold {
 
 // As Step(), but that no recording is kept and pages do not settle: the rows come again.
-absl::StatusOr<double> CudaOps::Time(const StepArgs& a, int times, absl::FunctionRef<absl::Status()> walk) {
+absl::StatusOr<Ops::Timing> CudaOps::Time(const StepArgs& a, int times,
+                                          absl::FunctionRef<absl::Status()> walk) {
   const bool is_step = a.tokens.size() == a.sequences.size();
   StepPlan plan;
   if (is_step) {
     SF_ASSIGN_OR_RETURN(plan, PrepareStep(a));
   }
   step_.active = plan.records;
-  absl::StatusOr<double> seconds = TimeWalks(times, walk);
+  absl::StatusOr<Timing> timing = TimeWalks(times, walk);
   step_.active = false;
   step_.rope = nullptr;
-  return seconds;
+  return timing;
 }
 
-absl::StatusOr<double> CudaOps::TimeWalks(int times, absl::FunctionRef<absl::Status()> walk) {
+absl::StatusOr<Ops::Timing> CudaOps::TimeWalks(int times, absl::FunctionRef<absl::Status()> walk) {
   const auto walks = [&]() -> absl::Status {
     for (int i = 0; i < times; ++i) SF_RETURN_IF_ERROR(walk());
     return absl::OkStatus();
   };
-  SF_RETURN_IF_ERROR(walk());  // allocates, which a recording may not
+  SF_RETURN_IF_ERROR(walk());  // allocates and copies from the host, which a recording may not
   SF_RETURN_IF_ERROR(stream_->Sync());
+  step_.repeats = true;
   const absl::StatusOr<cuda::Graph> graph = cuda::Graph::Record(*stream_, walks);
+  step_.repeats = false;
   const auto run = [&] { return graph.ok() ? graph->Run(*stream_) : walks(); };
   SF_RETURN_IF_ERROR(run());
   std::array<double, 3> seconds;
@@ -41,7 +44,7 @@ absl::StatusOr<double> CudaOps::TimeWalks(int times, absl::FunctionRef<absl::Sta
     SF_ASSIGN_OR_RETURN(s, timer.Stop());
   }
   std::sort(seconds.begin(), seconds.end());
-  return seconds[1] / times;
+  return Timing{.seconds = seconds[1] / times, .has_host = !graph.ok()};
 }
 
 absl::Status CudaOps::SetForm(const ActivationForm& form, int64_t rows, Activation& x) {

@@ -30,11 +30,12 @@ absl::Status Ops::ReadBest(int64_t rows, Best* best) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<double> Ops::Time(const StepArgs&, int times, absl::FunctionRef<absl::Status()> walk) {
+absl::StatusOr<Ops::Timing> Ops::Time(const StepArgs&, int times, absl::FunctionRef<absl::Status()> walk) {
   SF_RETURN_IF_ERROR(walk());
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < times; ++i) SF_RETURN_IF_ERROR(walk());
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count() / times;
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  return Timing{.seconds = taken.count() / times};
 }
 
 absl::Status Ops::SetForm(const ActivationForm& form, int64_t rows, Activation& x) {

@@ -170,10 +170,15 @@ class Ops {
   // Seconds of one run of `walk`, which calls this Ops as in Step() or for a block of rows: the mean of
   // `times` runs behind one that is not timed. A device backend records them where it can, so that the host
   // has no part in them.
-  virtual absl::StatusOr<double> Time(const StepArgs& args, int times,
+  struct Timing {
+    double seconds = 0;
+    bool has_host = false;  // a device's: it could not be recorded, and the host's calls are in it
+  };
+  virtual absl::StatusOr<Timing> Time(const StepArgs& args, int times,
                                       absl::FunctionRef<absl::Status()> walk);
   // Makes x what an op leaves in this form, of whatever values lie there: for linears that are timed without
-  // the op that makes their input, after a whole walk.
+  // the op that makes their input, after a whole walk. Rows that a backend's host lists for another product
+  // (spikes) may be left out.
   virtual absl::Status SetForm(const ActivationForm& form, int64_t rows, Activation& x);
   // Seconds of one product of bf16 rows [m, k] and bf16 weights [n, k] by the vendor's library, weights
   // beyond the caches. Unimplemented: there is none, or none for the shape. ResourceExhausted: no room.

@@ -70,7 +70,8 @@ absl::Status Pass::FindBestOf(int64_t rows) {
   return ops_.FindBest(*model_.linear(head.linears.front()), model_.form(head.id), rows, Final());
 }
 
-absl::StatusOr<double> Pass::Time(absl::Span<const int32_t> tokens, const NodeFilter* filter, int times) {
+absl::StatusOr<Ops::Timing> Pass::Time(absl::Span<const int32_t> tokens, const NodeFilter* filter,
+                                       int times) {
   Take(tokens);
   filter_ = filter;
   const int64_t sequences = static_cast<int64_t>(caches_.size());
@@ -80,10 +81,10 @@ absl::StatusOr<double> Pass::Time(absl::Span<const int32_t> tokens, const NodeFi
     SF_RETURN_IF_ERROR(Steps(AllNodes()));
     return finds_best ? FindBestOf(sequences) : absl::OkStatus();  // any rows: they cost the same
   };
-  absl::StatusOr<double> seconds = ops_.Time(ArgsOf(finds_best), times, walk);
+  const absl::StatusOr<Ops::Timing> timing = ops_.Time(ArgsOf(finds_best), times, walk);
   filter_ = nullptr;
   for (const SequenceRows& sequence : sequences_) sequence.cache->Truncate(sequence.first);
-  return seconds;
+  return timing;
 }
 
 void Pass::Advance() {

@@ -37,7 +37,7 @@ class Pass {
   absl::Status FindBest(absl::Span<const int32_t> tokens, int32_t* next);
   // Seconds of the nodes that do their work (all without a filter; the head of the last row of each sequence)
   // as Ops::Time() takes them. The caches stay as long as they are.
-  absl::StatusOr<double> Time(absl::Span<const int32_t> tokens, const NodeFilter* filter, int times);
+  absl::StatusOr<Ops::Timing> Time(absl::Span<const int32_t> tokens, const NodeFilter* filter, int times);
   // ForwardNodes(), what it asks for having been looked at.
   absl::Status RunPart(NodeRange range, absl::Span<const int32_t> tokens, float* residual);
 

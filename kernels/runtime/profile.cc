@@ -114,8 +114,8 @@ absl::Status RunOnce(const RuntimeModel& model, absl::Span<const int32_t> tokens
     SF_RETURN_IF_ERROR(
         Forward(model, tokens, *caches.front(), absl::MakeSpan(hidden), {.last_row_only = true}));
   }
+  for (size_t i = 0; i < caches.size(); ++i) caches[i]->Truncate(lengths[i]);
   for (size_t i = 0; i < caches.size(); ++i) {
-    caches[i]->Truncate(lengths[i]);
     if (caches[i]->length() == lengths[i]) continue;
     return absl::FailedPreconditionError(absl::StrCat("profile: cache ", i, " has ", caches[i]->length(),
                                                       " rows left of ", lengths[i],
@@ -124,16 +124,16 @@ absl::Status RunOnce(const RuntimeModel& model, absl::Span<const int32_t> tokens
   return absl::OkStatus();
 }
 
-// So many that a recording has this many calls at the least: starting it costs time as well.
-int TimesFor(int64_t calls, bool is_step) {
-  const int64_t least = is_step ? 64 : 16;
+// So many that a recording has this many calls at the least: starting it on a device costs time as well.
+int TimesFor(const RuntimeModel& model, int64_t calls, bool is_step) {
+  const int64_t least = model.ops().device().empty() ? 4 : is_step ? 64 : 16;
   return static_cast<int>((least + calls - 1) / calls);
 }
 
 }  // namespace
 
 absl::StatusOr<WalkProfile> ProfileWalk(const RuntimeModel& model, absl::Span<const int32_t> tokens,
-                                        absl::Span<KvCache* const> caches) {
+                                        absl::Span<KvCache* const> caches, const Progress& progress) {
   WalkProfile profile = {.sequences = static_cast<int64_t>(caches.size()),
                          .rows = static_cast<int64_t>(tokens.size())};
   const bool is_step = tokens.size() == caches.size();
@@ -142,23 +142,42 @@ absl::StatusOr<WalkProfile> ProfileWalk(const RuntimeModel& model, absl::Span<co
                                                    " sequences; one each is needed, or 1 to ",
                                                    model.ops().block_rows(), " of one"));
   }
-  profile.position = caches.front()->length();
+  const KvCache& first = *caches.front();
+  if (!is_step && first.pages() != nullptr && first.length() > first.prefix_length()) {
+    return absl::InvalidArgumentError(
+        "profile: a block behind text in pages would code rows that come back less exact; begin at the "
+        "prefix");
+  }
+  profile.position = first.length();
   SF_RETURN_IF_ERROR(RunOnce(model, tokens, caches));
   SF_ASSIGN_OR_RETURN(Walk* const walk, Walk::Of(model));
   Pass pass(model, *walk, caches, {});
   std::vector<Kind> kinds = KindsOf(model, profile.rows, profile.sequences);
   int64_t calls = 0;
   for (const Kind& kind : kinds) calls += kind.time.calls;
-  SF_ASSIGN_OR_RETURN(profile.seconds, pass.Time(tokens, nullptr, TimesFor(calls, is_step)));
-  for (Kind& kind : kinds) {
-    SF_ASSIGN_OR_RETURN(kind.time.seconds,
-                        pass.Time(tokens, &kind.nodes, TimesFor(kind.time.calls, is_step)));
+  const auto time = [&](const NodeFilter* nodes, int64_t of_calls, double& seconds) -> absl::Status {
+    SF_ASSIGN_OR_RETURN(const Ops::Timing timing,
+                        pass.Time(tokens, nodes, TimesFor(model, of_calls, is_step)));
+    seconds = timing.seconds;
+    profile.has_host = profile.has_host || timing.has_host;
+    return absl::OkStatus();
+  };
+  SF_RETURN_IF_ERROR(time(nullptr, calls, profile.seconds));
+  const int64_t num_kinds = static_cast<int64_t>(kinds.size());
+  for (int64_t i = 0; i < num_kinds; ++i) {
+    if (!Report(progress, "timing kernels", i, num_kinds)) {
+      return absl::CancelledError(absl::StrCat("profile: stopped after ", i, " of ", num_kinds, " kinds"));
+    }
+    Kind& kind = kinds[static_cast<size_t>(i)];
+    SF_RETURN_IF_ERROR(time(&kind.nodes, kind.time.calls, kind.time.seconds));
   }
   for (Kind& kind : kinds) {
     const int64_t m = kind.time.name == RoleName(Role::kHead) ? profile.sequences : profile.rows;
     double seconds = 0;
     for (const auto& [shape, count] : kind.shapes) {
       const absl::StatusOr<double> peer = model.ops().TimePeer(m, shape.first, shape.second);
+      const bool none = absl::IsUnimplemented(peer.status()) || absl::IsResourceExhausted(peer.status());
+      if (!peer.ok() && !none) return peer.status();
       if (!peer.ok()) profile.no_peer = std::string(peer.status().message());
       seconds = peer.ok() && seconds >= 0 ? seconds + static_cast<double>(count) * *peer : -1;
     }

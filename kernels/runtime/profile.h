@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
+#include "formats/base/progress.h"
 #include "kernels/runtime/kv_cache.h"
 #include "kernels/runtime/model.h"
 
@@ -27,14 +28,17 @@ struct WalkProfile {
   int64_t position = 0;             // rows that the first sequence's cache holds
   double seconds = 0;               // of a walk with all of them, timed in the same way
   std::vector<OpTime> kernels;      // in order of execution
+  bool has_host = false;            // of some times: Ops::Timing
   std::string no_peer;              // why a peer's time is missing; empty: none is
 };
 
 // One walk behind the caches' rows, which stay as they are: one token of each sequence, as a step of
 // decoding, or a block of one, as the end of a prompt (the head reads its last row). InvalidArgument as
 // Forward() and ForwardBatch(), and more rows than Ops::block_rows(). FailedPrecondition: a cache has lost
-// rows by it.
+// rows by it. Also InvalidArgument: a block behind text in pages, whose rows would come back as codes.
+// Cancelled by `progress`, which is called before each kind.
 absl::StatusOr<WalkProfile> ProfileWalk(const RuntimeModel& model, absl::Span<const int32_t> tokens,
-                                        absl::Span<KvCache* const> caches);
+                                        absl::Span<KvCache* const> caches,
+                                        const Progress& progress = nullptr);
 
 }  // namespace spikefold

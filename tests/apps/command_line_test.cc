@@ -350,6 +350,7 @@ TEST_CASE("bench --kernels says where the time of a step and of a prompt goes", 
   const std::string plain = Succeed(bench), out = Succeed(With(bench, {"--kernels", "--batch", "2"}));
   CHECK(!absl::StrContains(plain, "| kernel "));
   CHECK(!absl::StrContains(Succeed(With(bench, {"--kernels", "--no-kernels"})), "| kernel "));
+  CHECK(absl::StrContains(Succeed(With(bench, {"--no-kernels", "--kernels"})), "| kernel "));
   CHECK(absl::StrContains(out, "\nA block of 32 rows of the prompt at position 0, "));
   CHECK(absl::StrContains(out, "\nA step of 2 sequences at position 4, "));
   CHECK(absl::StrContains(out, " | calls | us each | "));

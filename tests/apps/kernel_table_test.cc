@@ -53,13 +53,23 @@ may have been read from there. No peer: cuBLASLt: no algorithm for M=8.
 
 TEST_CASE("The JSON of kernels has a peer's time only where there is one", "[apps]") {
   Json kernels = Json::MakeArray(), document = Json::MakeObject();
-  AddKernels("decode", Step(), kernels, document);
+  AddKernels("decode", Step(), true, kernels, document);
   REQUIRE(kernels.array().size() == 3);
   CHECK(kernels.array()[0].Find("peer_seconds") == nullptr);
   CHECK(*kernels.array()[1].GetDouble("peer_seconds", "") == 300e-6);
   CHECK(*kernels.array()[1].GetString("walk", "") == "decode");
   CHECK(*document.GetInt("decode_walk_rows", "") == 8);
   CHECK(document.Find("decode_no_peer") == nullptr);
+  CHECK(document.Find("decode_has_host") == nullptr);
+  WalkProfile lacking = Step();
+  lacking.no_peer = "cuBLASLt: not there";
+  lacking.has_host = true;
+  Json host = Json::MakeObject(), gpu = Json::MakeObject();
+  AddKernels("decode", lacking, false, kernels, host);
+  AddKernels("decode", lacking, true, kernels, gpu);
+  CHECK(host.Find("decode_no_peer") == nullptr);
+  CHECK(*gpu.GetString("decode_no_peer", "") == "cuBLASLt: not there");
+  CHECK(*gpu.GetBool("decode_has_host", ""));
 }
 
 }  // namespace spikefold::testing

@@ -120,6 +120,9 @@ TEST_CASE("Attention of a token of each sequence appends its row and equals the 
                                                      {9, 3, 64, {100}},
                                                      {9, 3, 64, {127}},
                                                      {9, 3, 64, {128, 0, 127}},
+                                                     {32, 8, 128, {100}},  // few blocks: in fewer registers
+                                                     {32, 8, 128, {400}, 130},
+                                                     {4, 4, 128, {77, 2}},
                                                      {32, 8, 128, {1000}},
                                                      {32, 8, 128, {700, 1000, 3}, 0, 16},
                                                      {32, 8, 128, {1000, 200}, 130},

@@ -78,6 +78,8 @@ const std::vector<Case> kCases = {{1, 576},
                                   {2, 2048, 256},
                                   {3, 576, 0, 0.02f, true},
                                   {7, 576, 0, 0, true},
+                                  {70, 4096},  // rows that threads do not keep
+                                  {2, 8704},
                                   {5, 1536, 512, 0.05f, true},
                                   {66, 576, 64, 0, true}};
 

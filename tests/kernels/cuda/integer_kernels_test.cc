@@ -389,7 +389,8 @@ TEST_CASE("Codes, scales, kept columns and spike rows equal the CPU's bit for bi
 }
 
 TEST_CASE("Embedding rows equal the CPU's, kept columns and super weights put back", "[gpu][embed]") {
-  const int64_t n = 50, k = 70, stride = s8c::RowBytes(k);
+  const int64_t k = GENERATE(70, 5000), n = 50, stride = s8c::RowBytes(k);
+  CAPTURE(k);
   const std::vector<int8_t> codes = RandomCodes(n * k, -127, 127, 1);
   const std::vector<float> scale = RandomFloats(n, 2), table = RandomFloats(n * k, 3);
   const std::vector<int32_t> tokens = {3, 49, 0, 3}, kept = {2, 69}, slots = {1}, rows = {49},
@@ -437,6 +438,19 @@ TEST_CASE("Embedding rows equal the CPU's, kept columns and super weights put ba
   expected.clear();
   for (const int32_t t : tokens) {
     for (int64_t i = 0; i < k; ++i) expected.push_back(table[static_cast<size_t>(t * k + i)] * 1.5f);
+  }
+  CHECK(y.Read() == expected);
+  std::vector<uint16_t> halves;
+  for (const float v : table) halves.push_back(FloatToBf16(v));
+  const Array<uint16_t> d_halves(halves);
+  p.table = nullptr;
+  p.bf16_table = d_halves.data();
+  Ok(embed_f32::RunCuda(p, TheStream()));
+  expected.clear();
+  for (const int32_t t : tokens) {
+    for (int64_t i = 0; i < k; ++i) {
+      expected.push_back(Bf16ToFloat(halves[static_cast<size_t>(t * k + i)]) * 1.5f);
+    }
   }
   CHECK(y.Read() == expected);
 }

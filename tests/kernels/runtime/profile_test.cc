@@ -37,12 +37,12 @@ class WatchedOps : public CpuOps {
   using CpuOps::CpuOps;
   std::vector<std::vector<std::string>> walks;
 
-  absl::StatusOr<double> Time(const StepArgs&, int, absl::FunctionRef<absl::Status()> walk) override {
+  absl::StatusOr<Timing> Time(const StepArgs&, int, absl::FunctionRef<absl::Status()> walk) override {
     log_.clear();
     const absl::Status status = walk();
     if (!status.ok()) return status;
     walks.push_back(log_);
-    return 1.0;
+    return Timing{.seconds = 1};
   }
   absl::Status Embed(const LinearWeights& table, const ActivationForm& form, absl::Span<const int32_t> tokens,
                      float scale, Buffer& out) override {
@@ -95,6 +95,7 @@ class WatchedModel : public RuntimeModel {
       forms_.push_back(model_->form(site.id));
       if (!quantizes || site.layer < 0) continue;
       forms_.back().format = ActivationFormat::kS8Token;
+      forms_.back().kept = {2, 7};
       for (const int node : site.linears) {
         const Node& n = graph().nodes[static_cast<size_t>(node)];
         const std::vector<int8_t> codes(static_cast<size_t>(n.n * n.k), 3);
@@ -104,6 +105,7 @@ class WatchedModel : public RuntimeModel {
                         {.n = n.n, .k = n.k, .format = WeightFormat::kS8c, .codes = codes, .scales = scales},
                         forms_.back().format, w)
                     .ok());
+        w.kept_weight.assign(static_cast<size_t>(2 * n.n), FloatToBf16(0.5f));
         REQUIRE(ops_.Prepare(w).ok());
         REQUIRE(model_->ReplaceLinear(node, std::move(w)).ok());
       }
@@ -256,6 +258,11 @@ TEST_CASE("Walks that cannot be profiled are refused") {
   refuse(513, 1, "profile: 513 tokens of 1 sequences" + allowed);
   caches[0] = KvCache(model->graph().config, 5);
   refuse(6, 1, "cache: 6 positions needed; 5 allowed; make it larger or feed fewer tokens");
+  caches[0] = KvCache(model->graph().config, 60, nullptr, {.k_bits = 8, .v_bits = 8});
+  (void)Hidden(*model, SomeTokens(3, 50), caches[0]);
+  refuse(
+      6, 1,
+      "profile: a block behind text in pages would code rows that come back less exact; begin at the prefix");
 }
 
 }  // namespace spikefold::testing
