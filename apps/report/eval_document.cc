@@ -161,6 +161,10 @@ absl::StatusOr<EvalDocument> MakeEvalDocument(const EvalRun& run) {
   doc.backend = run.backend;
   doc.command = run.command;
   doc.static_ranges = run.static_ranges;
+  if (!run.kernel_notes.empty()) {
+    doc.kernel_notes = Json::MakeArray();
+    for (const std::string& note : run.kernel_notes) doc.kernel_notes.Append(note);
+  }
   doc.machine = run.machine;
   doc.threads = run.threads;
   doc.seconds = run.seconds;

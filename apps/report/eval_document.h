@@ -80,6 +80,7 @@ struct EvalDocument {
   double kv_bytes_per_token = 0;  // float counts 16 bits a value
   Prefix prefix;
   Json static_ranges;  // what this text did at inputs with a static scale (calib/static_ranges.h); null: none
+  Json kernel_notes;   // a list of Ops::notes(); null: none
   std::optional<Parity> parity;         // nothing: not compared, as always on the CPU
   std::vector<LinearDecision> linears;  // in the model's order
 };
@@ -89,6 +90,7 @@ struct EvalRun {
   const CheckpointReader *model = nullptr, *reference = nullptr;  // required; may be the same
   const TokenStream* text = nullptr;                              // required
   Json static_ranges;
+  std::vector<std::string> kernel_notes;
   KvOptions kv;      // how the model kept keys and values
   std::string name;  // empty: the last component of the model's path
   std::string backend = "cpu", command, machine;

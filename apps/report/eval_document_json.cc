@@ -276,6 +276,7 @@ void VisitProvenance(V& v, D& d) {
     o.Flag("changes_function", d.prefix.changes_function);
   });
   v.Raw("static_ranges", d.static_ranges);
+  v.Raw("kernel_notes", d.kernel_notes);
   v.Maybe("parity", d.parity, [](auto& o, auto& parity) {
     o.Count("tokens", parity.tokens, 1);
     o.Count("outputs", parity.outputs);

@@ -55,6 +55,14 @@ std::string Members(const Json& json) {
 
 std::string OrNone(const std::string& text) { return text.empty() ? "none" : text; }
 
+std::string ListWords(const Json& list) {
+  std::vector<std::string> words;
+  if (list.is_array()) {
+    for (const Json& word : list.array()) words.push_back(word.is_string() ? word.string_value() : "?");
+  }
+  return absl::StrJoin(words, "; ");
+}
+
 std::string ParityWords(const EvalDocument::Parity& p) {
   const std::string linears =
       p.outputs == 0    ? "no integer linears"
@@ -90,6 +98,7 @@ Facts FactsOf(const EvalDocument& e) {
           {"tool", e.tool_version},
           {"backend", e.backend},
           {"machine", OrNone(e.machine)},
+          {"kernels", e.kernel_notes.is_null() ? "of the weights' forms" : ListWords(e.kernel_notes)},
           {"beside the CPU", e.parity ? ParityWords(*e.parity) : "not compared"},
           {"threads", absl::StrCat(e.threads)},
           {"seconds", Significant(e.seconds)},

@@ -89,6 +89,10 @@ std::string Text(const OpenedModel& opened, const BenchCommandOptions& options, 
                                .device = opened.model->ops().limits(),
                                .is_gpu = options.backend == "cuda"};
   std::string kernels;
+  for (const std::string& note : opened.model->ops().notes()) {
+    absl::StrAppend(&kernels, "\nNote: ", Printable(note, 1024), ".");
+  }
+  if (!kernels.empty()) kernels += "\n";
   if (result.prefill_kernels.has_value()) {
     kernels += KernelText(absl::StrCat("A block of ", result.prefill_kernels->rows, " rows of the prompt"),
                           *result.prefill_kernels, limits);
@@ -129,6 +133,12 @@ void AddKernelTimes(const BenchResult& result, const Ops::Limits& limits, bool i
         .Set("peak_clock_hz", limits.clock_hz);
   }
   if (limits.cache_bytes > 0) document.Set("cache_bytes", limits.cache_bytes);
+}
+
+void AddNotes(const Ops& ops, Json& document) {
+  Json notes = Json::MakeArray();
+  for (const std::string& note : ops.notes()) notes.Append(note);
+  document.Set("kernel_notes", std::move(notes));
 }
 
 void AddRate(const char* name, int64_t tokens, const Rate& rate, Json& document) {
@@ -189,6 +199,7 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
                       .Set("device", opened.model->ops().device())
                       .Set("repeat", options.repeat)
                       .Set("batch", options.batch);
+  AddNotes(opened.model->ops(), document);
   AddRate("prefill", options.prefill, result.prefill, document);
   AddRate("decode", options.decode, result.decode, document);
   if (options.decode > 0) {

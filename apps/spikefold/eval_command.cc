@@ -163,6 +163,7 @@ absl::StatusOr<EvalDocument> EvaluateTask(const EvalTask& task, Context& context
                            .reference = reference.reader.get(),
                            .text = task.text,
                            .static_ranges = watched ? RangesToJson(ranges.Ranges(), graph) : Json(),
+                           .kernel_notes = model.model->ops().notes(),
                            .kv = model.model->kv(),
                            .name = task.name,
                            .backend = task.backend,
@@ -193,6 +194,7 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
                                                            .start = start},
                                                           context));
   SF_RETURN_IF_ERROR(WarnOfDoubts(models, document, console));
+  for (const std::string& note : models.model.model->ops().notes()) console.Warn(note);
   absl::Status compared;  // an interruption leaves what was measured
   if (options.backend == "cuda" && options.parity_tokens > 0) {
     const auto parity = CompareBeginning(options, models.model, text, how, context);

@@ -145,6 +145,14 @@ cuda::Linear LinearOf(const LinearWeights& w, const CudaWeights& device, float* 
 
 }  // namespace
 
+std::vector<std::string> CudaOps::notes() const {
+  std::vector<std::string> lines;
+  for (const auto& [reason, count] : notes_) {
+    lines.push_back(absl::StrCat(count, count == 1 ? " linear: " : " linears: ", reason));
+  }
+  return lines;
+}
+
 absl::Status CudaOps::PackF32(const Tensor& w, LinearWeights& out) {
   out.kind = Kind::kF32;
   out.n = w.dim(0);
@@ -156,6 +164,7 @@ absl::Status CudaOps::PackF32(const Tensor& w, LinearWeights& out) {
     out.device = std::move(device);
     return stream_->Sync();
   }
+  ++notes_["float weights that bf16 does not hold stay float32, on the CUDA cores"];
   const size_t bytes = static_cast<size_t>(out.n * out.k) * sizeof(float);
   SF_RETURN_IF_ERROR(device->w.Reserve(bytes));
   SF_RETURN_IF_ERROR(cuda::CopyIn(device->w.as<float>(), w.data(), bytes, *stream_));
@@ -197,6 +206,10 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
       SF_RETURN_IF_ERROR(Upload(tiles, *stream_, *device, device->w));
       device->tiles = CudaWeights::Tiles::kU4h;
     } else {
+      ++notes_[absl::StrCat(
+          FormatText(w.format, w.group), " weights with ", FormatText(act),
+          " activations run as INT8: the kernel of their own takes groups of a multiple of ",
+          u4h::kFactorColumns, ", on sm_90")];
       SF_RETURN_IF_ERROR(Upload(WholeRows(w, *levels), *stream_, *device, device->w));
       out.kind = Kind::kS8c;
       out.group = 0;
@@ -219,6 +232,13 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
     device->tiles = CudaWeights::Tiles::kS4g;
     out.device = std::move(device);
     return stream_->Sync();
+  }
+  if (w.format.bits <= 4 && !channels) {
+    ++notes_[absl::StrCat(FormatText(w.format, w.group), " weights with ", FormatText(act),
+                          " activations, K = ", w.k,
+                          ", lie as bytes: kernels of 4-bit codes take K and groups of a "
+                          "multiple of ",
+                          s4g::kTileColumns, act.is_float() ? "" : ", on sm_90")];
   }
   SF_ASSIGN_OR_RETURN(const std::vector<int8_t> rows, CodeRows(w, w.zeros.empty() ? 0 : stored));
   SF_RETURN_IF_ERROR(Upload(rows, *stream_, *device, device->w));

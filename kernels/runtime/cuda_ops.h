@@ -2,7 +2,10 @@
 #pragma once
 
 #include <limits>
+#include <map>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "kernels/cuda/copy.h"
 #include "kernels/cuda/device.h"
@@ -61,6 +64,7 @@ class CudaOps : public Ops {
   absl::Status SetForm(const ActivationForm& form, int64_t rows, Activation& x) override;
   absl::StatusOr<double> TimePeer(int64_t m, int64_t n, int64_t k) override;
   Limits limits() const override;
+  std::vector<std::string> notes() const override;
   OpCounters counters() const override;
   void ResetCounters() override;
 
@@ -135,6 +139,7 @@ class CudaOps : public Ops {
   cuda::DeviceMemory attention_tiles_;                   // keys and values of one layer in f16
   cuda::PinnedMemory staging_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned
+  std::map<std::string, int64_t> notes_;       // a reason: linears
 
   // cuda_step.cc: one token a sequence at a time.
   struct StepData {

@@ -191,6 +191,10 @@ class Ops {
   };
   virtual Limits limits() const { return {}; }
 
+  // Weights for which there is no kernel of their form on this device, and what runs instead: a line a
+  // reason, with the number of linears.
+  virtual std::vector<std::string> notes() const { return {}; }
+
   virtual OpCounters counters() const = 0;
   virtual void ResetCounters() = 0;
 

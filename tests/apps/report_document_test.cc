@@ -30,6 +30,8 @@ TEST_CASE("An evaluation document comes back from JSON as it was") {
   e.prefix = {.tokens = 1, .kind = "tokens", .changes_function = true};
   e.linears[3].super = 5;
   e.linears[3].weight_error = -1;
+  e.kernel_notes = Json::MakeArray();
+  e.kernel_notes.Append("3 linears: as bytes");
   e.parity = {.tokens = 64, .outputs = 1000, .different = 3, .rounded = 2, .kld_mean = 1e-5, .same_top = 0.5};
   const auto back = EvalDocumentFromJson(EvalDocumentToJson(e), kWhere);
   CAPTURE(back.status().ToString());
@@ -42,6 +44,7 @@ TEST_CASE("An evaluation document comes back from JSON as it was") {
   CHECK(back->result.kld_by_position == e.result.kld_by_position);
   CHECK(back->model.file_bytes == 1000);
   CHECK(back->prefix.changes_function);
+  CHECK(back->kernel_notes.array()[0].string_value() == "3 linears: as bytes");
   REQUIRE(back->parity.has_value());
   CHECK(back->parity->different == 3);
   CHECK(back->parity->kld_mean == 1e-5);

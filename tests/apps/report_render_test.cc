@@ -150,11 +150,14 @@ TEST_CASE("A report says whether a GPU's results were compared with the CPU's") 
   different.name = "different";
   different.parity = {.tokens = 64, .outputs = 81000, .different = 12, .kld_mean = 1e-5};
   alone.name = "alone";
+  alone.kernel_notes = Json::MakeArray();
+  alone.kernel_notes.Append("3 linears: as bytes");
   const std::string text = RenderMarkdown({.evals = {equal, different, alone}});
   CHECK(
       absl::StrContains(text, "all 81,000 outputs of integer linears equal but for kept columns' rounding"));
   CHECK(absl::StrContains(text, "12 of 81,000 outputs of integer linears differ"));
   CHECK(absl::StrContains(text, "not compared"));
+  CHECK(absl::StrContains(text, "3 linears: as bytes"));
 }
 
 TEST_CASE("The columns of report.csv are a contract") {

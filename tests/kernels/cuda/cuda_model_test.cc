@@ -321,6 +321,22 @@ TEST_CASE("Sequences of other capacities decode by turns, alone and in pairs", "
   }
 }
 
+TEST_CASE("Weights without a kernel of their form are named", "[gpu][model]") {
+  const TinyModel tiny = MakeTinyModel(Llama());
+  const auto gpu = LoadCuda(*tiny.checkpoint);
+  const auto in_bytes = [&] {
+    const std::vector<std::string> notes = gpu->ops().notes();
+    return std::count_if(notes.begin(), notes.end(), [](const std::string& note) {
+      return note.find("lie as bytes: kernels of 4-bit codes take K and groups of a multiple of 64") !=
+             std::string::npos;
+    });
+  };
+  MakeCodes(*gpu, true, "s4g", 64);
+  CHECK(in_bytes() == 0);
+  MakeCodes(*gpu, true, "s4g", 32);
+  CHECK(in_bytes() == 2);  // K of 192 and of 320
+}
+
 TEST_CASE("A profile times every kind, and text goes on behind it as if there had been none",
           "[gpu][model][profile]") {
   for (const bool gemma : {false, true}) {
