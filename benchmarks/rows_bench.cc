@@ -1,7 +1,7 @@
 // usage: rows_bench [--m M,M,...] [--rounds R] [--csv]
 // Times on this GPU what stands between the linears: norms, gated products, rotations and the codes they make
 // in the same pass, beside a copy of as many bytes in the same run. Graphs of launches over buffers that
-// together exceed the L2 cache (one row excepted), kernels by turns, the median of the rounds. Rows of
+// together exceed the L2 cache (a few rows excepted), kernels by turns, the median of the rounds. Rows of
 // Llama-3-8B: 4096 wide, 14336 in its FFN.
 #include <algorithm>
 #include <cstdio>
@@ -40,6 +40,7 @@ constexpr float kStaticScale = 0.02f;
 struct Contender {
   std::string name;
   int64_t k = 0, bytes = 0;  // bytes that must move
+  int64_t launches = 0;
   std::function<absl::Status(int64_t copy)> launch;
   cuda::Graph graph;
   std::vector<double> seconds;  // of one launch
@@ -76,14 +77,13 @@ class Bench {
 
   absl::Status Rows(int64_t m) {
     contenders_.clear();
-    copies_ = std::clamp<int64_t>(kLeastBytes / (m * kWide * 4), 2, 64);
-    const int64_t floats = copies_ * m * kWide;
+    const int64_t floats = std::max(CopiesOf(m, kHidden) * kHidden, CopiesOf(m, kWide) * kWide) * m;
     for (cuda::DeviceMemory* memory : {&a_, &b_, &y_}) {
       SF_RETURN_IF_ERROR(memory->Reserve(static_cast<size_t>(floats) * sizeof(float)));
       SF_RETURN_IF_ERROR(FillFloats(memory->as<float>(), floats, 1.0f, 5, stream_));
     }
     SF_RETURN_IF_ERROR(codes_.Reserve(static_cast<size_t>(floats)));
-    SF_RETURN_IF_ERROR(scale_.Reserve(static_cast<size_t>(copies_ * m) * sizeof(float)));
+    SF_RETURN_IF_ERROR(scale_.Reserve(static_cast<size_t>(CopiesOf(m, kHidden) * m) * sizeof(float)));
     SF_RETURN_IF_ERROR(gain_.Reserve(kWide * sizeof(float)));
     SF_RETURN_IF_ERROR(FillFloats(gain_.as<float>(), kWide, 1.0f, 6, stream_));
     SF_RETURN_IF_ERROR(counters_.Reserve(sizeof(quantize::CudaCounters)));
@@ -95,6 +95,10 @@ class Bench {
     return Time(m);
   }
 
+  static int64_t CopiesOf(int64_t m, int64_t k) {
+    constexpr int64_t kMost = 1024;
+    return std::clamp<int64_t>(kLeastBytes / (m * k * 4), 2, kMost);
+  }
   float* At(const cuda::DeviceMemory& memory, int64_t m, int64_t k, int64_t copy) const {
     return memory.as<float>() + copy * m * k;
   }
@@ -177,13 +181,14 @@ class Bench {
   }
 
   absl::Status Time(int64_t m) {
-    const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies_ - 1) / copies_);
-    const int64_t launches = turns * copies_;
     for (Contender& c : contenders_) {
+      const int64_t copies = CopiesOf(m, c.k);
+      const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies - 1) / copies);
+      c.launches = turns * copies;
       SF_RETURN_IF_ERROR(c.launch(0));  // functions load, attributes are set
       SF_RETURN_IF_ERROR(stream_.Sync());
       SF_ASSIGN_OR_RETURN(c.graph, cuda::Graph::Record(stream_, [&]() -> absl::Status {
-                            for (int64_t i = 0; i < launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies_));
+                            for (int64_t i = 0; i < c.launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies));
                             return absl::OkStatus();
                           }));
     }
@@ -194,7 +199,7 @@ class Bench {
         SF_RETURN_IF_ERROR(timer.Start());
         SF_RETURN_IF_ERROR(c.graph.Run(stream_));
         SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());
-        if (round >= 0) c.seconds.push_back(seconds / static_cast<double>(launches));
+        if (round >= 0) c.seconds.push_back(seconds / static_cast<double>(c.launches));
       }
     }
     for (const Contender& c : contenders_) {
@@ -213,7 +218,6 @@ class Bench {
   const Options& options_;
   const cuda::DeviceInfo& device_;
   const cuda::Stream& stream_;
-  int64_t copies_ = 0;
   cuda::DeviceMemory a_, b_, y_, codes_, scale_, gain_, counters_;
   hadamard::CudaRotation rotation_hidden_, rotation_wide_;
   std::vector<Contender> contenders_;

@@ -59,6 +59,11 @@ absl::StatusOr<EvalWindows> MakeEvalWindows(absl::Span<const int32_t> ids, int32
   return out;
 }
 
+bool HoldsBos(const KvPrefix* prefix, const Tokenizer& tokenizer) {
+  return prefix != nullptr && tokenizer.bos_id() >= 0 &&
+         std::find(prefix->tokens.begin(), prefix->tokens.end(), tokenizer.bos_id()) != prefix->tokens.end();
+}
+
 std::vector<EvalWindow> DropLeadingBos(std::vector<EvalWindow>& windows) {
   std::vector<EvalWindow> out;
   out.reserve(windows.size());

@@ -28,6 +28,8 @@ struct EvalWindows {
 absl::StatusOr<EvalWindows> MakeEvalWindows(absl::Span<const int32_t> ids, int32_t bos_id, bool add_bos,
                                             const EvalOptions& options);
 
+// Whether a prefix (may be null) holds the tokenizer's BOS token.
+bool HoldsBos(const KvPrefix* prefix, const Tokenizer& tokenizer);
 // The same windows to be run behind a prefix that holds BOS: their own leading BOS goes, so that it is not
 // doubled. Changes score_from of `windows` where needed (a text's very first token) so that both forms score
 // the same tokens.

@@ -77,9 +77,7 @@ class Evaluation {
     windows_ = &plan_.windows;
     if (prefix != nullptr) {
       const auto& tokens = prefix->tokens;
-      const bool holds_bos = tokenizer.bos_id() >= 0 &&
-                             std::find(tokens.begin(), tokens.end(), tokenizer.bos_id()) != tokens.end();
-      if (holds_bos) {
+      if (HoldsBos(prefix, tokenizer)) {
         prefixed_ = DropLeadingBos(plan_.windows);
         windows_ = &prefixed_;
       }

@@ -98,8 +98,12 @@ Facts FactsOf(const EvalDocument& e) {
           {"tool", e.tool_version},
           {"backend", e.backend},
           {"machine", OrNone(e.machine)},
-          {"kernels", e.kernel_notes.is_null() ? "of the weights' forms" : ListWords(e.kernel_notes)},
-          {"beside the CPU", e.parity ? ParityWords(*e.parity) : "not compared"},
+          {"kernels", e.backend != "cuda"        ? "does not apply"
+                      : e.kernel_notes.is_null() ? "of the weights' forms"
+                                                 : ListWords(e.kernel_notes)},
+          {"beside the CPU", e.parity              ? ParityWords(*e.parity)
+                             : e.backend != "cuda" ? "does not apply"
+                                                   : "not compared"},
           {"threads", absl::StrCat(e.threads)},
           {"seconds", Significant(e.seconds)},
           {"command", OrNone(e.command)}};

@@ -186,7 +186,8 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   Console& console = context.console;
   if (!console.json()) {
     console.Print(Text(opened, options, context.num_threads(), result));
-    return console.Flush();
+    SF_RETURN_IF_ERROR(console.Flush());
+    return result.fault;
   }
   Json document = NewDocument("bench")
                       .Set("path", opened.reader->path())
@@ -208,7 +209,8 @@ absl::Status RunBench(const BenchCommandOptions& options, Context& context) {
   }
   if (result.read_rate > 0) document.Set("memory_read_bytes_per_second", result.read_rate);
   if (kernels) AddKernelTimes(result, opened.model->ops().limits(), options.backend == "cuda", document);
-  return console.PrintJson(document);
+  SF_RETURN_IF_ERROR(console.PrintJson(document));
+  return result.fault;
 }
 
 }  // namespace spikefold

@@ -197,7 +197,11 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
   for (const std::string& note : models.model.model->ops().notes()) console.Warn(note);
   absl::Status compared;  // an interruption leaves what was measured
   if (options.backend == "cuda" && options.parity_tokens > 0) {
-    const auto parity = CompareBeginning(options, models.model, text, how, context);
+    // What was measured is safe before a second model is loaded.
+    if (!options.output.empty()) {
+      SF_RETURN_IF_ERROR(WriteFileAtomically(options.output, EvalDocumentToJson(document)));
+    }
+    const auto parity = CompareBeginning(options, models.model, *reference.tokenizer, text, how, context);
     compared = parity.status();
     if (parity.ok()) document.parity = *parity;
     document.seconds = Now() - start;

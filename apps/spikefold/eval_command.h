@@ -25,7 +25,8 @@ struct EvalCommandOptions {
   int64_t context = 0;       // 0: the protocol's own
   int64_t windows = 100;     // 0: all
   std::string backend = "cpu";
-  int64_t parity_tokens = 64;  // of an evaluation on a GPU that the CPU runs, too; 0: none
+  int64_t parity_tokens = 256;  // of an evaluation on a GPU that the CPU runs, too; 0: none. Beyond
+                                // 64 rows: other kernels take fewer
   bool simulate = false, noise_floor = false, parity = false;
 };
 // Protocol, BOS and counts as the library takes them.

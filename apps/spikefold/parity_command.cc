@@ -1,5 +1,6 @@
 #include "apps/spikefold/parity_command.h"
 
+#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -86,7 +87,7 @@ absl::StatusOr<std::vector<EvalWindow>> ParityWindows(const EvalCommandOptions& 
   SF_ASSIGN_OR_RETURN(const TokenStream text, TokenizeFiles(*model.tokenizer, options.texts));
   SF_ASSIGN_OR_RETURN(EvalWindows plan,
                       MakeEvalWindows(text.ids, model.tokenizer->bos_id(), model.tokenizer->add_bos(), how));
-  return model.model->prefix() != nullptr ? DropLeadingBos(plan.windows) : plan.windows;
+  return HoldsBos(model.model->prefix(), *model.tokenizer) ? DropLeadingBos(plan.windows) : plan.windows;
 }
 
 absl::Status CheckParity(const EvalCommandOptions& options, int64_t different, const std::string& device) {
@@ -99,27 +100,33 @@ absl::Status CheckParity(const EvalCommandOptions& options, int64_t different, c
 namespace {
 
 absl::StatusOr<ParityResult> RunBeginning(const EvalCommandOptions& options, const OpenedModel& device,
-                                          const TokenStream& text, EvalOptions how, Context& context) {
+                                          const Tokenizer& tokenizer, const TokenStream& text,
+                                          EvalOptions how, Context& context) try {
   SF_ASSIGN_OR_RETURN(const OpenedModel host, OpenModel(context, options.model));
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *host.model));
   how.max_windows = 1;
-  SF_ASSIGN_OR_RETURN(EvalWindows plan, MakeEvalWindows(text.ids, device.tokenizer->bos_id(),
-                                                        device.tokenizer->add_bos(), how));
+  SF_ASSIGN_OR_RETURN(EvalWindows plan,
+                      MakeEvalWindows(text.ids, tokenizer.bos_id(), tokenizer.add_bos(), how));
   const auto windows =
-      host.model->prefix() != nullptr ? DropLeadingBos(plan.windows) : std::move(plan.windows);
+      HoldsBos(host.model->prefix(), tokenizer) ? DropLeadingBos(plan.windows) : std::move(plan.windows);
   return CompareBackends(*device.model, *host.model, {BeginningOf(windows.front(), options.parity_tokens)},
                          context.console.progress());
+} catch (const std::bad_alloc&) {
+  return absl::ResourceExhaustedError("no memory for the model on the CPU");
 }
 
 }  // namespace
 
 absl::StatusOr<std::optional<EvalDocument::Parity>> CompareBeginning(const EvalCommandOptions& options,
                                                                      const OpenedModel& device,
+                                                                     const Tokenizer& tokenizer,
                                                                      const TokenStream& text, EvalOptions how,
                                                                      Context& context) {
-  const absl::StatusOr<ParityResult> result = RunBeginning(options, device, text, std::move(how), context);
+  const absl::StatusOr<ParityResult> result =
+      RunBeginning(options, device, tokenizer, text, std::move(how), context);
   context.console.EndProgress();
-  if (absl::IsCancelled(result.status())) return result.status();
+  const bool cannot = absl::IsResourceExhausted(result.status()) || absl::IsUnimplemented(result.status());
+  if (!result.ok() && !cannot) return result.status();
   if (!result.ok()) {
     context.console.Warn(
         absl::StrCat("the GPU's results were not compared with the CPU's: ", result.status().message()));

@@ -19,10 +19,12 @@ absl::Status CheckParityOptions(const EvalCommandOptions& options);
 absl::StatusOr<std::vector<EvalWindow>> ParityWindows(const EvalCommandOptions& options,
                                                       const OpenedModel& model);
 
-// Part of every evaluation on a GPU: the beginning of its first window, run on the CPU as well. Nothing, with
-// a warning, where the CPU cannot run the model (no memory for it, say).
+// Part of every evaluation on a GPU: the beginning of its first window, cut by `tokenizer` as the evaluation
+// was, run on the CPU as well. Nothing, with a warning, where the CPU cannot run the model (no memory for it,
+// no kernel); any other error as it is.
 absl::StatusOr<std::optional<EvalDocument::Parity>> CompareBeginning(const EvalCommandOptions& options,
                                                                      const OpenedModel& device,
+                                                                     const Tokenizer& tokenizer,
                                                                      const TokenStream& text, EvalOptions how,
                                                                      Context& context);
 // FailedPrecondition if integer linears differ.

@@ -107,21 +107,23 @@ class Runner {
 };
 
 // What was measured before stays, where kernels cannot be timed (no memory for another recording, say).
-absl::Status ProfileKernels(const BenchOptions& options, Runner& runner, BenchResult& result) {
-  const auto keep = [&](absl::StatusOr<WalkProfile> profile, std::optional<WalkProfile>& to) -> absl::Status {
-    if (absl::IsCancelled(profile.status())) return profile.status();
+void ProfileKernels(const BenchOptions& options, Runner& runner, BenchResult& result) {
+  const auto keep = [&](const char* of, absl::StatusOr<WalkProfile> profile, std::optional<WalkProfile>& to) {
     if (profile.ok()) {
       to = *std::move(profile);
-    } else {
-      result.no_kernels = std::string(profile.status().message());
+      return;
     }
-    return absl::OkStatus();
+    const absl::Status& status = profile.status();
+    absl::StrAppend(&result.no_kernels, result.no_kernels.empty() ? "" : "; ", of, ": ", status.message());
+    const bool cannot = absl::IsResourceExhausted(status) || absl::IsUnimplemented(status);
+    if (!cannot) result.fault = status;
   };
   if (options.prompt > 0) {
-    SF_RETURN_IF_ERROR(keep(runner.ProfilePrefill(options.prompt, options.progress), result.prefill_kernels));
+    keep("prompt", runner.ProfilePrefill(options.prompt, options.progress), result.prefill_kernels);
   }
-  if (options.decode == 0) return absl::OkStatus();
-  return keep(runner.ProfileDecode(options.decode, options.progress), result.decode_kernels);
+  if (options.decode > 0 && result.fault.ok()) {
+    keep("decode", runner.ProfileDecode(options.decode, options.progress), result.decode_kernels);
+  }
 }
 
 }  // namespace
@@ -155,7 +157,8 @@ absl::StatusOr<BenchResult> Bench(const RuntimeModel& model, const BenchOptions&
     result.step_bytes = StepBytes(model);
   }
   if (options.decode == 0 && !options.kernels) return result;
-  if (options.kernels) SF_RETURN_IF_ERROR(ProfileKernels(options, runner, result));
+  if (options.kernels) ProfileKernels(options, runner, result);
+  if (!result.fault.ok()) return result;
   const absl::StatusOr<double> rate = model.ops().MeasureReadRate();
   if (!rate.ok() && !absl::IsResourceExhausted(rate.status())) return rate.status();
   result.read_rate = rate.value_or(0);

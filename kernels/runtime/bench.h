@@ -35,6 +35,8 @@ struct BenchResult {
   // BenchOptions::kernels: of a step in the middle of what is decoded, and of the prompt's first block.
   std::optional<WalkProfile> decode_kernels, prefill_kernels;
   std::string no_kernels;  // why one is missing; empty: none is
+  // An interruption or a fault while kernels were timed: the rates before it stand.
+  absl::Status fault;
 };
 // One warm-up of each kind first. InvalidArgument: negative counts, no repetition. DataLoss: logits
 // that are not finite. Cancelled by `progress`.

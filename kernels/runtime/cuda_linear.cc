@@ -234,11 +234,13 @@ absl::Status CudaOps::PackCodes(const CodeMatrix& w, const ActivationFormat& act
     return stream_->Sync();
   }
   if (w.format.bits <= 4 && !channels) {
+    const bool grids = act.group > 0 || HasWideZeros(act);
+    const std::string reason =
+        grids ? "codes of activations in groups or with zero points have no kernel for less"
+              : absl::StrCat("kernels of 4-bit codes take K and groups of a multiple of ", s4g::kTileColumns,
+                             act.is_float() ? "" : ", on sm_90");
     ++notes_[absl::StrCat(FormatText(w.format, w.group), " weights with ", FormatText(act),
-                          " activations, K = ", w.k,
-                          ", lie as bytes: kernels of 4-bit codes take K and groups of a "
-                          "multiple of ",
-                          s4g::kTileColumns, act.is_float() ? "" : ", on sm_90")];
+                          " activations, K = ", w.k, ", lie as bytes: ", reason)];
   }
   SF_ASSIGN_OR_RETURN(const std::vector<int8_t> rows, CodeRows(w, w.zeros.empty() ? 0 : stored));
   SF_RETURN_IF_ERROR(Upload(rows, *stream_, *device, device->w));
@@ -410,7 +412,7 @@ absl::Status CudaOps::RowLinears(const cuda::SimtParams& p) {
 // False: the device has no room for so much. A step does not ask again, so that its recording goes the way of
 // the walk before it.
 absl::StatusOr<bool> CudaOps::HasRoom(size_t bytes) {
-  if (!step_.active && !step_.repeats) no_room_ = std::numeric_limits<size_t>::max();
+  if (!step_.active && !step_.timed) no_room_ = std::numeric_limits<size_t>::max();
   if (bytes >= no_room_) return false;
   const absl::Status status = row_parts_.Reserve(bytes);
   if (!absl::IsResourceExhausted(status)) {

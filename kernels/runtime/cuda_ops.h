@@ -144,7 +144,8 @@ class CudaOps : public Ops {
   // cuda_step.cc: one token a sequence at a time.
   struct StepData {
     bool active = false;   // reads `state` alone, and can be recorded
-    bool repeats = false;  // the same walk again: what it copied and found no room for is as it was
+    bool timed = false;    // no room for once, no room for as long as it is
+    bool repeats = false;  // the same walk again: the tokens are there
     bool paged = false;
     int64_t splits = 0;
     int64_t room = 0;  // sequences in `state`

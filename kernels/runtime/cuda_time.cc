@@ -29,11 +29,14 @@ absl::StatusOr<Ops::Timing> CudaOps::TimeWalks(int times, absl::FunctionRef<absl
     for (int i = 0; i < times; ++i) SF_RETURN_IF_ERROR(walk());
     return absl::OkStatus();
   };
-  SF_RETURN_IF_ERROR(walk());  // allocates and copies from the host, which a recording may not
-  SF_RETURN_IF_ERROR(stream_->Sync());
+  no_room_ = std::numeric_limits<size_t>::max();
+  step_.timed = true;
+  const absl::Status first = walk();  // allocates and copies from the host, which a recording may not
   step_.repeats = true;
-  const absl::StatusOr<cuda::Graph> graph = cuda::Graph::Record(*stream_, walks);
-  step_.repeats = false;
+  const absl::StatusOr<cuda::Graph> graph =
+      first.ok() ? cuda::Graph::Record(*stream_, walks) : absl::StatusOr<cuda::Graph>(first);
+  step_.timed = step_.repeats = false;
+  SF_RETURN_IF_ERROR(first);
   const auto run = [&] { return graph.ok() ? graph->Run(*stream_) : walks(); };
   SF_RETURN_IF_ERROR(run());
   std::array<double, 3> seconds;

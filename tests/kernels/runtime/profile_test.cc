@@ -210,6 +210,22 @@ TEST_CASE("A profile counts calls, bytes and operations of every kind") {
   CHECK(!Bench(*model, {.prompt = 7, .decode = 4, .repetitions = 1})->decode_kernels.has_value());
 }
 
+TEST_CASE("Rates stand where the timing of kernels is interrupted") {
+  const TinyModel tiny = MakeTinyModel(Small());
+  const auto model = Load(*tiny.checkpoint);
+  const auto result =
+      Bench(*model,
+            {.prompt = 7, .decode = 4, .repetitions = 1, .kernels = true, .progress = [](auto what, auto...) {
+               return what != "timing kernels";
+             }});
+  REQUIRE(result.ok());
+  CHECK(result->prefill.mean > 0);
+  CHECK(result->decode.mean > 0);
+  CHECK(absl::IsCancelled(result->fault));
+  CHECK(result->no_kernels == "prompt: profile: stopped after 0 of 9 kinds");
+  CHECK_FALSE(result->decode_kernels.has_value());
+}
+
 TEST_CASE("Text goes on behind a profile as if there had been none") {
   const TinyModel tiny = MakeTinyModel(Gemma());
   const auto model = Load(*tiny.checkpoint);
