@@ -15,6 +15,7 @@
 #include "benchmarks/cuda_bench_options.h"
 #include "benchmarks/cuda_peers.h"
 #include "benchmarks/marlin_peer.h"
+#include "benchmarks/turns.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
 #include "kernels/cuda/cublaslt.h"
@@ -46,21 +47,14 @@ namespace w8a8 = kernels::matmul_bf16_s8r_s8c;
 using cuda::few::Plan;
 
 constexpr int64_t kLeastBytes = int64_t{256} << 20;  // of weights that launches take by turns
-constexpr int kLeastLaunches = 50;
 
 struct Contender {
   std::string name;
   int64_t weight_bytes = 0;  // of one copy
   int64_t copies = 0;        // 0: the bench's
   std::function<absl::Status(int64_t copy)> launch;
-  cuda::Graph graph;
-  int launches = 0;
-  std::vector<double> seconds;  // of one launch, a round each
-  double median() const {
-    std::vector<double> sorted = seconds;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[sorted.size() / 2];
-  }
+  Turns turns;
+  double median() const { return turns.median(); }
 };
 
 class Bench {
@@ -485,28 +479,9 @@ class Bench {
     SF_RETURN_IF_ERROR(AddPeer("fp8 tensor", cuda::LtKind::kFp8, m, n, k, false));
     SF_RETURN_IF_ERROR(AddPeer("fp8 rows", cuda::LtKind::kFp8Rows, m, n, k, false));
     std::erase_if(contenders_, [&](const Contender& c) { return !Wanted(c.name); });
-    for (Contender& c : contenders_) {
-      const int64_t copies = c.copies > 0 ? c.copies : copies_;
-      const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies - 1) / copies);
-      c.launches = static_cast<int>(turns * copies);
-      SF_RETURN_IF_ERROR(c.launch(0));  // functions load, attributes are set
-      SF_RETURN_IF_ERROR(stream_.Sync());
-      SF_ASSIGN_OR_RETURN(c.graph, cuda::Graph::Record(stream_, [&]() -> absl::Status {
-                            for (int64_t i = 0; i < c.launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies));
-                            return absl::OkStatus();
-                          }));
-    }
-    cuda::Timer timer(stream_);
-    for (int round = -1; round < options_.rounds; ++round) {
-      for (size_t i = 0; i < contenders_.size();
-           ++i) {  // another goes first each time: the card warms up and throttles
-        Contender& c = contenders_[(i + static_cast<size_t>(round + 1)) % contenders_.size()];
-        SF_RETURN_IF_ERROR(timer.Start());
-        SF_RETURN_IF_ERROR(c.graph.Run(stream_));
-        SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());
-        if (round >= 0) c.seconds.push_back(seconds / c.launches);
-      }
-    }
+    SF_RETURN_IF_ERROR(TimeByTurns(
+        contenders_, [&](const Contender& c) { return c.copies > 0 ? c.copies : copies_; }, options_.rounds,
+        stream_));
     Print(m, n, k);
     return absl::OkStatus();
   }

@@ -12,11 +12,11 @@
 
 #include "benchmarks/cuda_bench_options.h"
 #include "benchmarks/cuda_peers.h"
+#include "benchmarks/turns.h"
 #include "formats/base/hadamard.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
 #include "kernels/cuda/device.h"
-#include "kernels/cuda/graph.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32_cuda.h"
 #include "kernels/gatedmulquant_s8r_f32/gatedmulquant_s8r_f32_cuda.h"
@@ -34,21 +34,14 @@ namespace hadamard = kernels::hadamard_f32_f32;
 
 constexpr int64_t kHidden = 4096, kWide = 14336;
 constexpr int64_t kLeastBytes = int64_t{256} << 20;  // that launches go around
-constexpr int kLeastLaunches = 50;
 constexpr float kStaticScale = 0.02f;
 
 struct Contender {
   std::string name;
   int64_t k = 0, bytes = 0;  // bytes that must move
-  int64_t launches = 0;
   std::function<absl::Status(int64_t copy)> launch;
-  cuda::Graph graph;
-  std::vector<double> seconds;  // of one launch
-  double median() const {
-    std::vector<double> sorted = seconds;
-    std::sort(sorted.begin(), sorted.end());
-    return sorted[sorted.size() / 2];
-  }
+  Turns turns;
+  double median() const { return turns.median(); }
 };
 
 class Bench {
@@ -181,27 +174,8 @@ class Bench {
   }
 
   absl::Status Time(int64_t m) {
-    for (Contender& c : contenders_) {
-      const int64_t copies = CopiesOf(m, c.k);
-      const int64_t turns = std::max<int64_t>(1, (kLeastLaunches + copies - 1) / copies);
-      c.launches = turns * copies;
-      SF_RETURN_IF_ERROR(c.launch(0));  // functions load, attributes are set
-      SF_RETURN_IF_ERROR(stream_.Sync());
-      SF_ASSIGN_OR_RETURN(c.graph, cuda::Graph::Record(stream_, [&]() -> absl::Status {
-                            for (int64_t i = 0; i < c.launches; ++i) SF_RETURN_IF_ERROR(c.launch(i % copies));
-                            return absl::OkStatus();
-                          }));
-    }
-    cuda::Timer timer(stream_);
-    for (int round = -1; round < options_.rounds; ++round) {
-      for (size_t i = 0; i < contenders_.size(); ++i) {  // another goes first each time
-        Contender& c = contenders_[(i + static_cast<size_t>(round + 1)) % contenders_.size()];
-        SF_RETURN_IF_ERROR(timer.Start());
-        SF_RETURN_IF_ERROR(c.graph.Run(stream_));
-        SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());
-        if (round >= 0) c.seconds.push_back(seconds / static_cast<double>(c.launches));
-      }
-    }
+    SF_RETURN_IF_ERROR(TimeByTurns(
+        contenders_, [&](const Contender& c) { return CopiesOf(m, c.k); }, options_.rounds, stream_));
     for (const Contender& c : contenders_) {
       const auto copy = std::find_if(contenders_.begin(), contenders_.end(),
                                      [&](const Contender& o) { return o.name == "copy" && o.k == c.k; });

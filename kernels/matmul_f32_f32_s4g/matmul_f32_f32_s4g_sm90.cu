@@ -291,7 +291,8 @@ struct Rows {
     bool plain;
   };
   // As measured on an H200 with ten shapes, from 4096 x 4096 to 8192 x 28672 and 128256 x 2048, each shared
-  // out in every way: the fastest is chosen in the median, and one that takes 7 % longer at most.
+  // out in every way: the fastest is chosen in the median, and one that takes 7 % longer at most (up to 4
+  // rows with 16 warps, not timed so with 12).
   static double Cost(const cluster::Plan& plan) {
     constexpr double kStep = kTiles == 1 ? 0.027 : 0.037;  // a chunk of a pair, in a block
     constexpr double kMemory = 2.6e-4;  // a chunk of a pair, of all blocks: 1152 bytes at 4.4 TB/s
