@@ -1,12 +1,12 @@
 #include "apps/spikefold/parity_command.h"
 
-#include <new>
 #include <optional>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "apps/spikefold/guard.h"
 #include "apps/spikefold/kv_flags.h"
 #include "apps/spikefold/text.h"
 #include "apps/spikefold/text_table.h"
@@ -101,7 +101,7 @@ namespace {
 
 absl::StatusOr<ParityResult> RunBeginning(const EvalCommandOptions& options, const OpenedModel& device,
                                           const Tokenizer& tokenizer, const TokenStream& text,
-                                          EvalOptions how, Context& context) try {
+                                          EvalOptions how, Context& context) {
   SF_ASSIGN_OR_RETURN(const OpenedModel host, OpenModel(context, options.model));
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *host.model));
   how.max_windows = 1;
@@ -111,8 +111,6 @@ absl::StatusOr<ParityResult> RunBeginning(const EvalCommandOptions& options, con
       HoldsBos(host.model->prefix(), tokenizer) ? DropLeadingBos(plan.windows) : std::move(plan.windows);
   return CompareBackends(*device.model, *host.model, {BeginningOf(windows.front(), options.parity_tokens)},
                          context.console.progress());
-} catch (const std::bad_alloc&) {
-  return absl::ResourceExhaustedError("no memory for the model on the CPU");
 }
 
 }  // namespace
@@ -122,24 +120,27 @@ absl::StatusOr<std::optional<EvalDocument::Parity>> CompareBeginning(const EvalC
                                                                      const Tokenizer& tokenizer,
                                                                      const TokenStream& text, EvalOptions how,
                                                                      Context& context) {
-  const absl::StatusOr<ParityResult> result =
-      RunBeginning(options, device, tokenizer, text, std::move(how), context);
+  ParityResult result;
+  const auto compare = [&](Context& c) -> absl::Status {
+    SF_ASSIGN_OR_RETURN(result, RunBeginning(options, device, tokenizer, text, std::move(how), c));
+    return absl::OkStatus();
+  };
+  const absl::Status status = RunGuarded(compare, context);
   context.console.EndProgress();
-  const bool cannot = absl::IsResourceExhausted(result.status()) || absl::IsUnimplemented(result.status());
-  if (!result.ok() && !cannot) return result.status();
-  if (!result.ok()) {
+  if (absl::IsResourceExhausted(status) || absl::IsUnimplemented(status)) {
     context.console.Warn(
-        absl::StrCat("the GPU's results were not compared with the CPU's: ", result.status().message()));
+        absl::StrCat("the GPU's results were not compared with the CPU's: ", status.message()));
     return std::nullopt;
   }
-  return EvalDocument::Parity{.tokens = result->num_tokens,
-                              .outputs = result->integer.num_outputs,
-                              .different = result->integer.num_different,
-                              .rounded = result->integer.num_rounded,
-                              .logits_worst = result->logits_worst,
-                              .kld_mean = result->kld_mean,
-                              .kld_max = result->kld_max,
-                              .same_top = result->same_top};
+  SF_RETURN_IF_ERROR(status);
+  return EvalDocument::Parity{.tokens = result.num_tokens,
+                              .outputs = result.integer.num_outputs,
+                              .different = result.integer.num_different,
+                              .rounded = result.integer.num_rounded,
+                              .logits_worst = result.logits_worst,
+                              .kld_mean = result.kld_mean,
+                              .kld_max = result.kld_max,
+                              .same_top = result.same_top};
 }
 
 absl::Status RunParity(const EvalCommandOptions& options, Context& context) {
