@@ -6,19 +6,10 @@
 #include <map>
 #include <mutex>
 
+#include "formats/base/hadamard_signs.h"
+
 namespace spikefold {
 namespace {
-
-bool IsPrime(int64_t n) {
-  if (n < 2) return false;
-  for (int64_t d = 2; d * d <= n; ++d) {
-    if (n % d == 0) return false;
-  }
-  return true;
-}
-
-bool IsPaley1(int64_t order) { return IsPrime(order - 1) && (order - 1) % 4 == 3; }
-bool IsPaley2(int64_t order) { return order % 2 == 0 && IsPrime(order / 2 - 1) && (order / 2 - 1) % 4 == 1; }
 
 // Circulants whose first row is constant on the cosets g^c * {h : h^(cosets) = +-1} of the units modulo the
 // prime p = order / 4: 1 at 0, and 1 or -1 on coset c by bit c. Found by search over the sums of squared
@@ -49,10 +40,8 @@ class Table {
       FillSylvester();
     } else if (const Williamson* w = FindWilliamson(n_); w != nullptr) {
       FillWilliamson(*w);
-    } else if (IsPaley1(n_)) {
-      FillPaley1();
     } else {
-      FillPaley2();
+      FillPaley();
     }
     return std::move(h_);
   }
@@ -66,6 +55,12 @@ class Table {
     for (int64_t i = 0; i < n_; ++i) {
       for (int64_t j = 0; j < n_; ++j)
         Set(i, j, std::popcount(static_cast<uint64_t>(i & j)) % 2 == 0 ? 1 : -1);
+    }
+  }
+
+  void FillPaley() {
+    for (int64_t i = 0; i < n_; ++i) {
+      for (int64_t j = 0; j < n_; ++j) Set(i, j, PaleySign(n_, i, j));
     }
   }
 
@@ -84,39 +79,6 @@ class Table {
         const uint32_t bits = w.bits[static_cast<size_t>(kBlock[r][c])];
         const bool plus = d == 0 || (bits >> coset[static_cast<size_t>(d)] & 1) != 0;
         Set(i, j, plus ? kSign[r][c] : -kSign[r][c]);
-      }
-    }
-  }
-
-  // Quadratic character of a modulo q, at index a.
-  static std::vector<int> Characters(int64_t q) {
-    std::vector<int> chi(static_cast<size_t>(q), -1);
-    chi[0] = 0;
-    for (int64_t a = 1; a < q; ++a) chi[static_cast<size_t>(a * a % q)] = 1;
-    return chi;
-  }
-
-  // [0 1; corner Q] at (i, j).
-  static int Bordered(int64_t i, int64_t j, int corner, const std::vector<int>& chi) {
-    if (i == 0 || j == 0) return i == j ? 0 : (i == 0 ? 1 : corner);
-    const int64_t q = static_cast<int64_t>(chi.size());
-    return chi[static_cast<size_t>((i - j + q) % q)];
-  }
-
-  void FillPaley1() {
-    const std::vector<int> chi = Characters(n_ - 1);
-    for (int64_t i = 0; i < n_; ++i) {
-      for (int64_t j = 0; j < n_; ++j) Set(i, j, Bordered(i, j, -1, chi) + (i == j ? 1 : 0));
-    }
-  }
-
-  void FillPaley2() {
-    const std::vector<int> chi = Characters(n_ / 2 - 1);
-    static constexpr int kOff[2][2] = {{1, 1}, {1, -1}}, kDiagonal[2][2] = {{1, -1}, {-1, -1}};
-    for (int64_t i = 0; i < n_; ++i) {
-      for (int64_t j = 0; j < n_; ++j) {
-        const int c = Bordered(i / 2, j / 2, 1, chi);
-        Set(i, j, i / 2 == j / 2 ? kDiagonal[i % 2][j % 2] : c * kOff[i % 2][j % 2]);
       }
     }
   }

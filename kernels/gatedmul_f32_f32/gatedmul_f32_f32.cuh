@@ -10,7 +10,8 @@ __device__ inline float Gated(Activation activation, float gate, float up) {
   if (activation == Activation::kGeluTanh) {
     u = 2 * 0.79788456080286535588f * (gate + 0.044715f * (gate * gate * gate));  // sqrt(2/pi)
   }
-  return gate / (1 + expf(-u)) * up;
+  return __fdividef(gate, 1 + expf(-u)) *
+         up;  // to 2 units in the last place; 0 for what is below 2^-126 of gate
 }
 
 }  // namespace spikefold::kernels::gatedmul_f32_f32

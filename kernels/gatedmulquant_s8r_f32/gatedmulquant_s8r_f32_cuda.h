@@ -1,7 +1,8 @@
 // gatedmulquant_s8r_f32: y = act(gate) * up, the site's rotation and the site's codes in one pass over the
 // rows: gatedmul_f32_f32, hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit.
-// Method    a block a row, which stays in shared memory.
-// Requires  4 * (k + block) bytes of shared memory: Fits(). No spike threshold.
+// Method    a block a row, which stays in registers where nothing is rotated and no column kept, otherwise in
+//           shared memory.
+// Requires  4 * k bytes of shared memory: Fits(). No spike threshold.
 // Moves     9*k bytes a row (gate and up in, codes out), and 4*k if the floats are wanted.
 // Targets   sm_80.
 #pragma once

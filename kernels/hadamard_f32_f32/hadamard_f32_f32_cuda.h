@@ -1,6 +1,9 @@
 // hadamard_f32_f32 on a GPU, in place; the transform itself is hadamard_f32_f32.cuh, which other kernels
-// fuse. Method    a block of threads a Hadamard block, in shared memory; tables are dense products (order 12
-// too). Requires  8 * block bytes of shared memory: blocks of up to 16,384. Targets   sm_80.
+// fuse.
+// Method    a block of threads a Hadamard block, in shared memory, in the CPU's order of additions.
+// Requires  4 * block bytes of shared memory: blocks of up to 32,768.
+// Exact     equal to the CPU's vector levels bit for bit.
+// Targets   sm_80.
 #pragma once
 
 #include <cstdint>
@@ -9,18 +12,22 @@
 #include "absl/types/span.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
+#include "kernels/numeric.h"
 
 namespace spikefold::kernels::hadamard_f32_f32 {
 
-inline constexpr int kMaxFactors = 4;
+inline constexpr int kMaxFactors = 4, kMaxOrder = 256;
+
+// Floats of shared memory that a row of n values takes while it is transformed.
+SF_HOST_DEVICE constexpr int64_t RowFloats(int64_t n) { return (n + 31) / 32 * 32; }
 
 // Which matrices, as a kernel gets them.
 struct CudaPlan {
   int num_factors = 0;  // 0: the identity, nothing below matters
   int order[kMaxFactors] = {};
-  const int8_t* table[kMaxFactors] = {};  // device [order, order]; the last factor has none
-  int block = 1;                          // product of the orders
-  const float* scale = nullptr;           // device [n]
+  const float* table[kMaxFactors] = {};  // device [order, order] of 1 and -1; the last factor has none
+  int block = 1;                         // product of the orders
+  const float* scale = nullptr;          // device [n]
 };
 
 // A plan and the device memory that it points to.

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -10,20 +11,22 @@
 namespace spikefold::kernels::hadamard_f32_f32 {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int64_t kMaxBlock = 16384;  // 128 KiB of shared memory
+constexpr int kMostThreads = 512;
+constexpr int64_t kMaxBlock = 32768;  // 128 KiB of shared memory
 
-__global__ void __launch_bounds__(kThreads) hadamard_f32_f32_sm80(const __grid_constant__ CudaParams p) {
-  extern __shared__ float shared[];  // [2, block]
-  const int block = p.plan.block;
+__global__ void __launch_bounds__(kMostThreads) hadamard_f32_f32_sm80(const __grid_constant__ CudaParams p) {
+  extern __shared__ __align__(16) float shared[];  // [RowFloats(block)]
+  cuda::LetNextStart();
+  cuda::WaitForInputs();
+  const int block = p.plan.block, threads = static_cast<int>(blockDim.x);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * block;  // column
   float* x = p.x + static_cast<int64_t>(blockIdx.y) * p.n + first;
-  for (int i = static_cast<int>(threadIdx.x); i < block; i += kThreads) {
-    shared[i] = x[i] * p.plan.scale[first + i];
-  }
+  const Places place;
+  for (int i = static_cast<int>(threadIdx.x); i < block; i += threads)
+    shared[place(i)] = x[i] * p.plan.scale[first + i];
   __syncthreads();
-  const float* y = Transform(shared, shared + block, p.plan);
-  for (int i = static_cast<int>(threadIdx.x); i < block; i += kThreads) x[i] = y[i];
+  TransformRow(shared, block, p.plan);
+  for (int i = static_cast<int>(threadIdx.x); i < block; i += threads) x[i] = shared[place(i)];
 }
 
 }  // namespace
@@ -35,7 +38,7 @@ absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<con
         absl::StrCat("hadamard_f32_f32: ", factors.size(), " factors; 1 to ", kMaxFactors, " are needed"));
   }
   CudaPlan plan;
-  std::vector<int8_t> tables;
+  std::vector<float> tables;
   std::vector<size_t> at;
   int64_t block = 1;
   for (size_t f = 0; f < factors.size(); ++f) {
@@ -50,11 +53,11 @@ absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<con
     return absl::UnimplementedError(absl::StrCat("backend \"cuda\": a rotation in blocks of ", block,
                                                  "; at most ", kMaxBlock, " fit; use --backend cpu"));
   }
-  SF_RETURN_IF_ERROR(tables_.Reserve(tables.size() + 1));
-  SF_RETURN_IF_ERROR(cuda::CopyIn(tables_.as<int8_t>(), tables.data(), tables.size(), stream));
+  SF_RETURN_IF_ERROR(tables_.Reserve(tables.size() * sizeof(float)));
+  SF_RETURN_IF_ERROR(cuda::CopyIn(tables_.as<float>(), tables.data(), tables.size() * sizeof(float), stream));
   SF_RETURN_IF_ERROR(scale_.Reserve(scale.size() * sizeof(float)));
   SF_RETURN_IF_ERROR(cuda::CopyIn(scale_.as<float>(), scale.data(), scale.size() * sizeof(float), stream));
-  for (size_t f = 0; f < factors.size(); ++f) plan.table[f] = tables_.as<int8_t>() + at[f];
+  for (size_t f = 0; f < factors.size(); ++f) plan.table[f] = tables_.as<float>() + at[f];
   plan.num_factors = static_cast<int>(factors.size());
   plan.block = static_cast<int>(block);
   plan.scale = scale_.as<float>();
@@ -65,10 +68,14 @@ absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<con
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0 || p.plan.num_factors == 0) return absl::OkStatus();
   const dim3 grid(static_cast<unsigned>(p.n / p.plan.block), static_cast<unsigned>(p.m));
-  return cuda::Launch(
-      "hadamard_f32_f32", hadamard_f32_f32_sm80,
-      {.grid = grid, .block = dim3(kThreads), .shared_bytes = 2 * int64_t{sizeof(float)} * p.plan.block},
-      stream, p);
+  const int64_t threads = std::clamp<int64_t>(cuda::CeilDiv(p.plan.block, 16 * cuda::kWarp) * cuda::kWarp,
+                                              2 * cuda::kWarp, kMostThreads);
+  return cuda::Launch("hadamard_f32_f32", hadamard_f32_f32_sm80,
+                      {.grid = grid,
+                       .block = dim3(static_cast<unsigned>(threads)),
+                       .shared_bytes = RowFloats(p.plan.block) * int64_t{sizeof(float)},
+                       .overlaps = true},
+                      stream, p);
 }
 
 }  // namespace spikefold::kernels::hadamard_f32_f32

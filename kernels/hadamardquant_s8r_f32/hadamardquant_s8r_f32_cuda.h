@@ -1,7 +1,9 @@
 // hadamardquant_s8r_f32: the site's rotation and shift, in place, and the site's codes in one pass over the
-// rows: hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit. Method    a block a row,
-// which stays in shared memory. Requires  4 * (k + block) bytes of shared memory: Fits(). No spike threshold.
-// Moves 9*k bytes a row. Targets   sm_80.
+// rows: hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit.
+// Method    a block a row, which stays in shared memory.
+// Requires  4 * k bytes of shared memory: Fits(). No spike threshold.
+// Moves     9*k bytes a row.
+// Targets   sm_80.
 #pragma once
 
 #include <cstdint>

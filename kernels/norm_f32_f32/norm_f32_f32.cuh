@@ -51,19 +51,23 @@ __device__ inline void PrefetchGain(const CudaParams& p) {
   }
 }
 
-// NormRow of at most kPieces * kWidth values a thread, which stay in registers: one trip to memory.
-template <int kWidth, int kPieces>
-__device__ inline void NormHeldRow(const CudaParams& p, int64_t m, float* y) {
-  const int64_t at = m * p.k;
-  const int k = static_cast<int>(p.k), step = kWidth * static_cast<int>(blockDim.x);
-  const int begin = kWidth * static_cast<int>(threadIdx.x);
-  using Some = Floats<kWidth>;
-  Some h[kPieces] = {}, b[kPieces] = {};  // b: the branch, then the gains
-  const auto pieces = [&](auto use) {
+// A row of at most kPieces * kWidth values a thread, which stay in registers: one trip to memory. The adds
+// into the residual; h: the norm's pieces, as PiecesOf() counts them.
+template <int kWidth, int kPieces, typename Use>
+__device__ inline void PiecesOf(int64_t k, Use use) {
 #pragma unroll
-    for (int j = 0; j < kPieces; ++j) {
-      if (begin + j * step < k) use(begin + j * step, h[j], b[j]);
-    }
+  for (int j = 0; j < kPieces; ++j) {
+    const int i = kWidth * static_cast<int>(threadIdx.x + j * blockDim.x);
+    if (i < k) use(i, j);
+  }
+}
+template <int kWidth, int kPieces>
+__device__ inline void NormHeldRow(const CudaParams& p, int64_t m, Floats<kWidth> (&h)[kPieces]) {
+  const int64_t at = m * p.k;
+  using Some = Floats<kWidth>;
+  Some b[kPieces] = {};  // the branch, then the gains
+  const auto pieces = [&](auto use) {
+    PiecesOf<kWidth, kPieces>(p.k, [&](int i, int j) { use(i, h[j], b[j]); });
   };
   const auto squares_of = [&](const Some(&of)[kPieces]) {  // of what is not there: 0
     double squares = 0;
@@ -98,19 +102,24 @@ __device__ inline void NormHeldRow(const CudaParams& p, int64_t m, float* y) {
   pieces([&](int i, Some& h, Some& gain) {
 #pragma unroll
     for (int e = 0; e < kWidth; ++e) h.v[e] = h.v[e] * factor * gain.v[e];
-    h.Store(y + i);
   });
+}
+template <int kWidth, int kPieces, typename Place>
+__device__ inline void NormHeldRowTo(const CudaParams& p, int64_t m, float* y, Place place) {
+  Floats<kWidth> h[kPieces] = {};
+  NormHeldRow(p, m, h);
+  PiecesOf<kWidth, kPieces>(p.k, [&](int i, int j) { h[j].Store(y + place(i)); });
 }
 
 // NormRow with k a multiple of kWidth.
-template <int kWidth>
-__device__ inline void NormRowBy(const CudaParams& p, int64_t m, float* y, bool y_holds) {
+template <int kWidth, typename Place>
+__device__ inline void NormRowBy(const CudaParams& p, int64_t m, float* y, Place place, bool y_holds) {
   const int64_t at = m * p.k;
   const int k = static_cast<int>(p.k), step = kWidth * static_cast<int>(blockDim.x);
   const int begin = kWidth * static_cast<int>(threadIdx.x);
   using Some = Floats<kWidth>;
   constexpr int kHeld = kHeldValues / 4;
-  if (p.gain != nullptr && k <= kHeld * step) return NormHeldRow<kWidth, kHeld>(p, m, y);
+  if (p.gain != nullptr && k <= kHeld * step) return NormHeldRowTo<kWidth, kHeld>(p, m, y, place);
   float branch_factor = 1;
   if (p.branch != nullptr && p.branch_gain != nullptr) {
     double squares = 0;
@@ -154,32 +163,33 @@ __device__ inline void NormRowBy(const CudaParams& p, int64_t m, float* y, bool 
           }
           h.Store(p.residual + at + i);
         }
-        if (y_holds) h.Store(y + i);
+        if (y_holds) h.Store(y + place(i));
 #pragma unroll
         for (int e = 0; e < kWidth; ++e) squares += Square(h.v[e]);
       });
   if (p.gain == nullptr) return;
   const float factor = InverseRms(squares, p.k, p.eps);
-  const float* const sums = y_holds ? y : p.residual + at;
   batches(  // each thread reads what it wrote itself
       [&](int i, Some& h, Some& gain) {
-        h = Some::Load(sums + i);
+        h = Some::Load(y_holds ? y + place(i) : p.residual + at + i);
         gain = Some::Load(p.gain + i);
       },
       [&](int i, Some h, Some gain) {
 #pragma unroll
         for (int e = 0; e < kWidth; ++e) h.v[e] = h.v[e] * factor * gain.v[e];
-        h.Store(y + i);
+        h.Store(y + place(i));
       });
 }
 
-// Row m: the adds into the residual, then the norm into y [k] (shared or global), if there is a gain. With
-// y_holds the sums wait for the norm in y, which is shared, instead of being read again.
-__device__ inline void NormRow(const CudaParams& p, int64_t m, float* y, bool y_holds) {
+// Row m: the adds into the residual, then the norm into y [k] (shared or global), value i at place(i), fours
+// together, if there is a gain. With y_holds the sums wait for the norm in y, which is shared, instead of
+// being read again.
+template <typename Place>
+__device__ inline void NormRow(const CudaParams& p, int64_t m, float* y, Place place, bool y_holds) {
   if (p.k % 4 == 0) {
-    NormRowBy<4>(p, m, y, y_holds);
+    NormRowBy<4>(p, m, y, place, y_holds);
   } else {
-    NormRowBy<1>(p, m, y, y_holds);
+    NormRowBy<1>(p, m, y, place, y_holds);
   }
 }
 

@@ -6,6 +6,8 @@
 // Targets   sm_80.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "absl/status/status.h"
@@ -22,8 +24,14 @@ struct CudaParams {  // device addresses
   float eps = 0;
   float* y = nullptr;  // [m, k]; unless gain is null
 };
-// Values of a row that a thread keeps, where that is all it has.
+// Values of a row that a thread keeps, where that is all it has, and as many threads as keep a row so, if no
+// more than there may be.
 inline constexpr int kHeldValues = 8;
+inline constexpr unsigned kMostHoldingThreads = 1024;
+constexpr unsigned HoldingThreads(int64_t k) {
+  const uint64_t threads = std::bit_ceil(static_cast<uint64_t>((k + kHeldValues - 1) / kHeldValues));
+  return static_cast<unsigned>(std::clamp<uint64_t>(threads, 128, kMostHoldingThreads));
+}
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 
 }  // namespace spikefold::kernels::norm_f32_f32

@@ -7,6 +7,8 @@
 // Targets   sm_80.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cstdint>
 
 #include "absl/status/status.h"
@@ -50,8 +52,7 @@ struct CudaParams {  // device addresses
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 
-// For the kernels that make the row and quantize it at once: shared memory they take, and whether a block may
-// have it.
+// For the kernels that make a row and quantize it at once.
 inline constexpr int64_t kFewRows = 64;  // a block each leaves half of a large GPU idle
 // Threads of a row's block: few wide rows leave multiprocessors idle, then a row gets more of them.
 inline constexpr int kMostThreads = 1024;
@@ -59,14 +60,23 @@ constexpr unsigned RowThreads(int64_t m, int64_t k) {
   if (m <= kFewRows && k > 512) return kMostThreads;
   return k > 8192 ? 512 : 256;  // shared memory holds few wide rows
 }
-// Dynamic shared memory of a row's block, and room for what the kernels declare beside it: together they must
-// not pass 48 KiB unasked.
-constexpr int64_t FusedBytes(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
-  return 4 * (k + (rotation.num_factors > 0 ? rotation.block : 0)) + 1024;
-}
-constexpr bool Fits(int64_t k, const hadamard_f32_f32::CudaPlan& rotation) {
+// A row in shared memory: its bytes, and room for what the kernels declare beside it (together they must not
+// pass 48 KiB unasked), and whether a block may have them.
+constexpr int64_t FusedBytes(int64_t k) { return 4 * hadamard_f32_f32::RowFloats(k) + 1024; }
+constexpr bool Fits(int64_t k) {
   constexpr int64_t kLeastSharedBytes = 99 << 10;  // of sm_86 and sm_89; sm_80 and sm_90 have more
-  return FusedBytes(k, rotation) <= kLeastSharedBytes;
+  return FusedBytes(k) <= kLeastSharedBytes;
+}
+// A row in registers: nobody asks for single columns of it, and a block's threads hold it in fours.
+inline constexpr int kMostPieces = 8;  // of a thread
+constexpr unsigned HoldingThreads(const CudaParams& p) {
+  const int64_t pieces = p.m <= kFewRows ? 1 : kMostPieces;
+  const uint64_t threads = std::bit_ceil(static_cast<uint64_t>((p.q_stride + 4 * pieces - 1) / (4 * pieces)));
+  return static_cast<unsigned>(std::clamp<uint64_t>(threads, 128, kMostThreads));
+}
+constexpr bool Holds(const CudaParams& p, unsigned threads) {
+  return p.k % 4 == 0 && p.q_stride % 4 == 0 && p.is_kept == nullptr && p.num_kept == 0 && p.num_super == 0 &&
+         p.kept_rows == nullptr && p.q_stride <= int64_t{4} * kMostPieces * threads;
 }
 
 }  // namespace spikefold::kernels::quantize_s8r_f32

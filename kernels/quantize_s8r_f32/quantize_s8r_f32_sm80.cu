@@ -9,7 +9,7 @@ constexpr int kThreads = 256;
 
 __global__ void __launch_bounds__(kThreads) quantize_s8r_f32_amax_sm80(const __grid_constant__ CudaParams p) {
   const int64_t m = blockIdx.x;
-  const float amax = RowMax(p, p.x + m * p.k);
+  const float amax = RowMax(p, p.x + m * p.k, kInOrder);
   if (threadIdx.x == 0) p.amax[m] = amax;
 }
 
@@ -40,12 +40,12 @@ __global__ void __launch_bounds__(kMostThreads) quantize_s8r_f32_sm80(const __gr
   const int64_t m = blockIdx.x;
   const float* x = p.x + m * p.k;
   if (p.spike_threshold == 0) {
-    QuantizeRow(p, m, x);
+    QuantizeRow(p, m, x, kInOrder);
     return;
   }
   const bool spike = p.is_spike[m] != 0;
   const float found = spike ? 1.0f : SymmetricScale(p.amax[m], p.code_max);
-  WriteRow(p, m, x, p.static_scale > 0 ? p.static_scale : found, spike);
+  WriteRow(p, m, x, kInOrder, p.static_scale > 0 ? p.static_scale : found, spike);
 }
 
 struct Range {
@@ -76,7 +76,7 @@ __device__ AsymmetricScale ScaleOf(const CudaParams& p, const Range& r) {
 }
 
 // Zero points and groups: a block a row, a warp a group.
-__global__ void __launch_bounds__(kThreads)
+__global__ void __launch_bounds__(kThreads, 4)
     quantize_s8r_f32_grids_sm80(const __grid_constant__ CudaParams p) {
   const int64_t m = blockIdx.x;
   const float* x = p.x + m * p.k;
@@ -84,16 +84,15 @@ __global__ void __launch_bounds__(kThreads)
   const bool spike = p.spike_threshold > 0 && p.is_spike[m] != 0;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarp,
             warp = static_cast<int>(threadIdx.x) / cuda::kWarp;
-  unsigned long long saturated = 0;
+  int clamped = 0;
   const auto convert = [&](const AsymmetricScale& s, int64_t begin, int64_t end, int64_t step) {
     const int low = ActivationMin(p.bits, p.symmetric) - s.zero, high = ActivationMax(p.bits) - s.zero;
     const int shift = p.bits == 8 ? s.zero : 0;
     const float inv_scale = 1.0f / s.scale;
     for (int64_t k = begin; k < end; k += step) {
-      const float value = spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale;
+      const float value = spike || IsKept(p, k) ? 0.0f : x[k] * inv_scale, near = rintf(value);
       q[k] = static_cast<int8_t>(RoundClamp(value, low, high) + shift);
-      saturated += p.static_scale > 0 &&
-                   (rintf(value) < static_cast<float>(low) || rintf(value) > static_cast<float>(high));
+      clamped += near < static_cast<float>(low) || near > static_cast<float>(high) ? 1 : 0;
     }
   };
   const AsymmetricScale of_spike = {p.static_scale > 0 ? p.static_scale : 1.0f, 0};
@@ -120,8 +119,12 @@ __global__ void __launch_bounds__(kThreads)
     }
   }
   for (int64_t k = p.k + threadIdx.x; k < p.q_stride; k += kThreads) q[k] = 0;
-  WriteColumns(p, m, x, spike);
-  if (saturated > 0) atomicAdd(&p.counters->saturated, saturated);
+  WriteColumns(p, m, x, kInOrder, spike);
+  if (p.static_scale == 0) return;
+  const int all = __reduce_add_sync(0xffffffffu, clamped);
+  if (lane == 0 && all > 0) {
+    atomicAdd(&p.counters->saturated, static_cast<unsigned long long>(all));
+  }
 }
 
 }  // namespace

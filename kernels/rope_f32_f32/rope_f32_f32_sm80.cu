@@ -11,7 +11,7 @@ constexpr int kRowWarps = 8;
 constexpr int64_t kManyRows = 16;  // fewer leave multiprocessors idle with a block each
 
 __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_constant__ CudaParams p) {
-  extern __shared__ float shared[];  // [2, head_dim]
+  extern __shared__ __align__(16) float shared[];  // [RowFloats(head_dim)], then [head_dim]
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int d = static_cast<int>(p.head_dim), half = d / 2;
@@ -20,8 +20,9 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
   const CudaSide& side = is_query ? p.q : p.k;
   const int64_t head = is_query ? blockIdx.x : blockIdx.x - p.q.num_heads;
   float* x = side.x + (m * side.num_heads + head) * d;
-  float* row = shared;
-  float* other = shared + d;
+  float* const turned = shared;
+  float* const row = shared + hadamard_f32_f32::RowFloats(d);
+  const hadamard_f32_f32::Places place = {p.rotation.num_factors > 0 ? 28 : 0};
 
   double squares = 0;
   for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads) {
@@ -36,17 +37,15 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
   __syncthreads();
   for (int i = static_cast<int>(threadIdx.x); i < half; i += kThreads) {
     const float a = row[i], b = row[i + half], c = p.cos[position * half + i], s = p.sin[position * half + i];
-    other[i] = fmaf(-b, s, a * c);
-    other[i + half] = fmaf(b, c, a * s);
+    turned[place(i)] = fmaf(-b, s, a * c);
+    turned[place(i + half)] = fmaf(b, c, a * s);
   }
   __syncthreads();
   if (p.rotation.num_factors > 0) {
-    for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads)
-      other[i] = other[i] * p.rotation.scale[i];
-    __syncthreads();
-    other = hadamard_f32_f32::Transform(other, row, p.rotation);
+    hadamard_f32_f32::ScaleRow(turned, d, p.rotation.scale);
+    hadamard_f32_f32::TransformRow(turned, d, p.rotation);
   }
-  for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads) x[i] = other[i];
+  for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads) x[i] = turned[place(i)];
 }
 
 // The rotary embedding alone: a block a row, a warp a head, two pairs of values a lane.
@@ -86,12 +85,13 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
         stream, p);
   }
   const dim3 grid(static_cast<unsigned>(p.q.num_heads + p.k.num_heads), static_cast<unsigned>(p.m));
-  return cuda::Launch("rope_f32_f32", rope_f32_f32_sm80,
-                      {.grid = grid,
-                       .block = dim3(kThreads),
-                       .shared_bytes = 2 * int64_t{sizeof(float)} * p.head_dim,
-                       .overlaps = true},
-                      stream, p);
+  return cuda::Launch(
+      "rope_f32_f32", rope_f32_f32_sm80,
+      {.grid = grid,
+       .block = dim3(kThreads),
+       .shared_bytes = int64_t{sizeof(float)} * (hadamard_f32_f32::RowFloats(p.head_dim) + p.head_dim),
+       .overlaps = true},
+      stream, p);
 }
 
 }  // namespace spikefold::kernels::rope_f32_f32

@@ -4,9 +4,11 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/dtype.h"
 #include "formats/base/hadamard.h"
+#include "formats/base/thread_pool.h"
 #include "kernels/argmax_s32_f32/argmax_s32_f32_cuda.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
+#include "kernels/cpu/cpu_features.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32_cuda.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
@@ -136,6 +138,29 @@ TEST_CASE("Rotations of every kind of factor hold their bound", "[gpu][hadamard]
       Compare(absl::StrCat("n=", n, " width=", width), x.Read(), {expected.begin(), expected.end()},
               tolerance, report);
     }
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("Rotations equal those of the CPU's vector levels bit for bit", "[gpu][hadamard]") {
+  if (ActiveIsa() < Isa::kAvx2) return;
+  ThreadPool pool(2);
+  CheckReport report;
+  // All numbers of passes, tables that a thread holds, that a warp shares, by columns and by fours of them.
+  for (const int64_t n : {2, 8, 32, 64, 256, 512, 2048, 4096, 16384, 20, 1296, 640, 1536, 576, 1232, 4864,
+                          11008, 14336, 28672}) {
+    const int64_t m = 2, width = n <= 4096 ? 3 * n : n;
+    const std::vector<int64_t> factors = HadamardFactors(n);
+    const std::vector<float> scale = RandomFloats(width, 2);
+    std::vector<float> expected = RandomFloats(m * width, 1);
+    const Array<float> x(expected);
+    Ok(hadamard_f32_f32::Run(
+        {.m = m, .n = width, .factors = factors, .scale = scale.data(), .x = expected.data()}, pool));
+    hadamard_f32_f32::CudaRotation rotation;
+    Ok(rotation.Set(factors, scale, TheStream()));
+    Ok(hadamard_f32_f32::RunCuda({.m = m, .n = width, .plan = rotation.plan(), .x = x.data()}, TheStream()));
+    report.CompareExact(absl::StrCat("n=", n), x.Read(), expected);
   }
   INFO(report.detail);
   CHECK(report.ok());

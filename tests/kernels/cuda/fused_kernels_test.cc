@@ -70,6 +70,7 @@ struct Case {
   int64_t block = 0;  // of the rotation; 0: none
   float static_scale = 0;
   bool shift = false;
+  bool keeps = true;  // columns
 };
 const std::vector<Case> kCases = {{1, 576},
                                   {3, 100, 0, 0.03f},
@@ -81,7 +82,13 @@ const std::vector<Case> kCases = {{1, 576},
                                   {70, 4096},  // rows that threads do not keep
                                   {2, 8704},
                                   {5, 1536, 512, 0.05f, true},
-                                  {66, 576, 64, 0, true}};
+                                  {66, 576, 64, 0, true},
+                                  {2, 14336, 14336},
+                                  {3, 9728, 9728},  // 76 x 128: a table that no thread holds
+                                  {3, 4096, 0, 0, true, false},
+                                  {66, 1540, 0, 0.05f, true, false},
+                                  {67, 14336, 0, 0, false, false},
+                                  {2, 640, 640, 0, false, false}};
 
 // The shift of a case; empty: none.
 std::vector<float> ShiftOf(const Case& c) { return c.shift ? RandomFloats(c.k, 8) : std::vector<float>(); }
@@ -102,7 +109,8 @@ TEST_CASE("A norm that quantizes equals the norm, the rotation and the quantizer
       const std::vector<float> h = RandomFloats(c.m * c.k, 1), b = RandomFloats(c.m * c.k, 2);
       const Array<float> gain(RandomFloats(c.k, 3)), branch_gain(RandomFloats(c.k, 4)), branch(b);
       const Array<float> residual_fused(h), residual(h), y_fused(c.m * c.k), y(c.m * c.k);
-      const Codes fused(c.m, c.k, {0, 7}), apart(c.m, c.k, {0, 7});
+      const std::vector<int32_t> kept = c.keeps ? std::vector<int32_t>{0, 7} : std::vector<int32_t>();
+      const Codes fused(c.m, c.k, kept), apart(c.m, c.k, kept);
       hadamard::CudaRotation rotation;
       hadamard::CudaPlan plan;
       if (c.block > 0) {
@@ -145,7 +153,8 @@ TEST_CASE("A gated product that quantizes equals the product, the rotation and t
   for (const Case& c : kCases) {
     const Array<float> gate(RandomFloats(c.m * c.k, 1)), up(RandomFloats(c.m * c.k, 2)), y_fused(c.m * c.k),
         y(c.m * c.k), turned_fused(RandomFloats(c.m * c.k, 6)), turned(RandomFloats(c.m * c.k, 6));
-    const Codes fused(c.m, c.k, {3}), apart(c.m, c.k, {3}), fused2(c.m, c.k, {3}), apart2(c.m, c.k, {3});
+    const std::vector<int32_t> kept = c.keeps ? std::vector<int32_t>{3} : std::vector<int32_t>();
+    const Codes fused(c.m, c.k, kept), apart(c.m, c.k, kept), fused2(c.m, c.k, kept), apart2(c.m, c.k, kept);
     hadamard::CudaRotation rotation;
     hadamard::CudaPlan plan;
     if (c.block > 0) {
