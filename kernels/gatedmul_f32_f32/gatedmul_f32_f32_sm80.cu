@@ -12,11 +12,7 @@ __global__ void __launch_bounds__(kThreads) gatedmul_f32_f32_sm80(Params p) {
   cuda::WaitForInputs();
   const int64_t i = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) * kValues;
   if (i + kValues <= p.count) {  // device memory begins at whole vectors
-    const float4 gate = *reinterpret_cast<const float4*>(p.gate + i);
-    const float4 up = *reinterpret_cast<const float4*>(p.up + i);
-    *reinterpret_cast<float4*>(p.y + i) =
-        make_float4(Gated(p.activation, gate.x, up.x), Gated(p.activation, gate.y, up.y),
-                    Gated(p.activation, gate.z, up.z), Gated(p.activation, gate.w, up.w));
+    *reinterpret_cast<float4*>(p.y + i) = GatedFour(p, i);
     return;
   }
   for (int64_t j = i; j < p.count; ++j) p.y[j] = Gated(p.activation, p.gate[j], p.up[j]);

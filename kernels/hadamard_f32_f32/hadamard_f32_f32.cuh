@@ -41,62 +41,105 @@ __device__ inline void Butterflies(float (&v)[kRadix]) {
 // it stores there, would take a register each.
 __device__ inline void Anew(int& i) { asm volatile("" : "+r"(i)); }
 
-// The stages of points 2^lo to 2^(lo + kBits - 1) apart.
-template <int kBits>
-__device__ inline void PowerPass(float* x, int n, int lo) {
+__device__ inline float LargerSize(float size, float x) { return fmaxf(size, fabsf(x)); }
+
+// A row's values, as far as they lie in shared memory already.
+struct InPlace {
+  __device__ float operator()(int i) const { return x[Places()(i)]; }
+  const float* x;
+};
+
+inline constexpr int kNearBits = 5, kFarBits = 4;  // of a power of two that one pass takes
+
+// The stages of points 2^lo to 2^(lo + kBits - 1) apart, of source(0) to source(n - 1) into x. kLo: lo, or 0
+// where the compiler does not know it. Returns the largest size of the thread's results.
+template <int kBits, int kLo, typename Source>
+__device__ inline float PowerPass(float* x, int n, int any_lo, Source source) {
   constexpr int kRadix = 1 << kBits;
-  const Places place;
+  const int lo = kLo > 0 ? kLo : any_lo;
+  float size = 0;
 #pragma unroll 1
   for (int t = static_cast<int>(threadIdx.x); t < n >> kBits; t += static_cast<int>(blockDim.x)) {
     int base = (t >> lo << (lo + kBits)) | (t & ((1 << lo) - 1));
     float v[kRadix];
-    if (kBits >= 2 && lo == 0) {
 #pragma unroll
-      for (int i = 0; i < kRadix; i += 4) {
-        const float4 four = *reinterpret_cast<const float4*>(x + place(base + i));
-        v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kRadix; ++i) v[i] = x[place(base + (i << lo))];
-    }
+    for (int i = 0; i < kRadix; ++i) v[i] = source(base + (i << lo));
     Butterflies(v);
     Anew(base);
-    if (kBits >= 2 && lo == 0) {
 #pragma unroll
-      for (int i = 0; i < kRadix; i += 4) {
-        *reinterpret_cast<float4*>(x + place(base + i)) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
-      }
-    } else {
-#pragma unroll
-      for (int i = 0; i < kRadix; ++i) x[place(base + (i << lo))] = v[i];
+    for (int i = 0; i < kRadix; ++i) {
+      // Where 32 values are passed over, base has no bits that i could carry into.
+      x[kLo == 5 && kBits >= 3 ? (base ^ (i * 4 & 28)) + i * 32 : Places()(base + (i << lo))] = v[i];
+      size = LargerSize(size, v[i]);
     }
   }
   __syncthreads();
+  return size;
 }
-__device__ inline void FarPass(int bits, float* x, int n, int lo) {
+template <int kLo, typename Source>
+__device__ inline float PowerPassOf(int bits, float* x, int n, int lo, Source source) {
   switch (bits) {
     case 1:
-      return PowerPass<1>(x, n, lo);
+      return PowerPass<1, kLo>(x, n, lo, source);
     case 2:
-      return PowerPass<2>(x, n, lo);
+      return PowerPass<2, kLo>(x, n, lo, source);
     case 3:
-      return PowerPass<3>(x, n, lo);
+      return PowerPass<3, kLo>(x, n, lo, source);
     default:
-      return PowerPass<4>(x, n, lo);
+      return PowerPass<kFarBits, kLo>(x, n, lo, source);
   }
 }
+template <typename Source>
+__device__ inline float FarPass(int bits, float* x, int n, int lo, Source source) {
+  return lo == kNearBits ? PowerPassOf<kNearBits>(bits, x, n, lo, source)
+                         : PowerPassOf<0>(bits, x, n, lo, source);
+}
+// All stages of 32 neighbours, in fours.
+__device__ inline float NearPass(float* x, int n) {
+  constexpr int kRadix = 1 << kNearBits;
+  float size = 0;
+#pragma unroll 1
+  for (int t = static_cast<int>(threadIdx.x); t < n / kRadix; t += static_cast<int>(blockDim.x)) {
+    int base = t * kRadix;
+    float v[kRadix];
+#pragma unroll
+    for (int i = 0; i < kRadix; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(x + Places()(base + i));
+      v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+    }
+    Butterflies(v);
+    Anew(base);
+#pragma unroll
+    for (int i = 0; i < kRadix; i += 4) {
+      *reinterpret_cast<float4*>(x + Places()(base + i)) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) size = LargerSize(size, v[i + e]);
+    }
+  }
+  __syncthreads();
+  return size;
+}
 
-// The points of one column of a table, `stride` apart from `base` on.
+// The points of one column of a table, `stride` apart from `base` on. kWhole: of a stride of whole 256,
+// between which places repeat; base is a place then.
+template <bool kWhole>
 struct Column {
-  __device__ float& operator[](int i) const { return x[Places()(base + i * stride)]; }
+  __device__ float& operator[](int i) const {
+    return x[kWhole ? base + i * stride : Places()(base + i * stride)];
+  }
+  __device__ void Store(int i, float y) {
+    (*this)[i] = y;
+    size = LargerSize(size, y);
+  }
   float* x;
   int base, stride;
+  float size;  // the largest that was stored
 };
 
 // Order 12 with A = J and B = C = D = 2I - J: t_i, the sum of triple i, stands for x_i A and 2 x_i - t_i for
 // x_i B.
-__device__ inline void TwelvePoints(const float (&x)[12], const Column& y) {
+template <bool kWhole>
+__device__ inline void TwelvePoints(const float (&x)[12], Column<kWhole>& y) {
   const float t0 = x[0] + x[1] + x[2], t1 = x[3] + x[4] + x[5];
   const float t2 = x[6] + x[7] + x[8], t3 = x[9] + x[10] + x[11];
   const float p = t0 + t1, q = t2 + t3, r = t1 - t0, s = t2 - t3;
@@ -104,10 +147,10 @@ __device__ inline void TwelvePoints(const float (&x)[12], const Column& y) {
 #pragma unroll
   for (int j = 0; j < 3; ++j) {
     const float a = x[j], b = x[3 + j], c = x[6 + j], d = x[9 + j];
-    y[j] = fmaf(-2.0f, b + c + d, sum0);
-    y[3 + j] = fmaf(2.0f, a + (c - d), sum1);
-    y[6 + j] = fmaf(2.0f, a + (d - b), sum2);
-    y[9 + j] = fmaf(2.0f, a + (b - c), sum3);
+    y.Store(j, fmaf(-2.0f, b + c + d, sum0));
+    y.Store(3 + j, fmaf(2.0f, a + (c - d), sum1));
+    y.Store(6 + j, fmaf(2.0f, a + (d - b), sum2));
+    y.Store(9 + j, fmaf(2.0f, a + (b - c), sum3));
   }
 }
 
@@ -116,8 +159,8 @@ template <int kOrder, int kOutput>
 inline constexpr uint64_t kMinus = PaleyMinusOfColumn(kOrder, kOutput);
 // Two outputs of a product with a Paley matrix: sums of signs that the compiler knows, which would begin more
 // of them than there are registers.
-template <int kOrder, int kFirst>
-__device__ inline void PaleyOutputs(float (&x)[kOrder], Column& y) {
+template <int kOrder, int kFirst, bool kWhole>
+__device__ inline void PaleyOutputs(float (&x)[kOrder], Column<kWhole>& y) {
   constexpr uint64_t k0 = kMinus<kOrder, kFirst>, k1 = kMinus<kOrder, kFirst + 1>;
   float sum0 = 0, sum1 = 0;
   if (kFirst % 2 == 0) asm volatile("" : "+f"(x[0]), "+r"(y.base)::"memory");
@@ -126,20 +169,23 @@ __device__ inline void PaleyOutputs(float (&x)[kOrder], Column& y) {
     sum0 = (k0 >> a & 1) != 0 ? sum0 - x[a] : sum0 + x[a];
     sum1 = (k1 >> a & 1) != 0 ? sum1 - x[a] : sum1 + x[a];
   }
-  y[kFirst] = sum0;
-  y[kFirst + 1] = sum1;
+  y.Store(kFirst, sum0);
+  y.Store(kFirst + 1, sum1);
 }
-template <int kOrder, int... kPairs>
-__device__ inline void PaleyPoints(float (&x)[kOrder], Column y, std::integer_sequence<int, kPairs...>) {
+template <int kOrder, bool kWhole, int... kPairs>
+__device__ inline void PaleyPoints(float (&x)[kOrder], Column<kWhole>& y,
+                                   std::integer_sequence<int, kPairs...>) {
   (PaleyOutputs<kOrder, 2 * kPairs>(x, y), ...);
 }
 
-// The product with a table whose points, `stride` apart, a thread holds.
-template <int kOrder>
-__device__ inline void HeldTable(float* x, int n, int stride) {
+// The product with a table whose points, `stride` apart, a thread holds. Returns as PowerPass() does.
+template <int kOrder, bool kWhole>
+__device__ inline float HeldTable(float* x, int n, int stride) {
+  float size = 0;
 #pragma unroll 1
   for (int t = static_cast<int>(threadIdx.x); t < n / kOrder; t += static_cast<int>(blockDim.x)) {
-    Column column = {x, t / stride * (kOrder - 1) * stride + t, stride};
+    const int base = t / stride * (kOrder - 1) * stride + t;
+    Column<kWhole> column = {x, kWhole ? Places()(base) : base, stride, size};
     float v[kOrder];
 #pragma unroll
     for (int i = 0; i < kOrder; ++i) v[i] = column[i];
@@ -149,18 +195,25 @@ __device__ inline void HeldTable(float* x, int n, int stride) {
     } else {
       PaleyPoints(v, column, std::make_integer_sequence<int, kOrder / 2>());
     }
+    size = column.size;
   }
   __syncthreads();
+  return size;
+}
+template <int kOrder>
+__device__ inline float HeldTable(float* x, int n, int stride) {
+  return stride % 256 == 0 ? HeldTable<kOrder, true>(x, n, stride) : HeldTable<kOrder, false>(x, n, stride);
 }
 
 // The product with any other table: a warp takes kColumns neighbouring columns, a lane every 32nd output.
 template <int kColumns>
-__device__ inline void WarpTable(float* x, int n, int stride, int order, const float* table) {
+__device__ inline float WarpTable(float* x, int n, int stride, int order, const float* table) {
   constexpr int kMostOutputs = kMaxOrder / cuda::kWarp;
   const Places place;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarp;
   const int warps = static_cast<int>(blockDim.x) / cuda::kWarp;
   const int tasks = n / order / kColumns;
+  float size = 0;
 #pragma unroll 1
   for (int t = static_cast<int>(threadIdx.x) / cuda::kWarp; t < tasks; t += warps) {
     const int column = t * kColumns, base = column / stride * (order - 1) * stride + column;
@@ -191,13 +244,17 @@ __device__ inline void WarpTable(float* x, int n, int stride, int order, const f
       if (c >= order) continue;
       float* const to = x + place(base + c * stride);
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) to[j] = sum[o][j];
+      for (int j = 0; j < kColumns; ++j) {
+        to[j] = sum[o][j];
+        size = LargerSize(size, sum[o][j]);
+      }
     }
   }
   __syncthreads();
+  return size;
 }
 
-__device__ inline void TablePass(float* x, int n, int stride, int order, const float* table) {
+__device__ inline float TablePass(float* x, int n, int stride, int order, const float* table) {
   switch (order) {
     case 12:
       return HeldTable<12>(x, n, stride);
@@ -211,45 +268,46 @@ __device__ inline void TablePass(float* x, int n, int stride, int order, const f
   }
 }
 
-__device__ inline float4 Scaled(float4 v, const float* scale) {
-  const float4 by = *reinterpret_cast<const float4*>(scale);
-  return make_float4(v.x * by.x, v.y * by.y, v.z * by.z, v.w * by.w);
-}
-// Takes `scale` [n] times a row x [n] in shared memory, which must be visible to all threads before, and is
-// after.
-__device__ inline void ScaleRow(float* x, int n, const float* scale) {
-  for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
-    float* const v = x + Places()(i);
-    *v = *v * scale[i];
-  }
-  __syncthreads();
-}
-
-// A scaled row x [n] in shared memory, RowFloats(n) of them from a multiple of 16 bytes on, values at their
-// Places(); n is a whole number of Hadamard blocks. The row must be visible to all threads before, and is
-// after.
-__device__ inline void TransformRow(float* x, int n, const CudaPlan& plan) {
-  constexpr int kNearBits = 5, kFarBits = 4;
+// A scaled row, source(0) to source(n - 1), transformed into x in shared memory: RowFloats(n) floats from a
+// multiple of 16 bytes on, values at their Places(), visible to all threads at the end. n is a whole number
+// of Hadamard blocks. What a source reads in x must be visible to all threads. Returns the largest size of
+// those of the results that a thread has made.
+template <typename Source>
+__device__ inline float TransformRow(float* x, int n, const CudaPlan& plan, Source source) {
+  const InPlace in_place = {x};
   const int power = plan.order[plan.num_factors - 1], all = __ffs(power) - 1;
   const int near = min(all, kNearBits);  // neighbours last, as many as there may be: lanes read whole fours
+  float size = 0;
+  if (all == near) {
+    for (int i = static_cast<int>(threadIdx.x); i < n; i += static_cast<int>(blockDim.x)) {
+      x[Places()(i)] = source(i);
+    }
+    __syncthreads();
+  }
 #pragma unroll 1
   for (int left = all; left > near;) {
     const int far = left - near, passes = (far + kFarBits - 1) / kFarBits;
     const int bits = (far + passes - 1) / passes;
+    const bool first = left == all;
     left -= bits;
-    FarPass(bits, x, n, left);
+    if (first) {
+      FarPass(bits, x, n, left, source);
+    } else {
+      FarPass(bits, x, n, left, in_place);
+    }
   }
   if (near == kNearBits) {
-    PowerPass<kNearBits>(x, n, 0);
+    size = NearPass(x, n);
   } else if (near > 0) {
-    FarPass(near, x, n, 0);
+    size = PowerPassOf<0>(near, x, n, 0, in_place);
   }
   int stride = power;
 #pragma unroll 1
   for (int f = plan.num_factors - 2; f >= 0; --f) {
-    TablePass(x, n, stride, plan.order[f], plan.table[f]);
+    size = TablePass(x, n, stride, plan.order[f], plan.table[f]);
     stride *= plan.order[f];
   }
+  return size;
 }
 
 }  // namespace spikefold::kernels::hadamard_f32_f32

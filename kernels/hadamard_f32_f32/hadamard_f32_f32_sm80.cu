@@ -21,12 +21,9 @@ __global__ void __launch_bounds__(kMostThreads) hadamard_f32_f32_sm80(const __gr
   const int block = p.plan.block, threads = static_cast<int>(blockDim.x);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * block;  // column
   float* x = p.x + static_cast<int64_t>(blockIdx.y) * p.n + first;
-  const Places place;
-  for (int i = static_cast<int>(threadIdx.x); i < block; i += threads)
-    shared[place(i)] = x[i] * p.plan.scale[first + i];
-  __syncthreads();
-  TransformRow(shared, block, p.plan);
-  for (int i = static_cast<int>(threadIdx.x); i < block; i += threads) x[i] = shared[place(i)];
+  const float* const scale = p.plan.scale + first;
+  TransformRow(shared, block, p.plan, [=](int i) { return x[i] * scale[i]; });
+  for (int i = static_cast<int>(threadIdx.x); i < block; i += threads) x[i] = shared[Places()(i)];
 }
 
 }  // namespace

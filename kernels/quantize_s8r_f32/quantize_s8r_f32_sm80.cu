@@ -45,7 +45,7 @@ __global__ void __launch_bounds__(kMostThreads) quantize_s8r_f32_sm80(const __gr
   }
   const bool spike = p.is_spike[m] != 0;
   const float found = spike ? 1.0f : SymmetricScale(p.amax[m], p.code_max);
-  WriteRow(p, m, x, kInOrder, p.static_scale > 0 ? p.static_scale : found, spike);
+  WriteRow(p, m, x, kInOrder, p.static_scale > 0 ? p.static_scale : found, spike, nullptr);
 }
 
 struct Range {

@@ -42,8 +42,8 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
   }
   __syncthreads();
   if (p.rotation.num_factors > 0) {
-    hadamard_f32_f32::ScaleRow(turned, d, p.rotation.scale);
-    hadamard_f32_f32::TransformRow(turned, d, p.rotation);
+    const float* const scale = p.rotation.scale;
+    hadamard_f32_f32::TransformRow(turned, d, p.rotation, [=](int i) { return turned[place(i)] * scale[i]; });
   }
   for (int i = static_cast<int>(threadIdx.x); i < d; i += kThreads) x[i] = turned[place(i)];
 }

@@ -196,7 +196,8 @@ TEST_CASE("A gated product that quantizes equals the product, the rotation and t
 TEST_CASE("Codes do not depend on whether somebody wants the floats, nor on how wide rows are read",
           "[gpu][fused]") {
   CheckReport report;
-  const std::vector<Case> cases = {{3, 101}, {70, 576}, {5, 1536, 512}, {2, 12288, 0, 0.02f}, {65, 12288}};
+  const std::vector<Case> cases = {{3, 101},    {70, 576},  {5, 1536, 512}, {2, 12288, 0, 0.02f},
+                                   {65, 12288}, {3, 14336}, {16, 4100}};  // rows that a cluster shares
   for (const Case& c : cases) {
     const Array<float> gate(RandomFloats(c.m * c.k, 1)), up(RandomFloats(c.m * c.k, 2)), y(c.m * c.k);
     const Array<float> gain(RandomFloats(c.k, 3)), branch(RandomFloats(c.m * c.k, 4));
