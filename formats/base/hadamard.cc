@@ -95,7 +95,8 @@ int64_t TableOrderOf(int64_t odd) {
   return 0;
 }
 
-// Additions an element: 12 has a fast form, other tables are dense, a power of two is butterflies.
+// Additions an element: 12 has a fast form, other tables are dense, a power of two is butterflies. Stored
+// rotations are made of what this chooses: that paired tables take half of it came later and changes nothing.
 int64_t Cost(int64_t order) {
   if (IsPowerOfTwo(order)) return std::countr_zero(static_cast<uint64_t>(order));
   return order == 12 ? 5 : order;
@@ -144,6 +145,23 @@ const std::vector<int8_t>& HadamardTable(int64_t order) {
   std::vector<int8_t>& table = tables[order];
   if (table.empty()) table = Table(order).Make();
   return table;
+}
+
+bool IsPairedHadamard(int64_t order) {
+  return HasHadamardTable(order) && !IsPowerOfTwo(order) && FindWilliamson(order) == nullptr &&
+         !IsPaley1(order);
+}
+
+std::vector<float> HadamardFactorTable(int64_t order) {
+  const std::vector<int8_t>& table = HadamardTable(order);
+  if (!IsPairedHadamard(order)) return {table.begin(), table.end()};
+  std::vector<float> c;
+  for (int64_t i = 0; i < order; i += 2) {
+    for (int64_t j = 0; j < order; j += 2) {
+      c.push_back(i == j ? 0.0f : static_cast<float>(table[static_cast<size_t>(i * order + j)]));
+    }
+  }
+  return c;
 }
 
 std::vector<int64_t> HadamardFactors(int64_t n) {

@@ -25,6 +25,13 @@ bool HasHadamardTable(int64_t order);
 // [order, order] row-major, made once. Aborts unless HasHadamardTable(order).
 const std::vector<int8_t>& HadamardTable(int64_t order);
 
+// Whether the matrix of an order is C (x) [1 1; 1 -1] + I (x) [1 -1; -1 -1]: Paley II's. With s = a + b and t
+// = a - b of neighbours a, b, x H is s C + t and t C - s by turns, half the additions.
+bool IsPairedHadamard(int64_t order);
+// What a product with the matrix multiplies by, row-major: C of a paired one [order/2, order/2], 0 on the
+// diagonal and 1 or -1 elsewhere; otherwise the matrix.
+std::vector<float> HadamardFactorTable(int64_t order);
+
 // Orders whose Kronecker product, the first outermost, is the matrix of order n that is cheapest to apply: at
 // most three of HasHadamardTable() that are no powers of two, then one power of two of any size. Empty if n
 // has none.

@@ -37,11 +37,11 @@ constexpr int PaleySign(int64_t order, int64_t i, int64_t j) {
   if (i / 2 == j / 2) return any ? -1 : 1;
   return BorderedCharacter(i / 2, j / 2, 1, order / 2 - 1) * (both ? -1 : 1);
 }
-// Bit i: entry (i, j) is -1. Orders of up to 64.
-constexpr uint64_t PaleyMinusOfColumn(int64_t order, int64_t j) {
+// Bit i: entry (step * i, step * j) is -1. Orders of up to 64 * step.
+constexpr uint64_t PaleyMinusOfColumn(int64_t order, int64_t step, int64_t j) {
   uint64_t minus = 0;
-  for (int64_t i = 0; i < order; ++i) {
-    if (PaleySign(order, i, j) < 0) minus |= uint64_t{1} << i;
+  for (int64_t i = 0; i < order / step; ++i) {
+    if (PaleySign(order, step * i, step * j) < 0) minus |= uint64_t{1} << i;
   }
   return minus;
 }

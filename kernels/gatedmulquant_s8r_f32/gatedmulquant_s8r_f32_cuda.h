@@ -26,7 +26,7 @@ struct CudaParams {                       // device addresses
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 
 // Few wide rows leave most multiprocessors idle: on sm_90 (RunCuda() asks) a cluster of blocks shares a row.
-inline constexpr int64_t kSplits = 8, kMostSplitRows = 16, kLeastSplitColumns = 4096;
+inline constexpr int64_t kSplits = 8, kMostSplitRows = 64, kLeastSplitColumns = 4096;
 constexpr bool SplitsRows(const CudaParams& p) {
   return p.quantize.m <= kMostSplitRows && p.quantize.k >= kLeastSplitColumns &&
          p.rotation.num_factors == 0 && quantize_s8r_f32::Holds(p.quantize, quantize_s8r_f32::kMostThreads) &&

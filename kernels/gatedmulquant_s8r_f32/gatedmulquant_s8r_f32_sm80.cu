@@ -10,17 +10,18 @@ namespace {
 
 namespace quantize = quantize_s8r_f32;
 
+using gatedmul_f32_f32::Activation;
+
 // The row in shared memory.
-template <bool kRotates>
+template <bool kRotates, Activation kActivation>
 __global__ void __launch_bounds__(quantize::kMostThreads)
     gatedmulquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(16) float row[];
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int64_t k = p.quantize.k, at = blockIdx.x * k;
-  const auto gated = [gate = p.gatedmul.gate + at, up = p.gatedmul.up + at,
-                      activation = p.gatedmul.activation](int i) {
-    return gatedmul_f32_f32::Gated(activation, gate[i], up[i]);
+  const auto gated = [gate = p.gatedmul.gate + at, up = p.gatedmul.up + at](int i) {
+    return gatedmul_f32_f32::Gated(kActivation, gate[i], up[i]);
   };
   if constexpr (kRotates) {
     const auto scaled = [gated, scale = p.rotation.scale](int i) { return gated(i) * scale[i]; };
@@ -47,11 +48,23 @@ __global__ void __launch_bounds__(quantize::kMostThreads)
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int64_t k = p.quantize.k, at = blockIdx.x * k;
+  // Loads of some pieces are under way at once.
+  constexpr int kBatch = kPieces > 4 ? 2 : kPieces;
   float4 v[kPieces] = {};
 #pragma unroll
-  for (int j = 0; j < kPieces; ++j) {
-    const int i = 4 * static_cast<int>(threadIdx.x + j * blockDim.x);
-    if (i < k) v[j] = gatedmul_f32_f32::GatedFour(p.gatedmul, at + i);
+  for (int begin = 0; begin < kPieces; begin += kBatch) {
+    float4 gate[kBatch] = {}, up[kBatch] = {};
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      const int i = 4 * static_cast<int>(threadIdx.x + (begin + j) * blockDim.x);
+      if (i >= k) continue;
+      gate[j] = *reinterpret_cast<const float4*>(p.gatedmul.gate + at + i);
+      up[j] = *reinterpret_cast<const float4*>(p.gatedmul.up + at + i);
+    }
+#pragma unroll
+    for (int j = 0; j < kBatch; ++j) {
+      v[begin + j] = gatedmul_f32_f32::GatedFour(p.gatedmul.activation, gate[j], up[j]);
+    }
   }
   quantize::QuantizeHeldRow(p.quantize, blockIdx.x, p.shift, v, p.gatedmul.y);
 }
@@ -75,9 +88,12 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   }
   shape.block = dim3(quantize::RowThreads(p.quantize.m, p.quantize.k));
   shape.shared_bytes = quantize::FusedBytes(p.quantize.k);
-  return cuda::Launch("gatedmulquant_s8r_f32",
-                      rotates ? gatedmulquant_s8r_f32_sm80<true> : gatedmulquant_s8r_f32_sm80<false>, shape,
-                      stream, p);
+  const bool silu = p.gatedmul.activation == Activation::kSilu;
+  const auto rotated = silu ? gatedmulquant_s8r_f32_sm80<true, Activation::kSilu>
+                            : gatedmulquant_s8r_f32_sm80<true, Activation::kGeluTanh>;
+  const auto plain = silu ? gatedmulquant_s8r_f32_sm80<false, Activation::kSilu>
+                          : gatedmulquant_s8r_f32_sm80<false, Activation::kGeluTanh>;
+  return cuda::Launch("gatedmulquant_s8r_f32", rotates ? rotated : plain, shape, stream, p);
 }
 
 }  // namespace spikefold::kernels::gatedmulquant_s8r_f32

@@ -17,16 +17,13 @@ namespace {
 constexpr char kName[] = "hadamard_f32_f32";
 constexpr int64_t kChunkElements = 16 << 10;  // about 10 us of one core: long against a hand-over
 
-// The table of an order as floats, made once.
+// The table of an order, made once.
 const float* FloatTable(int64_t order) {
   static std::mutex mutex;
   static std::map<int64_t, std::vector<float>> tables;  // never moves its values
   const std::lock_guard<std::mutex> lock(mutex);
   std::vector<float>& table = tables[order];
-  if (table.empty()) {
-    const std::vector<int8_t>& signs = HadamardTable(order);
-    table.assign(signs.begin(), signs.end());
-  }
+  if (table.empty()) table = HadamardFactorTable(order);
   return table.data();
 }
 
@@ -34,7 +31,8 @@ Plan MakePlan(const Params& p) {
   Plan plan = {.n = p.n, .scale = p.scale, .power = p.factors.back()};
   int64_t stride = plan.power;
   for (size_t i = p.factors.size() - 1; i-- > 0;) {
-    plan.tables[plan.num_tables++] = {p.factors[i], stride, FloatTable(p.factors[i])};
+    plan.tables[plan.num_tables++] = {p.factors[i], stride, FloatTable(p.factors[i]),
+                                      IsPairedHadamard(p.factors[i])};
     stride *= p.factors[i];
   }
   return plan;
@@ -58,13 +56,25 @@ void Butterflies(float* x, int64_t n, int64_t power) {
 }
 
 void Multiply(const TablePass& t, float* x, int64_t n) {
+  // Of a paired table the sums and the differences of neighbours go through C side by side.
+  const int64_t together = t.paired ? 2 : 1, points = t.order / together;
   std::vector<float> in(static_cast<size_t>(t.order));
   for (int64_t group = 0; group < n; group += t.order * t.stride) {
     for (int64_t b = group; b < group + t.stride; ++b) {
       for (int64_t a = 0; a < t.order; ++a) in[static_cast<size_t>(a)] = x[b + a * t.stride];
+      for (size_t a = 0; t.paired && a < in.size(); a += 2) {
+        const float first = in[a], second = in[a + 1];
+        in[a] = first + second;
+        in[a + 1] = first - second;
+      }
       for (int64_t c = 0; c < t.order; ++c) {
+        const int64_t which = c % together;
         float sum = 0;
-        for (int64_t a = 0; a < t.order; ++a) sum += in[static_cast<size_t>(a)] * t.table[a * t.order + c];
+        for (int64_t a = 0; a < points; ++a) {
+          sum += in[static_cast<size_t>(a * together + which)] * t.table[a * points + c / together];
+        }
+        if (t.paired)
+          sum = which == 0 ? sum + in[static_cast<size_t>(c + 1)] : sum - in[static_cast<size_t>(c - 1)];
         x[b + c * t.stride] = sum;
       }
     }

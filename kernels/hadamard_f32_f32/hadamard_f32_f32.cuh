@@ -52,12 +52,11 @@ struct InPlace {
 inline constexpr int kNearBits = 5, kFarBits = 4;  // of a power of two that one pass takes
 
 // The stages of points 2^lo to 2^(lo + kBits - 1) apart, of source(0) to source(n - 1) into x. kLo: lo, or 0
-// where the compiler does not know it. Returns the largest size of the thread's results.
+// where the compiler does not know it.
 template <int kBits, int kLo, typename Source>
-__device__ inline float PowerPass(float* x, int n, int any_lo, Source source) {
+__device__ inline void PowerPass(float* x, int n, int any_lo, Source source) {
   constexpr int kRadix = 1 << kBits;
   const int lo = kLo > 0 ? kLo : any_lo;
-  float size = 0;
 #pragma unroll 1
   for (int t = static_cast<int>(threadIdx.x); t < n >> kBits; t += static_cast<int>(blockDim.x)) {
     int base = (t >> lo << (lo + kBits)) | (t & ((1 << lo) - 1));
@@ -70,14 +69,12 @@ __device__ inline float PowerPass(float* x, int n, int any_lo, Source source) {
     for (int i = 0; i < kRadix; ++i) {
       // Where 32 values are passed over, base has no bits that i could carry into.
       x[kLo == 5 && kBits >= 3 ? (base ^ (i * 4 & 28)) + i * 32 : Places()(base + (i << lo))] = v[i];
-      size = LargerSize(size, v[i]);
     }
   }
   __syncthreads();
-  return size;
 }
 template <int kLo, typename Source>
-__device__ inline float PowerPassOf(int bits, float* x, int n, int lo, Source source) {
+__device__ inline void PowerPassOf(int bits, float* x, int n, int lo, Source source) {
   switch (bits) {
     case 1:
       return PowerPass<1, kLo>(x, n, lo, source);
@@ -90,11 +87,12 @@ __device__ inline float PowerPassOf(int bits, float* x, int n, int lo, Source so
   }
 }
 template <typename Source>
-__device__ inline float FarPass(int bits, float* x, int n, int lo, Source source) {
+__device__ inline void FarPass(int bits, float* x, int n, int lo, Source source) {
   return lo == kNearBits ? PowerPassOf<kNearBits>(bits, x, n, lo, source)
                          : PowerPassOf<0>(bits, x, n, lo, source);
 }
-// All stages of 32 neighbours, in fours.
+// All stages of 32 neighbours, in fours. Returns the largest size of the thread's results, if that is wanted.
+template <bool kSized>
 __device__ inline float NearPass(float* x, int n) {
   constexpr int kRadix = 1 << kNearBits;
   float size = 0;
@@ -113,7 +111,7 @@ __device__ inline float NearPass(float* x, int n) {
     for (int i = 0; i < kRadix; i += 4) {
       *reinterpret_cast<float4*>(x + Places()(base + i)) = make_float4(v[i], v[i + 1], v[i + 2], v[i + 3]);
 #pragma unroll
-      for (int e = 0; e < 4; ++e) size = LargerSize(size, v[i + e]);
+      for (int e = 0; kSized && e < 4; ++e) size = LargerSize(size, v[i + e]);
     }
   }
   __syncthreads();
@@ -154,31 +152,45 @@ __device__ inline void TwelvePoints(const float (&x)[12], Column<kWhole>& y) {
   }
 }
 
-// Which terms of an output are taken off.
+// Which terms of an output are taken off: of a paired matrix (formats/base/hadamard.h) of an output of C.
+template <int kOrder>
+inline constexpr bool kPairs = !IsPaley1(kOrder);
 template <int kOrder, int kOutput>
-inline constexpr uint64_t kMinus = PaleyMinusOfColumn(kOrder, kOutput);
+inline constexpr uint64_t kMinus = PaleyMinusOfColumn(kOrder, kPairs<kOrder> ? 2 : 1, kOutput);
 // Two outputs of a product with a Paley matrix: sums of signs that the compiler knows, which would begin more
 // of them than there are registers.
 template <int kOrder, int kFirst, bool kWhole>
 __device__ inline void PaleyOutputs(float (&x)[kOrder], Column<kWhole>& y) {
-  constexpr uint64_t k0 = kMinus<kOrder, kFirst>, k1 = kMinus<kOrder, kFirst + 1>;
+  constexpr bool kPaired = kPairs<kOrder>;
+  constexpr int kPoints = kPaired ? kOrder / 2 : kOrder, kOutput = kPaired ? kFirst / 2 : kFirst;
+  constexpr uint64_t k0 = kMinus<kOrder, kOutput>, k1 = kMinus < kOrder, kPaired ? kOutput : kOutput + 1 > ;
   float sum0 = 0, sum1 = 0;
-  if (kFirst % 2 == 0) asm volatile("" : "+f"(x[0]), "+r"(y.base)::"memory");
+  asm volatile("" : "+f"(x[0]), "+r"(y.base)::"memory");
 #pragma unroll
-  for (int a = 0; a < kOrder; ++a) {
-    sum0 = (k0 >> a & 1) != 0 ? sum0 - x[a] : sum0 + x[a];
-    sum1 = (k1 >> a & 1) != 0 ? sum1 - x[a] : sum1 + x[a];
+  for (int a = 0; a < kPoints; ++a) {
+    if (kPaired && a == kOutput) continue;
+    const float v0 = x[kPaired ? 2 * a : a], v1 = x[kPaired ? 2 * a + 1 : a];
+    sum0 = (k0 >> a & 1) != 0 ? sum0 - v0 : sum0 + v0;
+    sum1 = (k1 >> a & 1) != 0 ? sum1 - v1 : sum1 + v1;
   }
-  y.Store(kFirst, sum0);
-  y.Store(kFirst + 1, sum1);
+  y.Store(kFirst, kPaired ? sum0 + x[kFirst + 1] : sum0);
+  y.Store(kFirst + 1, kPaired ? sum1 - x[kFirst] : sum1);
 }
-template <int kOrder, bool kWhole, int... kPairs>
+template <int kOrder, bool kWhole, int... kEvens>
 __device__ inline void PaleyPoints(float (&x)[kOrder], Column<kWhole>& y,
-                                   std::integer_sequence<int, kPairs...>) {
-  (PaleyOutputs<kOrder, 2 * kPairs>(x, y), ...);
+                                   std::integer_sequence<int, kEvens...>) {
+  if constexpr (kPairs<kOrder>) {
+#pragma unroll
+    for (int i = 0; i < kOrder; i += 2) {
+      const float a = x[i], b = x[i + 1];
+      x[i] = a + b;
+      x[i + 1] = a - b;
+    }
+  }
+  (PaleyOutputs<kOrder, 2 * kEvens>(x, y), ...);
 }
 
-// The product with a table whose points, `stride` apart, a thread holds. Returns as PowerPass() does.
+// The product with a table whose points, `stride` apart, a thread holds. Returns as NearPass() does.
 template <int kOrder, bool kWhole>
 __device__ inline float HeldTable(float* x, int n, int stride) {
   float size = 0;
@@ -205,56 +217,101 @@ __device__ inline float HeldTable(float* x, int n, int stride) {
   return stride % 256 == 0 ? HeldTable<kOrder, true>(x, n, stride) : HeldTable<kOrder, false>(x, n, stride);
 }
 
-// The product with any other table: a warp takes kColumns neighbouring columns, a lane every 32nd output.
-template <int kColumns>
+// The product with any other table: a warp takes kColumns neighbouring columns, a lane every 32nd output, of
+// a paired table every 32nd pair of them.
+template <int kColumns, bool kPaired>
 __device__ inline float WarpTable(float* x, int n, int stride, int order, const float* table) {
-  constexpr int kMostOutputs = kMaxOrder / cuda::kWarp;
-  const Places place;
+  constexpr int kTogether = kPaired ? 2 : 1, kMostOutputs = kMaxOrder / kTogether / cuda::kWarp;
   const int lane = static_cast<int>(threadIdx.x) % cuda::kWarp;
   const int warps = static_cast<int>(blockDim.x) / cuda::kWarp;
-  const int tasks = n / order / kColumns;
+  const int tasks = n / order / kColumns, points = order / kTogether;
   float size = 0;
 #pragma unroll 1
   for (int t = static_cast<int>(threadIdx.x) / cuda::kWarp; t < tasks; t += warps) {
     const int column = t * kColumns, base = column / stride * (order - 1) * stride + column;
-    float sum[kMostOutputs][kColumns] = {};
-#pragma unroll 2
-    for (int a = 0; a < order; ++a) {
-      float v[kColumns];
-      const float* const from = x + place(base + a * stride);
-      if constexpr (kColumns == 4) {
-        const float4 four = *reinterpret_cast<const float4*>(from);
-        v[0] = four.x, v[1] = four.y, v[2] = four.z, v[3] = four.w;
-      } else {
-        v[0] = *from;
+    const auto at = [&](int row) { return x + Places()(base + row * stride); };
+    // Point a of each column or, paired, the sum and the difference of two.
+    const auto load = [&](int a, float(&v)[kTogether][kColumns]) {
+#pragma unroll
+      for (int w = 0; w < kTogether; ++w) {
+        const float* const from = at(a * kTogether + w);
+        if constexpr (kColumns == 4) {
+          const float4 four = *reinterpret_cast<const float4*>(from);
+          v[w][0] = four.x, v[w][1] = four.y, v[w][2] = four.z, v[w][3] = four.w;
+        } else if constexpr (kColumns == 2) {
+          const float2 two = *reinterpret_cast<const float2*>(from);
+          v[w][0] = two.x, v[w][1] = two.y;
+        } else {
+          v[w][0] = *from;
+        }
       }
+      if constexpr (kPaired) {
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+          const float first = v[0][j], second = v[1][j];
+          v[0][j] = first + second;
+          v[1][j] = first - second;
+        }
+      }
+    };
+    float sum[kMostOutputs][kTogether][kColumns] = {};
+#pragma unroll 2
+    for (int a = 0; a < points; ++a) {
+      float v[kTogether][kColumns];
+      load(a, v);
 #pragma unroll
       for (int o = 0; o < kMostOutputs; ++o) {
         const int c = o * cuda::kWarp + lane;
-        if (o * cuda::kWarp >= order) break;
-        const float sign = c < order ? table[a * order + c] : 0.0f;
+        if (o * cuda::kWarp >= points) break;
+        const float sign = c < points ? table[a * points + c] : 0.0f;
 #pragma unroll
-        for (int j = 0; j < kColumns; ++j) sum[o][j] = fmaf(sign, v[j], sum[o][j]);
+        for (int w = 0; w < kTogether; ++w) {
+#pragma unroll
+          for (int j = 0; j < kColumns; ++j) sum[o][w][j] = fmaf(sign, v[w][j], sum[o][w][j]);
+        }
+      }
+    }
+    if constexpr (kPaired) {
+#pragma unroll
+      for (int o = 0; o < kMostOutputs; ++o) {
+        const int c = o * cuda::kWarp + lane;
+        if (c >= points) continue;
+        float v[kTogether][kColumns];
+        load(c, v);
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+          sum[o][0][j] = sum[o][0][j] + v[1][j];
+          sum[o][1][j] = sum[o][1][j] - v[0][j];
+        }
       }
     }
     __syncwarp();
 #pragma unroll
     for (int o = 0; o < kMostOutputs; ++o) {
       const int c = o * cuda::kWarp + lane;
-      if (c >= order) continue;
-      float* const to = x + place(base + c * stride);
+      if (c >= points) continue;
 #pragma unroll
-      for (int j = 0; j < kColumns; ++j) {
-        to[j] = sum[o][j];
-        size = LargerSize(size, sum[o][j]);
+      for (int w = 0; w < kTogether; ++w) {
+        float* const to = at(c * kTogether + w);
+#pragma unroll
+        for (int j = 0; j < kColumns; ++j) {
+          to[j] = sum[o][w][j];
+          size = LargerSize(size, sum[o][w][j]);
+        }
       }
     }
   }
   __syncthreads();
   return size;
 }
+template <bool kPaired>
+__device__ inline float WarpTable(float* x, int n, int stride, int order, const float* table) {
+  constexpr int kColumns = kPaired ? 2 : 4;  // sums in 32 registers at the most
+  return stride % kColumns == 0 ? WarpTable<kColumns, kPaired>(x, n, stride, order, table)
+                                : WarpTable<1, kPaired>(x, n, stride, order, table);
+}
 
-__device__ inline float TablePass(float* x, int n, int stride, int order, const float* table) {
+__device__ inline float TablePass(float* x, int n, int stride, int order, const float* table, bool paired) {
   switch (order) {
     case 12:
       return HeldTable<12>(x, n, stride);
@@ -263,8 +320,8 @@ __device__ inline float TablePass(float* x, int n, int stride, int order, const 
     case 28:
       return HeldTable<28>(x, n, stride);
     default:
-      return stride % 4 == 0 ? WarpTable<4>(x, n, stride, order, table)
-                             : WarpTable<1>(x, n, stride, order, table);
+      return paired ? WarpTable<true>(x, n, stride, order, table)
+                    : WarpTable<false>(x, n, stride, order, table);
   }
 }
 
@@ -296,15 +353,19 @@ __device__ inline float TransformRow(float* x, int n, const CudaPlan& plan, Sour
       FarPass(bits, x, n, left, in_place);
     }
   }
+  const bool last = plan.num_factors == 1;
   if (near == kNearBits) {
-    size = NearPass(x, n);
-  } else if (near > 0) {
-    size = PowerPassOf<0>(near, x, n, 0, in_place);
+    size = last ? NearPass<true>(x, n) : NearPass<false>(x, n);
+  } else {
+    if (near > 0) PowerPassOf<0>(near, x, n, 0, in_place);
+    for (int i = static_cast<int>(threadIdx.x); last && i < n; i += static_cast<int>(blockDim.x)) {
+      size = LargerSize(size, in_place(i));
+    }
   }
   int stride = power;
 #pragma unroll 1
   for (int f = plan.num_factors - 2; f >= 0; --f) {
-    size = TablePass(x, n, stride, plan.order[f], plan.table[f]);
+    size = TablePass(x, n, stride, plan.order[f], plan.table[f], plan.paired[f]);
     stride *= plan.order[f];
   }
   return size;

@@ -4,8 +4,9 @@
 //   ... * power; the matrices are those of formats/base/hadamard.h. scale = random signs / sqrt(b) makes it a
 //   rotation, applied online before a linear whose weights were rotated alike: (xR)(WR)^T = xW^T.
 // J. Sylvester's butterflies for the power of two; for a table f, f * f multiply-adds over vectors of
-// columns, except order 12: with A = J and B = C = D = 2I - J, its 12 outputs take 52 additions instead of
-// 132. S. Ashkboos et al., "QuaRot" (2024), section 4, uses the same product of factors.
+// columns, half as many for a paired one (formats/base/hadamard.h), except order 12: with A = J and B = C = D
+// = 2I - J, its 12 outputs take 52 additions instead of 132. S. Ashkboos et al., "QuaRot" (2024), section 4,
+// uses the same product of factors.
 //
 // Requires  factors as HadamardFactors() makes them: up to three table orders, then one power of two (maybe
 //           1); b divides n. No alignment beyond float.

@@ -25,7 +25,8 @@ SF_HOST_DEVICE constexpr int64_t RowFloats(int64_t n) { return (n + 31) / 32 * 3
 struct CudaPlan {
   int num_factors = 0;  // 0: the identity, nothing below matters
   int order[kMaxFactors] = {};
-  const float* table[kMaxFactors] = {};  // device [order, order] of 1 and -1; the last factor has none
+  const float* table[kMaxFactors] = {};  // device: HadamardFactorTable(); the last factor has none
+  bool paired[kMaxFactors] = {};         // IsPairedHadamard()
   int block = 1;                         // product of the orders
   const float* scale = nullptr;          // device [n]
 };

@@ -10,7 +10,8 @@ inline constexpr int kMaxTables = 3;
 // Products of `order` points that lie `stride` apart.
 struct TablePass {
   int64_t order = 0, stride = 0;
-  const float* table = nullptr;  // [order, order] of +-1
+  const float* table = nullptr;  // HadamardFactorTable()
+  bool paired = false;           // IsPairedHadamard()
 };
 
 struct Plan {

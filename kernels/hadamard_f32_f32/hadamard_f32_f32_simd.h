@@ -191,15 +191,20 @@ void TwelvePass(const TablePass& t, float* x, int64_t n) {
   }
 }
 
-// Outputs first .. first + kOutputs - 1 of a table product of points in `in`, for kVectors columns.
-template <int kOutputs, int kVectors>
-SF_INLINE void TableOutputs(const TablePass& t, const float* in, int64_t first, float* out, int64_t count) {
+// Of a table product of points in `in`, for kVectors columns: outputs first .. first + kOutputs - 1 or, of a
+// paired table, with the sums (which 0) or differences (1) of neighbours in `in`, every other one of twice as
+// many.
+template <int kOutputs, int kVectors, bool kPaired>
+SF_INLINE void TableOutputs(const TablePass& t, const float* in, int64_t first, int64_t which, float* out,
+                            int64_t count) {
+  constexpr int64_t kTogether = kPaired ? 2 : 1;
+  const int64_t points = t.order / kTogether;
   F32 sum[kOutputs][kVectors] = {};
-  for (int64_t a = 0; a < t.order; ++a) {
-    const float* signs = t.table + a * t.order + first;
+  for (int64_t a = 0; a < points; ++a) {
+    const float* signs = t.table + a * points + first;
     F32 v[kVectors];
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) v[j] = Load(in + (a * kVectors + j) * kLanes);
+    for (int j = 0; j < kVectors; ++j) v[j] = Load(in + ((a * kTogether + which) * kVectors + j) * kLanes);
 #pragma GCC unroll 12
     for (int c = 0; c < kOutputs; ++c) {
       const F32 sign = Set1(signs[c]);
@@ -209,9 +214,27 @@ SF_INLINE void TableOutputs(const TablePass& t, const float* in, int64_t first, 
   }
 #pragma GCC unroll 12
   for (int c = 0; c < kOutputs; ++c) {
-    float* y = out + (first + c) * t.stride;
+    const int64_t output = (first + c) * kTogether + which;
 #pragma GCC unroll 2
-    for (int j = 0; j < kVectors; ++j) StoreN(y + j * kLanes, sum[c][j], count - j * kLanes);
+    for (int j = 0; j < kVectors; ++j) {
+      F32 y = sum[c][j];
+      if constexpr (kPaired) {
+        const F32 other = Load(in + ((output ^ 1) * kVectors + j) * kLanes);
+        y = which == 0 ? y + other : y - other;
+      }
+      StoreN(out + output * t.stride + j * kLanes, y, count - j * kLanes);
+    }
+  }
+}
+
+template <int kVectors, bool kPaired>
+SF_INLINE void AllOutputs(const TablePass& t, const float* in, int64_t which, float* x, int64_t count) {
+  const int64_t points = kPaired ? t.order / 2 : t.order;  // orders are multiples of 4
+  int64_t c = 0;
+  for (; c + kTile <= points; c += kTile) TableOutputs<kTile, kVectors, kPaired>(t, in, c, which, x, count);
+  for (; c + 4 <= points; c += 4) TableOutputs<4, kVectors, kPaired>(t, in, c, which, x, count);
+  if constexpr (kPaired) {
+    if (c < points) TableOutputs<2, kVectors, kPaired>(t, in, c, which, x, count);
   }
 }
 
@@ -225,9 +248,18 @@ SF_INLINE void TableColumns(const TablePass& t, float* x, int64_t count) {
       Store(in + (a * kVectors + j) * kLanes, LoadN(x + a * t.stride + j * kLanes, count - j * kLanes));
     }
   }
-  int64_t c = 0;
-  for (; c + kTile <= t.order; c += kTile) TableOutputs<kTile, kVectors>(t, in, c, x, count);
-  for (; c < t.order; c += 4) TableOutputs<4, kVectors>(t, in, c, x, count);  // orders are multiples of 4
+  if (!t.paired) return AllOutputs<kVectors, false>(t, in, 0, x, count);
+  for (int64_t a = 0; a < t.order; a += 2) {
+#pragma GCC unroll 2
+    for (int j = 0; j < kVectors; ++j) {
+      float* const first = in + (a * kVectors + j) * kLanes;
+      float* const second = first + kVectors * kLanes;
+      const F32 u = Load(first), v = Load(second);
+      Store(first, u + v);
+      Store(second, u - v);
+    }
+  }
+  for (int64_t which = 0; which < 2; ++which) AllOutputs<kVectors, true>(t, in, which, x, count);
 }
 
 void TableProducts(const TablePass& t, float* x, int64_t n) {

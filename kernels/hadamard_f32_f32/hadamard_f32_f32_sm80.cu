@@ -43,7 +43,8 @@ absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<con
     plan.order[f] = static_cast<int>(factors[f]);
     at.push_back(tables.size());
     if (f + 1 == factors.size()) continue;
-    const std::vector<int8_t>& table = HadamardTable(factors[f]);
+    plan.paired[f] = IsPairedHadamard(factors[f]);
+    const std::vector<float> table = HadamardFactorTable(factors[f]);
     tables.insert(tables.end(), table.begin(), table.end());
   }
   if (block > kMaxBlock) {

@@ -1,3 +1,5 @@
+#include <algorithm>
+
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.cuh"
@@ -10,9 +12,11 @@ namespace {
 
 namespace quantize = quantize_s8r_f32;
 
-// The row in shared memory.
+// The row in shared memory. A norm and a rotation together want more registers than 1024 threads leave.
 template <bool kRotates>
-__global__ void __launch_bounds__(quantize::kMostThreads)
+inline constexpr unsigned kMostThreads = kRotates ? 512 : quantize::kMostThreads;
+template <bool kRotates>
+__global__ void __launch_bounds__(kMostThreads<kRotates>, 1)
     normquant_s8r_f32_sm80(const __grid_constant__ CudaParams p) {
   extern __shared__ __align__(16) float row[];
   cuda::LetNextStart();
@@ -58,7 +62,8 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
     shape.block = dim3(threads);
     return cuda::Launch("normquant_s8r_f32", normquant_s8r_f32_held_sm80, shape, stream, p);
   }
-  shape.block = dim3(quantize::RowThreads(p.quantize.m, p.quantize.k));
+  const unsigned most = rotates ? kMostThreads<true> : kMostThreads<false>;
+  shape.block = dim3(std::min(quantize::RowThreads(p.quantize.m, p.quantize.k), most));
   shape.shared_bytes = quantize::FusedBytes(p.quantize.k);
   return cuda::Launch("normquant_s8r_f32",
                       rotates ? normquant_s8r_f32_sm80<true> : normquant_s8r_f32_sm80<false>, shape, stream,

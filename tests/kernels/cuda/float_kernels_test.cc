@@ -147,9 +147,10 @@ TEST_CASE("Rotations equal those of the CPU's vector levels bit for bit", "[gpu]
   if (ActiveIsa() < Isa::kAvx2) return;
   ThreadPool pool(2);
   CheckReport report;
-  // All numbers of passes, tables that a thread holds, that a warp shares, by columns and by fours of them.
-  for (const int64_t n : {2, 8, 32, 64, 256, 512, 2048, 4096, 16384, 20, 1296, 640, 1536, 576, 1232, 4864,
-                          11008, 14336, 28672}) {
+  // All numbers of passes; tables that a thread holds and that a warp shares, paired and not, by single
+  // columns and several.
+  for (const int64_t n : {2,   8,   32,   64,   256, 512,  2048, 4096, 16384, 20,    36,
+                          152, 640, 1296, 1536, 576, 1232, 4864, 9472, 11008, 14336, 28672}) {
     const int64_t m = 2, width = n <= 4096 ? 3 * n : n;
     const std::vector<int64_t> factors = HadamardFactors(n);
     const std::vector<float> scale = RandomFloats(width, 2);
