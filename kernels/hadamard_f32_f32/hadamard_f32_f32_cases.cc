@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "formats/base/hadamard.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
 #include "kernels/kernel_check.h"
 
@@ -88,7 +89,8 @@ void Benchmark(Bench& bench) {
     const Params p = {.m = c.m, .n = c.n, .factors = c.factors, .scale = scale.data(), .x = x.data()};
     double stages = std::log2(static_cast<double>(c.factors.back()));
     for (size_t i = 0; i + 1 < c.factors.size(); ++i) {
-      stages += c.factors[i] == 12 ? 52.0 / 12 : static_cast<double>(c.factors[i] - 1);
+      const auto order = static_cast<double>(c.factors[i]);
+      stages += c.factors[i] == 12 ? 52.0 / 12 : IsPairedHadamard(c.factors[i]) ? order / 2 : order - 1;
     }
     const double count = static_cast<double>(c.m * c.n);
     bench.Time(c.Name(), stages * count, 8 * count, [&] { (void)Run(p, bench.pool()); });
