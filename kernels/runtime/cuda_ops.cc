@@ -324,7 +324,7 @@ absl::StatusOr<CudaOps::Target> CudaOps::TargetOf(int64_t rows, const Activation
   SF_ASSIGN_OR_RETURN(target.quantize, QuantizeParams(out, k));
   target.quantizes = true;
   const bool plain = form.format.symmetric && form.format.group == 0;
-  target.fused = plain && form.spike_threshold == 0 && quantize::Fits(k);
+  target.fused = plain && form.spike_threshold == 0 && quantize::Fits(k, device_.max_shared_bytes);
   return target;
 }
 

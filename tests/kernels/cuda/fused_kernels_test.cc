@@ -84,7 +84,8 @@ const std::vector<Case> kCases = {{1, 576},
                                   {5, 1536, 512, 0.05f, true},
                                   {66, 576, 64, 0, true},
                                   {2, 14336, 14336},
-                                  {3, 9728, 9728},  // 76 x 128: a table that no thread holds
+                                  {2, 28672, 28672},  // more shared memory than some devices have
+                                  {3, 9728, 9728},    // 76 x 128: a table that no thread holds
                                   {3, 4096, 0, 0, true, false},
                                   {66, 1540, 0, 0.05f, true, false},
                                   {67, 14336, 0, 0, false, false},
