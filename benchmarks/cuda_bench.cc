@@ -467,7 +467,7 @@ class Bench {
     AddCodeRows("w8ga16 f32", code_rows::Path::kDirect, true, m, n, k);
     AddCodeRows("w8ga16 f32 digits", code_rows::Path::kDigits, true, m, n, k);
     if (hopper) AddCodeRows("w8ga16 f32 wide", code_rows::Path::kWide, true, m, n, k);
-    if (m <= 4) AddBf16FewRows("bf16 f32", m, n, k);
+    if (m <= 8) AddBf16FewRows("bf16 f32", m, n, k);
     AddOurs("w8a8", m, n, k, 0, 0);
     AddOurs("w8a8 r=64", m, n, k, kKept, 0);
     if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, -1);

@@ -4,6 +4,7 @@
 //           transposed, so that neighbouring channels load together.
 // Method    mma.sync m16n8k32 on tiles of 64x64 or 128x128 outputs, K in steps of 128 bytes through a ring of
 //           three stages filled by cp.async; 16-byte chunks are swizzled so that ldmatrix meets no conflict.
+//           One row of 2048 columns or more without kept ones: dp4a (kernels/cuda/row_stream.cuh).
 // Exact     the sums are integers, and what follows is done in the CPU's order with its roundings: y is the
 //           CPU's bit for bit (results below 2^-126 aside). Super weights are added by AddSuperWeights.
 // Targets   sm_80 (run on sm_90 too); sm_90a for 9 to 64 rows: wgmma with W on its left, kept columns in the

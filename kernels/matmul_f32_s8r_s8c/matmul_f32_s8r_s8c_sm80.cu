@@ -4,10 +4,13 @@
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mma.cuh"
+#include "kernels/cuda/row_stream.cuh"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 
 namespace spikefold::kernels::matmul_f32_s8r_s8c {
 namespace {
+
+namespace row_stream = cuda::row_stream;
 
 constexpr int kStages = 3;
 constexpr int kStep = 128;         // bytes of K a stage: a swizzled row of 8 chunks
@@ -49,6 +52,62 @@ __device__ void Finish(const CudaParams& p, const cuda::Linear& w, int64_t m, in
   }
   if (w.bias != nullptr) y += w.bias[n];
   w.y[m * w.n + n] = y;
+}
+
+// One row: sums of four products on the CUDA cores.
+template <int kChannels, int kDepth, int kBlocks>
+__global__ void __launch_bounds__(row_stream::kThreads, kBlocks)
+    matmul_f32_s8r_s8c_row_sm80(const __grid_constant__ CudaParams p) {
+  extern __shared__ uint4 row[];  // the codes as they lie, zeros behind them
+  cuda::LetNextStart();
+  const Tile tile = TileOf<row_stream::kWarps * kChannels>(p.linears, blockIdx.x);
+  const cuda::Linear& w = p.linears.linear[tile.linear];
+  const int lane = static_cast<int>(threadIdx.x) % cuda::kWarp;
+  const int64_t n0 = tile.n0 + threadIdx.x / cuda::kWarp * kChannels;
+  row_stream::Channels<kChannels, kDepth> channels(w.w, w.n, n0, w.w_stride);
+  cuda::WaitForInputs();  // weights do not depend on the kernel before
+  const int words = static_cast<int>(w.w_stride) / 16,
+            all = (words + cuda::kWarp - 1) / cuda::kWarp * cuda::kWarp;
+  for (int i = static_cast<int>(threadIdx.x); i < all; i += row_stream::kThreads) {
+    row[i] = i < words ? reinterpret_cast<const uint4*>(p.x)[i] : make_uint4(0, 0, 0, 0);
+  }
+  __syncthreads();
+  int32_t sum[kChannels] = {};
+  channels.Stream([&](int step, const uint4(&words)[kChannels]) {
+    const uint4 x = row[step * cuda::kWarp + lane];
+#pragma unroll
+    for (int c = 0; c < kChannels; ++c) {
+      sum[c] = __dp4a(static_cast<int>(words[c].x), static_cast<int>(x.x), sum[c]);
+      sum[c] = __dp4a(static_cast<int>(words[c].y), static_cast<int>(x.y), sum[c]);
+      sum[c] = __dp4a(static_cast<int>(words[c].z), static_cast<int>(x.z), sum[c]);
+      sum[c] = __dp4a(static_cast<int>(words[c].w), static_cast<int>(x.w), sum[c]);
+    }
+  });
+#pragma unroll
+  for (int c = 0; c < kChannels; ++c) {
+    const int32_t all_of_it = row_stream::WarpSum(sum[c]);
+    if (lane == c) Finish(p, w, 0, n0 + c, all_of_it);
+  }
+}
+template <int kChannels, int kDepth, int kBlocks>
+absl::Status RunRow(const CudaParams& p, const cuda::Stream& stream) {
+  int64_t blocks = 0;
+  for (int i = 0; i < p.linears.count; ++i) {
+    blocks += cuda::CeilDiv(p.linears.linear[i].n, row_stream::kWarps * kChannels);
+  }
+  if (blocks == 0) return absl::OkStatus();
+  return cuda::Launch("matmul_f32_s8r_s8c", matmul_f32_s8r_s8c_row_sm80<kChannels, kDepth, kBlocks>,
+                      {.grid = dim3(static_cast<unsigned>(blocks)),
+                       .block = dim3(row_stream::kThreads),
+                       .shared_bytes = cuda::CeilDiv(p.k, row_stream::kStepBytes) * row_stream::kStepBytes,
+                       .overlaps = true},
+                      stream, p);
+}
+// A short row leaves lanes idle; kept columns are loaded ahead by the other kernel alone.
+bool TakesRow(const CudaParams& p) {
+  constexpr int64_t kLeastColumns = 2048;
+  return p.m == 1 && p.num_kept == 0 && p.k >= kLeastColumns &&
+         cuda::CeilDiv(p.k, row_stream::kStepBytes) * row_stream::kStepBytes <= 48 << 10;
 }
 
 // The same for a warp's 32x32 outputs: row m + 16 i + 8 (e / 2), column n + 8 j + e % 2 of acc[i][j][e].
@@ -256,6 +315,7 @@ absl::Status LaunchTiles(const CudaParams& p, const cuda::Stream& stream) {
 
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
+  if (TakesRow(p)) return RunRow<2, 6, 2>(p, stream);
   if (cuda::stream::Fits<FewRows>(p)) return cuda::stream::Run<FewRows>("matmul_f32_s8r_s8c", p, stream);
   if (p.m <= 8) return LaunchFew<1, 1>(p, stream);
   if (p.m <= 16) return LaunchFew<2, 1>(p, stream);

@@ -404,6 +404,9 @@ TEST_CASE("Float linears hold their bound on few rows and many", "[gpu][matmul]"
       RunFloatLinear(m, m == 300 ? 9000 : 129, 77, kind, report);
       if (m < 300) RunFloatLinear(m, 50, 1352, kind, report);
     }
+    // Rows that lie in shared memory, one block or two of a multiprocessor, and that do not fit.
+    for (const int64_t m : {1, 2, 4, 5, 8}) RunFloatLinear(m, 37, m == 4 ? 14336 : 4104, kind, report);
+    RunFloatLinear(7, 20, 14336, kind, report);
   }
   INFO(report.detail);
   CHECK(report.ok());

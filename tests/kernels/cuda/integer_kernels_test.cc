@@ -105,6 +105,8 @@ std::vector<QuantizedCase> MatmulCases() {
   cases.push_back({.m = 600, .n = 1536, .k = 576, .num_kept = 16, .bias = true});  // 64x64 and 128x128 tiles
   cases.push_back({.m = 1024, .n = 4096, .k = 1100, .num_kept = 64});
   cases.push_back({.m = 130, .n = 300, .k = 4096, .extremes = true});
+  cases.push_back({.m = 1, .n = 43, .k = 4100, .bias = true});  // one row that lies in shared memory
+  cases.push_back({.m = 1, .n = 300, .k = 14336, .extremes = true});
   cases.push_back({.m = 700, .n = 8192, .k = 640, .num_kept = 37, .bias = true});  // wide tiles, two rounds
   return cases;
 }
@@ -178,7 +180,8 @@ TEST_CASE("One wrong code of a weight is found", "[gpu][matmul][canary]") {
 TEST_CASE("The linears of a site share a launch, each with its own width, bias and kept columns",
           "[gpu][matmul]") {
   // Three weights of different width against one input: the same as three launches.
-  const int64_t m = 37, k = 200, kept = 5, widths[3] = {100, 64, 17};
+  const auto [m, k, kept] = GENERATE(table<int64_t, int64_t, int64_t>({{37, 200, 5}, {1, 2064, 0}}));
+  const int64_t widths[3] = {100, 64, 17};
   const QuantizedOperands first({.m = m, .n = widths[0], .k = k, .num_kept = kept, .bias = true}, 3);
   const Array<int8_t> x(Padded(first.x_codes, m, k));
   const Array<float> x_scale(first.x_scale), kept_x(first.kept_x);
