@@ -33,13 +33,23 @@ absl::Status NoDevice(cudaError_t error) {
 
 }  // namespace
 
-bool CanOverlap() {
-  static const bool can = [] {
-    int major = 0;
-    return cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess && major >= 9;
+namespace {
+
+// 10 * major + minor of the compute capability; 0 where it cannot be asked.
+int ComputeCapability() {
+  static const int sm = [] {
+    int major = 0, minor = 0;
+    const bool known = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0) == cudaSuccess &&
+                       cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, 0) == cudaSuccess;
+    return known ? 10 * major + minor : 0;
   }();
-  return can;
+  return sm;
 }
+
+}  // namespace
+
+bool CanOverlap() { return ComputeCapability() >= 90; }
+bool IsHopper() { return ComputeCapability() == 90; }
 
 int NumSms() {
   static const int count = [] {

@@ -21,6 +21,8 @@ absl::StatusOr<DeviceInfo> QueryDevice();
 
 // Whether it can start a kernel before the one it depends on has ended (sm_90 and newer).
 bool CanOverlap();
+// Whether it is of compute capability 9.0, for which kernels of *_sm90.cu are made.
+bool IsHopper();
 // Multiprocessors of device 0; 1 where it cannot be asked.
 int NumSms();
 // Shared memory that a block of device 0 may ask for; 48 KiB where it cannot be asked.

@@ -8,11 +8,19 @@
 
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/ldst.cuh"
+#include "kernels/cuda/outlier_tail_cuda.h"
 
 namespace spikefold::kernels::cuda::row_stream {
 
 inline constexpr int kWarps = 8, kThreads = kWarps * kWarp;
 inline constexpr int kLaneBytes = 16, kStepBytes = kWarp * kLaneBytes;  // of a channel
+
+// Blocks of a launch whose warps take `channels` each.
+inline int64_t BlocksOf(const LinearGroup& linears, int64_t channels) {
+  int64_t blocks = 0;
+  for (int i = 0; i < linears.count; ++i) blocks += CeilDiv(linears.linear[i].n, kWarps * channels);
+  return blocks;
+}
 
 // The channels of a warp, and what is under way of them.
 template <int kChannels, int kDepth>

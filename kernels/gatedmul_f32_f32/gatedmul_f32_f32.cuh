@@ -5,7 +5,6 @@
 
 namespace spikefold::kernels::gatedmul_f32_f32 {
 
-// To 4 + |gate| units in the last place; 0 for what is below 2^-126 of gate.
 __device__ inline float Gated(Activation activation, float gate, float up) {
   float u = gate;
   if (activation == Activation::kGeluTanh) {

@@ -29,8 +29,7 @@ absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 inline constexpr int64_t kSplits = 8, kMostSplitRows = 64, kLeastSplitColumns = 4096;
 constexpr bool SplitsRows(const CudaParams& p) {
   return p.quantize.m <= kMostSplitRows && p.quantize.k >= kLeastSplitColumns &&
-         p.rotation.num_factors == 0 && quantize_s8r_f32::Holds(p.quantize, quantize_s8r_f32::kMostThreads) &&
-         p.quantize.q_stride <= 4 * kSplits * quantize_s8r_f32::kMostThreads;
+         p.rotation.num_factors == 0 && quantize_s8r_f32::Holds(p.quantize, quantize_s8r_f32::kMostThreads);
 }
 absl::Status RunSplit(const CudaParams& params, const cuda::Stream& stream);
 

@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(quantize::kMostThreads)
 
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.quantize.m == 0) return absl::OkStatus();
-  if (SplitsRows(p) && cuda::CanOverlap()) return RunSplit(p, stream);
+  if (SplitsRows(p) && cuda::IsHopper()) return RunSplit(p, stream);
   cuda::Shape shape = {.grid = dim3(static_cast<unsigned>(p.quantize.m)), .overlaps = true};
   const unsigned threads = quantize::HoldingThreads(p.quantize);
   const bool rotates = p.rotation.num_factors > 0;

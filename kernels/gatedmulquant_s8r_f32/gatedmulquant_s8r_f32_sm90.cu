@@ -54,6 +54,9 @@ __global__ void __launch_bounds__(quantize::kMostThreads)
 
 }  // namespace
 
+// What one block could hold in 8 fours a thread, 8 blocks hold in one.
+static_assert(kSplits >= quantize::kMostPieces);
+
 absl::Status RunSplit(const CudaParams& p, const cuda::Stream& stream) {
   const auto fours = static_cast<uint64_t>(cuda::CeilDiv(p.quantize.q_stride, 4 * kSplits));
   const uint64_t threads = std::clamp<uint64_t>(std::bit_ceil(fours), 128, quantize::kMostThreads);

@@ -1,8 +1,9 @@
 // hadamard_f32_f32 on a GPU, in place; the transform itself is hadamard_f32_f32.cuh, which other kernels
 // fuse.
 // Method    a block of threads a Hadamard block, in shared memory, in the CPU's order of additions.
-// Requires  4 * block bytes of shared memory: blocks of up to 32,768.
-// Exact     equal to the CPU's vector levels bit for bit.
+// Requires  4 * block bytes of shared memory: blocks of up to 32,768, fewer where a block has less than
+//           128 KiB.
+// Exact     equal to the CPU's vector levels bit for bit, where values are finite.
 // Targets   sm_80.
 #pragma once
 

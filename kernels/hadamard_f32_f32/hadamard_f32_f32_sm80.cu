@@ -47,9 +47,10 @@ absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<con
     const std::vector<float> table = HadamardFactorTable(factors[f]);
     tables.insert(tables.end(), table.begin(), table.end());
   }
-  if (block > kMaxBlock) {
+  const int64_t most = std::min(kMaxBlock, cuda::MaxSharedBytes() / int64_t{sizeof(float)});
+  if (block > most) {
     return absl::UnimplementedError(absl::StrCat("backend \"cuda\": a rotation in blocks of ", block,
-                                                 "; at most ", kMaxBlock, " fit; use --backend cpu"));
+                                                 "; at most ", most, " fit; use --backend cpu"));
   }
   SF_RETURN_IF_ERROR(tables_.Reserve(tables.size() * sizeof(float)));
   SF_RETURN_IF_ERROR(cuda::CopyIn(tables_.as<float>(), tables.data(), tables.size() * sizeof(float), stream));

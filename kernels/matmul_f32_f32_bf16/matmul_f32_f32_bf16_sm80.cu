@@ -83,10 +83,7 @@ int64_t RowsOf(int64_t m) { return m > 4 ? 8 : m > 2 ? 4 : m; }
 
 template <int kRows, int kChannels, int kDepth, int kBlocks>
 absl::Status RunRows(const cuda::SimtParams& p, const cuda::Stream& stream) {
-  int64_t blocks = 0;
-  for (int i = 0; i < p.linears.count; ++i) {
-    blocks += cuda::CeilDiv(p.linears.linear[i].n, row_stream::kWarps * kChannels);
-  }
+  const int64_t blocks = row_stream::BlocksOf(p.linears, kChannels);
   if (blocks == 0) return absl::OkStatus();
   return cuda::Launch(kName, matmul_f32_f32_bf16_rows_sm80<kRows, kChannels, kDepth, kBlocks>,
                       {.grid = dim3(static_cast<unsigned>(blocks)),

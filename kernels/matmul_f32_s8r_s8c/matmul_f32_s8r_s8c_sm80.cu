@@ -91,10 +91,7 @@ __global__ void __launch_bounds__(row_stream::kThreads, kBlocks)
 }
 template <int kChannels, int kDepth, int kBlocks>
 absl::Status RunRow(const CudaParams& p, const cuda::Stream& stream) {
-  int64_t blocks = 0;
-  for (int i = 0; i < p.linears.count; ++i) {
-    blocks += cuda::CeilDiv(p.linears.linear[i].n, row_stream::kWarps * kChannels);
-  }
+  const int64_t blocks = row_stream::BlocksOf(p.linears, kChannels);
   if (blocks == 0) return absl::OkStatus();
   return cuda::Launch("matmul_f32_s8r_s8c", matmul_f32_s8r_s8c_row_sm80<kChannels, kDepth, kBlocks>,
                       {.grid = dim3(static_cast<unsigned>(blocks)),

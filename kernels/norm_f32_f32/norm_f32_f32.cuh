@@ -51,8 +51,7 @@ __device__ inline void PrefetchGain(const CudaParams& p) {
   }
 }
 
-// A row of at most kPieces * kWidth values a thread, which stay in registers: one trip to memory. The adds
-// into the residual; h: the norm's pieces, as PiecesOf() counts them.
+// use(i, j) of a thread's pieces j of a row, values from i on, that are within it.
 template <int kWidth, int kPieces, typename Use>
 __device__ inline void PiecesOf(int64_t k, Use use) {
 #pragma unroll
@@ -61,6 +60,8 @@ __device__ inline void PiecesOf(int64_t k, Use use) {
     if (i < k) use(i, j);
   }
 }
+// A row of at most kPieces * kWidth values a thread, which stay in registers: one trip to memory. The adds
+// into the residual; h: the norm's pieces, as PiecesOf() counts them.
 template <int kWidth, int kPieces>
 __device__ inline void NormHeldRow(const CudaParams& p, int64_t m, Floats<kWidth> (&h)[kPieces]) {
   const int64_t at = m * p.k;

@@ -1,8 +1,7 @@
 // normquant_s8r_f32: the adds around a norm, the norm, the site's rotation and the site's codes in one pass
 // over the rows: norm_f32_f32, hadamard_f32_f32 and quantize_s8r_f32 with their definitions, bit for bit.
 // Method    a block a row, which stays in shared memory from the add to the codes; few rows that nobody
-// rotates
-//           or takes columns of, in registers.
+//           rotates or takes columns of, in registers.
 // Requires  4 * k bytes of shared memory: Fits(). No spike threshold.
 // Moves     k * (5 + 8 with a branch) bytes a row (residual in and out, branch in, codes out), and 4*k if the
 //           floats are wanted.

@@ -18,10 +18,10 @@ __device__ inline bool IsKept(const CudaParams& p, int64_t k) {
   return p.is_kept != nullptr && p.is_kept[k] != 0;
 }
 
-// Largest magnitude of the row's columns that are not kept.
 __device__ inline float LargerSize(float size, float4 v) {
   return fmaxf(size, fmaxf(fmaxf(fabsf(v.x), fabsf(v.y)), fmaxf(fabsf(v.z), fabsf(v.w))));
 }
+// Largest magnitude of the row's columns that are not kept.
 __device__ inline float RowMax(const CudaParams& p, const float* x, Places place) {
   float amax = 0;
   if (p.k % 4 == 0 && p.is_kept == nullptr) {
@@ -145,9 +145,10 @@ __device__ inline void RotateAndQuantizeRow(const CudaParams& p, int64_t m,
   WriteRow(p, m, row, place, scale, false, y);
 }
 
-// The same of a row in registers: piece j of a thread are the four values from first + 4 j blockDim.x on, 0
-// behind the row's end. shift [k], or null. y: where the floats go, or null. reduce(size): the largest size
-// of the row, of which the thread's pieces have this one; called by all threads, unless the scale is static.
+// QuantizeRow() of a row in registers: piece j of a thread are the four values from first + 4 j blockDim.x
+// on, 0 behind the row's end. shift [k], or null. y: where the floats go, or null. reduce(size): the largest
+// size of the row, of which the thread's pieces have this one; called by all threads, unless the scale is
+// static.
 template <int kPieces, typename Reduce>
 __device__ inline void QuantizeHeldRow(const CudaParams& p, int64_t m, const float* shift,
                                        float4 (&v)[kPieces], float* y, int first, Reduce reduce) {

@@ -60,10 +60,12 @@ constexpr unsigned RowThreads(int64_t m, int64_t k) {
   if (m <= kFewRows && k > 512) return kMostThreads;
   return k > 8192 ? 512 : 256;  // shared memory holds few wide rows
 }
-// A row in shared memory: its bytes, and room for what the kernels declare beside it (together they must not
-// pass 48 KiB unasked), and whether a block may have them (cuda::DeviceInfo says how many).
-constexpr int64_t FusedBytes(int64_t k) { return 4 * hadamard_f32_f32::RowFloats(k) + 1024; }
-constexpr bool Fits(int64_t k, int64_t max_shared_bytes) { return FusedBytes(k) <= max_shared_bytes; }
+// A row in shared memory: its bytes, and whether a block may have them and what the kernels declare beside it
+// (cuda::DeviceInfo says how many).
+constexpr int64_t FusedBytes(int64_t k) { return 4 * hadamard_f32_f32::RowFloats(k); }
+constexpr bool Fits(int64_t k, int64_t max_shared_bytes) {
+  return FusedBytes(k) + (1 << 10) <= max_shared_bytes;
+}
 // A row in registers: nobody asks for single columns of it, and a block's threads hold it in fours.
 inline constexpr int kMostPieces = 8;  // of a thread
 constexpr unsigned HoldingThreads(const CudaParams& p) {

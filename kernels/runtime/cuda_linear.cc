@@ -290,7 +290,9 @@ absl::Status CudaOps::FloatLinears(const CudaActivation& x, absl::Span<const Lin
 
 absl::Status CudaOps::Bf16Linears(const cuda::SimtParams& p) {
   namespace bf16 = kernels::matmul_f32_f32_bf16;
-  if (device_.sm != 90 || p.m < bf16::kHopperRows || !bf16::SupportsHopper(p.k) || bf16::TakesFewRows(p)) {
+  // Rounded rows are faster from five on.
+  const bool few = bf16::TakesFewRows(p) && (p.m <= 4 || !cuda_rounds_rows);
+  if (device_.sm != 90 || p.m < bf16::kHopperRows || !bf16::SupportsHopper(p.k) || few) {
     return bf16::RunCuda(p, *stream_);
   }
   const bf16::Rows rows = cuda_rounds_rows ? bf16::Rows::kBf16 : bf16::Rows::kExact;

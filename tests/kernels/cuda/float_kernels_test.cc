@@ -151,6 +151,7 @@ TEST_CASE("Rotations equal those of the CPU's vector levels bit for bit", "[gpu]
   // columns and several.
   for (const int64_t n : {2,   8,   32,   64,   256, 512,  2048, 4096, 16384, 20,    36,
                           152, 640, 1296, 1536, 576, 1232, 4864, 9472, 11008, 14336, 28672}) {
+    if (n * int64_t{sizeof(float)} > cuda::MaxSharedBytes()) continue;
     const int64_t m = 2, width = n <= 4096 ? 3 * n : n;
     const std::vector<int64_t> factors = HadamardFactors(n);
     const std::vector<float> scale = RandomFloats(width, 2);

@@ -2,6 +2,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/hadamard.h"
 #include "kernels/cuda/copy.h"
+#include "kernels/cuda/device.h"
 #include "kernels/gatedmulquant_s8r_f32/gatedmulquant_s8r_f32_cuda.h"
 #include "kernels/hadamardquant_s8r_f32/hadamardquant_s8r_f32_cuda.h"
 #include "kernels/kernel_check.h"
@@ -85,7 +86,8 @@ const std::vector<Case> kCases = {{1, 576},
                                   {66, 576, 64, 0, true},
                                   {2, 14336, 14336},
                                   {2, 28672, 28672},  // more shared memory than some devices have
-                                  {3, 9728, 9728},    // 76 x 128: a table that no thread holds
+                                  {2, 12000},       // just below the shared memory that need not be asked for
+                                  {3, 9728, 9728},  // 76 x 128: a table that no thread holds
                                   {3, 4096, 0, 0, true, false},
                                   {66, 1540, 0, 0.05f, true, false},
                                   {67, 14336, 0, 0, false, false},
@@ -106,6 +108,7 @@ void Shift(const std::vector<float>& by, const Case& c, const Array<float>& rows
 TEST_CASE("A norm that quantizes equals the norm, the rotation and the quantizer", "[gpu][fused]") {
   CheckReport report;
   for (const Case& c : kCases) {
+    if (!quantize::Fits(c.k, cuda::MaxSharedBytes())) continue;
     for (const bool sandwich : {false, true}) {
       const std::vector<float> h = RandomFloats(c.m * c.k, 1), b = RandomFloats(c.m * c.k, 2);
       const Array<float> gain(RandomFloats(c.k, 3)), branch_gain(RandomFloats(c.k, 4)), branch(b);
@@ -152,6 +155,7 @@ TEST_CASE("A gated product that quantizes equals the product, the rotation and t
           "[gpu][fused]") {
   CheckReport report;
   for (const Case& c : kCases) {
+    if (!quantize::Fits(c.k, cuda::MaxSharedBytes())) continue;
     const Array<float> gate(RandomFloats(c.m * c.k, 1)), up(RandomFloats(c.m * c.k, 2)), y_fused(c.m * c.k),
         y(c.m * c.k), turned_fused(RandomFloats(c.m * c.k, 6)), turned(RandomFloats(c.m * c.k, 6));
     const std::vector<int32_t> kept = c.keeps ? std::vector<int32_t>{3} : std::vector<int32_t>();
