@@ -1,9 +1,11 @@
 #include "benchmarks/cuda_bench_options.h"
 
+#include <cstdio>
 #include <cstdlib>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_split.h"
+#include "formats/base/status.h"
 
 namespace spikefold::benchmarks {
 
@@ -38,6 +40,20 @@ bool ParseOptions(int argc, char** argv, Options& options) {
     }
   }
   return options.rounds > 0 && !options.m.empty() && !options.shapes.empty();
+}
+
+int RunMain(int argc, char** argv, const char* usage, Options options, absl::FunctionRef<Run> run) {
+  if (!ParseOptions(argc, argv, options)) {
+    std::fprintf(stderr, "usage: %s\n", usage);
+    return 2;
+  }
+  const absl::Status status = [&]() -> absl::Status {
+    SF_ASSIGN_OR_RETURN(const kernels::cuda::DeviceInfo device, kernels::cuda::QueryDevice());
+    SF_ASSIGN_OR_RETURN(const auto stream, kernels::cuda::Stream::Make());
+    return run(options, device, *stream);
+  }();
+  if (!status.ok()) std::fprintf(stderr, "%s\n", std::string(status.message()).c_str());
+  return status.ok() ? 0 : 1;
 }
 
 }  // namespace spikefold::benchmarks

@@ -1,10 +1,15 @@
-// What cuda_bench is asked for; cuda_bench.cc says what it means.
+// What cuda_bench and rows_bench are asked for, and how they run; cuda_bench.cc says what the options mean.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "kernels/cuda/device.h"
+#include "kernels/cuda/stream.h"
 
 namespace spikefold::benchmarks {
 
@@ -20,5 +25,10 @@ struct Options {
 
 // False: the command line is not one of these options.
 bool ParseOptions(int argc, char** argv, Options& options);
+
+// main() of a benchmark: `run` on device 0 with what the command line says over `options`. 1: an error, 2:
+// other options, each after a line on stderr.
+using Run = absl::Status(const Options&, const kernels::cuda::DeviceInfo&, const kernels::cuda::Stream&);
+int RunMain(int argc, char** argv, const char* usage, Options options, absl::FunctionRef<Run> run);
 
 }  // namespace spikefold::benchmarks

@@ -197,23 +197,14 @@ class Bench {
   std::vector<Contender> contenders_;
 };
 
-absl::Status Main(const Options& options) {
-  SF_ASSIGN_OR_RETURN(const cuda::DeviceInfo device, cuda::QueryDevice());
-  SF_ASSIGN_OR_RETURN(const auto stream, cuda::Stream::Make());
-  return Bench(options, device, *stream).Run();
-}
-
 }  // namespace
 }  // namespace spikefold::benchmarks
 
 int main(int argc, char** argv) {
-  spikefold::benchmarks::Options options;
-  options.m = {1, 16, 512, 4096};
-  if (!spikefold::benchmarks::ParseOptions(argc, argv, options)) {
-    std::fprintf(stderr, "usage: rows_bench [--m M,...] [--rounds R] [--csv]\n");
-    return 2;
-  }
-  const absl::Status status = spikefold::benchmarks::Main(options);
-  if (!status.ok()) std::fprintf(stderr, "rows_bench: %s\n", std::string(status.message()).c_str());
-  return status.ok() ? 0 : 1;
+  namespace benchmarks = spikefold::benchmarks;
+  constexpr char kUsage[] = "rows_bench [--m M,...] [--rounds R] [--csv]";
+  return benchmarks::RunMain(argc, argv, kUsage, {.m = {1, 16, 512, 4096}},
+                             [](const auto& options, const auto& device, const auto& stream) {
+                               return benchmarks::Bench(options, device, stream).Run();
+                             });
 }

@@ -29,7 +29,7 @@ const std::vector<int8_t>& HadamardTable(int64_t order);
 // = a - b of neighbours a, b, x H is s C + t and t C - s by turns, half the additions.
 bool IsPairedHadamard(int64_t order);
 // What a product with the matrix multiplies by, row-major: C of a paired one [order/2, order/2], 0 on the
-// diagonal and 1 or -1 elsewhere; otherwise the matrix.
+// diagonal and 1 or -1 elsewhere; otherwise the matrix. Aborts unless HasHadamardTable(order).
 std::vector<float> HadamardFactorTable(int64_t order);
 
 // Orders whose Kronecker product, the first outermost, is the matrix of order n that is cheapest to apply: at

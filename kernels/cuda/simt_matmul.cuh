@@ -129,18 +129,6 @@ __device__ inline float AddCodes(const float* x, const uint4& words, float sum) 
   return sum;
 }
 
-// 8 bf16 weights against 8 values of a row, both aligned.
-__device__ inline float AddBf16(const float* x, const uint4& words, float sum) {
-  const uint32_t parts[4] = {words.x, words.y, words.z, words.w};
-#pragma unroll
-  for (int part = 0; part < 4; ++part) {
-    const float2 values = *reinterpret_cast<const float2*>(x + part * 2);
-    sum = fmaf(values.x, __uint_as_float(parts[part] << 16), sum);
-    sum = fmaf(values.y, __uint_as_float(parts[part] & 0xffff0000u), sum);
-  }
-  return sum;
-}
-
 // Few rows: bound by the bytes of W, which are read once.
 template <typename W>
 __global__ void __launch_bounds__(kRowWarps* kWarp) SimtRows(const __grid_constant__ SimtParams p) {
@@ -173,26 +161,6 @@ __global__ void __launch_bounds__(kRowWarps* kWarp) SimtRows(const __grid_consta
         for (int i = 0; i < kLoads; ++i) {
           const int64_t k = k0 + i * kStep;
           if (k < p.k) sum[0] = AddCodes(x + k, words[i], sum[0]);
-        }
-      }
-      k_begin = p.k;
-    }
-  }
-  if constexpr (std::is_same_v<W, __nv_bfloat16>) {
-    constexpr int kStep = kWarp * 8, kLoads = 4;  // 64 bytes a lane on their way
-    if (count == 1 && p.k % 8 == 0) {
-      const float* x = p.x + RowAt(p, m0) * p.k;
-      for (int64_t k0 = lane * 8; k0 < p.k; k0 += kLoads * kStep) {
-        uint4 words[kLoads];
-#pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
-          const int64_t k = k0 + i * kStep;
-          words[i] = k < p.k ? LoadStreaming16(weights + k) : make_uint4(0, 0, 0, 0);
-        }
-#pragma unroll
-        for (int i = 0; i < kLoads; ++i) {
-          const int64_t k = k0 + i * kStep;
-          if (k < p.k) sum[0] = AddBf16(x + k, words[i], sum[0]);
         }
       }
       k_begin = p.k;

@@ -31,6 +31,7 @@ constexpr bool SplitsRows(const CudaParams& p) {
   return p.quantize.m <= kMostSplitRows && p.quantize.k >= kLeastSplitColumns &&
          p.rotation.num_factors == 0 && quantize_s8r_f32::Holds(p.quantize, quantize_s8r_f32::kMostThreads);
 }
+// Requires SplitsRows() and sm_90.
 absl::Status RunSplit(const CudaParams& params, const cuda::Stream& stream);
 
 }  // namespace spikefold::kernels::gatedmulquant_s8r_f32

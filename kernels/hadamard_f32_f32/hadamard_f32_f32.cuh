@@ -4,7 +4,7 @@
 //
 // A thread takes 2 to 32 points of a power of two at a time, and all points of a table of up to 28: neither
 // needs a second buffer. Of 32 neighbours, the last pass, eight lanes read 16 bytes each at multiples of 128
-// bytes, which are one bank: so values do not lie where they count, but at Place().
+// bytes, which are one bank: so values do not lie where they count, but at their Places.
 #pragma once
 
 #include <utility>
@@ -163,7 +163,8 @@ template <int kOrder, int kFirst, bool kWhole>
 __device__ inline void PaleyOutputs(float (&x)[kOrder], Column<kWhole>& y) {
   constexpr bool kPaired = kPairs<kOrder>;
   constexpr int kPoints = kPaired ? kOrder / 2 : kOrder, kOutput = kPaired ? kFirst / 2 : kFirst;
-  constexpr uint64_t k0 = kMinus<kOrder, kOutput>, k1 = kMinus < kOrder, kPaired ? kOutput : kOutput + 1 > ;
+  constexpr int kNextOutput = kPaired ? kOutput : kOutput + 1;
+  constexpr uint64_t k0 = kMinus<kOrder, kOutput>, k1 = kMinus<kOrder, kNextOutput>;
   float sum0 = 0, sum1 = 0;
   asm volatile("" : "+f"(x[0]), "+r"(y.base)::"memory");
 #pragma unroll

@@ -14,8 +14,8 @@
 namespace spikefold::kernels::matmul_f32_f32_bf16 {
 
 absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream);
-// Up to 8 rows that fit into a block's shared memory, in float32: RunCuda() reads W at the rate of memory
-// then.
+// Up to 8 rows that fit into a block's shared memory, in float32: RunCuda() streams W past them then, one row
+// at nearly the rate of memory, eight at a third of it.
 bool TakesFewRows(const cuda::SimtParams& params);
 
 enum class Rows { kBf16 = 1, kExact = 2 };  // parts that x is split into

@@ -11,6 +11,17 @@ constexpr int kLaneColumns = 8, kStepColumns = cuda::kWarp * kLaneColumns, kFour
 
 int64_t RowBytes(int64_t k) { return row_stream::RowFloats(k, kStepColumns) * int64_t{sizeof(float)}; }
 
+// 8 weights against 8 values of a row.
+__device__ inline float AddBf16(const float (&v)[kLaneColumns], const uint4& words, float sum) {
+  const uint32_t pairs[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    sum = fmaf(v[2 * i], __uint_as_float(pairs[i] << 16), sum);
+    sum = fmaf(v[2 * i + 1], __uint_as_float(pairs[i] & 0xffff0000u), sum);
+  }
+  return sum;
+}
+
 // 8 columns of some rows against some channels. x: of the first row, the others `stride` further.
 template <int kRows, int kChannels>
 __device__ inline void Multiply(const float4* x, int stride, const uint4 (&words)[kChannels],
@@ -19,7 +30,7 @@ __device__ inline void Multiply(const float4* x, int stride, const uint4 (&words
     const float4 low = x[0], high = x[cuda::kWarp];
     const float v[kLaneColumns] = {low.x, low.y, low.z, low.w, high.x, high.y, high.z, high.w};
 #pragma unroll
-    for (int c = 0; c < kChannels; ++c) sum[0][c] = cuda::simt::AddBf16(v, words[c], sum[0][c]);
+    for (int c = 0; c < kChannels; ++c) sum[0][c] = AddBf16(v, words[c], sum[0][c]);
   } else {
     float wide[kChannels][kLaneColumns];  // widened once for all rows
 #pragma unroll

@@ -99,11 +99,6 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
   }
 }
 
-bool IsHopper() {
-  static const bool is = cuda::QueryDevice()->sm == 90;
-  return is;
-}
-
 struct Change {
   bool flip = false;  // one nibble
   float spike = 0;    // put into two channels of each row
@@ -223,7 +218,7 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
     run({.m = 2, .n = 8500, .k = 256, .group = 64, .bits = 4});
     run({.m = 1, .n = 64, .k = 14336, .group = 64, .bits = 4, .extremes = true});
   }
-  if (IsHopper()) {  // blocks of several pairs of tiles, warps that share K, several rounds
+  if (cuda::IsHopper()) {  // blocks of several pairs of tiles, warps that share K, several rounds
     for (const int64_t m : {2, 5, 16, 32}) {
       for (const Path path : {Path::kClusters, Path::kFew}) {
         RunTiles({.m = m, .n = 4100, .k = 1024, .group = 64, .bits = 4}, ++seed, {}, report, path);
@@ -240,7 +235,7 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
 
 TEST_CASE("Linears of one launch get what each gets alone, with zero points and without",
           "[gpu][matmul][decode]") {
-  if (!IsHopper()) return;
+  if (!cuda::IsHopper()) return;
   constexpr int64_t kK = 1088;
   const std::vector<int64_t> widths = {50, 96, 33, 16};
   for (const int64_t m : {1, 4, 7, 16, 20, 70}) {
@@ -299,7 +294,7 @@ TEST_CASE("Kept columns and super weights stand beside 4-bit codes in tiles", "[
       }
     }
   }
-  if (IsHopper()) {  // blocks that share K
+  if (cuda::IsHopper()) {  // blocks that share K
     RunTiles({.m = 20, .n = 50, .k = 4096, .group = 64, .bits = 4, .w_zeros = true, .bias = true}, ++seed,
              {.tail = true}, report, Path::kFew);
   }
@@ -308,7 +303,7 @@ TEST_CASE("Kept columns and super weights stand beside 4-bit codes in tiles", "[
 }
 
 TEST_CASE("Many rows and channels times 4-bit codes hold their bound", "[gpu][matmul][decode]") {
-  if (!IsHopper()) return;
+  if (!cuda::IsHopper()) return;
   CheckReport report;
   for (const int64_t m : {128, 300}) {
     for (const int64_t n : {255, 4100}) {  // tiles of 128 and of 256 channels
@@ -350,7 +345,7 @@ std::vector<std::vector<float>> RunChannels(const s4g::Packed& packed, int64_t k
 
 TEST_CASE("Many rows get the same from channels alone, beside others and in stripes",
           "[gpu][matmul][decode]") {
-  if (!IsHopper()) return;
+  if (!cuda::IsHopper()) return;
   constexpr int64_t kRows = 200, kN = 5000, kK = 14336;  // 128 MiB of f16 are 4608 channels
   std::vector<int8_t> codes(kN * kK), zeros(kN * kK / 64);
   std::vector<float> scales(zeros.size());
@@ -383,7 +378,7 @@ TEST_CASE("Many rows get the same from channels alone, beside others and in stri
 }
 
 TEST_CASE("Every way to share out 4-bit codes in tiles holds the bound", "[gpu][matmul][decode]") {
-  if (!IsHopper()) return;
+  if (!cuda::IsHopper()) return;
   CheckReport report;
   uint64_t seed = 40;
   for (const int64_t m : {3, 30, 130}) {
@@ -426,7 +421,7 @@ TEST_CASE("A spike of thousands leaves the other channels of its row their preci
 
 TEST_CASE("Values beyond the range of f16 are scaled, what is not finite stays in its row",
           "[gpu][matmul][decode]") {
-  if (!IsHopper()) return;
+  if (!cuda::IsHopper()) return;
   constexpr int64_t kRows = 9, kN = 32, kK = 128;
   const s4g::Packed packed = s4g::Pack({.n = kN,
                                         .k = kK,

@@ -94,10 +94,8 @@ void Check(const Case& c, int flip, CheckReport& report) {
                  reference, tolerance);
 }
 
-bool IsHopper() { return cuda::QueryDevice()->sm == 90; }
-
 TEST_CASE("W8A8 on Hopper holds its bound at every edge of its tiles", "[gpu][hopper]") {
-  if (!IsHopper()) return;
+  if (!cuda::IsHopper()) return;
   CheckReport report;
   for (const int tile : {128, 256}) {
     for (const int64_t m : {1, 7, 63, 64, 65, 127, 128, 129, 300})
@@ -140,7 +138,7 @@ TEST_CASE("W8A8 of few rows holds its bound", "[gpu]") {
 }
 
 TEST_CASE("W8A8 on Hopper: one wrong code, kept column or scale is found", "[gpu][hopper][canary]") {
-  if (!IsHopper()) return;
+  if (!cuda::IsHopper()) return;
   for (const int flip : {1, 2, 3}) {
     CheckReport report;
     Check({129, 264, 32, 64, true}, flip, report);
@@ -150,7 +148,7 @@ TEST_CASE("W8A8 on Hopper: one wrong code, kept column or scale is found", "[gpu
 }
 
 TEST_CASE("W8A8 on Hopper gives the same bits a hundred times", "[gpu][hopper]") {
-  if (!IsHopper()) return;
+  if (!cuda::IsHopper()) return;
   const cuda::DeviceInfo device = *cuda::QueryDevice();
   const int64_t m = 700, n = 1536, k = 1024, r = 64;
   const Array<int8_t> x(RandomCodes(m * k, -127, 127, 1)), w(RandomCodes(n * k, -127, 127, 2));
