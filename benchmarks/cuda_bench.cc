@@ -406,6 +406,8 @@ class Bench {
                                   .group = groups ? kCodeGroup : 0,
                                   .y = sums_.as<float>()};
            switch (path) {
+             case code_rows::Path::kRow:
+               return code_rows::RunRow(p, stream_);
              case code_rows::Path::kWide:
                return code_rows::RunWide(p, wide_.as<void>(), device_, stream_);
              case code_rows::Path::kDigits:
@@ -462,9 +464,11 @@ class Bench {
       AddBf16Rows("bf16 f32 split", bf16_weights::Rows::kExact, m, n, k);
     }
     AddCodeRows("w8a16 f32", code_rows::Path::kDirect, false, m, n, k);
+    if (m == 1) AddCodeRows("w8a16 f32 row", code_rows::Path::kRow, false, m, n, k);
     AddCodeRows("w8a16 f32 digits", code_rows::Path::kDigits, false, m, n, k);
     if (hopper) AddCodeRows("w8a16 f32 wide", code_rows::Path::kWide, false, m, n, k);
     AddCodeRows("w8ga16 f32", code_rows::Path::kDirect, true, m, n, k);
+    if (m == 1) AddCodeRows("w8ga16 f32 row", code_rows::Path::kRow, true, m, n, k);
     AddCodeRows("w8ga16 f32 digits", code_rows::Path::kDigits, true, m, n, k);
     if (hopper) AddCodeRows("w8ga16 f32 wide", code_rows::Path::kWide, true, m, n, k);
     if (m <= 8) AddBf16FewRows("bf16 f32", m, n, k);

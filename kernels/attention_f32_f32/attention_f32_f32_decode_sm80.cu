@@ -51,8 +51,11 @@ __global__ void __launch_bounds__(kThreads, kLean ? 3 : 1)
   using T = Teams<kMaxDim>;
   constexpr int kTeams = T::kCount, kStride = kMaxDim + 2;  // of what a team leaves: values, maximum, total
   extern __shared__ __align__(16) float shared[];
-  float* const q = shared;                        // [kHeads][kMaxDim]
-  float* const left = shared + kHeads * kMaxDim;  // [kHeads][kTeams][kStride]
+  float* const q = shared;                                                          // [kHeads][kMaxDim]
+  float *const fresh_k = q + kHeads * kMaxDim, *const fresh_v = fresh_k + kMaxDim;  // the new row
+  float* const left = fresh_v + kMaxDim;                    // [kHeads][kTeams][kStride]
+  float* const weights = left + kHeads * kTeams * kStride;  // [kHeads][kTeams]
+  float* const largest = weights + kHeads * kTeams;         // [kHeads]
   cuda::LetNextStart();
   const int d = static_cast<int>(p.head_dim), thread = static_cast<int>(threadIdx.x);
   const int heads = static_cast<int>(p.num_heads / p.num_kv_heads);  // at most kHeads
@@ -67,16 +70,34 @@ __global__ void __launch_bounds__(kThreads, kLean ? 3 : 1)
   const int64_t begin = max(oldest, split * kSplitKeys), end = min(position + 1, (split + 1) * kSplitKeys);
 
   // What earlier steps left, and the host with this one, does not depend on the kernel before: it comes while
-  // that works.
+  // that works, the first keys to registers, all others to L2.
+  const int team = thread / T::kLanes, lane = thread % T::kLanes;
+  constexpr int kAtOnce = kTeams * kKeys;
+  // Rows of some keys; the new one's lies in shared memory.
+  const auto load = [&](const float* rows, const float* fresh, int64_t key, float4(&to)[T::kVectors]) {
+#pragma unroll
+    for (int c = 0; c < T::kVectors; ++c) {
+      const int column = 4 * (lane + c * T::kLanes);
+      to[c] = make_float4(0, 0, 0, 0);
+      if (key < end && column < d) {
+        if (key < position) to[c] = Load4(rows + key * width + column);
+        if (key == position && fresh != nullptr) to[c] = Load4(fresh + column);
+      }
+    }
+  };
+  float4 k[kKeys][T::kVectors], v[kKeys][T::kVectors];
+#pragma unroll
+  for (int j = 0; j < kKeys; ++j) load(cache_k, nullptr, begin + team + j * kTeams, k[j]);
+#pragma unroll
+  for (int j = 0; j < kKeys; ++j) load(cache_v, nullptr, begin + team + j * kTeams, v[j]);
   {
     constexpr int kFloats = cuda::kLineBytes / static_cast<int>(sizeof(float));
     const int lines = (d + kFloats - 1) / kFloats;
-    const int64_t all = 2 * lines * (min(end, position) - begin);
-    for (int64_t i = thread; i < all; i += kThreads) {
-      const int64_t key = begin + i / (2 * lines);
-      const int line = static_cast<int>(i % (2 * lines));
-      const float* const row = line < lines ? cache_k : cache_v;
-      cuda::PrefetchLine(row + key * width + line % lines * kFloats);
+    const int all = 2 * lines * static_cast<int>(max(min(end, position) - begin - kAtOnce, int64_t{0}));
+    for (int i = thread; i < all; i += kThreads) {
+      const int key = i / (2 * lines), line = i % (2 * lines);
+      const float* const row = (line < lines ? cache_k : cache_v) + (begin + kAtOnce + key) * width;
+      cuda::PrefetchLine(row + line % lines * kFloats);
     }
     if (p.cos != nullptr && thread * kFloats < d / 2) {
       cuda::PrefetchLine(p.cos + position * (d / 2) + thread * kFloats);
@@ -89,29 +110,25 @@ __global__ void __launch_bounds__(kThreads, kLean ? 3 : 1)
     const int h = i / kMaxDim, column = i % kMaxDim;
     q[i] = h < heads && column < d ? Rotated(p.q + (head0 + h) * d, p, position, column) : 0.0f;
   }
-  if (position / kSplitKeys == split) {  // here the new row is read again after the barrier
+  if (position / kSplitKeys == split) {
     for (int i = thread; i < d; i += kThreads) {
-      cache_k[position * width + i] = Rotated(p.new_k + new_row, p, position, i);
-      cache_v[position * width + i] = p.new_v[new_row + i];
+      const float new_k = Rotated(p.new_k + new_row, p, position, i), new_v = p.new_v[new_row + i];
+      fresh_k[i] = cache_k[position * width + i] = new_k;
+      fresh_v[i] = cache_v[position * width + i] = new_v;
     }
   }
   __syncthreads();
 
-  const int team = thread / T::kLanes, lane = thread % T::kLanes;
   Softmax<T::kVectors> state[kHeads];
-  const auto load = [&](const float* rows, int64_t key, float4(&to)[T::kVectors]) {
+  for (int64_t key0 = begin; key0 < end; key0 += kAtOnce) {
 #pragma unroll
-    for (int c = 0; c < T::kVectors; ++c) {
-      const int column = 4 * (lane + c * T::kLanes);
-      to[c] = key < end && column < d ? Load4(rows + key * width + column) : make_float4(0, 0, 0, 0);
+    for (int j = 0; j < kKeys; ++j) {
+      const int64_t key = key0 + team + j * kTeams;
+      if (key0 > begin || key == position) {
+        load(cache_k, fresh_k, key, k[j]);
+        load(cache_v, fresh_v, key, v[j]);
+      }
     }
-  };
-  for (int64_t key0 = begin; key0 < end; key0 += kTeams * kKeys) {
-    float4 k[kKeys][T::kVectors], v[kKeys][T::kVectors];
-#pragma unroll
-    for (int j = 0; j < kKeys; ++j) load(cache_k, key0 + team + j * kTeams, k[j]);
-#pragma unroll
-    for (int j = 0; j < kKeys; ++j) load(cache_v, key0 + team + j * kTeams, v[j]);
 #pragma unroll
     for (int h = 0; h < kHeads; ++h) {
       float score[kKeys] = {};
@@ -168,34 +185,37 @@ __global__ void __launch_bounds__(kThreads, kLean ? 3 : 1)
   }
   __syncthreads();
 
-  // Parts [count] of one head, `stride` floats apart: column i of the merged values, with their maximum and
-  // total.
-  struct Merged {
-    float value = 0, max = -INFINITY, total = 0;
-  };
-  const auto merge = [&](const float* parts, int64_t count, int stride, int tail, int i) {
-    Merged m;
-    for (int64_t s = 0; s < count; ++s) m.max = fmaxf(m.max, parts[s * stride + tail]);
-    for (int64_t s = 0; s < count; ++s) {
-      const float weight = m.max == -INFINITY ? 0.0f : expf(parts[s * stride + tail] - m.max);
-      m.value = fmaf(parts[s * stride + i], weight, m.value);
-      m.total = fmaf(parts[s * stride + tail + 1], weight, m.total);
-    }
-    return m;
-  };
+  // What the teams' values count, once for all columns.
+  for (int i = thread; i < heads * kTeams; i += kThreads) {
+    const float* const maxima = left + i / kTeams * kTeams * kStride + kMaxDim;
+    float max = -INFINITY;
+#pragma unroll
+    for (int t = 0; t < kTeams; ++t) max = fmaxf(max, maxima[t * kStride]);
+    weights[i] = max == -INFINITY ? 0.0f : expf(maxima[i % kTeams * kStride] - max);
+    if (i % kTeams == 0) largest[i / kTeams] = max;
+  }
+  __syncthreads();
+
   const int partial_stride = d + 2;
   for (int i = thread; i < heads * d; i += kThreads) {
     const int h = i / d, column = i % d;
-    const Merged m = merge(left + h * kTeams * kStride, kTeams, kStride, kMaxDim, column);
+    float value = 0, total = 0;
+#pragma unroll
+    for (int t = 0; t < kTeams; ++t) {
+      const float* const part = left + (h * kTeams + t) * kStride;
+      const float weight = weights[h * kTeams + t];
+      value = fmaf(part[column], weight, value);
+      total = fmaf(part[kMaxDim + 1], weight, total);
+    }
     if (p.splits == 1) {
-      p.o[(head0 + h) * d + column] = m.value / m.total;
+      p.o[(head0 + h) * d + column] = value / total;
       continue;
     }
     float* const to = p.partial + ((head0 + h) * p.splits + split) * partial_stride;
-    to[column] = m.value;
+    to[column] = value;
     if (column == 0) {
-      to[d] = m.max;
-      to[d + 1] = m.total;
+      to[d] = largest[h];
+      to[d + 1] = total;
     }
   }
   if (p.splits == 1) return;
@@ -212,14 +232,22 @@ __global__ void __launch_bounds__(kThreads, kLean ? 3 : 1)
   for (int i = thread; i < heads * d; i += kThreads) {
     const int h = i / d, column = i % d;
     const float* const parts = p.partial + (head0 + h) * p.splits * partial_stride;
-    const Merged m = merge(parts, position / kSplitKeys + 1, partial_stride, d, column);
-    p.o[(head0 + h) * d + column] = m.value / m.total;
+    const int64_t count = position / kSplitKeys + 1;
+    float max = -INFINITY, value = 0, total = 0;
+    for (int64_t s = 0; s < count; ++s) max = fmaxf(max, parts[s * partial_stride + d]);
+    for (int64_t s = 0; s < count; ++s) {
+      const float weight = max == -INFINITY ? 0.0f : expf(parts[s * partial_stride + d] - max);
+      value = fmaf(parts[s * partial_stride + column], weight, value);
+      total = fmaf(parts[s * partial_stride + d + 1], weight, total);
+    }
+    p.o[(head0 + h) * d + column] = value / total;
   }
 }
 
 template <int kMaxDim, int kHeads, bool kLean>
 absl::Status LaunchBlocks(const DecodeParams& p, const cuda::Stream& stream) {
-  const int64_t floats = kHeads * kMaxDim + int64_t{kHeads} * Teams<kMaxDim>::kCount * (kMaxDim + 2);
+  const int64_t floats =
+      (kHeads + 2) * kMaxDim + int64_t{kHeads} * (Teams<kMaxDim>::kCount * (kMaxDim + 3) + 1);
   return cuda::Launch("attention_f32_f32 decode", attention_f32_f32_decode_sm80<kMaxDim, kHeads, kLean>,
                       {.grid = dim3(static_cast<unsigned>(p.splits), static_cast<unsigned>(p.num_kv_heads),
                                     static_cast<unsigned>(p.m)),

@@ -10,18 +10,20 @@
 //   kWarps, kRegisters            of a block, and of a thread at most. The shared memory of a multiprocessor
 //                                 is a block's; the registers that it leaves are room for small kernels
 //                                 before and after, which otherwise hold up blocks of this one
-//   kTiles, kColumns              n8 tiles, and their columns
-//   kParts                        columns of a row: of 4 rows one behind the other, then 4 more of them
+//   kTiles, kSums                 n8 tiles, and the sums of a lane of each
+//   kColumns, kParts              columns of sums that a pair leaves, a multiple of 4; of them those of a
+//   row: of
+//                                 4 rows one behind the other, then 4 more of them
 //   kChunkBytes                   of x of 64 columns of W (a chunk), in shared memory
 //   kUnitBytes                    of the codes of a unit
 //   Codes(linears, lane)          .Go(linear, pair, chunk, chunks of K), then .Load(to, chunks) of a unit
 //                                 there and each one behind it
 //   X(p, first, chunks)           x of the block's chunks: .Load() starts to read it, .Keep(x, largest) puts
-//                                 it into shared memory, and into largest [kColumns] what Value() needs to
-//                                 know of a column; called by all threads
+//                                 it into shared memory, and into largest what Store() needs to know;
+//                                 called by all threads
 //   kLargestBytes                 of largest and what X needs behind it
-//   Multiply(zeros, chunks, unit, x, lane, acc)   a unit against x
-//   Value(sum, largest, half)     what a column's sum of one of channels 8 half to 8 half + 7 stands for
+//   Multiply(zeros, chunks, unit, x, lane, acc)   a unit against x; acc [kRowTiles][kTiles][kSums]
+//   Store(acc, largest, lane, slot)   the sums that acc stands for, to slot [kColumns][kStride]
 //   Output(p, linear, row, n)     of channels n to n + 3; .Finish(p, y) stores them, if they are any
 //   Cost(plan)                    about how long it takes, in microseconds
 #pragma once
@@ -249,7 +251,7 @@ __global__ void __maxnreg__(Traits::kRegisters)
       const bool zeros = p.linears.linear[LinearOf(plan, pair0 + pair)].w_zero != nullptr;
       uint32_t x = x_begin + unit * (kUnitChunks * Traits::kChunkBytes);
       int chunks_left = plan.all_chunks - (share.first + unit) * kUnitChunks;
-      float acc[kRowTiles][Traits::kTiles][4] = {};
+      float acc[kRowTiles][Traits::kTiles][Traits::kSums] = {};
 #pragma unroll 1
       for (; s < stop; ++s) {
         WaitOldest(plan.stages);
@@ -263,18 +265,7 @@ __global__ void __maxnreg__(Traits::kRegisters)
       }
       // Slot pair + warp: of two parts that follow each other either the pair or the warp is another.
       float* const slot = partial + (pair + warp) * kSlot;
-#pragma unroll
-      for (int c = 0; c < Traits::kTiles; ++c) {
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int column = c * 8 + lane % 4 * 2 + e % 2, channel = lane / 4 + e / 2 * 8;
-          const uint32_t size = largest[column];
-#pragma unroll
-          for (int r = 0; r < kRowTiles; ++r) {
-            slot[column * kStride + r * 16 + channel] = Traits::Value(acc[r][c][e], size, e / 2);
-          }
-        }
-      }
+      Traits::Store(acc, largest, lane, slot);
       unit = 0;
       ++pair;
     }

@@ -8,22 +8,23 @@
 //           rows at once (matmul_f32_f32_s4g_few_sm90.cu).
 //           Still more: the weights of a linear become f16 in scratch memory, and tiles of 128 rows and 256
 //           channels are multiplied (kernels/cuda/wide_rows.cuh).
-//           Clusters (sm_90, up to 16 rows): x becomes f16 once for many channels, under a power of two for
-//           each row and part of K; zero points go through sums of the f16 values
-//           (kernels/cuda/cluster_rows.cuh). Up to 4 rows x has two f16 parts, more rows have one. Elsewhere
-//           up to 4 rows: integers on the tensor cores, x in three digits (digit_rows.cuh). More: codes
-//           become bf16 integers; x is split into two bf16 values. Warps of a block share out K.
+//           Clusters (sm_90, up to 16 rows; kernels/cuda/cluster_rows.cuh): one or two rows are integers on
+//           the tensor cores, x in three digits (matmul_f32_f32_s4g_digits_sm90.cu). Of more rows x becomes
+//           f16 once for many channels, under a power of two for each row and part of K, up to 4 rows in two
+//           parts, more rows in one; zero points go through sums of the f16 values.
+//           Elsewhere up to 4 rows: digits, too (digit_rows.cuh). More: codes become bf16 integers; x is
+//           split into two bf16 values. Warps of a block share out K.
 // Precision of x                relative to x       or to the largest |x|
-//           clusters, 1 to 4 rows     2^-22         2^-40 of a row's part of K
+//           digits                                  2^-22 of 64 columns
+//           clusters, 3 and 4 rows    2^-22         2^-40 of a row's part of K
 //           clusters, more rows       2^-11         2^-40 of a row's part of K; bf16 has 2^-8
 //           more than 16 rows, sm_90a 2^-11         2^-39 of a row; weights and, up to 512 rows, their scales
 //                                                   and these times zero points too; weights to 2^-17 of a
 //                                                   channel's largest or, of more rows, 2^-39
-//           digits                                  2^-22 of 64 columns
 //           two bf16 parts            2^-17
-//           Clusters add to that 2^-17 of the sizes of x times (code + zero + 16) at most: a tensor core cuts
-//           the 17 numbers that it adds to the bits of the largest, 4 times for 64 columns, for codes and for
-//           the sums of x.
+//           Clusters of 3 rows and more add to that 2^-17 of the sizes of x times (code + zero + 16) at most:
+//           a tensor core cuts the 17 numbers that it adds to the bits of the largest, 4 times for 64
+//           columns, for codes and for the sums of x.
 // Moves     0.56 bytes a weight with groups of 64 (0.58 with zero points); bound by them for few rows. For
 // many
 //           rows each weight is written and read once more, as f16.
@@ -90,8 +91,8 @@ size_t ManyScratchBytes(const cuda::SimtParams& params);
 absl::Status RunMany(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
                      const cuda::Stream& stream);
 
-// What is faster on an H200 at Llama-3-8B's shapes. Up to 16 rows a small matrix is done before clusters
-// are, with one row and with more than 8; unpacking all weights pays from some hundred rows on (from 512 for
+// What is faster on an H200 at Llama-3-8B's shapes. With 9 to 16 rows a small matrix is done before clusters
+// are; unpacking all weights pays from some hundred rows on (from 512 for
 // 28,672 channels, from 1024 for 4096 of 4096 columns, later with more columns).
 enum class Path { kDirect, kClusters, kFew, kMany };
 inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
@@ -100,8 +101,7 @@ inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& devic
   if (params.m > kMaxClusterRows) return params.m > kMaxFewRows ? Path::kMany : Path::kFew;
   int64_t n = 0;
   for (int i = 0; i < params.linears.count; ++i) n += params.linears.linear[i].n;
-  const bool always = params.m >= 2 && params.m <= 8;
-  return (always || n * params.k > kSmall) && FitsHopper(params) ? Path::kClusters : Path::kDirect;
+  return (params.m <= 8 || n * params.k > kSmall) && FitsHopper(params) ? Path::kClusters : Path::kDirect;
 }
 // Bytes of device memory that a path works in.
 inline size_t ScratchBytes(Path path, const cuda::SimtParams& params) {

@@ -8,12 +8,12 @@
 #include <algorithm>
 
 #include "formats/base/status.h"
-#include "kernels/cuda/cluster_rows.cuh"
 #include "kernels/cuda/half_units.cuh"
 #include "kernels/cuda/ldst.cuh"
 #include "kernels/cuda/mma.cuh"
 #include "kernels/cuda/streaming.cuh"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
+#include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_units.cuh"
 
 namespace spikefold::kernels::matmul_f32_f32_s4g {
 namespace {
@@ -22,60 +22,16 @@ using cuda::half::F16;
 using cuda::half::InverseScaleOf;
 using cuda::half::LargerSize;
 using cuda::half::ScaleOf;
-namespace cluster = cuda::cluster;
-
-// A unit of a ring: the codes of two tiles by two chunks, then the scales and the zero points of their 32
-// channels, as they lie in memory: [tile][chunk].
-constexpr int kTileBytes = 512, kScaleBytes = 64, kZeroBytes = 16;
-constexpr int kScales = cluster::kRowTiles * cluster::kUnitChunks * kTileBytes;
-constexpr int kZeros = kScales + cluster::kRowTiles * cluster::kUnitChunks * kScaleBytes;
-constexpr int kUnitBytes = kZeros + cluster::kRowTiles * cluster::kUnitChunks * kZeroBytes;
-
-struct TileCodes {
-  __device__ TileCodes(const cuda::LinearGroup& linears, int lane) : linears(linears), lane(lane) {}
-  __device__ void Go(int linear, int pair, int chunk, int all_chunks) {
-    const cuda::Linear& w = linears.linear[linear];
-    const int64_t tile = static_cast<int64_t>(pair * cluster::kRowTiles) * all_chunks + chunk;
-    codes[0] = static_cast<const char*>(w.w) + tile * kTileBytes + lane * 16;
-    codes[1] = codes[0] + static_cast<int64_t>(all_chunks) * kTileBytes;
-    // Lanes 0 to 15 copy scales, lanes 16 to 19 zero points, if there are any: half of them of either tile.
-    const bool scale = lane < 16;
-    const int64_t of = tile + ((scale ? lane / 8 : lane / 2 % 2) == 1 ? all_chunks : 0);
-    rest = scale ? reinterpret_cast<const char*>(w.w_scale) + of * kScaleBytes + lane % 8 * 16
-                 : reinterpret_cast<const char*>(w.w_zero) + of * kZeroBytes + lane % 2 * 16;
-    has_rest = lane < (w.w_zero != nullptr ? 20 : 16);
-  }
-  // At most kUnitChunks of `chunks`.
-  __device__ void Load(uint32_t to, int chunks) {
-    const bool scale = lane < 16;
-    to += lane * 16;
-#pragma unroll
-    for (int r = 0; r < cluster::kRowTiles; ++r) {
-      cuda::CopyWeights16(to + 2 * r * kTileBytes, codes[r]);
-      if (chunks > 1) cuda::CopyWeights16(to + (2 * r + 1) * kTileBytes, codes[r] + kTileBytes);
-      codes[r] += 2 * kTileBytes;
-    }
-    const bool first = scale ? lane % 8 < 4 : lane % 2 == 0;
-    if (has_rest && (chunks > 1 || first)) cuda::CopyWeights16(to + kScales, rest);
-    rest += scale ? 2 * kScaleBytes : 2 * kZeroBytes;
-  }
-
-  const cuda::LinearGroup& linears;
-  int lane;
-  bool has_rest;
-  const char *codes[cluster::kRowTiles], *rest;
-};
-static_assert(cluster::kUnitChunks == 2 && kZeros == kScales + 16 * 16);
-
 // x as right operands: up to 4 rows in two parts, row r in columns r and r + 4, or 8 kNumTiles rows in one.
 // kStaged: chunks of an n8 tile that a warp reads at once.
 template <int kNumTiles, int kNumParts, int kNumWarps, int kStaged>
 struct Rows {
   using Params = cuda::SimtParams;
   using Codes = TileCodes;
+  using Output = ClusterOutput;
   static constexpr int kWarps = kNumWarps;
   static constexpr int kRegisters = kNumTiles == 1 ? 104 : 192;  // of 12 warps: 25,600 are left
-  static constexpr int kTiles = kNumTiles, kColumns = 8 * kTiles, kParts = kNumParts;
+  static constexpr int kTiles = kNumTiles, kSums = 4, kColumns = 8 * kTiles, kParts = kNumParts;
   static constexpr int kUnitBytes = matmul_f32_f32_s4g::kUnitBytes;
   // Of an n8 tile two operands a lane, 16 bytes; behind them what zero points of 8 take from each pair of
   // columns: from both, and from both as channels g + 8 are multiplied.
@@ -85,9 +41,22 @@ struct Rows {
   static_assert(kApart % 4 == 0);
   // Channels g and g + 8 of a tile are multiplied as multiples of these.
   __device__ static constexpr float CodeUnit(int half) { return half == 0 ? 0x1p-24f : 0x1p-20f; }
-  // Twice a power of two: both at once may be beyond float32.
-  __device__ static float Value(float sum, uint32_t largest, int half) {
-    return sum * (1 / CodeUnit(half)) * ScaleOf(largest);
+  __device__ static void Store(const float (&acc)[cluster::kRowTiles][kTiles][4], const uint32_t* largest,
+                               int lane, float* slot) {
+#pragma unroll
+    for (int c = 0; c < kTiles; ++c) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int column = c * 8 + lane % 4 * 2 + e % 2, channel = lane / 4 + e / 2 * 8;
+        const uint32_t size = largest[column];
+#pragma unroll
+        for (int r = 0; r < cluster::kRowTiles; ++r) {
+          // Twice a power of two: both at once may be beyond float32.
+          slot[column * cluster::kStride + r * 16 + channel] =
+              acc[r][c][e] * (1 / CodeUnit(e / 2)) * ScaleOf(size);
+        }
+      }
+    }
   }
 
   // What a warp makes of x: chunks of one n8 tile, so a lane has to do with one row.
@@ -268,28 +237,6 @@ struct Rows {
       }
     }
   }
-  struct Output {
-    __device__ Output(const Params& p, int linear, int row, int n) : linear(linear), row(row), n(n) {
-      const cuda::Linear& w = p.linears.linear[linear];
-      to = w.y + row * w.n + n;
-      channels = row < p.m ? static_cast<int>(min(max(w.n - n, int64_t{0}), int64_t{4})) : 0;
-      plain = w.kept_w == nullptr && w.bias == nullptr && p.super[linear].num == 0 &&
-              reinterpret_cast<uintptr_t>(to) % 16 == 0;
-    }
-    __device__ void Finish(const Params& p, float4 y) const {
-      if (plain && channels == 4) {
-        *reinterpret_cast<float4*>(to) = y;
-        return;
-      }
-#pragma unroll 1
-      for (int c = 0; c < channels; ++c) {
-        cuda::simt::Finish<int8_t>(p, linear, row, n + c, c == 0 ? y.x : c == 1 ? y.y : c == 2 ? y.z : y.w);
-      }
-    }
-    float* to;
-    int linear, row, n, channels;
-    bool plain;
-  };
   // As measured on an H200 with ten shapes, from 4096 x 4096 to 8192 x 28672 and 128256 x 2048, each shared
   // out in every way: the fastest is chosen in the median, and one that takes 7 % longer at most (up to 4
   // rows with 16 warps, not timed so with 12).
@@ -331,9 +278,10 @@ absl::Status RunHopper(cuda::SimtParams p, const cuda::Stream& stream) {
   while (p.m > 0) {
     cuda::SimtParams part = p;
     part.m = RowsAtOnce(p);
-    SF_RETURN_IF_ERROR(part.m <= 4   ? RunRows<Rows4>(part, stream)
-                       : part.m <= 8 ? RunRows<Rows8>(part, stream)
-                                     : RunRows<Rows16>(part, stream));
+    SF_RETURN_IF_ERROR(FitsDigits(part) ? RunDigits(part, stream)
+                       : part.m <= 4    ? RunRows<Rows4>(part, stream)
+                       : part.m <= 8    ? RunRows<Rows8>(part, stream)
+                                        : RunRows<Rows16>(part, stream));
     p.m -= part.m;
     p.x += part.m * p.k;
     for (int i = 0; i < p.linears.count; ++i) p.linears.linear[i].y += part.m * p.linears.linear[i].n;

@@ -400,6 +400,8 @@ absl::Status CudaOps::RowLinears(const cuda::SimtParams& p) {
     path = slower;
   }
   switch (path) {
+    case rows::Path::kRow:
+      return rows::RunRow(p, *stream_);
     case rows::Path::kWide:
       return rows::RunWide(p, row_parts_.as<void>(), device_, *stream_);
     case rows::Path::kDigits:

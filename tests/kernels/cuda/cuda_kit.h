@@ -1,6 +1,9 @@
-// What tests on a GPU share: a stream, arrays in device memory.
+// What tests on a GPU share: a stream, arrays in device memory, bounds.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -56,5 +59,30 @@ class Array {
   int64_t count_ = 0;
   DeviceMemory memory_;
 };
+
+// What sum_k x(k) * weight(k) may be off by where x is integers under a scale for each `chunk` columns, off
+// by 2^-22 of their largest at most, whose products are exact, and float32 adds the chunks' sums in some
+// order. By Hoeffding's inequality a sum of such errors exceeds 6 times the root of the sum of their squares
+// once in 3e7 sums. Partial sums of random operands in another order are taken to be twice as large as in
+// this.
+template <typename X, typename Weight>
+double DigitTolerance(int64_t k, int64_t chunk, X x, Weight weight) {
+  double size = 0, squares = 0, sum = 0, widest = 0;
+  for (int64_t begin = 0; begin < k; begin += chunk) {
+    const int64_t end = std::min(k, begin + chunk);
+    double largest = 0;
+    for (int64_t i = begin; i < end; ++i) largest = std::max(largest, std::abs(static_cast<double>(x(i))));
+    for (int64_t i = begin; i < end; ++i) {
+      const double w = weight(i), term = largest * w;
+      size += std::abs(term);
+      squares += term * term;
+      sum += static_cast<double>(x(i)) * w;
+    }
+    widest = std::max(widest, std::abs(sum));
+  }
+  constexpr int kParts = 32;  // that warps or lanes leave
+  const double additions = static_cast<double>((k + chunk - 1) / chunk + kParts);
+  return 0x1p-22 * std::min(size, 6 * std::sqrt(squares)) + 0x1p-24 * 6 * std::sqrt(additions) * 2 * widest;
+}
 
 }  // namespace spikefold::kernels::cuda

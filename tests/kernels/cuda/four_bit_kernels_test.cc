@@ -37,8 +37,12 @@ absl::Status Run(const cuda::SimtParams& p, Path path, const cuda::few::Plan& pl
   return TheStream().Sync();  // scratch goes
 }
 
-// Up to 4 rows, and up to 4 that are left over of 16 at a time, have two f16 parts in clusters.
-bool HasTwoParts(int64_t row, int64_t rows) { return rows - row / 16 * 16 <= 4; }
+// How clusters take a row: 16 at a time, one or two that are left over in digits, 3 or 4 in two f16 parts.
+int64_t RowsBeside(int64_t row, int64_t rows) { return std::min<int64_t>(rows - row / 16 * 16, 16); }
+bool HasDigits(Path path, int64_t row, int64_t rows) {
+  return path == Path::kClusters ? RowsBeside(row, rows) <= 2 : path == Path::kAny && rows <= 4;
+}
+bool HasTwoParts(int64_t row, int64_t rows) { return RowsBeside(row, rows) <= 4; }
 
 // Y of a case in double, and what each value may be off by. A rounding to p bits is off by 2^-p of the value
 // at most, to either side: by Hoeffding's inequality a sum of such errors exceeds 6 times 2^-p times the root
@@ -76,6 +80,14 @@ void ExpectProduct(const QuantizedOperands& o, Path path, std::vector<double>& e
       }
       if (!o.bias.empty()) sum += static_cast<double>(o.bias[static_cast<size_t>(n)]);
       expected.push_back(sum);
+      if (HasDigits(path, m, c.m)) {
+        const float* const x = o.x.data() + m * c.k;
+        tolerance.push_back(
+            cuda::DigitTolerance(
+                c.k, 64, [&](int64_t k) { return x[k]; }, [&](int64_t k) { return o.Weight(n, k); }) +
+            std::abs(sum) * 0x1p-22);
+        continue;
+      }
       const bool two_parts = path == Path::kClusters && HasTwoParts(m, c.m);
       const double bits = path == Path::kAny ? 0x1p-17 : two_parts ? 0x1p-22 : 0x1p-11;
       const double rounding = bits * std::min(size, 6 * std::sqrt(squares));
