@@ -1,11 +1,12 @@
 // usage: cuda_bench [--m M,M,...] [--shape NxK,NxK,...] [--rounds R] [--csv] [--plans KERNEL,...]
 //                   [--only NAME,...]
-// Times W8A8, W4A8 and W4A16 on this GPU beside cuBLASLt, and Marlin where it was built in, in one run:
+// Times W8A8, W4A8 and W4A16 on this GPU beside cuBLASLt, and CUTLASS and Marlin where they were built in:
 // graphs of launches over weights that together exceed the L2 cache, contenders by turns, the median of the
 // rounds. Prints a table, or lines for benchmarks/history/<device>.csv. --plans: every way to share out a
 // product of few rows as well, of these kernels: w8a8, w4a8 (up to 64 rows), w4a16. --only: contenders whose
 // names begin so, and "bf16", which the others are compared with.
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <functional>
 #include <string>
@@ -14,8 +15,10 @@
 #include "absl/strings/str_cat.h"
 #include "benchmarks/cuda_bench_options.h"
 #include "benchmarks/cuda_peers.h"
+#include "benchmarks/cutlass_peer.h"
 #include "benchmarks/marlin_peer.h"
 #include "benchmarks/turns.h"
+#include "formats/base/dtype.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
 #include "kernels/cuda/cublaslt.h"
@@ -199,6 +202,53 @@ class Bench {
                                                .plan = plan},
                                               device_, stream_);
                            }});
+  }
+
+  // CUTLASS's INT8 products with the same scales. One that does not compute what ours does is left out.
+  absl::Status AddCutlass(int64_t m, int64_t n, int64_t k) {
+    if (CutlassGemms().empty()) return absl::OkStatus();
+    const int64_t count = std::min(m * n, int64_t{1} << 20);
+    const auto outputs = [&]() -> absl::StatusOr<std::vector<uint16_t>> {
+      std::vector<uint16_t> y(static_cast<size_t>(count));
+      SF_RETURN_IF_ERROR(cuda::CopyOut(y.data(), y_.as<void>(), y.size() * sizeof(uint16_t), stream_));
+      SF_RETURN_IF_ERROR(stream_.Sync());
+      SF_RETURN_IF_ERROR(
+          cuda::Fill(y_.as<void>(), 0xff, static_cast<size_t>(m * n) * sizeof(uint16_t), stream_));
+      return y;
+    };
+    AddOurs("", m, n, k, 0, 0);
+    SF_RETURN_IF_ERROR(contenders_.back().launch(0));
+    contenders_.pop_back();
+    SF_ASSIGN_OR_RETURN(const std::vector<uint16_t> ours, outputs());
+    for (const CutlassGemm& gemm : CutlassGemms()) {
+      const auto launch = [=, this](int64_t copy) {
+        return gemm.run({.m = m,
+                         .n = n,
+                         .k = k,
+                         .x = x8_.as<int8_t>(),
+                         .w = w8_.as<int8_t>() + copy * n * k,
+                         .x_scale = x_scale_.as<float>(),
+                         .w_scale = w_scale_.as<float>(),
+                         .y = y_.as<uint16_t>()},
+                        cutlass_, stream_);
+      };
+      const absl::Status status = launch(0);
+      if (absl::IsUnimplemented(status)) continue;
+      SF_RETURN_IF_ERROR(status);
+      SF_ASSIGN_OR_RETURN(const std::vector<uint16_t> theirs, outputs());
+      double worst = 0;  // scales are multiplied in another order: a last bit may differ
+      for (size_t i = 0; i < ours.size(); ++i) {
+        const double a = Bf16ToFloat(ours[i]), b = Bf16ToFloat(theirs[i]);
+        worst = std::max(worst, std::isfinite(b) ? std::abs(a - b) / std::max(std::abs(a), 1e-3) : 1.0);
+      }
+      if (worst > 0x1p-7) {
+        std::printf("# %s M=%ld N=%ld K=%ld differs by %g\n", gemm.name, static_cast<long>(m),
+                    static_cast<long>(n), static_cast<long>(k), worst);
+        continue;
+      }
+      contenders_.push_back({.name = gemm.name, .weight_bytes = n * k, .launch = launch});
+    }
+    return absl::OkStatus();
   }
 
   // What the runtime's walk runs: float32 out. Or one of the kernels that it chooses from.
@@ -458,6 +508,7 @@ class Bench {
     if (hopper) AddW4("w4a16 f32 few", m, n, k, W4::kFew);
     if (hopper && m >= kLeastManyRows) AddW4("w4a16 f32 many", m, n, k, W4::kMany);
     AddMarlin(m, n, k);
+    SF_RETURN_IF_ERROR(AddCutlass(m, n, k));
     if (hopper && Plans("w4a16")) AddW4Plans(m, n, k);
     if (hopper && m >= bf16_weights::kHopperRows) {
       AddBf16Rows("bf16 f32 rounded", bf16_weights::Rows::kBf16, m, n, k);
@@ -520,8 +571,8 @@ class Bench {
   const cuda::Stream& stream_;
   double read_rate_ = 0;
   int64_t copies_ = 0;
-  cuda::DeviceMemory locks_, wide_, w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_, w_scale_,
-      w_unit_, y_, sums_, x32_, parts_;
+  cuda::DeviceMemory cutlass_, locks_, wide_, w8_, w16_, fp8_, x8_, x16_, x_fp8_, kept_x_, kept_w_, x_scale_,
+      w_scale_, w_unit_, y_, sums_, x32_, parts_;
   std::vector<std::unique_ptr<cuda::LtMatmul>> peers_;
   std::vector<Contender> contenders_;
 };

@@ -11,9 +11,8 @@
 //                                 is a block's; the registers that it leaves are room for small kernels
 //                                 before and after, which otherwise hold up blocks of this one
 //   kTiles, kSums                 n8 tiles, and the sums of a lane of each
-//   kColumns, kParts              columns of sums that a pair leaves, a multiple of 4; of them those of a
-//   row: of
-//                                 4 rows one behind the other, then 4 more of them
+//   kColumns, kParts              columns of sums that a pair leaves, a multiple of 4; columns of a row: of 4
+//                                 rows one behind the other, then 4 more of them
 //   kChunkBytes                   of x of 64 columns of W (a chunk), in shared memory
 //   kUnitBytes                    of the codes of a unit
 //   Codes(linears, lane)          .Go(linear, pair, chunk, chunks of K), then .Load(to, chunks) of a unit

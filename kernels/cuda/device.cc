@@ -2,6 +2,8 @@
 
 #include <cuda_runtime.h>
 
+#include <algorithm>
+
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "kernels/cuda/status.h"
@@ -66,6 +68,16 @@ int64_t MaxSharedBytes() {
     return int64_t{error == cudaSuccess ? bytes : 48 << 10};
   }();
   return most;
+}
+
+int64_t BlocksOfShared(int64_t bytes) {
+  static const int64_t all = [] {
+    int most = 0;
+    const cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerMultiprocessor, 0);
+    return int64_t{error == cudaSuccess ? most : 0};
+  }();
+  constexpr int64_t kOfSystem = 1 << 10;  // that a block takes besides
+  return std::max<int64_t>(1, all / (bytes + kOfSystem));
 }
 
 absl::StatusOr<DeviceInfo> QueryDevice() {

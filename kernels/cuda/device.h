@@ -27,5 +27,8 @@ bool IsHopper();
 int NumSms();
 // Shared memory that a block of device 0 may ask for; 48 KiB where it cannot be asked.
 int64_t MaxSharedBytes();
+// Blocks of `bytes` of shared memory each that a multiprocessor of device 0 holds, as far as that goes; at
+// least 1.
+int64_t BlocksOfShared(int64_t bytes);
 
 }  // namespace spikefold::kernels::cuda

@@ -3,8 +3,8 @@
 // x becomes integers of 23 bits, X = round(x / s) with a power of two s for each row and chunk, in three
 // signed digits of 8 bits: X = 65536 d0 + 256 d1 + d2. Digits are columns (few_rows_stream.cuh), so a code
 // costs no conversion, and 4-bit codes three logical operations for eight. Sums of a chunk are exact
-// integers; chunks are added in float32, in the same order in every run. Exact     to 2^-22 of the largest
-// |x| of each chunk, and float32 additions of the chunks.
+// integers; chunks are added in float32, in the same order in every run.
+// Exact     to 2^-22 of the largest |x| of each chunk, or 2^-127, and float32 additions of the chunks.
 #pragma once
 
 #include "kernels/cuda/few_rows_stream.cuh"

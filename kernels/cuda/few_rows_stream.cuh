@@ -217,8 +217,7 @@ absl::Status Run(const char* name, const typename Traits::Params& p, const Strea
   int64_t tiles = 0;
   for (int i = 0; i < p.linears.count; ++i) tiles += CeilDiv(p.linears.linear[i].n, kChannels);
   const Layout l = LayoutOf<Traits>(p);
-  constexpr int64_t kSharedOfAll = 220 << 10;  // of a multiprocessor of sm_90
-  const int64_t resident = std::clamp<int64_t>(kSharedOfAll / l.bytes, 1, Traits::kBlocks) * NumSms();
+  const int64_t resident = std::min<int64_t>(BlocksOfShared(l.bytes), Traits::kBlocks) * NumSms();
   // All blocks get as many tiles, or one less.
   const int64_t rounds = CeilDiv(tiles, resident);
   const Shape shape = {.grid = dim3(static_cast<unsigned>(CeilDiv(tiles, rounds))),

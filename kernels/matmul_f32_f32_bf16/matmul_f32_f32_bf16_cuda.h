@@ -13,9 +13,9 @@
 
 namespace spikefold::kernels::matmul_f32_f32_bf16 {
 
-absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream);
-// Up to 8 rows that fit into a block's shared memory, in float32: RunCuda() streams W past them then, one row
-// at nearly the rate of memory, eight at a third of it.
+absl::Status RunCuda(cuda::SimtParams params, const cuda::Stream& stream);
+// Up to 8 rows that fit into a block's shared memory in float32, all of them or half: RunCuda() streams W
+// past them then, once or twice, one row at nearly the rate of memory, eight at a third of it.
 bool TakesFewRows(const cuda::SimtParams& params);
 
 enum class Rows { kBf16 = 1, kExact = 2 };  // parts that x is split into

@@ -1,3 +1,6 @@
+#include <algorithm>
+
+#include "formats/base/status.h"
 #include "kernels/cuda/row_stream.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
 #include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
@@ -104,16 +107,14 @@ absl::Status RunRows(const cuda::SimtParams& p, const cuda::Stream& stream) {
                       stream, p);
 }
 
-}  // namespace
-
-bool TakesFewRows(const cuda::SimtParams& p) {
-  constexpr int64_t kLeastColumns = 512;  // fewer leave most lanes idle
-  return p.m >= 1 && p.m <= 8 && p.rows == nullptr && p.k % kLaneColumns == 0 && p.k >= kLeastColumns &&
-         RowsOf(p.m) * RowBytes(p.k) <= cuda::MaxSharedBytes();
+// Rows that share a reading of W: as many as fit into a block's shared memory, at most 8; 0: not one.
+int64_t RowsAtOnce(const cuda::SimtParams& p) {
+  int64_t rows = RowsOf(p.m);
+  while (rows > 0 && rows * RowBytes(p.k) > cuda::MaxSharedBytes()) rows /= 2;
+  return rows;
 }
-
-absl::Status RunCuda(const cuda::SimtParams& p, const cuda::Stream& stream) {
-  if (!TakesFewRows(p)) return cuda::RunSimt<__nv_bfloat16>(kName, p, stream);
+// Rows that fit into a block's shared memory, and no more than there are.
+absl::Status RunTogether(const cuda::SimtParams& p, const cuda::Stream& stream) {
   // As measured on an H200 with K of 576, 4096 and 14336.
   const bool is_long = p.k >= 6 * kStepColumns, two_fit = 8 * RowBytes(p.k) <= cuda::MaxSharedBytes();
   switch (RowsOf(p.m)) {
@@ -126,6 +127,26 @@ absl::Status RunCuda(const cuda::SimtParams& p, const cuda::Stream& stream) {
     default:
       return RunRows<8, 4, 3, 1>(p, stream);
   }
+}
+
+}  // namespace
+
+bool TakesFewRows(const cuda::SimtParams& p) {
+  constexpr int64_t kLeastColumns = 512;  // fewer leave most lanes idle
+  return p.m >= 1 && p.m <= 8 && p.rows == nullptr && p.k % kLaneColumns == 0 && p.k >= kLeastColumns &&
+         p.m <= 2 * RowsAtOnce(p);
+}
+
+absl::Status RunCuda(cuda::SimtParams p, const cuda::Stream& stream) {
+  if (!TakesFewRows(p)) return cuda::RunSimt<__nv_bfloat16>(kName, p, stream);
+  const int64_t at_once = RowsAtOnce(p), all = p.m;
+  for (int64_t done = 0; done < all; done += at_once) {
+    p.m = std::min(at_once, all - done);
+    SF_RETURN_IF_ERROR(RunTogether(p, stream));
+    p.x += p.m * p.k;
+    for (int i = 0; i < p.linears.count; ++i) p.linears.linear[i].y += p.m * p.linears.linear[i].n;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_bf16

@@ -15,7 +15,7 @@
 //           Elsewhere up to 4 rows: digits, too (digit_rows.cuh). More: codes become bf16 integers; x is
 //           split into two bf16 values. Warps of a block share out K.
 // Precision of x                relative to x       or to the largest |x|
-//           digits                                  2^-22 of 64 columns
+//           digits                                  2^-22 of 64 columns, or 2^-127
 //           clusters, 3 and 4 rows    2^-22         2^-40 of a row's part of K
 //           clusters, more rows       2^-11         2^-40 of a row's part of K; bf16 has 2^-8
 //           more than 16 rows, sm_90a 2^-11         2^-39 of a row; weights and, up to 512 rows, their scales
@@ -73,7 +73,8 @@ Packed Pack(const PackParams& params, ThreadPool* pool = nullptr);
 // `rows` of params is not used.
 absl::Status RunCuda(const cuda::SimtParams& params, const cuda::Stream& stream);  // sm_80
 // On sm_90, any number of rows, 16 at a time or as many as fit: clusters of blocks share out K and keep their
-// part of x in shared memory, where FitsHopper() says that 4 rows do. InvalidArgument: they do not.
+// part of x in shared memory, where FitsHopper() says that 4 rows do, or the one or two that there are.
+// InvalidArgument: they do not.
 bool FitsHopper(const cuda::SimtParams& params);
 absl::Status RunHopper(cuda::SimtParams params, const cuda::Stream& stream);
 // On sm_90a, any number of rows: up to 128 share a reading of W. `scratch`: ScratchBytes() of device memory,

@@ -272,7 +272,9 @@ int64_t RowsAtOnce(const cuda::SimtParams& p) {
 
 }  // namespace
 
-bool FitsHopper(const cuda::SimtParams& params) { return cluster::Fits<Rows4>(params); }
+bool FitsHopper(const cuda::SimtParams& params) {
+  return params.m <= kDigitRows ? FitsDigits(params) : cluster::Fits<Rows4>(params);
+}
 
 absl::Status RunHopper(cuda::SimtParams p, const cuda::Stream& stream) {
   while (p.m > 0) {

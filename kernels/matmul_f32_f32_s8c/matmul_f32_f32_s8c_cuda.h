@@ -1,18 +1,17 @@
 // matmul_f32_f32_s8c on a GPU: float rows times 8-bit codes, one scale a channel, with kept columns, bias and
 // super weights; of all rows, or of the spike rows that the quantizer listed. W row-major with the row bytes
 // of matmul_f32_s8r_s8c, which reads the same codes. RunRow(), RunDigits() and RunWide() take the codes and
-// scales of matmul_f32_f32_sxg too (Linear::group set). Method    up to 4 rows: integers on the tensor cores,
-// x in three digits (kernels/cuda/digit_rows.cuh);
+// scales of matmul_f32_f32_sxg too (Linear::group set).
+// Method    up to 4 rows: integers on the tensor cores, x in three digits (kernels/cuda/digit_rows.cuh);
 //           more, and lists of rows: the CUDA cores.
 //           RunRow: one row in three digits, codes from memory to registers (matmul_f32_f32_s8c_row_sm80.cu).
 //           RunDigits: x in three digits a row, which the kernels of INT8 activations multiply
 //           (matmul_f32_f32_s8c_digits_sm80.cu).
 //           RunWide: weights and x become f16 (kernels/cuda/wide_rows.cuh).
 // Exact     float32 sums of x * code, scaled once. In digits x is exact to 2^-22 of the largest of 64
-// columns,
-//           in RunRow of 16 and in RunDigits of a row, x of kept columns included. RunWide: x and weights to
-//           2^-11, or 2^-39 of the largest of a row of x or of a channel, and so is x of kept columns, which
-//           the others round to bf16.
+//           columns, in RunRow of 16 and in RunDigits of a row (or to 2^-127), x of kept columns included.
+//           RunWide: x and weights to 2^-11, or 2^-39 of the largest of a row of x or of a channel, and so is
+//           x of kept columns, which the others round to bf16.
 // Targets   sm_80; RunWide sm_90a.
 #pragma once
 

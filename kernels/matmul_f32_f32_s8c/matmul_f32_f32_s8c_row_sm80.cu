@@ -175,13 +175,15 @@ __global__ void __launch_bounds__(kThreads, kBlocks)
 int64_t RoundsOf(int64_t all, int64_t blocks) { return cuda::CeilDiv(all, blocks * cuda::NumSms() * kWarps); }
 
 template <int kDepth, int kBlocks, bool kGroups>
-absl::Status Launch(const cuda::SimtParams& p, int64_t all, const cuda::Stream& stream) {
+absl::Status Launch(const cuda::SimtParams& p, int64_t all, int64_t held, const cuda::Stream& stream) {
   // All warps get as many groups, or one less.
-  const auto blocks = static_cast<unsigned>(cuda::CeilDiv(all, RoundsOf(all, kBlocks) * kWarps));
-  return cuda::Launch(
-      kName, matmul_f32_f32_s8c_row_sm80<kDepth, kBlocks, kGroups>,
-      {.grid = dim3(blocks), .block = dim3(kThreads), .shared_bytes = SharedBytes(p.k), .overlaps = true},
-      stream, p, static_cast<int>(all));
+  const int64_t rounds = RoundsOf(all, std::min<int64_t>(kBlocks, held));
+  return cuda::Launch(kName, matmul_f32_f32_s8c_row_sm80<kDepth, kBlocks, kGroups>,
+                      {.grid = dim3(static_cast<unsigned>(cuda::CeilDiv(all, rounds * kWarps))),
+                       .block = dim3(kThreads),
+                       .shared_bytes = SharedBytes(p.k),
+                       .overlaps = true},
+                      stream, p, static_cast<int>(all));
 }
 
 }  // namespace
@@ -197,12 +199,12 @@ absl::Status RunRow(const cuda::SimtParams& p, const cuda::Stream& stream) {
   for (int i = 0; i < p.linears.count; ++i) all += cuda::CeilDiv(p.linears.linear[i].n, kChannels);
   if (all == 0) return absl::OkStatus();
   // Two blocks a multiprocessor have more under way; three are faster where two would be idle for longer.
-  constexpr int64_t kSharedOfAll = 220 << 10;  // of a multiprocessor of sm_90
-  const bool three = 3 * RoundsOf(all, 3) <= 2 * RoundsOf(all, 2) && 3 * SharedBytes(p.k) <= kSharedOfAll;
+  const int64_t held = cuda::BlocksOfShared(SharedBytes(p.k));
+  const bool three = held >= 3 && 3 * RoundsOf(all, 3) <= 2 * RoundsOf(all, 2);
   if (p.linears.linear[0].group > 0) {
-    return three ? Launch<3, 3, true>(p, all, stream) : Launch<6, 2, true>(p, all, stream);
+    return three ? Launch<3, 3, true>(p, all, held, stream) : Launch<6, 2, true>(p, all, held, stream);
   }
-  return three ? Launch<4, 3, false>(p, all, stream) : Launch<6, 2, false>(p, all, stream);
+  return three ? Launch<4, 3, false>(p, all, held, stream) : Launch<6, 2, false>(p, all, held, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_s8c

@@ -23,8 +23,9 @@ using s8c::Path;
 
 struct Case {
   int64_t m = 0, n = 0, k = 0, group = 0;
-  bool tail = false;  // kept columns, super weights, bias
-  float spike = 0;    // put into a column of each row
+  int64_t other_group = 0;  // of the second linear, where it has another
+  bool tail = false;        // kept columns, super weights, bias
+  float spike = 0;          // put into a column of each row
 };
 
 absl::Status Run(const cuda::SimtParams& p, Path path) {
@@ -45,7 +46,8 @@ absl::Status Run(const cuda::SimtParams& p, Path path) {
 // 2^-23 of the largest |x| of a row (or of 64 columns) each, at most.
 void Check(const Case& c, Path path, bool flip, CheckReport& report) {
   constexpr int kLinears = 2;
-  const int64_t groups = c.group == 0 ? 1 : c.k / c.group;
+  const auto group_of = [&](size_t i) { return i == 1 && c.other_group > 0 ? c.other_group : c.group; };
+  const auto groups_of = [&](size_t i) { return group_of(i) == 0 ? 1 : c.k / group_of(i); };
   std::vector<float> x = RandomFloats(c.m * c.k, 1);
   const std::vector<int32_t> kept = {0, 9, static_cast<int32_t>(c.k - 1)}, columns = {4, 50},
                              slot = {1, 0, 1}, row = {7, 7, 7};
@@ -76,7 +78,7 @@ void Check(const Case& c, Path path, bool flip, CheckReport& report) {
     const int64_t n = i == 0 ? c.n : c.n / 2 + 3;
     const auto seed = static_cast<uint64_t>(10 * i);
     codes.push_back(RandomCodes(n * c.k, -128, 127, seed + 2));
-    scales.push_back(RandomFloats(n * groups, seed + 3));
+    scales.push_back(RandomFloats(n * groups_of(static_cast<size_t>(i)), seed + 3));
     biases.push_back(RandomFloats(n, seed + 4));
     kept_ws.emplace_back();
     for (const float v : RandomFloats(static_cast<int64_t>(kept.size()) * n, seed + 5)) {
@@ -93,7 +95,7 @@ void Check(const Case& c, Path path, bool flip, CheckReport& report) {
                            .w = d_codes.back().data(),
                            .w_stride = c.k,
                            .w_scale = d_scales.back().data(),
-                           .group = c.group,
+                           .group = group_of(static_cast<size_t>(i)),
                            .kept_w = c.tail ? d_kept_ws.back().data() : nullptr,
                            .kept_stride = n,
                            .bias = c.tail ? d_biases.back().data() : nullptr,
@@ -109,6 +111,11 @@ void Check(const Case& c, Path path, bool flip, CheckReport& report) {
   for (int i = 0; i < kLinears; ++i) {
     const int64_t n = p.linears.linear[i].n;
     const auto of = static_cast<size_t>(i);
+    const int64_t group = group_of(of), groups = groups_of(of);
+    const auto weight = [&](int64_t j, int64_t k) {
+      return double{scales[of][static_cast<size_t>(j * groups + (group == 0 ? 0 : k / group))]} *
+             codes[of][static_cast<size_t>(j * c.k + k)];
+    };
     std::vector<double> expected, tolerance;
     for (int64_t m = 0; m < c.m; ++m) {
       const float* const values = x.data() + m * c.k;
@@ -117,9 +124,7 @@ void Check(const Case& c, Path path, bool flip, CheckReport& report) {
       for (int64_t j = 0; j < n; ++j) {
         double sum = 0, size = 0, squares = 0, sizes = 0, weights = 0;
         for (int64_t k = 0; k < c.k; ++k) {
-          const double w =
-              double{scales[of][static_cast<size_t>(j * groups + (c.group == 0 ? 0 : k / c.group))]} *
-              codes[of][static_cast<size_t>(j * c.k + k)];
+          const double w = weight(j, k);
           const double term = values[k] * w;
           sum += term;
           size += std::abs(term);
@@ -142,13 +147,10 @@ void Check(const Case& c, Path path, bool flip, CheckReport& report) {
         if (c.tail) added += double{biases[of][static_cast<size_t>(j)]};
         expected.push_back(sum + added);
         if (path == Path::kRow) {
-          const auto weight = [&](int64_t k) {
-            return double{scales[of][static_cast<size_t>(j * groups + (c.group == 0 ? 0 : k / c.group))]} *
-                   codes[of][static_cast<size_t>(j * c.k + k)];
-          };
-          tolerance.push_back(cuda::DigitTolerance(
-                                  c.k, 16, [&](int64_t k) { return values[k]; }, weight) +
-                              std::abs(added) * 0x1p-22 + std::abs(expected.back()) * 0x1p-22);
+          tolerance.push_back(
+              cuda::DigitTolerance(
+                  c.k, 16, [&](int64_t k) { return values[k]; }, [&](int64_t k) { return weight(j, k); }) +
+              std::abs(added) * 0x1p-22 + std::abs(expected.back()) * 0x1p-22);
           continue;
         }
         const double rounding = std::min(size, 6 * std::sqrt(squares));
@@ -161,7 +163,7 @@ void Check(const Case& c, Path path, bool flip, CheckReport& report) {
       }
     }
     report.Compare(absl::StrCat("path ", static_cast<int>(path), ", ", c.m, " rows, ", n, " x ", c.k,
-                                ", groups of ", c.group, c.tail ? ", tail" : ""),
+                                ", groups of ", group, c.tail ? ", tail" : ""),
                    ys[of].Read(), expected, tolerance);
   }
 }
@@ -190,7 +192,8 @@ TEST_CASE("Float rows times rows of 8-bit codes hold their bound on every path",
   CHECK(canary.worst > 1);
 }
 
-// Channels of several rounds, a last step that is not whole, K that is no multiple of a group's pair.
+// Channels of one round and of several, of two blocks a multiprocessor and of three; a last step that is not
+// whole; groups that are no power of two.
 TEST_CASE("One float row times rows of 8-bit codes holds its bound", "[gpu][matmul][decode]") {
   CheckReport report, canary;
   for (const int64_t group : {0, 16, 96, 512}) {
@@ -207,7 +210,11 @@ TEST_CASE("One float row times rows of 8-bit codes holds its bound", "[gpu][matm
     }
   }
   Check({.m = 1, .n = 13001, .k = 2048}, Path::kRow, false, report);
-  Check({.m = 1, .n = 5000, .k = 2048, .group = 64}, Path::kRow, false, report);
+  // Of both linears 23 pairs of channels a multiprocessor: for 16 warps two rounds, for 24 one.
+  const int64_t three = 31 * cuda::NumSms();
+  Check({.m = 1, .n = three, .k = 2048}, Path::kRow, false, report);
+  Check({.m = 1, .n = three, .k = 2064, .group = 48, .other_group = 16}, Path::kRow, false, report);
+  Check({.m = 1, .n = 5000, .k = 2048, .group = 64, .other_group = 128}, Path::kRow, false, report);
   Check({.m = 1, .n = 300, .k = 2048, .spike = 9000}, Path::kRow, false, report);
   INFO(report.detail);
   CHECK(report.ok());
@@ -239,6 +246,33 @@ TEST_CASE("Rows of float that are not finite stay apart from 8-bit codes' others
       const size_t row = i / static_cast<size_t>(n);
       INFO("path " << static_cast<int>(path) << " row " << row);
       CHECK(std::isfinite(got[i]) == (row != 2 && row != 4));
+    }
+  }
+}
+
+TEST_CASE("One float row beside 8-bit codes may be as large and as small as floats are, or not finite",
+          "[gpu][matmul][decode]") {
+  constexpr int64_t kN = 20, kK = 2048;
+  const Array<int8_t> codes(std::vector<int8_t>(kN * kK, 3));
+  const Array<float> scale(std::vector<float>(kN, 0.5f)), y(kN);
+  constexpr float kInfinite = std::numeric_limits<float>::infinity();
+  for (const float value : {1e30f, -1e38f, 1e-30f, 1e-38f, 0.0f, kInfinite, -kInfinite,
+                            std::numeric_limits<float>::quiet_NaN()}) {
+    std::vector<float> x(kK, 0.0f);
+    x[777] = value;
+    const Array<float> d_x(x);
+    cuda::SimtParams p = {.m = 1, .k = kK, .x = d_x.data(), .linears = {.count = 1}};
+    p.linears.linear[0] = {
+        .n = kN, .w = codes.data(), .w_stride = kK, .w_scale = scale.data(), .y = y.data()};
+    CHECK(s8c::PathOf(p, *cuda::QueryDevice()) == Path::kRow);
+    Ok(s8c::RunRow(p, TheStream()));
+    for (const float got : y.Read()) {
+      INFO(value << ": " << got);
+      if (std::isfinite(value)) {  // digits end at 2^-127
+        CHECK(std::abs(got - 1.5f * value) <= std::abs(value) * 0x1p-20f + 1.5f * 0x1p-127f);
+      } else {
+        CHECK_FALSE(std::isfinite(got));
+      }
     }
   }
 }

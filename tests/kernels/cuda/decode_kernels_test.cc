@@ -148,6 +148,10 @@ TEST_CASE("Attention of a token of each sequence appends its row and equals the 
       const uint64_t seed = static_cast<uint64_t>(4 + 2 * i);
       k.push_back(RandomFloats(2 * layer, seed));
       v.push_back(RandomFloats(2 * layer, seed + 1));
+      for (std::vector<float>* const rows : {&k.back(), &v.back()}) {  // the new row is not there yet
+        const auto row = rows->begin() + layer + c.first[static_cast<size_t>(i)] * width;
+        std::fill(row, row + width, std::numeric_limits<float>::quiet_NaN());
+      }
       d_k.emplace_back(k.back());
       d_v.emplace_back(v.back());
       caches.push_back({d_k.back().data(), d_v.back().data(), layer});
@@ -160,6 +164,7 @@ TEST_CASE("Attention of a token of each sequence appends its row and equals the 
     const Array<float> partial(m * c.heads * splits * (c.d + 2));
     const Array<uint32_t> finished(std::vector<uint32_t>(static_cast<size_t>(m * c.kv), 0));
     const float scale = 1 / std::sqrt(static_cast<float>(c.d));
+    std::vector<float> first_out;
     for (int repeat = 0; repeat < 3; ++repeat) {  // the counters are ready for the next token
       Ok(attention::RunDecode({.m = m,
                                .num_heads = c.heads,
@@ -180,8 +185,10 @@ TEST_CASE("Attention of a token of each sequence appends its row and equals the 
                                .finished = finished.data(),
                                .o = o.data()},
                               TheStream()));
+      if (repeat == 0) first_out = o.Read();
     }
     const std::vector<float> out = o.Read();
+    CHECK(out == first_out);
     for (int64_t i = 0; i < m; ++i) {
       const size_t at = static_cast<size_t>(i);
       const int64_t first = c.first[at], layer = caches[at].layer_floats, row = layer + first * width;

@@ -26,7 +26,8 @@ count_opcodes() {  # CUBIN: lines "kernel opcode count"
 }
 
 # What has wgmma is for sm_90a; the rest of the list feeds mma.sync.
-for file in "$source"/kernels/*/*_sm90.cu "$source"/kernels/{matmul_f32_s8r_s8c,matmul_f32_f32_s4g}/*_sm80.cu; do
+for file in "$source"/kernels/*/*_sm90.cu "$source"/kernels/{matmul_f32_s8r_s8c,matmul_f32_f32_s4g}/*_sm80.cu \
+  "$source"/kernels/*/*_{row,decode}_sm80.cu; do
   arch=90
   [[ $file == *_sm90.cu ]] && arch=90a
   cubin=$work/$(basename "$file").cubin
