@@ -13,6 +13,14 @@ deps:            ## Debian packages (installing needs root; checking does not)
 deps-torch:      ## LibTorch from PyPI into deps/, for the plugin (1.3 GB)
 	@cmake/deps_torch.sh
 
+deps-cuda:       ## nvcc 13 and the CUDA runtime from PyPI into deps/cuda, where there is no CUDA Toolkit (270 MB)
+	@cmake/deps_cuda.sh
+
+cuda-check: deps-cuda ## what knows CUDA: compiled for every card, and what the compiler says of it; needs no GPU
+	cmake --preset cuda
+	cmake --build --preset cuda -j$(JOBS) --target spikefold_cuda spikefold_runtime_cuda
+	ctest --test-dir build-cuda -R cuda_ptxas --output-on-failure --no-tests=error
+
 configure:
 	cmake --preset release
 
@@ -87,5 +95,5 @@ package: build   ## build/*.deb: the tool, and what building against it needs; w
 clean:           ## remove builds and demo results (models stay)
 	rm -rf build build-* demo
 
-.PHONY: help deps deps-torch configure build torch models test demo results asan tsan fuzz coverage interop format \
+.PHONY: help deps deps-torch deps-cuda cuda-check configure build torch models test demo results asan tsan fuzz coverage interop format \
   format-check structure-check tidy package clean

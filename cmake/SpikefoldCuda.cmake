@@ -1,10 +1,10 @@
 # nvcc and the CUDA runtime. The runtime is linked statically and looks for the driver when it is first used, so that a build with CUDA
 # starts on a machine without a GPU and says what is missing.
 if(NOT CMAKE_CUDA_COMPILER)
-  find_program(CMAKE_CUDA_COMPILER nvcc HINTS $ENV{CUDA_PATH}/bin /usr/local/cuda/bin)
+  find_program(CMAKE_CUDA_COMPILER nvcc HINTS $ENV{CUDA_PATH}/bin /usr/local/cuda/bin ${CMAKE_SOURCE_DIR}/deps/cuda/bin)
 endif()
 if(NOT CMAKE_CUDA_COMPILER)
-  message(FATAL_ERROR "SPIKEFOLD_CUDA: no nvcc in PATH or /usr/local/cuda/bin; install the CUDA Toolkit 13 or set CMAKE_CUDA_COMPILER")
+  message(FATAL_ERROR "SPIKEFOLD_CUDA: no nvcc in PATH or /usr/local/cuda/bin; run make deps-cuda, install the CUDA Toolkit 13 or set CMAKE_CUDA_COMPILER")
 endif()
 # Kernels that need no instruction of a later chip: machine code for sm_80 and sm_90, and PTX that a later driver compiles.
 set(CMAKE_CUDA_ARCHITECTURES 80 90-real)

@@ -6,19 +6,14 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 version=2.11.0
 fail() { echo "deps-torch: $*" >&2; exit 1; }
 
-for candidate in "python3 -m pip" "/usr/bin/python3 -m pip" pip3 pip; do
-  if $candidate --version >/dev/null 2>&1; then PIP=$candidate; break; fi
-done
-[ -n "${PIP:-}" ] || fail "no pip found; install it with: apt-get install python3-pip"
+. cmake/wheels.sh
 command -v unzip >/dev/null || fail "no unzip found; install it with: apt-get install unzip"
 
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 get() {  # REQUIREMENT PATTERN...: files of a wheel -> deps.partial
   echo "deps-torch: pip download $1"
-  rm -f "$scratch"/*.whl
-  $PIP download --quiet --disable-pip-version-check --no-input --retries 3 --no-deps --only-binary :all: --dest "$scratch" "$1" ||
-    fail "pip could not download $1; check the network (pip's own message is above)"
+  download_wheel "$1" "$scratch"
   unzip -q -o "$scratch"/*.whl "${@:2}" -d deps.partial || fail "$1 holds no files like ${*:2}"
 }
 if grep -qs "^__version__ = '$version[+']" deps/torch/version.py && [ -f deps/torch/lib/libtorch_cpu.so ]; then
@@ -31,6 +26,8 @@ if ! ldconfig -p | grep -q 'libcudart\.so\.13' || ! ldconfig -p | grep -q 'libcu
   get nvidia-cuda-runtime==13.0.96 'nvidia/*/lib/*'
   get nvidia-cuda-cupti==13.0.85 'nvidia/*/lib/*'
 fi
-rm -rf deps
-mv deps.partial deps
+mkdir -p deps
+rm -rf deps/torch deps/nvidia
+mv deps.partial/* deps/
+rmdir deps.partial
 echo "deps-torch: deps/torch $version; build the plugin with: make torch"

