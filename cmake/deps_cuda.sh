@@ -26,6 +26,7 @@ done
 cuda=$(echo deps.partial/nvidia/cu*)
 chmod +x "$cuda"/bin/* "$cuda"/nvvm/bin/*  # wheels do not keep it
 ln -s lib "$cuda/lib64"                    # where nvcc looks
+(cd "$cuda/lib" && ln -sf libcudart.so.* libcudart.so)  # what CMake knows a toolkit by
 "$cuda/bin/nvcc" --version >/dev/null || fail "nvcc $version does not run here"
 mkdir -p deps
 rm -rf deps/cuda
