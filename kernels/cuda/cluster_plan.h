@@ -57,20 +57,6 @@ void LayOut(Plan& plan) {
 }
 
 // As the device does it in one instruction.
-SF_HOST_DEVICE inline int Least(int a, int b) {
-#if defined(__CUDA_ARCH__)
-  return min(a, b);
-#else
-  return std::min(a, b);
-#endif
-}
-SF_HOST_DEVICE inline int Most(int a, int b) {
-#if defined(__CUDA_ARCH__)
-  return max(a, b);
-#else
-  return std::max(a, b);
-#endif
-}
 SF_HOST_DEVICE inline uint32_t HighProduct(uint32_t a, uint32_t b) {
 #if defined(__CUDA_ARCH__)
   return __umulhi(a, b);
@@ -84,16 +70,19 @@ template <typename Traits>
 struct Share {
   // `cluster` and `rank` say which block.
   SF_HOST_DEVICE Share(const Plan& plan, int cluster, int rank, int turn, int warp) {
+#if !defined(__CUDA_ARCH__)
+    using std::max, std::min;  // the device has its own
+#endif
     first = rank * plan.units;
-    units = Least(plan.units, (plan.all_chunks + kUnitChunks - 1) / kUnitChunks - first);
+    units = min(plan.units, (plan.all_chunks + kUnitChunks - 1) / kUnitChunks - first);
     pair0 = (cluster * plan.turns + turn) * plan.pairs;
-    pairs = Least(plan.pairs, plan.all_pairs - pair0);
+    pairs = min(plan.pairs, plan.all_pairs - pair0);
     // Every warp that works has a unit: what it does not write is not read.
-    all = Most(pairs, 0) * units;
+    all = max(pairs, 0) * units;
     const bool few = all < Traits::kWarps;
-    begin = few ? Least(warp, all) : static_cast<int>(static_cast<unsigned>(all * warp) / Traits::kWarps);
-    end = few ? Least(warp + 1, all)
-              : static_cast<int>(static_cast<unsigned>(all * (warp + 1)) / Traits::kWarps);
+    begin = few ? min(warp, all) : static_cast<int>(static_cast<unsigned>(all * warp) / Traits::kWarps);
+    end =
+        few ? min(warp + 1, all) : static_cast<int>(static_cast<unsigned>(all * (warp + 1)) / Traits::kWarps);
     const uint32_t inverse = rank + 1 == plan.splits ? plan.per_last_units : plan.per_units;
     pair = inverse == 0 ? begin : static_cast<int>(HighProduct(static_cast<uint32_t>(begin), inverse));
     unit = begin - pair * units;

@@ -80,7 +80,8 @@ struct ClusterOutput {
   bool plain;
 };
 
-// Up to kDigitRows rows in clusters, x in three digits (matmul_f32_f32_s4g_digits_sm90.cu).
+// One row or two in clusters on sm_90, x in three digits (matmul_f32_f32_s4g_digits_sm90.cu). FitsDigits():
+// there are no more rows, and x has room in shared memory; RunDigits() requires it.
 inline constexpr int64_t kDigitRows = 2;
 bool FitsDigits(const cuda::SimtParams& params);
 absl::Status RunDigits(const cuda::SimtParams& params, const cuda::Stream& stream);
