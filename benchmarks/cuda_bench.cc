@@ -221,6 +221,7 @@ class Bench {
     contenders_.pop_back();
     SF_ASSIGN_OR_RETURN(const std::vector<uint16_t> ours, outputs());
     for (const CutlassGemm& gemm : CutlassGemms()) {
+      if (!Wanted(gemm.name)) continue;
       const auto launch = [=, this](int64_t copy) {
         return gemm.run({.m = m,
                          .n = n,

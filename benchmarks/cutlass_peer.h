@@ -1,5 +1,5 @@
 // CUTLASS (github.com/NVIDIA/cutlass) as a peer of the GPU benchmark, where the build was given it:
-// -DSPIKEFOLD_CUTLASS=the "include" directory of a clone.
+// -DSPIKEFOLD_CUTLASS=CLONE.
 #pragma once
 
 #include <cstdint>
