@@ -60,6 +60,12 @@ struct Contender {
   double median() const { return turns.median(); }
 };
 
+struct Way {  // of W8A8 with bf16 outputs; by default chosen by shape
+  cuda::pingpong::Plan tiles;
+  cuda::few::Plan few;
+  bool sm80 = false;
+};
+
 class Bench {
  public:
   Bench(const Options& options, const cuda::DeviceInfo& device, const cuda::Stream& stream)
@@ -184,8 +190,7 @@ class Bench {
     return absl::OkStatus();
   }
 
-  void AddOurs(const std::string& name, int64_t m, int64_t n, int64_t k, int64_t kept, int tile,
-               Plan plan = {}) {
+  void AddOurs(const std::string& name, int64_t m, int64_t n, int64_t k, int64_t kept, Way way = {}) {
     contenders_.push_back({.name = name, .weight_bytes = n * k, .launch = [=, this](int64_t copy) {
                              return w8a8::Run({.m = m,
                                                .n = n,
@@ -198,8 +203,9 @@ class Bench {
                                                .kept_x = kept_x_.as<uint16_t>(),
                                                .kept_w = kept_w_.as<uint16_t>(),
                                                .y = y_.as<uint16_t>(),
-                                               .tile_n = tile,
-                                               .plan = plan},
+                                               .tiles = way.tiles,
+                                               .plan = way.few,
+                                               .sm80 = way.sm80},
                                               device_, stream_);
                            }});
   }
@@ -216,7 +222,7 @@ class Bench {
           cuda::Fill(y_.as<void>(), 0xff, static_cast<size_t>(m * n) * sizeof(uint16_t), stream_));
       return y;
     };
-    AddOurs("", m, n, k, 0, 0);
+    AddOurs("", m, n, k, 0);
     SF_RETURN_IF_ERROR(contenders_.back().launch(0));
     contenders_.pop_back();
     SF_ASSIGN_OR_RETURN(const std::vector<uint16_t> ours, outputs());
@@ -237,11 +243,8 @@ class Bench {
       if (absl::IsUnimplemented(status)) continue;
       SF_RETURN_IF_ERROR(status);
       SF_ASSIGN_OR_RETURN(const std::vector<uint16_t> theirs, outputs());
-      double worst = 0;  // scales are multiplied in another order: a last bit may differ
-      for (size_t i = 0; i < ours.size(); ++i) {
-        const double a = Bf16ToFloat(ours[i]), b = Bf16ToFloat(theirs[i]);
-        worst = std::max(worst, std::isfinite(b) ? std::abs(a - b) / std::max(std::abs(a), 1e-3) : 1.0);
-      }
+      // Scales are multiplied in another order: a last bit may differ.
+      const double worst = WorstDifference(ours, theirs);
       if (worst > 0x1p-7) {
         std::printf("# %s M=%ld N=%ld K=%ld differs by %g\n", gemm.name, static_cast<long>(m),
                     static_cast<long>(n), static_cast<long>(k), worst);
@@ -270,7 +273,7 @@ class Bench {
                                case Walk::kSm80:
                                  return s8c::RunCuda(p, stream_);
                                case Walk::kHopper:
-                                 return s8c::RunHopper(p, device_, stream_);
+                                 return s8c::RunHopper(p, {}, device_, stream_);
                                case Walk::kFewHopper:
                                  return s8c::RunFewHopper(p, plan, device_, stream_);
                                default:
@@ -386,7 +389,7 @@ class Bench {
           const Plan plan = {.groups = groups, .splits = splits, .stages = stages};
           const std::string name = absl::StrCat(" g", groups, " s", splits, " k", kib);
           AddWalk(absl::StrCat("f32", name), m, n, k, 0, Walk::kFewHopper, plan);
-          if (kib == 111) AddOurs(absl::StrCat("bf16", name), m, n, k, 0, 0, plan);
+          if (kib == 111) AddOurs(absl::StrCat("bf16", name), m, n, k, 0, {.few = plan});
         }
       }
     }
@@ -524,11 +527,13 @@ class Bench {
     AddCodeRows("w8ga16 f32 digits", code_rows::Path::kDigits, true, m, n, k);
     if (hopper) AddCodeRows("w8ga16 f32 wide", code_rows::Path::kWide, true, m, n, k);
     if (m <= 8) AddBf16FewRows("bf16 f32", m, n, k);
-    AddOurs("w8a8", m, n, k, 0, 0);
-    AddOurs("w8a8 r=64", m, n, k, kKept, 0);
-    if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, -1);
-    AddOurs("w8a8 128", m, n, k, 0, 128);
-    AddOurs("w8a8 256", m, n, k, 0, 256);
+    AddOurs("w8a8", m, n, k, 0);
+    AddOurs("w8a8 r=64", m, n, k, kKept);
+    if (m <= 64) AddOurs("w8a8 sm80", m, n, k, 0, {.sm80 = true});
+    for (const auto& [rows, channels] : {std::pair{64, 64}, {64, 128}, {128, 128}}) {
+      AddOurs(absl::StrCat("w8a8 ", rows, "x", channels), m, n, k, 0,
+              {.tiles = {.tile_m = rows, .tile_n = channels}});
+    }
     SF_RETURN_IF_ERROR(AddPeer("bf16", cuda::LtKind::kBf16, m, n, k, false));
     SF_RETURN_IF_ERROR(AddPeer("s8->s32", cuda::LtKind::kS8, m, n, k, false));
     SF_RETURN_IF_ERROR(AddPeer("s8->s32+rescale", cuda::LtKind::kS8, m, n, k, true));

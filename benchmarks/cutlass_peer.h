@@ -2,10 +2,13 @@
 // -DSPIKEFOLD_CUTLASS=CLONE.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "formats/base/dtype.h"
 #include "kernels/cuda/memory.h"
 #include "kernels/cuda/stream.h"
 
@@ -27,5 +30,15 @@ struct CutlassGemm {
                       const kernels::cuda::Stream& stream);
 };
 absl::Span<const CutlassGemm> CutlassGemms();  // empty: not built in
+
+// Of bf16 outputs, as a part of ours, or of 1e-3 if that is less; 1 where theirs are not finite.
+inline double WorstDifference(absl::Span<const uint16_t> ours, absl::Span<const uint16_t> theirs) {
+  double worst = 0;
+  for (size_t i = 0; i < ours.size(); ++i) {
+    const double a = Bf16ToFloat(ours[i]), b = Bf16ToFloat(theirs[i]);
+    worst = std::max(worst, std::isfinite(b) ? std::abs(a - b) / std::max(std::abs(a), 1e-3) : 1.0);
+  }
+  return worst;
+}
 
 }  // namespace spikefold::benchmarks

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <numeric>
+#include <random>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -43,10 +45,14 @@ absl::Status TimeByTurns(std::vector<Contender>& contenders, CopiesOf copies_of,
                         }));
   }
   kernels::cuda::Timer timer(stream);
+  // Another order each time: a card that has just worked hard is slower for who comes next.
+  std::vector<size_t> order(contenders.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::mt19937 random;
   for (int round = -1; round < rounds; ++round) {  // the first warms up
-    for (size_t i = 0; i < contenders.size(); ++i) {
-      // Another goes first each time: the card warms up and throttles.
-      Turns& turns = contenders[(i + static_cast<size_t>(round + 1)) % contenders.size()].turns;
+    std::shuffle(order.begin(), order.end(), random);
+    for (const size_t i : order) {
+      Turns& turns = contenders[i].turns;
       SF_RETURN_IF_ERROR(timer.Start());
       SF_RETURN_IF_ERROR(turns.graph.Run(stream));
       SF_ASSIGN_OR_RETURN(const double seconds, timer.Stop());

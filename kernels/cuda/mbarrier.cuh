@@ -31,17 +31,6 @@ __device__ inline void ArriveExpecting(uint32_t barrier, uint32_t bytes) {
 __device__ inline void ArriveAfterCopies(uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
-// Arrives at the barrier at the same place in the shared memory of block `rank` of the cluster.
-__device__ inline void ArriveRemote(uint32_t barrier, uint32_t rank) {
-  asm volatile(
-      "{\n"
-      ".reg .b32 remote;\n"
-      "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n"
-      "}" ::"r"(barrier),
-      "r"(rank)
-      : "memory");
-}
 
 __device__ inline bool TestBarrier(uint32_t barrier, uint32_t parity) {
   uint32_t done;
@@ -110,6 +99,10 @@ __device__ inline void NamedBarrier(int threads) {
 }
 __device__ inline void NamedBarrier(int id, int threads) {
   asm volatile("bar.sync %0, %1;" ::"r"(id), "r"(threads) : "memory");
+}
+// The same by threads that do not wait for the others.
+__device__ inline void NamedBarrierArrive(int id, int threads) {
+  asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
 }  // namespace spikefold::kernels::cuda

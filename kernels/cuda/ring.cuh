@@ -38,6 +38,11 @@ struct RingPlace {
       phase ^= 1;
     }
   }
+  __device__ void Skip(int steps, int stages) {
+    const int to = stage + steps;
+    stage = to % stages;
+    phase ^= static_cast<uint32_t>(to / stages % 2);
+  }
 };
 
 // Fills a ring whose stages have taken the first steps already: load(t, stage) starts the copies of step t.
@@ -53,11 +58,11 @@ __device__ inline void Refill(const Ring& ring, int steps, Load load) {
 }
 
 // By a warpgroup: multiplies `steps` stages from `at` on. multiply(stage, first) starts the wgmmas of one; at
-// most one group is under way, and a stage is given back, by the thread that `gives`, when the next one's
-// multiplications have been started.
-template <typename Multiply>
-__device__ inline void MultiplyStages(const Ring& ring, RingPlace& at, int steps, bool gives,
-                                      Multiply multiply) {
+// most one group is under way, and a stage is given back, by release(stage), when the next one's
+// multiplications have been started. all_started() is called before the last ones are waited for.
+template <typename Multiply, typename AllStarted, typename Release>
+__device__ inline void MultiplyStages(const Ring& ring, RingPlace& at, int steps, Multiply multiply,
+                                      AllStarted all_started, Release release) {
   int previous = -1;
   for (int t = 0; t < steps; ++t) {
     WaitBarrier(ring.Full(at.stage), at.phase);
@@ -66,13 +71,14 @@ __device__ inline void MultiplyStages(const Ring& ring, RingPlace& at, int steps
     WarpgroupCommit();
     if (previous >= 0) {
       WarpgroupWait<1>();
-      if (gives) Arrive(ring.Empty(previous));
+      release(previous);
     }
     previous = at.stage;
     at.Next(ring.stages);
   }
+  all_started();
   WarpgroupWait<0>();
-  if (previous >= 0 && gives) Arrive(ring.Empty(previous));
+  if (previous >= 0) release(previous);
 }
 
 }  // namespace spikefold::kernels::cuda

@@ -22,17 +22,6 @@ __device__ inline void LoadBox(uint32_t shared, const CUtensorMap& map, uint32_t
       "l"(reinterpret_cast<uint64_t>(&map)), "r"(column), "r"(row), "r"(barrier)
       : "memory");
 }
-// The same to the same place of every block of the cluster whose bit is set in `blocks`, each on its own
-// barrier.
-__device__ inline void LoadBoxMulticast(uint32_t shared, const CUtensorMap& map, uint32_t barrier, int column,
-                                        int row, uint16_t blocks) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.multicast::cluster "
-      "[%0], "
-      "[%1, {%2, %3}], [%4], %5;" ::"r"(shared),
-      "l"(reinterpret_cast<uint64_t>(&map)), "r"(column), "r"(row), "r"(barrier), "h"(blocks)
-      : "memory");
-}
 
 // By one thread: bytes that lie one after the other, a multiple of 16; both addresses 16-byte aligned.
 __device__ inline void LoadBytes(uint32_t shared, const void* global, uint32_t bytes, uint32_t barrier) {
@@ -71,11 +60,8 @@ __device__ inline uint32_t ClusterRank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-__device__ inline void ClusterSync() {
-  asm volatile("barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::: "memory");
-}
-// The same in two parts, by threads that need not be together: what a thread did before it arrived is seen by
-// those that have waited.
+// A barrier of a cluster in two parts, by threads that need not be together: what a thread did before it
+// arrived is seen by those that have waited.
 __device__ inline void ClusterArrive() { asm volatile("barrier.cluster.arrive.release;" ::: "memory"); }
 // Says only that the thread is there: a release would wait for the copies that it has under way.
 __device__ inline void ClusterArriveRelaxed() {

@@ -167,19 +167,23 @@ __device__ inline void WgmmaBf16(uint32_t (&d)[64], uint64_t a, uint64_t b) {
                : "l"(a), "l"(b));
 }
 // d = a * b + (add ? d : 0).
+#define SF_WGMMA_BF16(n, text, add, a, b)                                             \
+  "{\n.reg .pred p;\nsetp.ne.b32 p, " add ", 0;\nwgmma.mma_async.sync.aligned.m64n" n \
+  "k16.f32.bf16.bf16 " text "}, " a ", " b ", p, 1, 1, 0, 0;\n}"
 __device__ inline void WgmmaBf16(uint32_t (&d)[128], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %130, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n256k16.f32.bf16.bf16 " SF_TEXT_128 "}, %128, %129, p, 1, 1, 0, 0;\n}"
-      : SF_BIND_128("+r", d)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  asm volatile(SF_WGMMA_BF16("256", SF_TEXT_128, "%130", "%128", "%129")
+               : SF_BIND_128("+r", d)
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 __device__ inline void WgmmaBf16(uint32_t (&d)[64], uint64_t a, uint64_t b, bool add) {
-  asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"
-      "wgmma.mma_async.sync.aligned.m64n128k16.f32.bf16.bf16 " SF_TEXT_64 "}, %64, %65, p, 1, 1, 0, 0;\n}"
-      : SF_BIND_64("+r", d)
-      : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+  asm volatile(SF_WGMMA_BF16("128", SF_TEXT_64, "%66", "%64", "%65")
+               : SF_BIND_64("+r", d)
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaBf16(uint32_t (&d)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_BF16("64", SF_TEXT_32, "%34", "%32", "%33")
+               : SF_BIND_32("+r", d, 0)
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 
 // Two f16 operands, 16 values of K, into f32 for 64 x (2 * registers) outputs: d = a * b + (add ? d : 0).
@@ -205,6 +209,11 @@ __device__ inline void WgmmaF16(uint32_t (&d)[64], uint64_t a, uint64_t b, bool 
 __device__ inline void WgmmaF16(uint32_t (&d)[128], uint64_t a, uint64_t b, bool add) {
   asm volatile(SF_WGMMA_F16("256", SF_TEXT_128, "%130", "%128", "%129", "0, 0")
                : SF_BIND_128("+r", d)
+               : "l"(a), "l"(b), "r"(static_cast<int>(add)));
+}
+__device__ inline void WgmmaF16(uint32_t (&d)[32], uint64_t a, uint64_t b, bool add) {
+  asm volatile(SF_WGMMA_F16("64", SF_TEXT_32, "%34", "%32", "%33", "0, 0")
+               : SF_BIND_32("+r", d, 0)
                : "l"(a), "l"(b), "r"(static_cast<int>(add)));
 }
 // The same with a in registers: of a lane's two values each, row l / 4, columns 2 (l % 4) and the next, then

@@ -1,6 +1,6 @@
 // Many float rows times weights of codes: unpacking is paid once and not once for 64 rows. A linear's weights
 // become an f16 matrix [n, k] in scratch memory, kept columns and super weights in it, under a power of two
-// for each channel; x becomes f16 under one for each row; half_tiles.cuh multiplies. sm_90a.
+// for each channel; x becomes f16 under one for each row; pingpong_tiles.cuh multiplies. sm_90a.
 // What weights look like is up to Codes:
 //   kMaxCode                        no code less its zero point is larger in size
 //   Place(column)                   where a column lies in the f16 matrices, of x too; four that begin at a
@@ -18,9 +18,9 @@
 
 #include "formats/base/status.h"
 #include "kernels/cuda/block.cuh"
-#include "kernels/cuda/half_tiles.cuh"
 #include "kernels/cuda/half_units.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pingpong_tiles.cuh"
 #include "kernels/cuda/simt_matmul.cuh"
 
 namespace spikefold::kernels::cuda::wide {
@@ -152,12 +152,13 @@ absl::Status Run(const char* name, const SimtParams& p, void* scratch, const Dev
   SF_RETURN_IF_ERROR(Launch(name, ManyRows<Codes>,
                             {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kRowThreads)}, stream,
                             p.x, p.k, x.rows, x.unit));
-  const half::Params none = {.name = name, .m = p.m, .k = p.k, .x = x.rows, .x_unit = x.unit};
-  half::Params product = none;  // of what has been unpacked
+  const pingpong::Params none = {
+      .name = name, .m = p.m, .row_bytes = 2 * p.k, .x = x.rows, .x_scale = x.unit};
+  pingpong::Params product = none;  // of what has been unpacked
   int64_t left = StripeOf(p.k);
   const auto multiply = [&]() -> absl::Status {
     if (product.linears.count > 0) {
-      SF_RETURN_IF_ERROR(half::Run<half::Type::kF16>(product, device, stream));
+      SF_RETURN_IF_ERROR((pingpong::Run<pingpong::Type::kF16, float>(product, {}, device, stream)));
     }
     product = none;
     left = StripeOf(p.k);

@@ -1,20 +1,18 @@
 // matmul_bf16_s8r_s8c: W8A8 on Hopper's tensor cores, the outlier columns as further stages of the same loop.
-//   Y[m,n] = bf16( f32(sum_k xq[m,k]*wq[n,k]) * x_scale[m] * w_scale[n] + bias[n] + sum_c
-//   kept_x[m,c]*kept_w[n,c] )
+//   Y[m,n] = bf16(f32(sum_k xq[m,k]*wq[n,k]) * x_scale[m] * w_scale[n] + sum_c kept_x[m,c]*kept_w[n,c]
+//                 + bias[n])
 //
 // Layout    xq [M, K], wq [N, K] row-major codes; kept_x [M, r], kept_w [N, r] row-major bf16, r padded with
-// zeros to
-//           a multiple of 64. Kept columns are code 0 in xq and wq, so K is whole and nothing is gathered.
+//           zeros to a multiple of 64. Kept columns are code 0 in xq and wq, so K is whole and nothing is
+//           gathered.
 // Requires  K and every stride a multiple of 16; data 16-byte aligned; K < 131072. Any M, N >= 1; Y's stride
-// 16-byte
-//           aligned (N a multiple of 8).
+//           16-byte aligned (N a multiple of 8).
 // Moves     N*K + M*K + 2*M*N bytes and 2*r*(M + N); bound by memory below M = 163 on an H200, by wgmma
-// above. Exact     the int32 sums are exact. f32(sum) is rounded once, then * x_scale, then * w_scale, then +
-// bias; the tail
-//           is added by the tensor cores in f32 in an order that is fixed but not specified; one rounding to
-//           bf16.
+//           above.
+// Exact     the int32 sums are exact. f32(sum) is rounded once, then * x_scale, then * w_scale; the tail and
+//           the bias are added in f32 in an order that is fixed but not specified; one rounding to bf16.
 // Targets   sm_90a: wgmma, with W on its left for 9 to 64 rows, kept columns as FMAs; sm_80: mma.sync fed
-// from memory, for fewer rows and older chips.
+//           from memory, for fewer rows and older chips.
 #pragma once
 
 #include <cstdint>
@@ -22,6 +20,7 @@
 #include "absl/status/status.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/few_rows_plan.h"
+#include "kernels/cuda/pingpong_plan.h"
 #include "kernels/cuda/stream.h"
 
 namespace spikefold::kernels::matmul_bf16_s8r_s8c {
@@ -39,8 +38,10 @@ struct Params {  // device addresses, but for Reference
   const uint16_t* kept_x = nullptr;  // [m, r] bf16
   const uint16_t* kept_w = nullptr;  // [n, r] bf16
   uint16_t* y = nullptr;             // [m, n] bf16
-  int tile_n = 0;                    // of sm_90a, 128 or 256; 0: chosen by shape; -1: sm_80
-  cuda::few::Plan plan;              // of sm_90a's kernel for few rows, if there is one
+  // By default chosen by shape and device.
+  cuda::pingpong::Plan tiles;  // of sm_90a's kernel for many rows
+  cuda::few::Plan plan;        // of sm_90a's kernel for few rows, if there is one
+  bool sm80 = false;           // the kernel of other cards
 };
 // Unimplemented: another chip, K too large. InvalidArgument: an empty shape, a stride that is not aligned.
 absl::Status Supports(const Params& params, const cuda::DeviceInfo& device);

@@ -1,11 +1,11 @@
-// Design: kernels/cuda/half_tiles.cuh. A pass before it writes x as one or two bf16 matrices, one below the
-// other.
+// Design: kernels/cuda/pingpong_tiles.cuh. A pass before it writes x as one or two bf16 matrices, one below
+// the other.
 #include <cuda_bf16.h>
 
 #include "formats/base/status.h"
 #include "kernels/cuda/block.cuh"
-#include "kernels/cuda/half_tiles.cuh"
 #include "kernels/cuda/launch.cuh"
+#include "kernels/cuda/pingpong_tiles.cuh"
 #include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 
 namespace spikefold::kernels::matmul_f32_f32_bf16 {
@@ -40,13 +40,13 @@ absl::Status RunHopper(const cuda::SimtParams& p, Rows rows, uint16_t* parts, co
                    {.grid = dim3(static_cast<unsigned>(cuda::CeilDiv(count, kSplitThreads * 4))),
                     .block = dim3(kSplitThreads)},
                    stream, p.x, count, rows == Rows::kExact, parts));
-  return cuda::half::Run<cuda::half::Type::kBf16>({.name = kName,
-                                                   .m = p.m,
-                                                   .k = p.k,
-                                                   .parts = static_cast<int64_t>(rows),
-                                                   .x = parts,
-                                                   .linears = p.linears},
-                                                  device, stream);
+  return cuda::pingpong::Run<cuda::pingpong::Type::kBf16, float>({.name = kName,
+                                                                  .m = p.m,
+                                                                  .row_bytes = 2 * p.k,
+                                                                  .parts = static_cast<int64_t>(rows),
+                                                                  .x = parts,
+                                                                  .linears = p.linears},
+                                                                 {}, device, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_bf16

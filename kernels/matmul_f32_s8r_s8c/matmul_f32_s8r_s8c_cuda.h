@@ -8,9 +8,10 @@
 // Exact     the sums are integers, and what follows is done in the CPU's order with its roundings: y is the
 //           CPU's bit for bit (results below 2^-126 aside). Super weights are added by AddSuperWeights.
 // Targets   sm_80 (run on sm_90 too); sm_90a for 9 to 64 rows: wgmma with W on its left, kept columns in the
-//           CPU's order; sm_90a for more: wgmma fed by the copy engine, sums turned into outputs in
-//           registers, same roundings, same bits but for kept columns: bf16 wgmma adds them, in an order of
-//           its own, within 2^-20 of |sum * scales| + sum_c |kept_x * kept_w|.
+//           CPU's order; sm_90a for more, and for 33 to 64 rows where that takes fewer steps: wgmma fed by
+//           the copy engine, sums turned into outputs in registers, same roundings, same bits but for kept
+//           columns: bf16 wgmma adds them, in an order of its own, within 2^-20 of |sum * scales| + sum_c
+//           |kept_x * kept_w|.
 #pragma once
 
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/few_rows_plan.h"
 #include "kernels/cuda/outlier_tail_cuda.h"
+#include "kernels/cuda/pingpong_plan.h"
 #include "kernels/cuda/stream.h"
 
 namespace spikefold::kernels::matmul_f32_s8r_s8c {
@@ -39,7 +41,8 @@ struct CudaParams {  // device addresses
 };
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);  // sm_80
 // wgmma on any number of rows; on sm_90 only. With kept columns it reads kept_rows of x and of the linears.
-absl::Status RunHopper(const CudaParams& params, const cuda::DeviceInfo& device, const cuda::Stream& stream);
+absl::Status RunHopper(const CudaParams& params, const cuda::pingpong::Plan& plan,
+                       const cuda::DeviceInfo& device, const cuda::Stream& stream);
 // Up to cuda::few::kMaxRows rows on sm_90, if FitsFewHopper() (kept columns need kept_rows, as above, and are
 // at most 128).
 bool FitsFewHopper(const CudaParams& params, const cuda::DeviceInfo& device);
@@ -49,12 +52,14 @@ absl::Status RunFewHopper(const CudaParams& params, const cuda::few::Plan& plan,
 inline constexpr int64_t kFewHopperRows = 9, kHopperRows = 33;
 inline absl::Status RunCuda(const CudaParams& params, const cuda::DeviceInfo& device,
                             const cuda::Stream& stream) {
-  if (params.m >= kFewHopperRows && FitsFewHopper(params, device)) {
+  const bool tiles =
+      device.sm == 90 && params.m >= kHopperRows && (params.num_kept == 0 || params.kept_rows != nullptr);
+  const bool only_tiles =
+      tiles && cuda::pingpong::TakesFewRows(params.m, params.linears, params.num_kept > 0, device.num_sms);
+  if (params.m >= kFewHopperRows && !only_tiles && FitsFewHopper(params, device)) {
     return RunFewHopper(params, {}, device, stream);
   }
-  const bool hopper =
-      device.sm == 90 && params.m >= kHopperRows && (params.num_kept == 0 || params.kept_rows != nullptr);
-  return hopper ? RunHopper(params, device, stream) : RunCuda(params, stream);
+  return tiles ? RunHopper(params, {}, device, stream) : RunCuda(params, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_s8r_s8c

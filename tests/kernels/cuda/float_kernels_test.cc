@@ -9,6 +9,7 @@
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
 #include "kernels/cpu/cpu_features.h"
+#include "kernels/cuda/pingpong_plan.h"
 #include "kernels/gatedmul_f32_f32/gatedmul_f32_f32_cuda.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32.h"
 #include "kernels/hadamard_f32_f32/hadamard_f32_f32_cuda.h"
@@ -424,6 +425,10 @@ TEST_CASE("Float rows times bf16 weights hold their bound on the tensor cores, a
       if (m < 100) RunFloatLinear(m, 264, 8, kind, report);
     }
   }
+  cuda::LinearGroup wide = {.count = 1};
+  wide.linear[0].n = 3000;
+  CHECK(cuda::pingpong::PlanOf({.m = 1030, .linears = wide, .steps = 48, .wide = true}, 132).tile_n == 256);
+  RunFloatLinear(1030, 3000, 3072, FloatLinear::kRounded, report);
   INFO(report.detail);
   CHECK(report.ok());
   RunFloatLinear(70, 50, 136, FloatLinear::kSplit, canary, true);

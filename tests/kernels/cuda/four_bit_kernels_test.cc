@@ -7,6 +7,7 @@
 #include "formats/base/dtype.h"
 #include "formats/base/status.h"
 #include "formats/base/thread_pool.h"
+#include "kernels/cuda/pingpong_plan.h"
 #include "kernels/kernel_check.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
 #include "kernels/quantized_case.h"
@@ -319,11 +320,16 @@ TEST_CASE("Many rows and channels times 4-bit codes hold their bound", "[gpu][ma
   if (!cuda::IsHopper()) return;
   CheckReport report;
   for (const int64_t m : {128, 300}) {
-    for (const int64_t n : {255, 4100}) {  // tiles of 128 and of 256 channels
+    for (const int64_t n : {255, 4100}) {
       RunTiles({.m = m, .n = n, .k = 640, .group = 128, .bits = 4, .w_zeros = true, .bias = m == 300}, 11, {},
                report, Path::kMany);
     }
   }
+  cuda::LinearGroup wide = {.count = 1};
+  wide.linear[0].n = 3000;
+  CHECK(cuda::pingpong::PlanOf({.m = 1030, .linears = wide, .steps = 48, .wide = true}, 132).tile_n == 256);
+  RunTiles({.m = 1030, .n = 3000, .k = 3072, .group = 128, .bits = 4, .w_zeros = true, .bias = true}, 11, {},
+           report, Path::kMany);
   INFO(report.detail);
   CHECK(report.ok());
 }

@@ -22,11 +22,14 @@ std::vector<uint16_t> RandomBf16(int64_t count, uint64_t seed) {
   return out;
 }
 
+const std::vector<cuda::pingpong::Plan> kChosen(1);  // by shape
+
 struct Case {
   int64_t m, n, k, kept = 0;
   bool bias = false, extremes = false;
-  int tile_n = 0;
+  std::vector<cuda::pingpong::Plan> tiles = kChosen;  // by turns
   cuda::few::Plan plan = {};
+  bool sm80 = false;
 };
 
 // With `flip` one operand of the GPU is wrong: 1 a code, 2 a kept column, 3 a scale.
@@ -55,8 +58,8 @@ void Check(const Case& c, int flip, CheckReport& report) {
                     .kept_x = kept_x.data(),
                     .kept_w = kept_w.data(),
                     .y = expected.data(),
-                    .tile_n = c.tile_n,
-                    .plan = c.plan};
+                    .plan = c.plan,
+                    .sm80 = c.sm80};
   Ok(w8a8::Reference(p));
   // |error| <= u |y| + 4 sqrt(terms) 2^-23 S, u = 2^-8: S bounds the terms of the float part.
   std::vector<double> reference, tolerance;
@@ -78,7 +81,7 @@ void Check(const Case& c, int flip, CheckReport& report) {
   if (flip == 3) w_scale.back() *= 1.1f;
   const Array<int8_t> d_x(x), d_w(w);
   const Array<float> d_x_scale(x_scale), d_w_scale(w_scale), d_bias(bias);
-  const Array<uint16_t> d_kept_x(kept_x), d_kept_w(kept_w), y(c.m * c.n);
+  const Array<uint16_t> d_kept_x(kept_x), d_kept_w(kept_w);
   p.x = d_x.data();
   p.w = d_w.data();
   p.x_scale = d_x_scale.data();
@@ -86,27 +89,34 @@ void Check(const Case& c, int flip, CheckReport& report) {
   if (c.bias) p.bias = d_bias.data();
   p.kept_x = d_kept_x.data();
   p.kept_w = d_kept_w.data();
-  p.y = y.data();
-  Ok(w8a8::Run(p, device, TheStream()));
-  std::vector<float> actual;
-  for (const uint16_t v : y.Read()) actual.push_back(Bf16ToFloat(v));
-  report.Compare(absl::StrCat("M=", c.m, " N=", c.n, " K=", c.k, " r=", c.kept, " tile=", c.tile_n), actual,
-                 reference, tolerance);
+  for (const cuda::pingpong::Plan& tiles : c.tiles) {
+    const Array<uint16_t> y(c.m * c.n);
+    p.y = y.data();
+    p.tiles = tiles;
+    Ok(w8a8::Run(p, device, TheStream()));
+    std::vector<float> actual;
+    for (const uint16_t v : y.Read()) actual.push_back(Bf16ToFloat(v));
+    report.Compare(absl::StrCat("M=", c.m, " N=", c.n, " K=", c.k, " r=", c.kept, " tile=", tiles.tile_m, "x",
+                                tiles.tile_n),
+                   actual, reference, tolerance);
+  }
 }
 
 TEST_CASE("W8A8 on Hopper holds its bound at every edge of its tiles", "[gpu][hopper]") {
   if (!cuda::IsHopper()) return;
   CheckReport report;
-  for (const int tile : {128, 256}) {
-    for (const int64_t m : {1, 7, 63, 64, 65, 127, 128, 129, 300})
-      Check({m, 264, 144, 64, true, false, tile}, 0, report);
-    for (const int64_t n : {8, 120, 128, 136, 248, 256, 520})
-      Check({70, n, 128, 0, false, false, tile}, 0, report);
-    for (const int64_t k : {16, 112, 128, 144, 512, 656})
-      Check({65, 128, k, 128, true, false, tile}, 0, report);
-    Check({130, 256, 4096, 0, false, true, tile}, 0, report);
-    Check({1000, 2048, 512, 64, true, false, tile}, 0, report);  // several tiles a block
-  }
+  const std::vector<cuda::pingpong::Plan> tiles = {
+      {.tile_m = 64, .tile_n = 64}, {.tile_m = 64, .tile_n = 128}, {.tile_m = 128, .tile_n = 128}};
+  for (const int64_t m : {1, 7, 63, 64, 65, 127, 128, 129, 300})
+    Check({m, 264, 144, 64, true, false, tiles}, 0, report);
+  for (const int64_t n : {8, 120, 128, 136, 248, 256, 520})
+    Check({70, n, 128, 0, false, false, tiles}, 0, report);
+  for (const int64_t k : {16, 112, 128, 144, 512, 656})
+    Check({65, 128, k, 128, true, false, tiles}, 0, report);
+  Check({130, 256, 4096, 0, false, true, tiles}, 0, report);
+  // Several tiles a block, and more kept columns than a ring takes at once.
+  Check({1000, 2560, 272, 64, true, false, tiles}, 0, report);
+  Check({1408, 1544, 144, 896, true, false, tiles}, 0, report);
   INFO(report.detail);
   CHECK(report.ok());
 }
@@ -116,7 +126,9 @@ TEST_CASE("W8A8 of few rows holds its bound", "[gpu]") {
   for (const int64_t m : {1, 2, 7, 8, 9, 16, 17, 32, 33, 64}) {
     for (const int64_t n : {8, 16, 24, 264}) {
       for (const int64_t k : {16, 128, 144, 2064}) {
-        for (const int tile : {0, -1}) Check({m, n, k, m % 2 * 64, m % 3 == 0, false, tile}, 0, report);
+        for (const bool sm80 : {false, true}) {
+          Check({m, n, k, m % 2 * 64, m % 3 == 0, false, kChosen, {}, sm80}, 0, report);
+        }
       }
     }
   }
@@ -124,15 +136,15 @@ TEST_CASE("W8A8 of few rows holds its bound", "[gpu]") {
     for (const int splits : {1, 2, 4}) {
       const cuda::few::Plan plan = {.groups = groups, .splits = splits, .stages = 2 + splits};
       for (const int64_t m : {5, 16, 30, 64}) {
-        Check({m, 520, 1168, m % 4 * 64, true, false, 0, plan}, 0, report);
+        Check({m, 520, 1168, m % 4 * 64, true, false, kChosen, plan}, 0, report);
       }
     }
   }
   INFO(report.detail);
   CHECK(report.ok());
-  for (const int tile : {0, -1}) {
+  for (const bool sm80 : {false, true}) {
     CheckReport canary;
-    Check({16, 64, 48, 64, true, false, tile}, 1, canary);
+    Check({16, 64, 48, 64, true, false, kChosen, {}, sm80}, 1, canary);
     CHECK(canary.worst > 1);
   }
 }

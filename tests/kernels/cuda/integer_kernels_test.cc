@@ -31,7 +31,8 @@ std::vector<Target> Targets() {
 
 // The same product on the CPU and the GPU; with `flip`, one code of the GPU's weight is wrong.
 void RunBoth(const QuantizedCase& c, uint64_t seed, bool flip, Target target, CheckReport& report,
-             bool flip_kept = false, const cuda::few::Plan& plan = {}) {
+             bool flip_kept = false, const cuda::few::Plan& plan = {},
+             const cuda::pingpong::Plan& tiles = {}) {
   static ThreadPool pool(4);
   const QuantizedOperands o(c, seed);
   std::vector<uint8_t> packed(s8c::PackedBytes(c.n, c.k));
@@ -81,11 +82,11 @@ void RunBoth(const QuantizedCase& c, uint64_t seed, bool flip, Target target, Ch
   const bool hopper = target == Target::kHopper, few = target == Target::kFewHopper;
   if (few) REQUIRE(s8c::FitsFewHopper(params, TheDevice()));
   Ok(few      ? s8c::RunFewHopper(params, plan, TheDevice(), TheStream())
-     : hopper ? s8c::RunHopper(params, TheDevice(), TheStream())
+     : hopper ? s8c::RunHopper(params, tiles, TheDevice(), TheStream())
               : s8c::RunCuda(params, TheStream()));
-  const std::string name =
-      absl::StrCat(CaseName(c), hopper ? " on sm_90a" : "",
-                   few ? absl::StrCat(" groups=", plan.groups, " splits=", plan.splits) : "");
+  const std::string name = absl::StrCat(
+      CaseName(c), hopper ? absl::StrCat(" on sm_90a, tile ", tiles.tile_m, "x", tiles.tile_n) : "",
+      few ? absl::StrCat(" groups=", plan.groups, " splits=", plan.splits) : "");
   report.CompareExact(absl::StrCat(name, " sums"), sums.Read(), expected_sums);
   if (!hopper || c.num_kept == 0) {
     report.CompareExact(name, y.Read(), expected);
@@ -126,6 +127,27 @@ TEST_CASE("Products of codes equal the CPU's bit for bit, kept columns on the te
   uint64_t seed = 1;
   for (const QuantizedCase& c : MatmulCases()) {
     for (const Target target : Targets()) RunBoth(c, seed += 7, false, target, report);
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+constexpr cuda::pingpong::Plan kTiles[] = {{.tile_m = 64, .tile_n = 64},
+                                           {.tile_m = 64, .tile_n = 128},
+                                           {.tile_m = 128, .tile_n = 128},
+                                           {.tile_m = 128, .tile_n = 256}};
+
+TEST_CASE("Every tile of many rows equals the CPU's product", "[gpu][matmul]") {
+  if (TheDevice().sm != 90) return;
+  CheckReport report;
+  for (const cuda::pingpong::Plan& tiles : kTiles) {
+    for (const QuantizedCase& c : {
+             QuantizedCase{.m = 333, .n = 1001, .k = 1100, .num_kept = 37, .bias = true},
+             QuantizedCase{.m = 2001, .n = 2602, .k = 272},  // several tiles a block
+             QuantizedCase{.m = 2001, .n = 2602, .k = 140, .num_kept = 70, .bias = true},
+         }) {
+      RunBoth(c, 77, false, Target::kHopper, report, false, {}, tiles);
+    }
   }
   INFO(report.detail);
   CHECK(report.ok());
@@ -180,7 +202,8 @@ TEST_CASE("One wrong code of a weight is found", "[gpu][matmul][canary]") {
 TEST_CASE("The linears of a site share a launch, each with its own width, bias and kept columns",
           "[gpu][matmul]") {
   // Three weights of different width against one input: the same as three launches.
-  const auto [m, k, kept] = GENERATE(table<int64_t, int64_t, int64_t>({{37, 200, 5}, {1, 2064, 0}}));
+  const auto [m, k, kept] =
+      GENERATE(table<int64_t, int64_t, int64_t>({{37, 200, 5}, {1, 2064, 0}, {9000, 200, 5}}));
   const int64_t widths[3] = {100, 64, 17};
   const QuantizedOperands first({.m = m, .n = widths[0], .k = k, .num_kept = kept, .bias = true}, 3);
   const Array<int8_t> x(Padded(first.x_codes, m, k));
@@ -216,25 +239,29 @@ TEST_CASE("The linears of a site share a launch, each with its own width, bias a
                                   .bias = i == 2 ? nullptr : biases.back()->data(),
                                   .y = ys.back()->data()};
   }
-  for (const Target target : {Target::kSm80, Target::kFewHopper}) {
-    if (target == Target::kFewHopper && TheDevice().sm != 90) continue;
-    const auto run = [&](const s8c::CudaParams& p) {
-      Ok(target == Target::kSm80 ? s8c::RunCuda(p, TheStream())
-                                 : s8c::RunFewHopper(p, {}, TheDevice(), TheStream()));
-    };
+  const auto compare = [&](const auto& run) {
     run(together);
     for (int i = 0; i < 3; ++i) {
       const Array<float> y(m * widths[i]);
+      const std::vector<float> with_others = ys[static_cast<size_t>(i)]->Read();
       s8c::CudaParams alone = together;
       alone.linears.count = 1;
       alone.linears.linear[0] = together.linears.linear[i];
       alone.linears.linear[0].y = y.data();
-      Ok(s8c::RunCuda(alone, TheStream()));
+      run(alone);
       CheckReport report;
-      report.CompareExact(absl::StrCat("linear ", i), ys[static_cast<size_t>(i)]->Read(), y.Read());
+      report.CompareExact(absl::StrCat("linear ", i), with_others, y.Read());
       INFO(report.detail);
       CHECK(report.ok());
     }
+  };
+  compare([](const s8c::CudaParams& p) { Ok(s8c::RunCuda(p, TheStream())); });
+  if (TheDevice().sm != 90) return;
+  if (m <= cuda::few::kMaxRows) {
+    compare([](const s8c::CudaParams& p) { Ok(s8c::RunFewHopper(p, {}, TheDevice(), TheStream())); });
+  }
+  for (const cuda::pingpong::Plan& tiles : kTiles) {
+    compare([&](const s8c::CudaParams& p) { Ok(s8c::RunHopper(p, tiles, TheDevice(), TheStream())); });
   }
 }
 

@@ -1,0 +1,63 @@
+// How kernels/cuda/pingpong_tiles.cuh shares out a product.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "kernels/cuda/ceil_div.h"
+#include "kernels/cuda/outlier_tail_cuda.h"
+
+namespace spikefold::kernels::cuda::pingpong {
+
+// A tile of outputs: 128 rows and 256 channels, which both warpgroups of a block make together, or 128 and
+// 128, 64 and 128, or 64 and 64, which they take by turns.
+struct Plan {
+  int tile_m = 0, tile_n = 0;  // 0: chosen by shape
+};
+
+struct Product {
+  int64_t m = 0;
+  LinearGroup linears;
+  int64_t steps = 0;   // of K, of 128 bytes each
+  bool codes = false;  // INT8, whose sums are scaled
+  bool wide = false;   // there are tiles of 256 channels
+};
+
+inline int64_t Tiles(int64_t m, const LinearGroup& linears, const Plan& plan) {
+  int64_t stripes = 0;
+  for (int i = 0; i < linears.count; ++i) stripes += CeilDiv(linears.linear[i].n, plan.tile_n);
+  return CeilDiv(m, plan.tile_m) * stripes;
+}
+
+// What takes least, in steps of a tile of 128 x 128, as measured on an H200. Wide tiles read less from shared
+// memory and L2, which leaves the card power for a higher clock, but nothing is multiplied while their
+// outputs are made.
+inline Plan PlanOf(const Product& product, int num_sms) {
+  const auto steps = static_cast<double>(product.steps);
+  const struct {
+    Plan plan;
+    double cost;
+  } tiles[] = {{{128, 128}, steps},
+               {{64, 128}, 0.65 * steps},
+               {{64, 64}, 0.6 * steps},
+               {{128, 256}, 1.86 * steps + (product.codes ? 13 : 6)}};
+  Plan best;
+  double least = 0;
+  for (const auto& [plan, cost] : tiles) {
+    if (plan.tile_n == 256 && !product.wide) continue;
+    const auto rounds = static_cast<double>(CeilDiv(Tiles(product.m, product.linears, plan), num_sms));
+    if (best.tile_m == 0 || rounds * cost < least) {
+      best = plan;
+      least = rounds * cost;
+    }
+  }
+  return best;
+}
+
+// Whether 33 to 64 rows of codes are fewer steps here than for kernels/cuda/few_rows_wgmma.cuh, which shares
+// out K but adds kept columns one after the other.
+inline bool TakesFewRows(int64_t m, const LinearGroup& linears, bool kept, int num_sms) {
+  return m > 32 && (kept || 10 * Tiles(m, linears, {64, 64}) >= 7 * num_sms);
+}
+
+}  // namespace spikefold::kernels::cuda::pingpong

@@ -1,0 +1,51 @@
+// Which tiles a product of many rows takes.
+#include "kernels/cuda/pingpong_plan.h"
+
+#include <cstdint>
+
+#include "catch2/catch.hpp"
+
+namespace spikefold::kernels::cuda::pingpong {
+namespace {
+
+constexpr int kSms = 132;
+
+Plan Of(int64_t m, int64_t n, int64_t k_bytes, bool codes, bool wide = true) {
+  Product product = {.m = m, .linears = {.count = 1}, .steps = k_bytes / 128, .codes = codes, .wide = wide};
+  product.linears.linear[0].n = n;
+  return PlanOf(product, kSms);
+}
+bool Is(const Plan& plan, int tile_m, int tile_n) { return plan.tile_m == tile_m && plan.tile_n == tile_n; }
+
+TEST_CASE("Tiles are as large as leaves no multiprocessor idle", "[cuda]") {
+  CHECK(Is(Of(128, 4096, 4096, true), 64, 64));
+  CHECK(Is(Of(256, 4096, 4096, true), 64, 128));
+  CHECK(Is(Of(256, 6144, 4096, true), 128, 128));
+  CHECK(Is(Of(4096, 28672, 4096, true), 128, 128));
+}
+
+TEST_CASE("Long products take wide tiles, where there are any", "[cuda]") {
+  CHECK(Is(Of(4096, 4096, 14336, true), 128, 256));
+  CHECK(Is(Of(4096, 4096, 14336, true, false), 128, 128));
+  CHECK(Is(Of(4096, 28672, 8192, false), 128, 256));
+}
+
+TEST_CASE("Linears of a site count together", "[cuda]") {
+  Product product = {.m = 128, .linears = {.count = 3}, .steps = 32, .codes = true};
+  for (int i = 0; i < 3; ++i) product.linears.linear[i].n = 4096;
+  CHECK(Tiles(product.m, product.linears, {64, 64}) == 3 * 2 * 64);
+  CHECK(Is(PlanOf(product, kSms), 128, 128));
+}
+
+TEST_CASE("33 to 64 rows take tiles when these fill the card, or with kept columns", "[cuda]") {
+  LinearGroup group = {.count = 1};
+  group.linear[0].n = 4096;
+  CHECK_FALSE(TakesFewRows(64, group, false, kSms));
+  CHECK(TakesFewRows(64, group, true, kSms));
+  CHECK_FALSE(TakesFewRows(32, group, true, kSms));
+  group.linear[0].n = 6144;
+  CHECK(TakesFewRows(64, group, false, kSms));
+}
+
+}  // namespace
+}  // namespace spikefold::kernels::cuda::pingpong
