@@ -15,6 +15,9 @@ struct Plan {
   int tile_m = 0, tile_n = 0;  // 0: chosen by shape
 };
 
+// The first is of float outputs only.
+inline constexpr Plan kAllTiles[] = {{128, 256}, {128, 128}, {64, 128}, {64, 64}};
+
 struct Product {
   int64_t m = 0;
   LinearGroup linears;

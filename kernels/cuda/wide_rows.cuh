@@ -134,7 +134,7 @@ inline size_t ScratchBytes(const SimtParams& p) {
 // K a multiple of 8. `rows` of p is not used.
 template <typename Codes>
 absl::Status Run(const char* name, const SimtParams& p, void* scratch, const DeviceInfo& device,
-                 const Stream& stream) {
+                 const Stream& stream, const pingpong::Plan& tiles = {}) {
   if (p.m == 0) return absl::OkStatus();
   struct Half {
     uint16_t* rows;
@@ -158,7 +158,7 @@ absl::Status Run(const char* name, const SimtParams& p, void* scratch, const Dev
   int64_t left = StripeOf(p.k);
   const auto multiply = [&]() -> absl::Status {
     if (product.linears.count > 0) {
-      SF_RETURN_IF_ERROR((pingpong::Run<pingpong::Type::kF16, float>(product, {}, device, stream)));
+      SF_RETURN_IF_ERROR((pingpong::Run<pingpong::Type::kF16, float>(product, tiles, device, stream)));
     }
     product = none;
     left = StripeOf(p.k);

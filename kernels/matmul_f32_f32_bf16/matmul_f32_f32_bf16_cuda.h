@@ -9,6 +9,7 @@
 #pragma once
 
 #include "kernels/cuda/device.h"
+#include "kernels/cuda/pingpong_plan.h"
 #include "kernels/cuda/simt_matmul.h"
 
 namespace spikefold::kernels::matmul_f32_f32_bf16 {
@@ -27,6 +28,7 @@ constexpr size_t PartsBytes(int64_t m, int64_t k, Rows rows) {
 }
 // `parts` is scratch of PartsBytes() in device memory. No tail, no list of rows; SupportsHopper(k), sm_90.
 absl::Status RunHopper(const cuda::SimtParams& params, Rows rows, uint16_t* parts,
-                       const cuda::DeviceInfo& device, const cuda::Stream& stream);
+                       const cuda::DeviceInfo& device, const cuda::Stream& stream,
+                       const cuda::pingpong::Plan& tiles = {});
 
 }  // namespace spikefold::kernels::matmul_f32_f32_bf16

@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kSplitThreads)
 }  // namespace
 
 absl::Status RunHopper(const cuda::SimtParams& p, Rows rows, uint16_t* parts, const cuda::DeviceInfo& device,
-                       const cuda::Stream& stream) {
+                       const cuda::Stream& stream, const cuda::pingpong::Plan& tiles) {
   if (p.m == 0) return absl::OkStatus();
   const int64_t count = p.m * p.k;  // a multiple of 8
   SF_RETURN_IF_ERROR(
@@ -46,7 +46,7 @@ absl::Status RunHopper(const cuda::SimtParams& p, Rows rows, uint16_t* parts, co
                                                                   .parts = static_cast<int64_t>(rows),
                                                                   .x = parts,
                                                                   .linears = p.linears},
-                                                                 {}, device, stream);
+                                                                 tiles, device, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_bf16

@@ -41,6 +41,7 @@
 #include "formats/base/thread_pool.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/few_rows_plan.h"
+#include "kernels/cuda/pingpong_plan.h"
 #include "kernels/cuda/simt_matmul.h"
 #include "kernels/cuda/stream.h"
 
@@ -90,7 +91,7 @@ absl::Status RunFew(const cuda::SimtParams& params, void* scratch, const cuda::f
 // memory (x in f16, and 128 MiB of weights at the most), 256-byte aligned.
 size_t ManyScratchBytes(const cuda::SimtParams& params);
 absl::Status RunMany(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
-                     const cuda::Stream& stream);
+                     const cuda::Stream& stream, const cuda::pingpong::Plan& tiles = {});
 
 // What is faster on an H200 at Llama-3-8B's shapes. With 9 to 16 rows a small matrix is done before clusters
 // are; unpacking all weights pays from some hundred rows on (from 512 for

@@ -72,8 +72,8 @@ struct Tiles {
 size_t ManyScratchBytes(const cuda::SimtParams& p) { return cuda::wide::ScratchBytes(p); }
 
 absl::Status RunMany(const cuda::SimtParams& p, void* scratch, const cuda::DeviceInfo& device,
-                     const cuda::Stream& stream) {
-  return cuda::wide::Run<Tiles>("matmul_f32_f32_s4g", p, scratch, device, stream);
+                     const cuda::Stream& stream, const cuda::pingpong::Plan& tiles) {
+  return cuda::wide::Run<Tiles>("matmul_f32_f32_s4g", p, scratch, device, stream, tiles);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_f32_s4g

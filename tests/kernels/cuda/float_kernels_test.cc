@@ -343,8 +343,8 @@ TEST_CASE("Attention holds its bound, and a row's result does not depend on the 
 // Weights in float32, in bf16, or in bf16 on sm_90a: rows in two parts (whose second, `flip` loses), or
 // rounded.
 enum class FloatLinear { kF32, kBf16, kSplit, kRounded };
-void RunFloatLinear(int64_t m, int64_t n, int64_t k, FloatLinear kind, CheckReport& report,
-                    bool flip = false) {
+void RunFloatLinear(int64_t m, int64_t n, int64_t k, FloatLinear kind, CheckReport& report, bool flip = false,
+                    const cuda::pingpong::Plan& tiles = {}) {
   const bool bf16 = kind != FloatLinear::kF32, hopper = bf16 && kind != FloatLinear::kBf16;
   std::vector<float> x = RandomFloats(m * k, 1);
   const std::vector<float> bias = RandomFloats(n, 3);
@@ -371,7 +371,7 @@ void RunFloatLinear(int64_t m, int64_t n, int64_t k, FloatLinear kind, CheckRepo
     if (hopper) {
       const auto rows = kind == FloatLinear::kSplit ? of_bf16::Rows::kExact : of_bf16::Rows::kBf16;
       const Array<uint16_t> parts(m * k * static_cast<int64_t>(rows));
-      Ok(of_bf16::RunHopper(p, rows, parts.data(), *cuda::QueryDevice(), TheStream()));
+      Ok(of_bf16::RunHopper(p, rows, parts.data(), *cuda::QueryDevice(), TheStream(), tiles));
       Ok(TheStream().Sync());
     } else {
       Ok(of_bf16::RunCuda(p, TheStream()));
@@ -425,10 +425,10 @@ TEST_CASE("Float rows times bf16 weights hold their bound on the tensor cores, a
       if (m < 100) RunFloatLinear(m, 264, 8, kind, report);
     }
   }
-  cuda::LinearGroup wide = {.count = 1};
-  wide.linear[0].n = 3000;
-  CHECK(cuda::pingpong::PlanOf({.m = 1030, .linears = wide, .steps = 48, .wide = true}, 132).tile_n == 256);
-  RunFloatLinear(1030, 3000, 3072, FloatLinear::kRounded, report);
+  for (const cuda::pingpong::Plan& tiles : cuda::pingpong::kAllTiles) {
+    RunFloatLinear(140, 700, 264, FloatLinear::kSplit, report, false, tiles);
+    RunFloatLinear(2000, 2600, 72, FloatLinear::kRounded, report, false, tiles);  // several tiles a block
+  }
   INFO(report.detail);
   CHECK(report.ok());
   RunFloatLinear(70, 50, 136, FloatLinear::kSplit, canary, true);

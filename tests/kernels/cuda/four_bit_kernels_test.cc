@@ -27,13 +27,14 @@ std::vector<Path> Paths() {
   if (cuda::QueryDevice()->sm != 90) return {Path::kAny};
   return {Path::kAny, Path::kClusters, Path::kFew, Path::kMany};
 }
-absl::Status Run(const cuda::SimtParams& p, Path path, const cuda::few::Plan& plan = {}) {
+absl::Status Run(const cuda::SimtParams& p, Path path, const cuda::few::Plan& plan = {},
+                 const cuda::pingpong::Plan& tiles = {}) {
   if (path == Path::kAny) return s4g::RunCuda(p, TheStream());
   if (path == Path::kClusters) return s4g::RunHopper(p, TheStream());
   const bool many = path == Path::kMany;
   const Array<char> scratch(
       static_cast<int64_t>(many ? s4g::ManyScratchBytes(p) : s4g::ScratchBytes(p.m, p.k)));
-  SF_RETURN_IF_ERROR(many ? s4g::RunMany(p, scratch.data(), *cuda::QueryDevice(), TheStream())
+  SF_RETURN_IF_ERROR(many ? s4g::RunMany(p, scratch.data(), *cuda::QueryDevice(), TheStream(), tiles)
                           : s4g::RunFew(p, scratch.data(), plan, *cuda::QueryDevice(), TheStream()));
   return TheStream().Sync();  // scratch goes
 }
@@ -163,7 +164,8 @@ struct Tail {
   std::vector<uint16_t> kept_w;  // [r, n]
 };
 void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, CheckReport& report,
-              Path path = Path::kAny, const cuda::few::Plan& plan = {}) {
+              Path path = Path::kAny, const cuda::few::Plan& plan = {},
+              const cuda::pingpong::Plan& tiles = {}) {
   QuantizedOperands o(c, seed);
   for (int64_t m = 0; m < c.m && change.spike != 0; ++m) {
     o.x[static_cast<size_t>(m * c.k + 37)] = change.spike + static_cast<float>(m);
@@ -206,10 +208,10 @@ void RunTiles(const QuantizedCase& c, uint64_t seed, const Change& change, Check
     p.linears.linear[0].kept_w = kept_w.data();
     p.linears.linear[0].kept_stride = c.n;
   }
-  Ok(Run(p, path, plan));
+  Ok(Run(p, path, plan, tiles));
   constexpr const char* kNames[] = {"", " in clusters", " few", " many"};
   report.Compare(absl::StrCat(CaseName(c), kNames[static_cast<int>(path)], " groups=", plan.groups,
-                              " splits=", plan.splits),
+                              " splits=", plan.splits, " tile=", tiles.tile_m, "x", tiles.tile_n),
                  y.Read(), expected, tolerance);
 }
 
@@ -325,11 +327,10 @@ TEST_CASE("Many rows and channels times 4-bit codes hold their bound", "[gpu][ma
                report, Path::kMany);
     }
   }
-  cuda::LinearGroup wide = {.count = 1};
-  wide.linear[0].n = 3000;
-  CHECK(cuda::pingpong::PlanOf({.m = 1030, .linears = wide, .steps = 48, .wide = true}, 132).tile_n == 256);
-  RunTiles({.m = 1030, .n = 3000, .k = 3072, .group = 128, .bits = 4, .w_zeros = true, .bias = true}, 11, {},
-           report, Path::kMany);
+  for (const cuda::pingpong::Plan& tiles : cuda::pingpong::kAllTiles) {
+    RunTiles({.m = 140, .n = 700, .k = 256, .group = 64, .bits = 4, .bias = true}, 12, {}, report,
+             Path::kMany, {}, tiles);
+  }
   INFO(report.detail);
   CHECK(report.ok());
 }

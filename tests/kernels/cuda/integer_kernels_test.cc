@@ -132,15 +132,10 @@ TEST_CASE("Products of codes equal the CPU's bit for bit, kept columns on the te
   CHECK(report.ok());
 }
 
-constexpr cuda::pingpong::Plan kTiles[] = {{.tile_m = 64, .tile_n = 64},
-                                           {.tile_m = 64, .tile_n = 128},
-                                           {.tile_m = 128, .tile_n = 128},
-                                           {.tile_m = 128, .tile_n = 256}};
-
 TEST_CASE("Every tile of many rows equals the CPU's product", "[gpu][matmul]") {
   if (TheDevice().sm != 90) return;
   CheckReport report;
-  for (const cuda::pingpong::Plan& tiles : kTiles) {
+  for (const cuda::pingpong::Plan& tiles : cuda::pingpong::kAllTiles) {
     for (const QuantizedCase& c : {
              QuantizedCase{.m = 333, .n = 1001, .k = 1100, .num_kept = 37, .bias = true},
              QuantizedCase{.m = 2001, .n = 2602, .k = 272},  // several tiles a block
@@ -260,7 +255,7 @@ TEST_CASE("The linears of a site share a launch, each with its own width, bias a
   if (m <= cuda::few::kMaxRows) {
     compare([](const s8c::CudaParams& p) { Ok(s8c::RunFewHopper(p, {}, TheDevice(), TheStream())); });
   }
-  for (const cuda::pingpong::Plan& tiles : kTiles) {
+  for (const cuda::pingpong::Plan& tiles : cuda::pingpong::kAllTiles) {
     compare([&](const s8c::CudaParams& p) { Ok(s8c::RunHopper(p, tiles, TheDevice(), TheStream())); });
   }
 }
