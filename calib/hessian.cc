@@ -111,7 +111,9 @@ std::vector<float> RowWeights(const RowSizes& sizes, const RowWeighting& weighti
   return weight;
 }
 
-OuterProductSum::OuterProductSum(int64_t k, bool symmetric) : k_(k), symmetric_(symmetric) {
+OuterProductSum::OuterProductSum(int64_t k, bool symmetric, std::unique_ptr<CodeProductSum> device)
+    : k_(k), symmetric_(symmetric), device_(std::move(device)) {
+  if (device_ != nullptr) return;
   for (int64_t row = 0; row < k; row += kTile) {
     for (int64_t column = symmetric ? row : 0; column < k; column += kTile) {
       tiles_.push_back(
@@ -141,6 +143,11 @@ absl::Status OuterProductSum::AddChunk(const float* a, const float* b, absl::Spa
   SF_RETURN_IF_ERROR(Quantize(a, root, pool, left_));
   if (!symmetric_) SF_RETURN_IF_ERROR(Quantize(b, root, pool, right_));
   const Codes& right = symmetric_ ? left_ : right_;
+  if (device_ == nullptr) return AddTiles(rows, right, pool);
+  return device_->Add(rows, left_.codes.data(), left_.scale.data(), right.codes.data(), right.scale.data());
+}
+
+absl::Status OuterProductSum::AddTiles(int64_t rows, const Codes& right, ThreadPool& pool) {
   const size_t panel_bytes = s8::PackedBytes(kTile, rows);
   const int64_t num_panels = (k_ + kTile - 1) / kTile;
   packed_.resize(panel_bytes * static_cast<size_t>(num_panels));
@@ -192,8 +199,30 @@ absl::Status OuterProductSum::Quantize(const float* x, absl::Span<const float> r
   return absl::OkStatus();
 }
 
-std::vector<double> OuterProductSum::Full(ThreadPool& pool) const {
+absl::Status OuterProductSum::ReadDevice(double* full) const {
+  constexpr int64_t kRows = 256;
+  std::vector<float> rows(static_cast<size_t>(std::min(kRows, k_) * k_));
+  for (int64_t first = 0; first < k_; first += kRows) {
+    const int64_t count = std::min(kRows, k_ - first);
+    SF_RETURN_IF_ERROR(device_->Read(first, count, rows.data()));
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t row = first + i;
+      for (int64_t c = symmetric_ ? row : 0; c < k_; ++c) {  // its upper half counts
+        const double value = static_cast<double>(rows[static_cast<size_t>(i * k_ + c)]);
+        full[row * k_ + c] = value;
+        if (symmetric_) full[c * k_ + row] = value;
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<double>> OuterProductSum::Full(ThreadPool& pool) const {
   std::vector<double> full(static_cast<size_t>(k_ * k_));
+  if (device_ != nullptr) {
+    SF_RETURN_IF_ERROR(ReadDevice(full.data()));
+    return full;
+  }
   pool.ParallelFor(static_cast<int64_t>(tiles_.size()), 1, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Tile& tile = tiles_[static_cast<size_t>(i)];

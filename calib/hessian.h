@@ -3,11 +3,15 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/types/span.h"
 #include "formats/base/thread_pool.h"
+#include "kernels/runtime/code_product_sum.h"
 
 namespace spikefold {
 
@@ -35,15 +39,17 @@ std::vector<float> RowWeights(const RowSizes& sizes, const RowWeighting& weighti
 // power, if one row holds all of it, and 1e-4 for Gaussian values, where GPTQ's damping is 1 % of the mean.
 class OuterProductSum {
  public:
-  OuterProductSum(int64_t k, bool symmetric);
+  // With `device` the products are summed there, to the same bits.
+  OuterProductSum(int64_t k, bool symmetric, std::unique_ptr<CodeProductSum> device = nullptr);
   // a, b [rows, k], the same pointer if symmetric; `weight` [rows] or empty: all 1. Not for several threads
   // at once. InvalidArgument: a value that is not finite.
   absl::Status Add(const float* a, const float* b, int64_t rows, absl::Span<const float> weight,
                    ThreadPool& pool);
   int64_t k() const { return k_; }
-  int64_t num_rows() const { return num_rows_; }     // added so far
-  double weight() const { return weight_; }          // sum of omega
-  std::vector<double> Full(ThreadPool& pool) const;  // [k, k]
+  int64_t num_rows() const { return num_rows_; }  // added so far
+  double weight() const { return weight_; }       // sum of omega
+  // [k, k]. An error: a device's.
+  absl::StatusOr<std::vector<double>> Full(ThreadPool& pool) const;
 
  private:
   static constexpr int64_t kTile = 128;
@@ -58,12 +64,15 @@ class OuterProductSum {
   // root [rows]: sqrt(omega).
   absl::Status AddChunk(const float* a, const float* b, absl::Span<const float> root, ThreadPool& pool);
   absl::Status Quantize(const float* x, absl::Span<const float> root, ThreadPool& pool, Codes& out) const;
+  absl::Status AddTiles(int64_t rows, const Codes& right, ThreadPool& pool);
+  absl::Status ReadDevice(double* full) const;
 
   const int64_t k_;
   const bool symmetric_;
   int64_t num_rows_ = 0;
   double weight_ = 0;
-  std::vector<Tile> tiles_;
+  std::unique_ptr<CodeProductSum> device_;
+  std::vector<Tile> tiles_;  // none with a device
   Codes left_, right_;
   std::vector<uint8_t> packed_;  // the right one in panels of kTile columns, as the matmul reads them
 };
@@ -71,7 +80,8 @@ class OuterProductSum {
 // H of one site.
 class Hessian : public OuterProductSum {
  public:
-  explicit Hessian(int64_t k) : OuterProductSum(k, true) {}
+  explicit Hessian(int64_t k, std::unique_ptr<CodeProductSum> device = nullptr)
+      : OuterProductSum(k, true, std::move(device)) {}
   absl::Status AddRows(const float* x, int64_t rows, const RowWeighting& weighting, ThreadPool& pool) {
     return Add(x, x, rows, RowWeights(MeasureRows(x, rows, k(), nullptr, pool), weighting), pool);
   }

@@ -345,7 +345,9 @@ class Applier {
     }
     SF_ASSIGN_OR_RETURN(const bool shared, SharesCodes());
     if (shared) return TakeCodes();
-    SF_ASSIGN_OR_RETURN(const auto model, LoadModel(reader_, {.pool = options_.pool, .linears = false}));
+    SF_ASSIGN_OR_RETURN(
+        const auto model,
+        LoadModel(reader_, {.pool = options_.pool, .backend = options_.backend, .linears = false}));
     const auto windows = WindowsBehind(options_.stats->windows, plan_.prefix, graph_.config.bos_id);
     SequentialOptions sequential;
     sequential.pool = options_.pool;

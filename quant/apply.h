@@ -10,6 +10,7 @@
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "formats/quantized/native.h"
+#include "kernels/runtime/model.h"
 #include "quant/forecast.h"
 #include "quant/plan.h"
 
@@ -28,7 +29,8 @@ struct Shard {
 };
 
 struct ApplyOptions {
-  ThreadPool* pool = nullptr;  // required
+  ThreadPool* pool = nullptr;       // required
+  Backend backend = Backend::kCpu;  // what runs the model for GPTQ
   const CalibStats* stats =
       nullptr;  // importance for clip search, K and V of the prefix; may be null if the plan needs neither
   std::string output;  // a directory that does not exist yet

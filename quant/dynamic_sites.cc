@@ -116,7 +116,7 @@ class Measurement {
     if (in_.stats->windows.empty()) {
       return absl::InvalidArgumentError("dynamic sites need the text of a scan; scan first");
     }
-    SF_ASSIGN_OR_RETURN(model_, LoadModel(*in_.reader, {.pool = in_.pool}));
+    SF_ASSIGN_OR_RETURN(model_, LoadModel(*in_.reader, {.pool = in_.pool, .backend = in_.backend}));
     const std::vector<int32_t> tokens = in_.behind_prefix ? in_.stats->prefix.tokens : std::vector<int32_t>();
     KvPrefix prefix;
     if (!tokens.empty()) {

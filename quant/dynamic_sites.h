@@ -11,6 +11,7 @@
 #include "formats/base/progress.h"
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
+#include "kernels/runtime/model.h"
 #include "quant/plan.h"
 #include "quant/planner.h"
 
@@ -24,6 +25,7 @@ struct DynamicSitesInput {
   bool behind_prefix = false;
   int max_windows = 4;  // of the scan's, whose first 256 tokens are run; not more than a half of them
   ThreadPool* pool = nullptr;
+  Backend backend = Backend::kCpu;      // what runs the model
   std::string cache_directory;          // what was measured is kept as damage-<hash>.json; empty: nowhere
   std::string scan_sha256, arithmetic;  // as PrepareInput
   Progress progress;

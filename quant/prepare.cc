@@ -255,7 +255,9 @@ class Preparer {
       }
     }
     SF_RETURN_IF_ERROR(CheckRuns(folded));
-    SF_ASSIGN_OR_RETURN(const auto model, LoadModel(folded, {.pool = in_.pool, .progress = in_.progress}));
+    SF_ASSIGN_OR_RETURN(
+        const auto model,
+        LoadModel(folded, {.pool = in_.pool, .backend = in_.backend, .progress = in_.progress}));
     SF_ASSIGN_OR_RETURN(CalibStats stats, Recalibrate(*model, folded, *in_.stats,
                                                       {.behind_prefix = treatments_.fold,
                                                        .max_windows = max_windows,
@@ -273,6 +275,7 @@ class Preparer {
     how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated());
     how.gptq = recipe_.rounding != Rounding::kNearest;
     how.pool = in_.pool;
+    how.backend = in_.backend;
     how.progress = in_.progress;
     if (!in_.cache_directory.empty()) {
       const std::string key = Sha256Hex(absl::StrCat(
@@ -295,6 +298,7 @@ class Preparer {
     DynamicSitesInput how{.reader = &model, .map = in_.map, .stats = input.stats, .plan = &plan};
     how.behind_prefix = treatments_.fold;
     how.pool = in_.pool;
+    how.backend = in_.backend;
     how.progress = in_.progress;
     how.cache_directory = in_.cache_directory;
     how.scan_sha256 = in_.scan_sha256;

@@ -13,6 +13,7 @@
 #include "calib/stats.h"
 #include "formats/base/progress.h"
 #include "formats/base/thread_pool.h"
+#include "kernels/runtime/model.h"
 #include "quant/folds/folds.h"
 #include "quant/plan.h"
 #include "quant/recipe.h"
@@ -26,6 +27,7 @@ struct PrepareInput {
   std::string scan_sha256;
   std::shared_ptr<const LearnedRotations> rotations;  // those whose hash the recipe names; null: none
   ThreadPool* pool = nullptr;
+  Backend backend = Backend::kCpu;  // what runs models
   TensorMemory* weights = nullptr;  // FoldedCheckpoint::set_memory(); outlives Prepared; null: none
   // What is measured here is kept and found again: statistics on all of the scan's windows as
   // folded-<hash>.spike, costs of rounding as costs-<hash>.json. Empty: nowhere.

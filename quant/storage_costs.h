@@ -11,6 +11,7 @@
 #include "formats/base/progress.h"
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
+#include "kernels/runtime/model.h"
 #include "quant/storage_budget.h"
 
 namespace spikefold {
@@ -25,6 +26,7 @@ struct StorageCostInput {
   int64_t max_windows = 6;  // measured on; at most half of the scan's
   std::string cache;        // a file that holds the losses, or will hold them; empty: none
   ThreadPool* pool = nullptr;
+  Backend backend = Backend::kCpu;  // what runs the model
   Progress progress;
 };
 // Units with their losses and, as options, every grid that fits their widths: 2, 3 and 4 bits in groups of

@@ -58,7 +58,7 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(Context& conte
 
 absl::StatusOr<OpenedModel> OpenFloatModel(Context& context, const std::string& path) {
   SF_RETURN_IF_ERROR(OpenFloatReader(context, path).status());
-  return OpenModel(context, path);
+  return OpenModel(context, path, {.backend = context.backend});
 }
 
 Backend BackendOf(const std::string& name) { return name == "cuda" ? Backend::kCuda : Backend::kCpu; }

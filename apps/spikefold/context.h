@@ -27,6 +27,7 @@ class Context {
   const std::optional<uint64_t> given_seed;  // of --seed
   const uint64_t seed;                       // the same, or 1
   const std::string command;                 // as typed, for provenance
+  Backend backend = Backend::kCpu;           // what float models are calibrated on
   int num_threads() const { return num_threads_; }
   ThreadPool& pool();  // made on first use
 

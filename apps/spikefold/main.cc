@@ -227,6 +227,7 @@ void CommandLine::AddScan() {
       ->required()
       ->type_name("DIR");
   AddScanText(c, o->text);
+  AddBackend(c, o->backend);
   c->add_flag(
       "--anatomy", o->text.anatomy,
       "Also ask which tokens spike when they stand first, and for sinks in random and repeated tokens");
@@ -278,6 +279,7 @@ void CommandLine::AddPlan() {
   c->add_option("--scan", o->scan, "What scan wrote")->type_name("DIR");
   c->add_option("-o,--output", o->output, "Write the plan here, one tensor a line")->type_name("FILE");
   c->add_flag("--dry-run", o->dry_run, "Say what quantizing by this plan would write and take");
+  AddBackend(c, o->backend);
   AddRotateFrom(c, o->rotate_from);
   AddRecipe(c, o->recipe);
 }
@@ -303,6 +305,7 @@ void CommandLine::AddQuantize() {
       ->type_name("I/N");
   c->add_option("--after", o->after, "With --shard and GPTQ: the parts of all shards before it")
       ->type_name("DIR...");
+  AddBackend(c, o->backend);
   AddRotateFrom(c, o->rotate_from);
   AddRecipe(c, o->recipe);
   AddScanText(c, o->text);

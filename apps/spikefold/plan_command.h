@@ -12,6 +12,7 @@ namespace spikefold {
 struct PlanCommandOptions {
   std::string model, output, scan;
   std::string rotate_from;  // what learn-rotations wrote
+  std::string backend = "cpu";
   RecipeOptions recipe;
   bool dry_run = false;
 };

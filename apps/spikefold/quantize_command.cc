@@ -24,7 +24,7 @@ namespace {
 constexpr uint64_t kMaxPlanBytes = uint64_t{256} << 20;
 
 absl::StatusOr<LoadedScan> MakeScan(const QuantizeCommandOptions& options, Context& context) {
-  SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenModel(context, options.model));
+  SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenFloatModel(context, options.model));
   SF_ASSIGN_OR_RETURN(ScanResult made, ScanOpened(opened, options.text, context));
   LoadedScan scan{.map = std::move(made.map), .stats = std::move(made.stats)};
   SF_ASSIGN_OR_RETURN(scan.sha256, HashStats(scan.stats));
@@ -57,14 +57,15 @@ absl::StatusOr<Limits> ParseLimits(const QuantizeCommandOptions& options) {
 }
 
 // All shards must go by one scan, and a scan here would be made by each of them.
-absl::Status CheckScanHere(const Limits& limits, const CheckpointReader& reader) {
+absl::Status CheckScanHere(const Limits& limits, const CheckpointReader& reader, Backend backend) {
   if (limits.shard.count > 0) {
     return absl::InvalidArgumentError(
         "--shard: this recipe needs a scan, and all shards the same one; make it once by spikefold scan and "
         "give it to each with --scan");
   }
   const uint64_t need = WeightMemory(reader, false);
-  if (limits.max_memory == 0 || need <= limits.max_memory) return absl::OkStatus();
+  const bool elsewhere = backend != Backend::kCpu;  // the weights are in another memory
+  if (elsewhere || limits.max_memory == 0 || need <= limits.max_memory) return absl::OkStatus();
   return absl::ResourceExhaustedError(absl::StrCat(
       Printable(reader.path(), 1024), ": the scan that this recipe needs runs the model, whose weights take ",
       BytesText(need), " of memory; ", BytesText(limits.max_memory),
@@ -81,7 +82,7 @@ struct Given {
 PrepareInput InputFor(const QuantizeCommandOptions& options, const Given& given, const LoadedScan* scan,
                       const CheckpointReader& reader, Context& context) {
   PrepareInput input = MakePrepareInput(reader, scan, options.scan, context);
-  input.max_model_bytes = MemoryLimit(given.limits.max_memory);
+  if (context.backend == Backend::kCpu) input.max_model_bytes = MemoryLimit(given.limits.max_memory);
   input.rotations = given.rotations;
   return input;
 }
@@ -136,7 +137,7 @@ absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, cons
   } else {
     SF_ASSIGN_OR_RETURN(const bool needed, NeedsScan(recipe));
     if (needed) {
-      SF_RETURN_IF_ERROR(CheckScanHere(given.limits, reader));
+      SF_RETURN_IF_ERROR(CheckScanHere(given.limits, reader, context.backend));
       SF_ASSIGN_OR_RETURN(decided.scan, MakeScan(options, context));
     }
   }
@@ -229,6 +230,7 @@ ApplyOptions MakeApplyOptions(const Prepared& prepared, const LoadedScan* scan, 
                               Context& context) {
   ApplyOptions options;
   options.pool = &context.pool();
+  options.backend = context.backend;
   options.stats = prepared.stats_or(scan == nullptr ? nullptr : &scan->stats);
   options.output = output.path;
   options.overwrite = output.overwrite;
@@ -237,7 +239,7 @@ ApplyOptions MakeApplyOptions(const Prepared& prepared, const LoadedScan* scan, 
   options.codes_from = output.codes_from;
   options.journal = output.journal;
   options.resume = output.resume;
-  options.journal_key = FloatArithmetic();
+  options.journal_key = FloatArithmetic(context.backend);
   options.shard = output.shard;
   options.earlier = output.earlier;
   options.progress = context.console.progress();
@@ -263,6 +265,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
     return absl::InvalidArgumentError("-o: says where to write; only --dry-run goes without");
   }
   SF_RETURN_IF_ERROR(CheckScanText(options));
+  context.backend = BackendOf(options.backend);
   Given given;
   SF_ASSIGN_OR_RETURN(given.limits, ParseLimits(options));
   ReturnLargeBuffers();

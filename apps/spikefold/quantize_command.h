@@ -16,6 +16,7 @@ struct QuantizeCommandOptions {
   std::string model, output;
   std::string scan, plan;   // a scan directory, a plan file; empty: made here
   std::string rotate_from;  // what learn-rotations wrote; with a plan: what it was made with
+  std::string backend = "cpu";
   RecipeOptions recipe;
   ScanTextOptions text;  // of a scan made here
   bool resume = false;

@@ -169,7 +169,10 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   return keeps || static_keys || clips || treats || scheme->activation_scales == Granularity::kPerTensor;
 }
 
-std::string FloatArithmetic() { return kernels::ActiveIsa() >= kernels::Isa::kAvx2 ? "fused" : "plain"; }
+std::string FloatArithmetic(Backend backend) {
+  if (backend == Backend::kCuda) return "cuda";
+  return kernels::ActiveIsa() >= kernels::Isa::kAvx2 ? "fused" : "plain";
+}
 
 PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
                               const std::string& scan_directory, Context& context) {
@@ -177,7 +180,8 @@ PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* 
   input.pool = &context.pool();
   input.progress = context.console.progress();
   input.cache_directory = scan_directory;
-  input.arithmetic = FloatArithmetic();
+  input.backend = context.backend;
+  input.arithmetic = FloatArithmetic(context.backend);
   if (scan != nullptr) {
     input.map = &scan->map;
     input.stats = &scan->stats;

@@ -21,6 +21,7 @@ struct ScanTextOptions {
 };
 struct ScanCommandOptions {
   std::string model, output;
+  std::string backend = "cpu";
   ScanTextOptions text;
   bool force = false;
 };

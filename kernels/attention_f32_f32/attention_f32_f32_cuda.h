@@ -38,6 +38,15 @@ absl::Status RunMma(const CudaParams& params, const cuda::Stream& stream);
 // Unimplemented: a head_dim without a kernel.
 absl::Status RunCuda(const CudaParams& params, const cuda::Stream& stream);
 
+// Unimplemented: a head_dim without a kernel.
+absl::Status CheckHeadDim(const CudaParams& params);
+
+// The softmax mass that each position receives from all rows: mass [num_heads, first + m] in device memory,
+// added up in float64 in the order of rows; o and v are not used. `state`: device memory of MassStateBytes(),
+// overwritten. Unimplemented as RunCuda.
+int64_t MassStateBytes(const CudaParams& params);
+absl::Status RunMass(const CudaParams& params, void* state, double* mass, const cuda::Stream& stream);
+
 // In f16. Below so many rows the f16 copies of the keys, made anew in each call, are not worth their time.
 inline constexpr int64_t kF16Rows = 64;
 bool SupportsF16(const CudaParams& params, const cuda::DeviceInfo& device);

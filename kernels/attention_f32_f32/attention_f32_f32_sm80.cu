@@ -1,4 +1,5 @@
 #include "absl/strings/str_cat.h"
+#include "formats/base/status.h"
 #include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
@@ -119,12 +120,15 @@ __global__ void __launch_bounds__(kThreads) attention_f32_f32_sm80(CudaParams p)
 
 }  // namespace
 
+absl::Status CheckHeadDim(const CudaParams& p) {
+  if (p.head_dim <= 256 && p.head_dim % 4 == 0) return absl::OkStatus();
+  return absl::UnimplementedError(absl::StrCat("backend \"cuda\": attention: head_dim=", p.head_dim,
+                                               " is not a multiple of 4 up to 256; use --backend cpu"));
+}
+
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
-  if (p.head_dim > 256 || p.head_dim % 4 != 0) {
-    return absl::UnimplementedError(absl::StrCat("backend \"cuda\": attention: head_dim=", p.head_dim,
-                                                 " is not a multiple of 4 up to 256; use --backend cpu"));
-  }
+  SF_RETURN_IF_ERROR(CheckHeadDim(p));
   const bool aligned = p.head_dim % 16 == 0 && p.head_dim <= 128;
   if (p.m >= kMmaRows && aligned) return RunMma(p, stream);
   const int64_t floats = (kRows + 2 * kKeys) * (p.head_dim + kPad) + kRows * kKeys;

@@ -9,6 +9,8 @@
 
 namespace spikefold::kernels::cuda::pingpong {
 
+inline constexpr int kStep = 128;  // bytes of K a stage: one swizzled row
+
 // A tile of outputs: 128 rows and 256 channels, which both warpgroups of a block make together, or 128 and
 // 128, 64 and 128, or 64 and 64, which they take by turns.
 struct Plan {
@@ -57,10 +59,14 @@ inline Plan PlanOf(const Product& product, int num_sms) {
   return best;
 }
 
-// Whether 33 to 64 rows of codes are fewer steps here than for kernels/cuda/few_rows_wgmma.cuh, which shares
-// out K but adds kept columns one after the other.
-inline bool TakesFewRows(int64_t m, const LinearGroup& linears, bool kept, int num_sms) {
-  return m > 32 && (kept || 10 * Tiles(m, linears, {64, 64}) >= 7 * num_sms);
+// Whether 33 to 64 rows of codes take less here than in kernels/cuda/few_rows_wgmma.cuh, which shares out K
+// but adds kept columns one after the other: as measured from 2048 x 2048 to 8192 x 28672. Narrow and long
+// ones, not measured, are left to it.
+inline bool BeatsFewRows(int64_t m, const LinearGroup& linears, int64_t steps, int num_sms) {
+  bool keeps = false;
+  for (int i = 0; i < linears.count; ++i) keeps = keeps || linears.linear[i].kept_w != nullptr;
+  const double filled = static_cast<double>(Tiles(m, linears, {64, 64})) / num_sms;
+  return m > 32 && (filled >= 0.7 || (keeps && (steps <= 32 || (steps <= 96 && filled >= 0.4))));
 }
 
 }  // namespace spikefold::kernels::cuda::pingpong

@@ -17,6 +17,7 @@
 #include <type_traits>
 
 #include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/device.h"
@@ -35,7 +36,6 @@ namespace spikefold::kernels::cuda::pingpong {
 // first, because the sum under both may be beyond float32; bf16 has none.
 enum class Type { kS8, kBf16, kF16 };
 
-inline constexpr int kStep = 128;       // bytes of K a stage: one swizzled row
 inline constexpr int kKeptStep = 64;    // kept columns a stage
 inline constexpr int kRows = 64;        // of an instruction
 inline constexpr int kWarpgroup = 128;  // threads
@@ -79,6 +79,30 @@ struct Layout {
 __device__ inline uint32_t PackBf16(uint32_t low, uint32_t high) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(__uint_as_float(low), __uint_as_float(high));
   return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+// By a warpgroup: multiplies `steps` stages from `at` on. multiply(stage, first) starts the wgmmas of one; at
+// most one group is under way, and a stage is given back, by release(stage), when the next one's
+// multiplications have been started. all_started() is called before the last ones are waited for.
+template <typename Multiply, typename AllStarted, typename Release>
+__device__ inline void MultiplyStages(const Ring& ring, RingPlace& at, int steps, Multiply multiply,
+                                      AllStarted all_started, Release release) {
+  int previous = -1;
+  for (int t = 0; t < steps; ++t) {
+    WaitBarrier(ring.Full(at.stage), at.phase);
+    WarpgroupFence();
+    multiply(at.stage, t == 0);
+    WarpgroupCommit();
+    if (previous >= 0) {
+      WarpgroupWait<1>();
+      release(previous);
+    }
+    previous = at.stage;
+    at.Next(ring.stages);
+  }
+  all_started();
+  WarpgroupWait<0>();
+  if (previous >= 0) release(previous);
 }
 
 template <Type kType, typename Out, int kTileM, int kTileN>
@@ -386,12 +410,15 @@ absl::Status Run(const Params& p, Plan plan, const DeviceInfo& device, const Str
                    .wide = std::is_same_v<Out, float>},
                   device.num_sms);
   }
+  const auto is = [&](int tile_m, int tile_n) { return plan.tile_m == tile_m && plan.tile_n == tile_n; };
   if constexpr (std::is_same_v<Out, float>) {
-    if (plan.tile_n == 256) return Launch<kType, Out, 128, 256>(p, device, stream);
+    if (is(128, 256)) return Launch<kType, Out, 128, 256>(p, device, stream);
   }
-  if (plan.tile_m == 128) return Launch<kType, Out, 128, 128>(p, device, stream);
-  return plan.tile_n == 128 ? Launch<kType, Out, 64, 128>(p, device, stream)
-                            : Launch<kType, Out, 64, 64>(p, device, stream);
+  if (is(128, 128)) return Launch<kType, Out, 128, 128>(p, device, stream);
+  if (is(64, 128)) return Launch<kType, Out, 64, 128>(p, device, stream);
+  if (is(64, 64)) return Launch<kType, Out, 64, 64>(p, device, stream);
+  return absl::InvalidArgumentError(
+      absl::StrCat(p.name, ": no tiles of ", plan.tile_m, " x ", plan.tile_n, " for these outputs"));
 }
 
 }  // namespace spikefold::kernels::cuda::pingpong

@@ -6,7 +6,6 @@
 #include <cstdint>
 
 #include "kernels/cuda/mbarrier.cuh"
-#include "kernels/cuda/wgmma.cuh"
 
 namespace spikefold::kernels::cuda {
 
@@ -55,30 +54,6 @@ __device__ inline void Refill(const Ring& ring, int steps, Load load) {
     load(t, at.stage);
     at.Next(ring.stages);
   }
-}
-
-// By a warpgroup: multiplies `steps` stages from `at` on. multiply(stage, first) starts the wgmmas of one; at
-// most one group is under way, and a stage is given back, by release(stage), when the next one's
-// multiplications have been started. all_started() is called before the last ones are waited for.
-template <typename Multiply, typename AllStarted, typename Release>
-__device__ inline void MultiplyStages(const Ring& ring, RingPlace& at, int steps, Multiply multiply,
-                                      AllStarted all_started, Release release) {
-  int previous = -1;
-  for (int t = 0; t < steps; ++t) {
-    WaitBarrier(ring.Full(at.stage), at.phase);
-    WarpgroupFence();
-    multiply(at.stage, t == 0);
-    WarpgroupCommit();
-    if (previous >= 0) {
-      WarpgroupWait<1>();
-      release(previous);
-    }
-    previous = at.stage;
-    at.Next(ring.stages);
-  }
-  all_started();
-  WarpgroupWait<0>();
-  if (previous >= 0) release(previous);
 }
 
 }  // namespace spikefold::kernels::cuda

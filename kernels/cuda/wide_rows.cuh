@@ -115,7 +115,7 @@ __global__ void __launch_bounds__(kUnpackThreads)
 }
 
 inline constexpr int64_t kWideBytes = int64_t{128} << 20;  // of unpacked weights at a time
-inline constexpr int64_t kStripe = 256;                    // channels of a tile of the product
+inline constexpr int64_t kStripe = 256;                    // channels of the widest tile of the product
 
 constexpr int64_t Aligned(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 // Of f16 rows and their units.

@@ -11,8 +11,9 @@
 //           above.
 // Exact     the int32 sums are exact. f32(sum) is rounded once, then * x_scale, then * w_scale; the tail and
 //           the bias are added in f32 in an order that is fixed but not specified; one rounding to bf16.
-// Targets   sm_90a: wgmma, with W on its left for 9 to 64 rows, kept columns as FMAs; sm_80: mma.sync fed
-//           from memory, for fewer rows and older chips.
+// Targets   sm_90a: wgmma; 9 to 32 rows, and up to 64 where that is faster (pingpong::BeatsFewRows), with W
+//           on its left and kept columns as FMAs; sm_80: mma.sync fed from memory, for fewer rows and older
+//           chips.
 #pragma once
 
 #include <cstdint>

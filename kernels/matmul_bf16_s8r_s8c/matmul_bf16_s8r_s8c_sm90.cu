@@ -5,6 +5,8 @@
 namespace spikefold::kernels::matmul_bf16_s8r_s8c {
 namespace {
 
+static_assert(kKeptStep == cuda::pingpong::kKeptStep);
+
 cuda::pingpong::Params TilesOf(const Params& p) {
   cuda::pingpong::Params tiles = {.name = "matmul_bf16_s8r_s8c",
                                   .m = p.m,
@@ -32,8 +34,9 @@ absl::Status Run(const Params& p, const cuda::DeviceInfo& device, const cuda::St
   const cuda::pingpong::Params tiles = TilesOf(p);
   if (p.tiles.tile_m == 0) {
     if (p.m <= kFewRows && p.plan.groups == 0) return RunFew(p, stream);
-    const bool few = p.plan.groups > 0 ||
-                     !cuda::pingpong::TakesFewRows(p.m, tiles.linears, p.num_kept > 0, device.num_sms);
+    const int64_t steps = cuda::CeilDiv(p.k, cuda::pingpong::kStep);
+    const bool few =
+        p.plan.groups > 0 || !cuda::pingpong::BeatsFewRows(p.m, tiles.linears, steps, device.num_sms);
     if (few && FitsFewHopper(p, device)) return RunFewHopper(p, device, stream);
   }
   return cuda::pingpong::Run<cuda::pingpong::Type::kS8, __nv_bfloat16>(tiles, p.tiles, device, stream);

@@ -6,8 +6,8 @@
 // Method    17 to 512 rows on sm_90a: x becomes f16 once, under a power of two for each row; codes become f16
 //           in registers, times their scales, under a power of two for each channel, for wgmma of up to 128
 //           rows at once (matmul_f32_f32_s4g_few_sm90.cu).
-//           Still more: the weights of a linear become f16 in scratch memory, and tiles of 128 rows and 256
-//           channels are multiplied (kernels/cuda/wide_rows.cuh).
+//           Still more: the weights of a linear become f16 in scratch memory, and f16 is multiplied
+//           (kernels/cuda/wide_rows.cuh).
 //           Clusters (sm_90, up to 16 rows; kernels/cuda/cluster_rows.cuh): one or two rows are integers on
 //           the tensor cores, x in three digits (matmul_f32_f32_s4g_digits_sm90.cu). Of more rows x becomes
 //           f16 once for many channels, under a power of two for each row and part of K, up to 4 rows in two

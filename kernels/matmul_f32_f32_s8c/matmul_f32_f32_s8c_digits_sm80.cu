@@ -114,8 +114,8 @@ absl::Status RunRows(const cuda::SimtParams& p, char* scratch, const cuda::Devic
                       stream, rest, sums);
 }
 
-// Rows at a time, in parts of about one size: those that few_rows_wgmma.cuh takes at once share a reading of
-// W, and more as long as their sums have room in so much memory.
+// Rows at a time, in parts of about one size: as many digits as few_rows_wgmma.cuh takes at once share a
+// reading of W, and more as long as their sums have room in so much memory.
 int64_t RowsAtOnce(const cuda::SimtParams& p) {
   constexpr int64_t kSumBytes = int64_t{96} << 20, kMost = 128, kFewest = cuda::few::kMaxRows / kDigits;
   int64_t of_row = 0;

@@ -8,10 +8,10 @@
 // Exact     the sums are integers, and what follows is done in the CPU's order with its roundings: y is the
 //           CPU's bit for bit (results below 2^-126 aside). Super weights are added by AddSuperWeights.
 // Targets   sm_80 (run on sm_90 too); sm_90a for 9 to 64 rows: wgmma with W on its left, kept columns in the
-//           CPU's order; sm_90a for more, and for 33 to 64 rows where that takes fewer steps: wgmma fed by
-//           the copy engine, sums turned into outputs in registers, same roundings, same bits but for kept
-//           columns: bf16 wgmma adds them, in an order of its own, within 2^-20 of |sum * scales| + sum_c
-//           |kept_x * kept_w|.
+//           CPU's order; sm_90a for more, and for 33 to 64 rows as a rule where columns are kept or channels
+//           are many (cuda::pingpong::BeatsFewRows): wgmma fed by the copy engine, sums turned into outputs
+//           in registers, same roundings, same bits but for kept columns: bf16 wgmma adds them, in an order
+//           of its own, within 2^-20 of |sum * scales| + sum_c |kept_x * kept_w|.
 #pragma once
 
 #include <cstdint>
@@ -54,8 +54,9 @@ inline absl::Status RunCuda(const CudaParams& params, const cuda::DeviceInfo& de
                             const cuda::Stream& stream) {
   const bool tiles =
       device.sm == 90 && params.m >= kHopperRows && (params.num_kept == 0 || params.kept_rows != nullptr);
+  const int64_t steps = (RowBytes(params.k) + 127) / 128;
   const bool only_tiles =
-      tiles && cuda::pingpong::TakesFewRows(params.m, params.linears, params.num_kept > 0, device.num_sms);
+      tiles && cuda::pingpong::BeatsFewRows(params.m, params.linears, steps, device.num_sms);
   if (params.m >= kFewHopperRows && !only_tiles && FitsFewHopper(params, device)) {
     return RunFewHopper(params, {}, device, stream);
   }

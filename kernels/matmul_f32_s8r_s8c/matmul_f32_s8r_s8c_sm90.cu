@@ -5,6 +5,8 @@
 
 namespace spikefold::kernels::matmul_f32_s8r_s8c {
 
+static_assert(kKeptStep == cuda::pingpong::kKeptStep);
+
 absl::Status RunHopper(const CudaParams& p, const cuda::pingpong::Plan& plan, const cuda::DeviceInfo& device,
                        const cuda::Stream& stream) {
   return cuda::pingpong::Run<cuda::pingpong::Type::kS8, float>({.name = "matmul_f32_s8r_s8c",

@@ -211,10 +211,6 @@ absl::StatusOr<CudaRows*> CudaOps::RowsOf(const SequenceRows& sequence, int64_t 
 }
 
 absl::Status CudaOps::Attention(const AttentionArgs& a) {
-  if (a.column_mass != nullptr) {
-    return absl::UnimplementedError(
-        "backend \"cuda\": the mass that each position receives is not counted; use --backend cpu");
-  }
   if (a.hidden_position >= 0) {
     return absl::UnimplementedError("backend \"cuda\": no position can be hidden; use --backend cpu");
   }
@@ -228,7 +224,11 @@ absl::Status CudaOps::Attention(const AttentionArgs& a) {
 }
 
 absl::Status CudaOps::Attend(const AttentionArgs& a, const SequenceRows& s) {
-  if (s.cache->pages() != nullptr) return AttendPaged(a, s);
+  if (s.cache->pages() != nullptr) {
+    if (a.column_mass == nullptr) return AttendPaged(a, s);
+    return absl::UnimplementedError(
+        "backend \"cuda\": the mass that each position receives is counted in a float cache only");
+  }
   const int64_t width = a.num_kv_heads * a.head_dim, q_width = a.num_heads * a.head_dim;
   SF_ASSIGN_OR_RETURN(CudaRows * rows, RowsOf(s, width));
   float* k = rows->k.as<float>() + a.layer * rows->layer_floats;
@@ -248,6 +248,7 @@ absl::Status CudaOps::Attend(const AttentionArgs& a, const SequenceRows& s) {
                                         .scale = a.scale,
                                         .window = a.window,
                                         .o = Cuda(*a.out).buffer.data() + s.begin * q_width};
+  if (a.column_mass != nullptr) SF_RETURN_IF_ERROR(CountMass(a, params));
   // Codes round a context more coarsely than f16 does; some weights take it as f16.
   const bool rounds = cuda_rounds_rows || !a.form->format.is_float() || TakesF16(a.reader, a.rows);
   if (rounds && s.rows >= attention::kF16Rows && attention::SupportsF16(params, device_)) {
@@ -256,6 +257,19 @@ absl::Status CudaOps::Attend(const AttentionArgs& a, const SequenceRows& s) {
     return attention::RunF16(params, attention_tiles_.as<void>(), *stream_);
   }
   return attention::RunCuda(params, *stream_);
+}
+
+absl::Status CudaOps::CountMass(const AttentionArgs& a,
+                                const kernels::attention_f32_f32::CudaParams& params) {
+  namespace attention = kernels::attention_f32_f32;
+  std::vector<double> mass(static_cast<size_t>(params.num_heads * (params.first + params.m)));
+  const size_t bytes = mass.size() * sizeof(double);  // the state behind them is of 8 bytes a row and head
+  SF_RETURN_IF_ERROR(mass_.Reserve(bytes + static_cast<size_t>(attention::MassStateBytes(params))));
+  SF_RETURN_IF_ERROR(attention::RunMass(params, mass_.as<char>() + bytes, mass_.as<double>(), *stream_));
+  SF_RETURN_IF_ERROR(cuda::CopyOut(mass.data(), mass_.as<double>(), bytes, *stream_));
+  SF_RETURN_IF_ERROR(stream_->Sync());
+  for (size_t i = 0; i < mass.size(); ++i) a.column_mass[i] += mass[i];
+  return absl::OkStatus();
 }
 
 absl::Status CudaOps::ReadCache(KvCache& cache) {

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
 #include "kernels/cuda/copy.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/read_rate.h"
@@ -56,6 +57,7 @@ class CudaOps : public Ops {
   int64_t block_rows() const override { return 2048; }
   absl::Status Step(const StepArgs& args, absl::FunctionRef<absl::Status()> walk) override;
   absl::Status ReadCache(KvCache& cache) override;
+  absl::StatusOr<std::unique_ptr<CodeProductSum>> NewCodeProductSum(int64_t k) override;
 
   absl::StatusOr<double> MeasureReadRate() override { return cuda::MeasureReadRate(device_, *stream_); }
   // cuda_time.cc
@@ -85,6 +87,8 @@ class CudaOps : public Ops {
   absl::StatusOr<kernels::quantize_s8r_f32::CudaParams> QuantizeParams(CudaActivation& out, int64_t k);
   absl::StatusOr<CudaRows*> RowsOf(const SequenceRows& sequence, int64_t width);
   absl::Status Attend(const AttentionArgs& args, const SequenceRows& sequence);
+  // Adds to args.column_mass.
+  absl::Status CountMass(const AttentionArgs& args, const kernels::attention_f32_f32::CudaParams& params);
   // cuda_step.cc
   struct StepPlan {
     bool records = false;        // the step reads what is in step_.state alone
@@ -136,6 +140,7 @@ class CudaOps : public Ops {
   size_t best_parts_ = 0;  // of a row, in best_
   cuda::DeviceMemory logits_, best_, tokens_, counters_, row_parts_;
   size_t no_room_ = std::numeric_limits<size_t>::max();  // what row_parts_ could not grow to
+  cuda::DeviceMemory mass_;                              // of columns, and what making it needs
   cuda::DeviceMemory attention_tiles_;                   // keys and values of one layer in f16
   cuda::PinnedMemory staging_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned

@@ -24,6 +24,7 @@
 #include "formats/model_config.h"
 #include "kernels/argmax_s32_f32/argmax_s32_f32.h"
 #include "kernels/runtime/activation.h"
+#include "kernels/runtime/code_product_sum.h"
 #include "kernels/runtime/kv_cache.h"
 #include "kernels/runtime/rope.h"
 #include "kernels/runtime/weights.h"
@@ -162,6 +163,11 @@ class Ops {
 
   // Makes the cache's host rows current; for a backend that keeps its own.
   virtual absl::Status ReadCache(KvCache&) { return absl::OkStatus(); }
+
+  // For codes of k channels, all 0 at first; null: whoever sums does so on the host. ResourceExhausted.
+  virtual absl::StatusOr<std::unique_ptr<CodeProductSum>> NewCodeProductSum(int64_t) {
+    return std::unique_ptr<CodeProductSum>();
+  }
 
   // Bytes a second that this backend's memory gives at best, measured now; 0: not known. ResourceExhausted:
   // there is no room to measure in.

@@ -173,7 +173,8 @@ class Driver {
     const RowWeighting weighting{.cap = options_.row_cap, .spike_threshold = spike_threshold};
     ThreadPool& pool = *options_.pool;
     SF_RETURN_IF_ERROR(LoadBefore(site));
-    Hessian hessian(site.k);
+    SF_ASSIGN_OR_RETURN(auto on_device, model_.ops().NewCodeProductSum(site.k));
+    Hessian hessian(site.k, std::move(on_device));
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
@@ -193,8 +194,8 @@ class Driver {
       SF_RETURN_IF_ERROR(cross.Add(difference.data(), x.data(), rows, weight, pool));
     }
     MoveTo(site);
-    hessian_ = hessian.Full(pool);
-    cross_ = cross.Full(pool);
+    SF_ASSIGN_OR_RETURN(hessian_, hessian.Full(pool));
+    SF_ASSIGN_OR_RETURN(cross_, cross.Full(pool));
     return absl::OkStatus();
   }
 

@@ -187,6 +187,23 @@ TEST_CASE("LibTorch that is not there, or no plugin, ends with 4 and what to do"
                "or use cpu or cuda");
 }
 
+TEST_CASE("Calibrating on a GPU that is not there leaves nothing behind", "[apps]") {
+  const Workplace w;
+  const ProcessOptions no_device{.environment = {"CUDA_VISIBLE_DEVICES="}};
+  for (const Args& call :
+       {Args{"scan", w.model, "--text", w.text, "--windows", "2", "--length", "32", "-o", w / "out"},
+        Args{"quantize", w.model, "--text", w.text, "--windows", "2", "--length", "32", "--scheme", "w4a16",
+             "-o", w / "out"}}) {
+    const Finished run = RunSpikefold(With(call, {"--backend", "cuda"}), no_device);
+    CAPTURE(run.err);
+    CHECK((run.exit == 4 || run.exit == 8));  // not built in, or no device
+    CHECK(run.err.find("backend \"cuda\": ") != std::string::npos);
+    CHECK(!PathExists(w / "out"));
+  }
+  CheckRefused({"scan", w.model, "--backend", "torch", "-o", w / "out"}, 2,
+               "spikefold scan: --backend: 'torch' is unknown; use cpu, cuda; see spikefold scan --help");
+}
+
 TEST_CASE("A text too short says how short it is and what is needed", "[apps]") {
   const Workplace w;
   const std::string shorter = w / "short.txt";

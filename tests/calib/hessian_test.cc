@@ -102,11 +102,11 @@ TEST_CASE("Sums of outer products are those of plain loops, for any width and sp
       REQUIRE(half.Add(a.data() + at * k, a.data() + at * k, count, w, Pool()).ok());
       REQUIRE(whole.Add(a.data() + at * k, b.data() + at * k, count, w, Pool()).ok());
     }
-    const std::vector<double> h = half.Full(Pool());
+    const std::vector<double> h = *half.Full(Pool());
     const size_t width = static_cast<size_t>(k);
     const std::vector<size_t> chunks = {0, 1, 513, 600, 700};  // 599 rows are 512 and 87
     CHECK(WorstError(h, PlainOfCodes(a, a, width, weight, chunks)) < 2e-3);
-    CHECK(WorstError(whole.Full(Pool()), PlainOfCodes(a, b, width, weight, chunks)) < 2e-3);
+    CHECK(WorstError(*whole.Full(Pool()), PlainOfCodes(a, b, width, weight, chunks)) < 2e-3);
     // Rounding is a hundredth of a per cent of a column's power, and as good as unbiased.
     const std::vector<double> exact = Plain(a, a, width, weight);
     CHECK(WorstError(h, exact) < 6e-3 * exact[0]);
@@ -122,6 +122,54 @@ TEST_CASE("Sums of outer products are those of plain loops, for any width and sp
     CHECK(half.num_rows() == rows);
     weight[650] += 1;  // canary: one row counts more
     if (k > 1) CHECK(WorstError(h, Plain(a, a, static_cast<size_t>(k), weight)) > 0.1);
+  }
+}
+
+// As a device sums, by plain loops.
+class PlainProductSum : public CodeProductSum {
+ public:
+  explicit PlainProductSum(int64_t k) : k_(k), sum_(static_cast<size_t>(k * k)) {}
+  absl::Status Add(int64_t rows, const int8_t* a, const float* a_scale, const int8_t* b,
+                   const float* b_scale) override {
+    for (int64_t i = 0; i < k_; ++i) {
+      for (int64_t j = 0; j < k_; ++j) {
+        int32_t dot = 0;
+        for (int64_t t = 0; t < rows; ++t) dot += a[i * rows + t] * b[j * rows + t];
+        sum_[static_cast<size_t>(i * k_ + j)] += static_cast<float>(dot) * a_scale[i] * b_scale[j];
+      }
+    }
+    return absl::OkStatus();
+  }
+  absl::Status Read(int64_t first, int64_t count, float* to) const override {
+    if (fails) return absl::InternalError("device: gone");
+    std::copy_n(sum_.data() + first * k_, count * k_, to);
+    return absl::OkStatus();
+  }
+  bool fails = false;
+
+ private:
+  const int64_t k_;
+  std::vector<float> sum_;
+};
+
+TEST_CASE("A device that sums outer products gives the host's bits") {
+  for (const int64_t k : {1, 40, 300}) {
+    for (const bool symmetric : {true, false}) {
+      const int64_t rows = 600;  // two chunks
+      const std::vector<float> a = Gaussian(rows * k, 7), b = Gaussian(rows * k, 8);
+      std::vector<float> weight = Gaussian(rows, 9);
+      for (float& w : weight) w = std::abs(w);
+      auto plain = std::make_unique<PlainProductSum>(k);
+      PlainProductSum* const device = plain.get();
+      OuterProductSum on_host(k, symmetric), on_device(k, symmetric, std::move(plain));
+      for (OuterProductSum* sum : {&on_host, &on_device}) {
+        REQUIRE(sum->Add(a.data(), symmetric ? a.data() : b.data(), rows, weight, Pool()).ok());
+      }
+      CHECK(*on_device.Full(Pool()) == *on_host.Full(Pool()));
+      CHECK(on_device.weight() == on_host.weight());
+      device->fails = true;
+      CHECK(absl::IsInternal(on_device.Full(Pool()).status()));
+    }
   }
 }
 
@@ -179,7 +227,7 @@ TEST_CASE("The observer sums the inputs of the sites it was asked for") {
   }
   REQUIRE(observer.status().ok());
   const auto weight = RowWeights(Sizes(recorder.rows, 5, 96), {});
-  const std::vector<double> h = observer.hessian(1).Full(Pool());
+  const std::vector<double> h = *observer.hessian(1).Full(Pool());
   const std::vector<double> sum = PlainOfCodes(recorder.rows, recorder.rows, 96, weight, {0, 5});
   CHECK(WorstError(h, sum) < 1e-6 * h[0] + 1e-9);
   CHECK(observer.hessian(0).num_rows() == 5);

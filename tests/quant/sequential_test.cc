@@ -89,7 +89,7 @@ Results Expected(const CheckpointReader& reader, const RuntimeModel& model,
   }
   Results results;
   for (const Site& site : graph.sites) {
-    const std::vector<double> h = observer.hessian(static_cast<size_t>(site.id)).Full(Pool());
+    const std::vector<double> h = *observer.hessian(static_cast<size_t>(site.id)).Full(Pool());
     const auto factor = FactorHessian(h, site.k, {}, Pool());
     REQUIRE(factor.ok());
     for (const int node : site.linears) {

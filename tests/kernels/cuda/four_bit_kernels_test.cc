@@ -330,6 +330,9 @@ TEST_CASE("Many rows and channels times 4-bit codes hold their bound", "[gpu][ma
   for (const cuda::pingpong::Plan& tiles : cuda::pingpong::kAllTiles) {
     RunTiles({.m = 140, .n = 700, .k = 256, .group = 64, .bits = 4, .bias = true}, 12, {}, report,
              Path::kMany, {}, tiles);
+    // More tiles than multiprocessors.
+    RunTiles({.m = 9 * tiles.tile_m - 50, .n = 16 * tiles.tile_n - 60, .k = 64, .group = 64, .bits = 4}, 13,
+             {}, report, Path::kMany, {}, tiles);
   }
   INFO(report.detail);
   CHECK(report.ok());

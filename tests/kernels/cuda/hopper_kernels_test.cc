@@ -23,6 +23,8 @@ std::vector<uint16_t> RandomBf16(int64_t count, uint64_t seed) {
 }
 
 const std::vector<cuda::pingpong::Plan> kChosen(1);  // by shape
+const std::vector<cuda::pingpong::Plan> kTiles = {
+    {.tile_m = 64, .tile_n = 64}, {.tile_m = 64, .tile_n = 128}, {.tile_m = 128, .tile_n = 128}};
 
 struct Case {
   int64_t m, n, k, kept = 0;
@@ -105,18 +107,19 @@ void Check(const Case& c, int flip, CheckReport& report) {
 TEST_CASE("W8A8 on Hopper holds its bound at every edge of its tiles", "[gpu][hopper]") {
   if (!cuda::IsHopper()) return;
   CheckReport report;
-  const std::vector<cuda::pingpong::Plan> tiles = {
-      {.tile_m = 64, .tile_n = 64}, {.tile_m = 64, .tile_n = 128}, {.tile_m = 128, .tile_n = 128}};
   for (const int64_t m : {1, 7, 63, 64, 65, 127, 128, 129, 300})
-    Check({m, 264, 144, 64, true, false, tiles}, 0, report);
+    Check({m, 264, 144, 64, true, false, kTiles}, 0, report);
   for (const int64_t n : {8, 120, 128, 136, 248, 256, 520})
-    Check({70, n, 128, 0, false, false, tiles}, 0, report);
+    Check({70, n, 128, 0, false, false, kTiles}, 0, report);
   for (const int64_t k : {16, 112, 128, 144, 512, 656})
-    Check({65, 128, k, 128, true, false, tiles}, 0, report);
-  Check({130, 256, 4096, 0, false, true, tiles}, 0, report);
+    Check({65, 128, k, 128, true, false, kTiles}, 0, report);
+  Check({130, 256, 4096, 0, false, true, kTiles}, 0, report);
   // Several tiles a block, and more kept columns than a ring takes at once.
-  Check({1000, 2560, 272, 64, true, false, tiles}, 0, report);
-  Check({1408, 1544, 144, 896, true, false, tiles}, 0, report);
+  Check({1000, 2560, 272, 64, true, false, kTiles}, 0, report);
+  Check({1408, 1544, 144, 896, true, false, kTiles}, 0, report);
+  // The most that a ring of 6, 8 or 13 stages takes beside the last codes, and one stage more.
+  for (const int64_t kept : {320, 384, 448, 512, 768, 832})
+    Check({200, 264, 144, kept, true, false, kTiles}, 0, report);
   INFO(report.detail);
   CHECK(report.ok());
 }
@@ -162,27 +165,30 @@ TEST_CASE("W8A8 on Hopper: one wrong code, kept column or scale is found", "[gpu
 TEST_CASE("W8A8 on Hopper gives the same bits a hundred times", "[gpu][hopper]") {
   if (!cuda::IsHopper()) return;
   const cuda::DeviceInfo device = *cuda::QueryDevice();
-  const int64_t m = 700, n = 1536, k = 1024, r = 64;
+  const int64_t m = 2001, n = 2600, k = 512, r = 64;  // several tiles a block
   const Array<int8_t> x(RandomCodes(m * k, -127, 127, 1)), w(RandomCodes(n * k, -127, 127, 2));
   const Array<float> x_scale(RandomFloats(m, 3)), w_scale(RandomFloats(n, 4));
   const Array<uint16_t> kept_x(RandomBf16(m * r, 5)), kept_w(RandomBf16(n * r, 6)), y(m * n);
-  std::vector<uint16_t> first;
-  for (int i = 0; i < 100; ++i) {
-    Ok(w8a8::Run({.m = m,
-                  .n = n,
-                  .k = k,
-                  .x = x.data(),
-                  .x_scale = x_scale.data(),
-                  .w = w.data(),
-                  .w_scale = w_scale.data(),
-                  .num_kept = r,
-                  .kept_x = kept_x.data(),
-                  .kept_w = kept_w.data(),
-                  .y = y.data()},
-                 device, TheStream()));
-    const std::vector<uint16_t> bits = y.Read();
-    if (i == 0) first = bits;
-    REQUIRE(bits == first);
+  for (const cuda::pingpong::Plan& tiles : kTiles) {
+    std::vector<uint16_t> first;
+    for (int i = 0; i < 100; ++i) {
+      Ok(w8a8::Run({.m = m,
+                    .n = n,
+                    .k = k,
+                    .x = x.data(),
+                    .x_scale = x_scale.data(),
+                    .w = w.data(),
+                    .w_scale = w_scale.data(),
+                    .num_kept = r,
+                    .kept_x = kept_x.data(),
+                    .kept_w = kept_w.data(),
+                    .y = y.data(),
+                    .tiles = tiles},
+                   device, TheStream()));
+      const std::vector<uint16_t> bits = y.Read();
+      if (i == 0) first = bits;
+      REQUIRE(bits == first);
+    }
   }
 }
 

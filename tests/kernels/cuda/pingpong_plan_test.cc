@@ -37,14 +37,21 @@ TEST_CASE("Linears of a site count together", "[cuda]") {
   CHECK(Is(PlanOf(product, kSms), 128, 128));
 }
 
-TEST_CASE("33 to 64 rows take tiles when these fill the card, or with kept columns", "[cuda]") {
-  LinearGroup group = {.count = 1};
-  group.linear[0].n = 4096;
-  CHECK_FALSE(TakesFewRows(64, group, false, kSms));
-  CHECK(TakesFewRows(64, group, true, kSms));
-  CHECK_FALSE(TakesFewRows(32, group, true, kSms));
-  group.linear[0].n = 6144;
-  CHECK(TakesFewRows(64, group, false, kSms));
+TEST_CASE("33 to 64 rows take tiles that fill the card, or with kept columns unless K is long", "[cuda]") {
+  const uint16_t kept = 0;
+  LinearGroup plain = {.count = 1}, keeps = {.count = 2};
+  keeps.linear[1].kept_w = &kept;
+  plain.linear[0].n = keeps.linear[0].n = 4096;
+  CHECK_FALSE(BeatsFewRows(64, plain, 32, kSms));
+  CHECK(BeatsFewRows(64, keeps, 32, kSms));
+  CHECK(BeatsFewRows(64, keeps, 96, kSms));
+  CHECK_FALSE(BeatsFewRows(64, keeps, 112, kSms));
+  CHECK_FALSE(BeatsFewRows(32, keeps, 32, kSms));
+  plain.linear[0].n = 6144;
+  CHECK(BeatsFewRows(64, plain, 32, kSms));
+  CHECK(BeatsFewRows(64, plain, 112, kSms));
+  keeps.linear[0].n = 1024;
+  CHECK_FALSE(BeatsFewRows(64, keeps, 64, kSms));
 }
 
 }  // namespace

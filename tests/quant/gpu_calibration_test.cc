@@ -1,0 +1,218 @@
+// Calibration on a GPU beside the CPU's.
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "calib/census.h"
+#include "calib/hessian.h"
+#include "formats/base/file.h"
+#include "kernels/runtime/forward.h"
+#include "kernels/runtime/ops.h"
+#include "quant/rounding/sequential.h"
+#include "tests/testing/temp_directory.h"
+#include "tests/testing/tiny_model.h"
+
+namespace spikefold {
+namespace {
+
+using Windows = std::vector<std::vector<int32_t>>;
+
+ThreadPool& Pool() {
+  static ThreadPool pool(4);
+  return pool;
+}
+
+std::unique_ptr<RuntimeModel> Load(const CheckpointReader& reader, Backend backend, bool linears = true) {
+  auto model = LoadModel(reader, {.pool = &Pool(), .backend = backend, .linears = linears});
+  INFO(model.status());
+  REQUIRE(model.ok());
+  return *std::move(model);
+}
+
+testing::TinyModelOptions Shape(bool gemma) {
+  return {.hidden = 192,
+          .intermediate = 320,
+          .num_layers = 3,
+          .num_heads = 4,
+          .num_kv_heads = 2,
+          .head_dim = 48,
+          .vocab = 256,
+          .tied = gemma,
+          .qk_norm = gemma,
+          .sandwich = gemma,
+          .write_scale = 0.3};
+}
+
+Windows SomeWindows(int count, int length) {
+  std::mt19937 random(5);
+  Windows windows(static_cast<size_t>(count));
+  for (auto& window : windows) {
+    for (int i = 0; i < length; ++i) window.push_back(static_cast<int32_t>(random() % 256));
+  }
+  return windows;
+}
+
+TEST_CASE("Second moments that a GPU sums are the CPU's bit for bit", "[gpu]") {
+  auto ops = MakeCudaOps(&Pool());
+  INFO(ops.status());
+  REQUIRE(ops.ok());
+  for (const int64_t k : {1, 40, 300, 1100}) {
+    for (const bool symmetric : {true, false}) {
+      const int64_t rows = 599;  // chunks of 512 and of 87
+      std::mt19937 random(7);
+      std::normal_distribution<float> normal;
+      std::vector<float> a(static_cast<size_t>(rows * k)), b(a.size());
+      for (float& v : a) v = normal(random);
+      for (float& v : b) v = normal(random);
+      auto device = (*ops)->NewCodeProductSum(k);
+      INFO(device.status());
+      REQUIRE(device.ok());
+      REQUIRE(*device != nullptr);
+      OuterProductSum on_host(k, symmetric), on_device(k, symmetric, *std::move(device));
+      for (OuterProductSum* sum : {&on_host, &on_device}) {
+        REQUIRE(sum->Add(a.data(), symmetric ? a.data() : b.data(), rows, {}, Pool()).ok());
+      }
+      const auto expected = on_host.Full(Pool()), actual = on_device.Full(Pool());
+      REQUIRE(actual.ok());
+      CHECK(*actual == *expected);
+      a.back() += 1;  // the canary
+      REQUIRE(on_device.Add(a.data(), symmetric ? a.data() : b.data(), 1, {}, Pool()).ok());
+      CHECK(*on_device.Full(Pool()) != *expected);
+    }
+  }
+}
+
+class MassTap : public Taps {
+ public:
+  bool Wants(int, ValueKind) const override { return false; }
+  bool WantsAttention(int) const override { return true; }
+  void OnRows(const TapRows&) override {}
+  void OnAttention(const TapAttention& a) override {
+    mass.insert(mass.end(), a.column_mass, a.column_mass + a.num_heads * a.num_positions);
+  }
+  std::vector<double> mass;
+};
+
+TEST_CASE("The mass that each position receives on a GPU is the CPU's, in one call and in two", "[gpu]") {
+  for (const bool gemma : {false, true}) {
+    testing::TinyModelOptions options = Shape(gemma);
+    if (gemma) {
+      options.sliding_window = 16;
+      options.sliding_layers = {true, false, true};
+    }
+    const testing::TinyModel tiny = testing::MakeTinyModel(options);
+    const std::vector<int32_t> tokens = SomeWindows(1, 77).front();
+    std::vector<double> of[2];
+    for (const Backend backend : {Backend::kCpu, Backend::kCuda}) {
+      const auto model = Load(*tiny.checkpoint, backend);
+      MassTap tap;
+      for (const size_t first : {size_t{77}, size_t{33}}) {
+        KvCache cache(model->graph().config, 80, nullptr);
+        std::vector<float> hidden(tokens.size() * 192);
+        const absl::Span<const int32_t> all = tokens;
+        REQUIRE(Forward(*model, all.first(first), cache, absl::MakeSpan(hidden).first(first * 192),
+                        {.taps = &tap})
+                    .ok());
+        if (first == all.size()) continue;
+        const size_t rest = all.size() - first;
+        REQUIRE(Forward(*model, all.subspan(first), cache, absl::MakeSpan(hidden).first(rest * 192),
+                        {.taps = &tap})
+                    .ok());
+      }
+      of[backend == Backend::kCuda ? 1 : 0] = tap.mass;
+    }
+    REQUIRE(of[0].size() == of[1].size());
+    double worst = 0, total = 0;
+    for (size_t i = 0; i < of[0].size(); ++i) {
+      worst = std::max(worst, std::abs(of[0][i] - of[1][i]));
+      total += of[1][i];
+    }
+    CHECK(worst < 1e-3);
+    CHECK(total == Approx(2 * 3 * 4 * 77).epsilon(1e-4));  // each row of each head and layer gives 1, twice
+  }
+}
+
+std::map<int, RoundedWeights> Round(const CheckpointReader& reader, Backend backend, const Windows& windows) {
+  const auto model = Load(reader, backend, false);
+  std::map<int, RoundedWeights> results;
+  SequentialOptions options;
+  options.pool = &Pool();
+  options.weights_on_demand = true;
+  const absl::Status status = RoundSequentially(
+      reader, *model, windows, options,
+      [](int) -> absl::StatusOr<LinearRounding> {
+        return LinearRounding{.round = true, .grid = {.bits = 4, .symmetric = false, .group = 32}};
+      },
+      [&](int node, RoundedWeights rounded) {
+        results[node] = std::move(rounded);
+        return absl::OkStatus();
+      });
+  INFO(status);
+  REQUIRE(status.ok());
+  return results;
+}
+
+TEST_CASE("GPTQ on text that passes through a GPU gives the CPU's codes, but for near ties", "[gpu]") {
+  for (const bool gemma : {false, true}) {
+    const testing::TinyModel tiny = testing::MakeTinyModel(Shape(gemma));
+    const Windows windows = SomeWindows(12, 100);
+    const auto cpu = Round(*tiny.checkpoint, Backend::kCpu, windows),
+               gpu = Round(*tiny.checkpoint, Backend::kCuda, windows),
+               other = Round(*tiny.checkpoint, Backend::kCpu, SomeWindows(11, 100));
+    const auto different = [&](const std::map<int, RoundedWeights>& a) {
+      size_t count = 0, all = 0;
+      for (const auto& [node, rounded] : cpu) {
+        const auto& codes = a.at(node).codes;
+        REQUIRE(codes.size() == rounded.codes.size());
+        for (size_t i = 0; i < codes.size(); ++i) count += codes[i] != rounded.codes[i] ? 1 : 0;
+        all += codes.size();
+      }
+      return static_cast<double>(count) / static_cast<double>(all);
+    };
+    REQUIRE(gpu.size() == cpu.size());
+    CHECK(different(gpu) < 0.02);
+    CHECK(different(other) > 0.05);  // the canary: one window less
+  }
+}
+
+TEST_CASE("A scan on a GPU finds what a scan on the CPU finds", "[gpu]") {
+  testing::TinyModelOptions options{.spike_channels = {70, 301}, .step_up = 1, .step_down = 3};
+  const testing::TinyModel tiny = testing::MakeTinyModel(options);
+  const testing::TempDirectory directory;
+  const std::string path = directory / "text";
+  std::string text;
+  std::mt19937 random(9);
+  for (int i = 0; i < 16 * 64; ++i) {
+    absl::StrAppend(&text, i > 0 ? " " : "", "t", i % 64 == 20 || i % 128 == 0 ? 7 : 8 + random() % 248);
+  }
+  REQUIRE(WriteFileAtomically(path, text).ok());
+  std::vector<OutlierMap> maps;
+  for (const Backend backend : {Backend::kCpu, Backend::kCuda}) {
+    const auto model = Load(*tiny.checkpoint, backend);
+    auto scanned = Scan(*model, *tiny.checkpoint, testing::WordTokenizer(options.vocab),
+                        {.num_windows = 16, .window_length = 64, .texts = {path}});
+    INFO(scanned.status());
+    REQUIRE(scanned.ok());
+    maps.push_back(std::move(scanned->map));
+  }
+  REQUIRE(maps[0].stages.size() == 1);
+  REQUIRE(maps[1].stages.size() == 1);
+  const SpikeStage &cpu = maps[0].stages[0], &gpu = maps[1].stages[0];
+  CHECK(gpu.step_up == cpu.step_up);
+  CHECK(gpu.step_down == cpu.step_down);
+  REQUIRE(gpu.channels.size() == cpu.channels.size());
+  for (size_t c = 0; c < cpu.channels.size(); ++c) {
+    CHECK(gpu.channels[c].channel == cpu.channels[c].channel);
+    CHECK(gpu.channels[c].peak == Approx(cpu.channels[c].peak).epsilon(1e-4));
+  }
+  CHECK(maps[1].prefix == maps[0].prefix);
+  CHECK(maps[1].treatment_needed == maps[0].treatment_needed);
+}
+
+}  // namespace
+}  // namespace spikefold
