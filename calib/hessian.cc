@@ -199,20 +199,22 @@ absl::Status OuterProductSum::Quantize(const float* x, absl::Span<const float> r
   return absl::OkStatus();
 }
 
-absl::Status OuterProductSum::ReadDevice(double* full) const {
+absl::Status OuterProductSum::ReadDevice(double* full, ThreadPool& pool) const {
   constexpr int64_t kRows = 256;
   std::vector<float> rows(static_cast<size_t>(std::min(kRows, k_) * k_));
   for (int64_t first = 0; first < k_; first += kRows) {
     const int64_t count = std::min(kRows, k_ - first);
     SF_RETURN_IF_ERROR(device_->Read(first, count, rows.data()));
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t row = first + i;
-      for (int64_t c = symmetric_ ? row : 0; c < k_; ++c) {  // its upper half counts
-        const double value = static_cast<double>(rows[static_cast<size_t>(i * k_ + c)]);
-        full[row * k_ + c] = value;
-        if (symmetric_) full[c * k_ + row] = value;
+    pool.ParallelFor(count, 16, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t row = first + i;
+        for (int64_t c = symmetric_ ? row : 0; c < k_; ++c) {  // its upper half counts
+          const double value = static_cast<double>(rows[static_cast<size_t>(i * k_ + c)]);
+          full[row * k_ + c] = value;
+          if (symmetric_) full[c * k_ + row] = value;
+        }
       }
-    }
+    });
   }
   return absl::OkStatus();
 }
@@ -220,7 +222,7 @@ absl::Status OuterProductSum::ReadDevice(double* full) const {
 absl::StatusOr<std::vector<double>> OuterProductSum::Full(ThreadPool& pool) const {
   std::vector<double> full(static_cast<size_t>(k_ * k_));
   if (device_ != nullptr) {
-    SF_RETURN_IF_ERROR(ReadDevice(full.data()));
+    SF_RETURN_IF_ERROR(ReadDevice(full.data(), pool));
     return full;
   }
   pool.ParallelFor(static_cast<int64_t>(tiles_.size()), 1, [&](int64_t begin, int64_t end) {

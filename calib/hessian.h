@@ -65,7 +65,7 @@ class OuterProductSum {
   absl::Status AddChunk(const float* a, const float* b, absl::Span<const float> root, ThreadPool& pool);
   absl::Status Quantize(const float* x, absl::Span<const float> root, ThreadPool& pool, Codes& out) const;
   absl::Status AddTiles(int64_t rows, const Codes& right, ThreadPool& pool);
-  absl::Status ReadDevice(double* full) const;
+  absl::Status ReadDevice(double* full, ThreadPool& pool) const;
 
   const int64_t k_;
   const bool symmetric_;

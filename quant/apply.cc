@@ -39,8 +39,11 @@ class Applier {
 
   absl::Status Run() {
     absl::Status status = WriteAll();
-    // Another error would come again.
-    const bool worth_resuming = absl::IsCancelled(status) || absl::IsResourceExhausted(status);
+    // Another error would come again, unless it is a device's.
+    const bool of_device =
+        options_.backend != Backend::kCpu &&
+        (absl::IsAborted(status) || absl::IsInternal(status) || absl::IsUnimplemented(status));
+    const bool worth_resuming = absl::IsCancelled(status) || absl::IsResourceExhausted(status) || of_device;
     if (!status.ok() && writer_ != nullptr && !worth_resuming) writer_->Discard();
     return status;
   }
@@ -125,12 +128,13 @@ class Applier {
     return mine;
   }
 
+  std::string MadeBy() const { return absl::StrCat(ToolVersionAndCommit(), " ", options_.journal_key); }
   NativePart Part() const {
     NativePart part{.index = options_.shard.index,
                     .count = options_.shard.count,
                     .modules = {},
                     .common = HasCommon(),
-                    .made_by = absl::StrCat(ToolVersionAndCommit(), " ", options_.journal_key),
+                    .made_by = MadeBy(),
                     .rests_on = {},
                     .sha256 = {}};
     for (const TensorDecision* d : MyDecisions()) part.modules.push_back(d->module);
@@ -148,7 +152,7 @@ class Applier {
                                                      ": the model has ", graph_.config.num_layers,
                                                      " layers; split it into 1/n to n/n, n at most that"));
     }
-    const std::string plan = Sha256Hex(PlanToJson(plan_));
+    const std::string plan = Sha256Hex(PlanToJson(plan_)), made_by = MadeBy();
     for (const NativeReader* part : options_.earlier) {
       const NativePart& from = part->part();
       if (from.index >= shard.index || from.count != shard.count) {
@@ -156,10 +160,15 @@ class Applier {
             absl::StrCat("part ", from.index, " of ", from.count, ": is not before shard ", shard.index, "/",
                          shard.count, "; give the parts of the shards before this one"));
       }
-      if (part->info().plan_sha256 == plan) continue;
-      return absl::InvalidArgumentError(
-          absl::StrCat("part ", part->part().index, " of ", part->part().count,
-                       ": was written from another plan; give those of this one"));
+      if (part->info().plan_sha256 != plan) {
+        return absl::InvalidArgumentError(absl::StrCat("part ", from.index, " of ", from.count,
+                                                       ": was written from another plan; give those of this "
+                                                       "one"));
+      }
+      if (from.made_by == made_by) continue;
+      return absl::InvalidArgumentError(absl::StrCat("part ", from.index, " of ", from.count,
+                                                     ": was made by ", from.made_by, ", this is ", made_by,
+                                                     "; write all by one"));
     }
     const bool gptq = AnyGptq();
     for (const TensorDecision* d : AllDecisions()) {

@@ -345,7 +345,7 @@ absl::StatusOr<Prepared> PrepareFor(Plan plan, const PrepareInput& input) {
   if (fingerprint != plan.model_fingerprint) {
     return absl::InvalidArgumentError(absl::StrCat("the plan is for model ", plan.model_fingerprint,
                                                    ", this model with the plan's folds is ", fingerprint,
-                                                   "; plan this model"));
+                                                   "; plan this model, by the same --backend and --isa"));
   }
   Prepared out = std::move(preparer.out());
   out.plan = std::move(plan);

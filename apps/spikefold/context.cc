@@ -8,6 +8,7 @@
 #include "formats/base/status.h"
 #include "formats/quantized/quant_format.h"
 #include "formats/tokenizer/checked_tokenizer.h"
+#include "kernels/cpu/cpu_features.h"
 
 namespace spikefold {
 namespace {
@@ -36,6 +37,17 @@ ThreadPool& Context::pool() {
   return *pool_;
 }
 
+absl::Status Context::CalibrateOn(const std::string& backend) {
+  if (BackendOf(backend) != Backend::kCuda) return absl::OkStatus();
+  SF_ASSIGN_OR_RETURN(device_, MakeCudaOps(nullptr));
+  return absl::OkStatus();
+}
+
+std::string Context::FloatArithmetic() const {
+  const char* const level = kernels::ActiveIsa() >= kernels::Isa::kAvx2 ? "fused" : "plain";
+  return device_ == nullptr ? level : absl::StrCat("cuda ", device_->device(), " ", level);
+}
+
 uint64_t WeightMemory(const CheckpointReader& reader, bool simulate) {
   uint64_t bytes = 0;
   for (const StoredTensor& tensor : reader.tensors()) bytes += ValueBytes(tensor, simulate);
@@ -58,7 +70,7 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(Context& conte
 
 absl::StatusOr<OpenedModel> OpenFloatModel(Context& context, const std::string& path) {
   SF_RETURN_IF_ERROR(OpenFloatReader(context, path).status());
-  return OpenModel(context, path, {.backend = context.backend});
+  return OpenModel(context, path, {.backend = context.calibration_backend()});
 }
 
 Backend BackendOf(const std::string& name) { return name == "cuda" ? Backend::kCuda : Backend::kCpu; }

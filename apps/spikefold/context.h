@@ -11,6 +11,7 @@
 #include "formats/base/thread_pool.h"
 #include "formats/checkpoint.h"
 #include "kernels/runtime/model.h"
+#include "kernels/runtime/ops.h"
 
 namespace spikefold {
 
@@ -27,13 +28,22 @@ class Context {
   const std::optional<uint64_t> given_seed;  // of --seed
   const uint64_t seed;                       // the same, or 1
   const std::string command;                 // as typed, for provenance
-  Backend backend = Backend::kCpu;           // what float models are calibrated on
   int num_threads() const { return num_threads_; }
   ThreadPool& pool();  // made on first use
+
+  // What float models are calibrated on: the processor unless a command says so, before any other work. A GPU
+  // is opened here and held, so that nothing begins without it and what its driver takes is in use by the
+  // time that memory is foreseen. Unimplemented, Aborted: as MakeCudaOps.
+  absl::Status CalibrateOn(const std::string& backend);  // "cpu" or "cuda"
+  Backend calibration_backend() const { return device_ == nullptr ? Backend::kCpu : Backend::kCuda; }
+  // Of whose floats journals and caches are: "fused" or "plain" (levels with fused multiply-adds give the
+  // same floats, the plain one others), before it the GPU, whose kernels depend on its kind.
+  std::string FloatArithmetic() const;
 
  private:
   const int num_threads_;
   std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Ops> device_;
 };
 
 // A checkpoint on disk with its tokenizer, and the model in memory once it is loaded.

@@ -34,7 +34,7 @@ absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
     SF_RETURN_IF_ERROR(CheckOutputFile(
         options.output, {options.model, options.scan, options.recipe.file, options.rotate_from}));
   }
-  context.backend = BackendOf(options.backend);
+  SF_RETURN_IF_ERROR(context.CalibrateOn(options.backend));
   if (options.dry_run) ReturnLargeBuffers();  // as quantize does
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.given_seed));
@@ -49,7 +49,7 @@ absl::Status RunPlan(const PlanCommandOptions& options, Context& context) {
   }
   PrepareInput input = MakePrepareInput(*reader, scan ? &*scan : nullptr, options.scan, context);
   input.rotations = rotations;
-  if (context.backend == Backend::kCpu) input.max_model_bytes = MemoryLimit(0);
+  if (context.calibration_backend() == Backend::kCpu) input.max_model_bytes = MemoryLimit(0);
   SF_ASSIGN_OR_RETURN(const Prepared prepared, Prepare(recipe, input));
   context.console.EndProgress();
   const Plan& plan = prepared.plan;

@@ -82,7 +82,9 @@ struct Given {
 PrepareInput InputFor(const QuantizeCommandOptions& options, const Given& given, const LoadedScan* scan,
                       const CheckpointReader& reader, Context& context) {
   PrepareInput input = MakePrepareInput(reader, scan, options.scan, context);
-  if (context.backend == Backend::kCpu) input.max_model_bytes = MemoryLimit(given.limits.max_memory);
+  if (context.calibration_backend() == Backend::kCpu) {
+    input.max_model_bytes = MemoryLimit(given.limits.max_memory);
+  }
   input.rotations = given.rotations;
   return input;
 }
@@ -137,7 +139,7 @@ absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, cons
   } else {
     SF_ASSIGN_OR_RETURN(const bool needed, NeedsScan(recipe));
     if (needed) {
-      SF_RETURN_IF_ERROR(CheckScanHere(given.limits, reader, context.backend));
+      SF_RETURN_IF_ERROR(CheckScanHere(given.limits, reader, context.calibration_backend()));
       SF_ASSIGN_OR_RETURN(decided.scan, MakeScan(options, context));
     }
   }
@@ -230,7 +232,7 @@ ApplyOptions MakeApplyOptions(const Prepared& prepared, const LoadedScan* scan, 
                               Context& context) {
   ApplyOptions options;
   options.pool = &context.pool();
-  options.backend = context.backend;
+  options.backend = context.calibration_backend();
   options.stats = prepared.stats_or(scan == nullptr ? nullptr : &scan->stats);
   options.output = output.path;
   options.overwrite = output.overwrite;
@@ -239,7 +241,7 @@ ApplyOptions MakeApplyOptions(const Prepared& prepared, const LoadedScan* scan, 
   options.codes_from = output.codes_from;
   options.journal = output.journal;
   options.resume = output.resume;
-  options.journal_key = FloatArithmetic(context.backend);
+  options.journal_key = context.FloatArithmetic();
   options.shard = output.shard;
   options.earlier = output.earlier;
   options.progress = context.console.progress();
@@ -265,7 +267,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
     return absl::InvalidArgumentError("-o: says where to write; only --dry-run goes without");
   }
   SF_RETURN_IF_ERROR(CheckScanText(options));
-  context.backend = BackendOf(options.backend);
+  SF_RETURN_IF_ERROR(context.CalibrateOn(options.backend));
   Given given;
   SF_ASSIGN_OR_RETURN(given.limits, ParseLimits(options));
   ReturnLargeBuffers();

@@ -169,19 +169,14 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe) {
   return keeps || static_keys || clips || treats || scheme->activation_scales == Granularity::kPerTensor;
 }
 
-std::string FloatArithmetic(Backend backend) {
-  if (backend == Backend::kCuda) return "cuda";
-  return kernels::ActiveIsa() >= kernels::Isa::kAvx2 ? "fused" : "plain";
-}
-
 PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
                               const std::string& scan_directory, Context& context) {
   PrepareInput input{.reader = &reader};
   input.pool = &context.pool();
   input.progress = context.console.progress();
   input.cache_directory = scan_directory;
-  input.backend = context.backend;
-  input.arithmetic = FloatArithmetic(context.backend);
+  input.backend = context.calibration_backend();
+  input.arithmetic = context.FloatArithmetic();
   if (scan != nullptr) {
     input.map = &scan->map;
     input.stats = &scan->stats;

@@ -48,9 +48,6 @@ absl::StatusOr<bool> NeedsScan(const Recipe& recipe);
 
 // What Prepare needs of a command: `scan` may be null; `scan_directory` (may be empty) also keeps statistics
 // of folded models.
-// "fused" or "plain": levels with fused multiply-adds give the same floats, the plain one others; a GPU,
-// "cuda", others again. Journals and caches are of one.
-std::string FloatArithmetic(Backend backend);
 PrepareInput MakePrepareInput(const CheckpointReader& reader, const LoadedScan* scan,
                               const std::string& scan_directory, Context& context);
 

@@ -42,7 +42,7 @@ absl::Status RunScan(const ScanCommandOptions& options, Context& context) {
   std::vector<std::string> inputs = options.text.texts;
   inputs.push_back(options.model);
   SF_RETURN_IF_ERROR(CheckScanOutput(options.output, options.force, inputs));
-  context.backend = BackendOf(options.backend);
+  SF_RETURN_IF_ERROR(context.CalibrateOn(options.backend));
   SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenFloatModel(context, options.model));
   SF_ASSIGN_OR_RETURN(const ScanResult scan, ScanOpened(opened, options.text, context));
   const ModelGraph& graph = opened.reader->graph();

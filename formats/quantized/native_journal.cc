@@ -126,7 +126,7 @@ absl::Status NativeJournal::Load(bool resume) {
   }
   if (resume && !content.fingerprint.empty() && content.fingerprint != fingerprint_) {
     return absl::DataLossError(absl::StrCat(
-        Printable(path_, 1024), ": is of another model, plan, calibration or version (",
+        Printable(path_, 1024), ": is of another model, plan, calibration, arithmetic or version (",
         Printable(content.fingerprint.substr(0, 12)), "..., this is ", fingerprint_.substr(0, 12),
         "...); resume with what it was begun with, or begin again with --force instead of --resume"));
   }

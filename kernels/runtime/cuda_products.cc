@@ -86,7 +86,9 @@ class CudaProductSum : public CodeProductSum {
 
 absl::StatusOr<std::unique_ptr<CodeProductSum>> CudaOps::NewCodeProductSum(int64_t k) {
   auto sum = std::make_unique<CudaProductSum>(k, device_, *stream_);
-  SF_RETURN_IF_ERROR(sum->Init());
+  const absl::Status status = sum->Init();
+  if (absl::IsResourceExhausted(status)) return std::unique_ptr<CodeProductSum>();  // the host has room
+  SF_RETURN_IF_ERROR(status);
   return sum;
 }
 

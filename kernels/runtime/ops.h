@@ -164,7 +164,8 @@ class Ops {
   // Makes the cache's host rows current; for a backend that keeps its own.
   virtual absl::Status ReadCache(KvCache&) { return absl::OkStatus(); }
 
-  // For codes of k channels, all 0 at first; null: whoever sums does so on the host. ResourceExhausted.
+  // For codes of k channels, all 0 at first, to live no longer than this Ops; null: whoever sums does so on
+  // the host, to the same bits.
   virtual absl::StatusOr<std::unique_ptr<CodeProductSum>> NewCodeProductSum(int64_t) {
     return std::unique_ptr<CodeProductSum>();
   }

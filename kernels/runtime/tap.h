@@ -49,7 +49,8 @@ struct AttentionView {
 class Interventions {
  public:
   virtual ~Interventions() = default;
-  // On the CPU with a float cache, and not while a tap counts attention; Unimplemented elsewhere.
+  // A hidden position: on the CPU with a float cache, and not while a tap counts attention; Unimplemented
+  // elsewhere.
   virtual AttentionView View(int) const { return {}; }
   virtual bool Wants(int layer, ValueKind value) const = 0;
   virtual void Edit(int layer, ValueKind value, float* data, int64_t num_rows, int64_t width,

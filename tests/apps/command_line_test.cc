@@ -192,8 +192,9 @@ TEST_CASE("Calibrating on a GPU that is not there leaves nothing behind", "[apps
   const ProcessOptions no_device{.environment = {"CUDA_VISIBLE_DEVICES="}};
   for (const Args& call :
        {Args{"scan", w.model, "--text", w.text, "--windows", "2", "--length", "32", "-o", w / "out"},
-        Args{"quantize", w.model, "--text", w.text, "--windows", "2", "--length", "32", "--scheme", "w4a16",
-             "-o", w / "out"}}) {
+        Args{"quantize", w.model, "--scheme", "w8a8", "--outliers", "none", "--rounding", "nearest", "-o",
+             w / "out"},  // runs no model
+        Args{"plan", w.model, "--scheme", "w8a8", "--outliers", "none", "-o", w / "out"}}) {
     const Finished run = RunSpikefold(With(call, {"--backend", "cuda"}), no_device);
     CAPTURE(run.err);
     CHECK((run.exit == 4 || run.exit == 8));  // not built in, or no device

@@ -94,8 +94,13 @@ TEST_CASE("What an interrupted run left is neither lost nor mixed up", "[apps][r
   // Another plan.
   const Finished other = RunSpikefold(w.Quantize("q", {"--resume", "--group-size", "32", "--seed", "3"}));
   CHECK(other.exit == 3);
-  CHECK(other.err.find(journal + ": is of another model, plan, calibration or version (") !=
+  CHECK(other.err.find(journal + ": is of another model, plan, calibration, arithmetic or version (") !=
         std::string::npos);
+  CHECK(ReadAll(journal) == records);
+  // A GPU that is not there.
+  const Finished no_device = RunSpikefold(w.Quantize("q", {"--resume", "--backend", "cuda"}),
+                                          {.environment = {"CUDA_VISIBLE_DEVICES="}});
+  CHECK((no_device.exit == 4 || no_device.exit == 8));  // not built in, or no device
   CHECK(ReadAll(journal) == records);
 
   Succeed(w.Quantize("whole"));

@@ -106,6 +106,10 @@ TEST_CASE("GPTQ goes from part to part, to the bytes of one run", "[apps][scale]
   CHECK(plain.exit == 2);
   CHECK(plain.err.find(" plain; write all by one") != std::string::npos);
   CHECK(!PathExists(w / "again"));
+  const Finished behind_plain = RunSpikefold(w.Shard(recipe, 2, 3, {"--after", w.Part(1), "--force"}));
+  CHECK(behind_plain.exit == 2);
+  CHECK(behind_plain.err.find("part 1 of 3: was made by ") != std::string::npos);
+  CHECK(behind_plain.err.find(" fused; write all by one") != std::string::npos);
   const Finished other =
       RunSpikefold(w.Shard({"--scheme", "w3a16"}, 2, 3, {"--after", w.Part(1), "--force"}));
   CHECK(other.exit == 2);

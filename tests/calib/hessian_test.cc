@@ -131,6 +131,7 @@ class PlainProductSum : public CodeProductSum {
   explicit PlainProductSum(int64_t k) : k_(k), sum_(static_cast<size_t>(k * k)) {}
   absl::Status Add(int64_t rows, const int8_t* a, const float* a_scale, const int8_t* b,
                    const float* b_scale) override {
+    if (fails) return absl::InternalError("device: gone");
     for (int64_t i = 0; i < k_; ++i) {
       for (int64_t j = 0; j < k_; ++j) {
         int32_t dot = 0;
@@ -169,6 +170,7 @@ TEST_CASE("A device that sums outer products gives the host's bits") {
       CHECK(on_device.weight() == on_host.weight());
       device->fails = true;
       CHECK(absl::IsInternal(on_device.Full(Pool()).status()));
+      CHECK(absl::IsInternal(on_device.Add(a.data(), a.data(), rows, {}, Pool())));
     }
   }
 }

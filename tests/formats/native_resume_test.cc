@@ -112,7 +112,7 @@ TEST_CASE("The work of an interrupted run is neither thrown away nor mixed up un
   other.journal_fingerprint = "fedcba9876543210";
   CHECK_THAT(Begin(run.path, other).status(),
              Fails(StatusCode::kDataLoss,
-                   "is of another model, plan, calibration or version (0123456789ab..., "
+                   "is of another model, plan, calibration, arithmetic or version (0123456789ab..., "
                    "this is fedcba987654...)"));
   CHECK(AllBytes(run.partial) == before);
   CHECK(NativeJournal::CountRecords(run.journal) == 1);
