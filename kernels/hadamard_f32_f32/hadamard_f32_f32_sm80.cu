@@ -19,8 +19,8 @@ __global__ void __launch_bounds__(kMostThreads) hadamard_f32_f32_sm80(const __gr
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int block = p.plan.block, threads = static_cast<int>(blockDim.x);
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * block;  // column
-  float* x = p.x + static_cast<int64_t>(blockIdx.y) * p.n + first;
+  const int64_t first = static_cast<int64_t>(blockIdx.y) * block;  // column
+  float* x = p.x + static_cast<int64_t>(blockIdx.x) * p.n + first;
   const float* const scale = p.plan.scale + first;
   TransformRow(shared, block, p.plan, [=](int i) { return x[i] * scale[i]; });
   for (int i = static_cast<int>(threadIdx.x); i < block; i += threads) x[i] = shared[Places()(i)];
@@ -66,7 +66,7 @@ absl::Status CudaRotation::Set(absl::Span<const int64_t> factors, absl::Span<con
 
 absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
   if (p.m == 0 || p.plan.num_factors == 0) return absl::OkStatus();
-  const dim3 grid(static_cast<unsigned>(p.n / p.plan.block), static_cast<unsigned>(p.m));
+  const dim3 grid(static_cast<unsigned>(p.m), static_cast<unsigned>(p.n / p.plan.block));
   const int64_t threads = std::clamp<int64_t>(cuda::CeilDiv(p.plan.block, 16 * cuda::kWarp) * cuda::kWarp,
                                               2 * cuda::kWarp, kMostThreads);
   return cuda::Launch("hadamard_f32_f32", hadamard_f32_f32_sm80,

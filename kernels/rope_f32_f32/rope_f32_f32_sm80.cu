@@ -15,10 +15,10 @@ __global__ void __launch_bounds__(kThreads) rope_f32_f32_sm80(const __grid_const
   cuda::LetNextStart();
   cuda::WaitForInputs();
   const int d = static_cast<int>(p.head_dim), half = d / 2;
-  const int64_t m = blockIdx.y, position = p.positions == nullptr ? m : p.positions[m];
-  const bool is_query = blockIdx.x < p.q.num_heads;
+  const int64_t m = blockIdx.x, position = p.positions == nullptr ? m : p.positions[m];
+  const bool is_query = blockIdx.y < p.q.num_heads;
   const CudaSide& side = is_query ? p.q : p.k;
-  const int64_t head = is_query ? blockIdx.x : blockIdx.x - p.q.num_heads;
+  const int64_t head = is_query ? blockIdx.y : blockIdx.y - p.q.num_heads;
   float* x = side.x + (m * side.num_heads + head) * d;
   float* const turned = shared;
   float* const row = shared + hadamard_f32_f32::RowFloats(d);
@@ -84,7 +84,7 @@ absl::Status RunCuda(const CudaParams& p, const cuda::Stream& stream) {
         {.grid = dim3(static_cast<unsigned>(p.m)), .block = dim3(kRowWarps * cuda::kWarp), .overlaps = true},
         stream, p);
   }
-  const dim3 grid(static_cast<unsigned>(p.q.num_heads + p.k.num_heads), static_cast<unsigned>(p.m));
+  const dim3 grid(static_cast<unsigned>(p.m), static_cast<unsigned>(p.q.num_heads + p.k.num_heads));
   return cuda::Launch(
       "rope_f32_f32", rope_f32_f32_sm80,
       {.grid = grid,
