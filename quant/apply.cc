@@ -41,8 +41,7 @@ class Applier {
     absl::Status status = WriteAll();
     // Another error would come again, unless it is a device's.
     const bool of_device =
-        options_.backend != Backend::kCpu &&
-        (absl::IsAborted(status) || absl::IsInternal(status) || absl::IsUnimplemented(status));
+        options_.backend != Backend::kCpu && (absl::IsAborted(status) || absl::IsInternal(status));
     const bool worth_resuming = absl::IsCancelled(status) || absl::IsResourceExhausted(status) || of_device;
     if (!status.ok() && writer_ != nullptr && !worth_resuming) writer_->Discard();
     return status;
@@ -167,8 +166,8 @@ class Applier {
       }
       if (from.made_by == made_by) continue;
       return absl::InvalidArgumentError(absl::StrCat("part ", from.index, " of ", from.count,
-                                                     ": was made by ", from.made_by, ", this is ", made_by,
-                                                     "; write all by one"));
+                                                     ": was made by ", Printable(from.made_by), ", this is ",
+                                                     made_by, "; write all by one"));
     }
     const bool gptq = AnyGptq();
     for (const TensorDecision* d : AllDecisions()) {

@@ -267,7 +267,6 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
     return absl::InvalidArgumentError("-o: says where to write; only --dry-run goes without");
   }
   SF_RETURN_IF_ERROR(CheckScanText(options));
-  SF_RETURN_IF_ERROR(context.CalibrateOn(options.backend));
   Given given;
   SF_ASSIGN_OR_RETURN(given.limits, ParseLimits(options));
   ReturnLargeBuffers();
@@ -276,6 +275,7 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
         options.output, options.force,
         {options.model, options.scan, options.plan, options.recipe.file, options.rotate_from}));
   }
+  SF_RETURN_IF_ERROR(context.CalibrateOn(options.backend));
   SF_ASSIGN_OR_RETURN(given.rotations, ReadRotations(options.rotate_from));
   SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty()

@@ -2,17 +2,12 @@
 // rows' maxima and sums, once for the columns.
 #include "formats/base/status.h"
 #include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
+#include "kernels/attention_f32_f32/attention_f32_f32_tiles.cuh"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
 
 namespace spikefold::kernels::attention_f32_f32 {
 namespace {
-
-constexpr int kRows = 32, kKeys = 32;
-constexpr int kThreads = 256;
-constexpr int kRowThreads = kThreads / kRows;  // 8 threads share a query row
-constexpr int kKeysPerThread = kKeys / kRowThreads;
-constexpr int kPad = 4;  // floats behind each row in shared memory: neighbours fall into other banks
 
 // 32 query rows and 32 keys of a head in shared memory.
 struct Tiles {
@@ -20,25 +15,18 @@ struct Tiles {
       : p(p),
         head(blockIdx.y),
         kv_head(head / (p.num_heads / p.num_kv_heads)),
-        stride(static_cast<int>(p.head_dim) + kPad),
+        d(static_cast<int>(p.head_dim)),
         row(static_cast<int>(threadIdx.x) / kRowThreads),
         part(static_cast<int>(threadIdx.x) % kRowThreads),
         q(shared),
-        k(q + kRows * stride) {}
-  __device__ void LoadRows(int64_t m0) const { Load(q, p.q, m0, p.m, p.num_heads, head); }
-  __device__ void LoadKeys(int64_t j0) const { Load(k, p.k, j0, p.first + p.m, p.num_kv_heads, kv_head); }
+        k(q + kRows * (d + kPad)) {}
+  __device__ void LoadRows(int64_t m0) const { LoadTile(q, p.q, m0, p.m, p.num_heads, head, d); }
+  __device__ void LoadKeys(int64_t j0) const {
+    LoadTile(k, p.k, j0, p.first + p.m, p.num_kv_heads, kv_head, d);
+  }
   // Of row m0 + row and keys j0 + part + 8 i; -infinity: not seen.
   __device__ void Scores(int64_t m0, int64_t j0, float (&score)[kKeysPerThread]) const {
-#pragma unroll
-    for (int i = 0; i < kKeysPerThread; ++i) score[i] = 0;
-    for (int c = 0; c < p.head_dim; c += 4) {
-      const float4 a = *reinterpret_cast<const float4*>(q + row * stride + c);
-#pragma unroll
-      for (int i = 0; i < kKeysPerThread; ++i) {
-        const float4 b = *reinterpret_cast<const float4*>(k + (part + i * kRowThreads) * stride + c);
-        score[i] = fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, score[i]))));
-      }
-    }
+    Products(q, k, row, part, d, score);
     const int64_t position = p.first + m0 + row;
 #pragma unroll
     for (int i = 0; i < kKeysPerThread; ++i) {
@@ -50,20 +38,8 @@ struct Tiles {
 
   const CudaParams& p;
   int64_t head, kv_head;
-  int stride, row, part;
+  int d, row, part;
   float *q, *k;
-
- private:
-  __device__ void Load(float* to, const float* from, int64_t first, int64_t end, int64_t heads,
-                       int64_t h) const {
-    const int d = static_cast<int>(p.head_dim);
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * d / 4; i += kThreads) {
-      const int r = i / (d / 4), c = i % (d / 4) * 4;
-      *reinterpret_cast<float4*>(to + r * stride + c) =
-          first + r < end ? *reinterpret_cast<const float4*>(from + ((first + r) * heads + h) * d + c)
-                          : make_float4(0, 0, 0, 0);
-    }
-  }
 };
 
 // state [m, num_heads]: a row's largest score, and the sum of exp(score - largest).
@@ -105,7 +81,7 @@ __global__ void __launch_bounds__(kThreads)
     ColumnMass(const __grid_constant__ CudaParams p, const float2* state, double* mass) {
   extern __shared__ float shared[];
   const Tiles tiles(p, shared);
-  float* const weight = tiles.k + kKeys * tiles.stride;  // [kRows][kKeys]
+  float* const weight = tiles.k + kKeys * (tiles.d + kPad);  // [kRows][kKeys]
   const int64_t j0 = static_cast<int64_t>(blockIdx.x) * kKeys, positions = p.first + p.m;
   tiles.LoadKeys(j0);
   const int64_t first_row = max(int64_t{0}, j0 - p.first) / kRows * kRows;

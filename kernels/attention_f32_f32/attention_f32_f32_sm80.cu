@@ -1,19 +1,12 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
+#include "kernels/attention_f32_f32/attention_f32_f32_tiles.cuh"
 #include "kernels/cuda/block.cuh"
 #include "kernels/cuda/launch.cuh"
 
 namespace spikefold::kernels::attention_f32_f32 {
 namespace {
-
-constexpr int kRows = 32, kKeys = 32;
-constexpr int kThreads = 256;
-constexpr int kRowThreads = kThreads / kRows;  // 8 threads share a query row
-constexpr int kKeysPerThread = kKeys / kRowThreads;
-constexpr int kPad = 4;  // floats behind each row in shared memory: neighbours fall into other banks
-
-__device__ float4 Load4(const float* p) { return *reinterpret_cast<const float4*>(p); }
 
 // Sums over the 8 threads of a row, which are neighbours in a warp.
 template <typename Combine>
@@ -39,15 +32,7 @@ __global__ void __launch_bounds__(kThreads) attention_f32_f32_sm80(CudaParams p)
             part = static_cast<int>(threadIdx.x) % kRowThreads;
   const int64_t m = m0 + row, position = p.first + m;
 
-  const auto load = [&](float* to, const float* from, int64_t first, int64_t end, int64_t heads, int64_t h) {
-    for (int i = static_cast<int>(threadIdx.x); i < kRows * d / 4; i += kThreads) {
-      const int r = i / (d / 4), c = i % (d / 4) * 4;
-      const float4 value =
-          first + r < end ? Load4(from + ((first + r) * heads + h) * d + c) : make_float4(0, 0, 0, 0);
-      *reinterpret_cast<float4*>(to + r * stride + c) = value;
-    }
-  };
-  load(q, p.q, m0, p.m, p.num_heads, head);
+  LoadTile(q, p.q, m0, p.m, p.num_heads, head, d);
 
   float4 sum[kChunks];
   for (int c = 0; c < kChunks; ++c) sum[c] = make_float4(0, 0, 0, 0);
@@ -58,18 +43,11 @@ __global__ void __launch_bounds__(kThreads) attention_f32_f32_sm80(CudaParams p)
   begin = begin > 0 ? begin / kKeys * kKeys : 0;
   for (int64_t j0 = begin; j0 < end; j0 += kKeys) {
     __syncthreads();
-    load(k, p.k, j0, end, p.num_kv_heads, kv_head);
-    load(v, p.v, j0, end, p.num_kv_heads, kv_head);
+    LoadTile(k, p.k, j0, end, p.num_kv_heads, kv_head, d);
+    LoadTile(v, p.v, j0, end, p.num_kv_heads, kv_head, d);
     __syncthreads();
-    float score[kKeysPerThread] = {};
-    for (int c = 0; c < d; c += 4) {
-      const float4 a = Load4(q + row * stride + c);
-#pragma unroll
-      for (int i = 0; i < kKeysPerThread; ++i) {
-        const float4 b = Load4(k + (part + i * kRowThreads) * stride + c);
-        score[i] = fmaf(a.w, b.w, fmaf(a.z, b.z, fmaf(a.y, b.y, fmaf(a.x, b.x, score[i]))));
-      }
-    }
+    float score[kKeysPerThread];
+    Products(q, k, row, part, d, score);
     float block_max = max;
 #pragma unroll
     for (int i = 0; i < kKeysPerThread; ++i) {

@@ -16,13 +16,7 @@ cuda::pingpong::Params TilesOf(const Params& p) {
                                   .num_kept = p.num_kept,
                                   .kept_x = p.kept_x,
                                   .linears = {.count = 1}};
-  tiles.linears.linear[0] = {.n = p.n,
-                             .w = p.w,
-                             .w_scale = p.w_scale,
-                             .kept_w = p.num_kept > 0 ? p.kept_w : nullptr,
-                             .kept_rows = p.kept_w,
-                             .bias = p.bias,
-                             .y = reinterpret_cast<float*>(p.y)};
+  tiles.linears.linear[0] = LinearOf(p);
   return tiles;
 }
 

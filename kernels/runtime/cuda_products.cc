@@ -44,7 +44,7 @@ class CudaProductSum : public CodeProductSum {
     SF_RETURN_IF_ERROR(s8c::RunCuda(params, device_, stream_));
     SF_RETURN_IF_ERROR(kernels::norm_f32_f32::RunCuda(
         {.m = k_, .k = k_, .residual = sum_.as<float>(), .branch = product_.as<float>()}, stream_));
-    return stream_.Sync();  // the caller's codes have been read, and so has padded_
+    return stream_.Sync();  // the operands have been read
   }
 
   absl::Status Read(int64_t first, int64_t count, float* to) const override {
