@@ -48,6 +48,11 @@ class OuterProductSum {
   int64_t k() const { return k_; }
   int64_t num_rows() const { return num_rows_; }  // added so far
   double weight() const { return weight_; }       // sum of omega
+  // What rounds by a symmetric sum where it lies (CodeProductSum::NewRounder). Null: it lies on the host, or
+  // its device cannot.
+  absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder() const {
+    return device_ == nullptr ? std::unique_ptr<SiteRounder>() : device_->NewRounder();
+  }
   // [k, k]. An error: a device's.
   absl::StatusOr<std::vector<double>> Full(ThreadPool& pool) const;
 

@@ -2,8 +2,11 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/runtime/site_rounder.h"
 
 namespace spikefold {
 
@@ -16,6 +19,9 @@ class CodeProductSum {
                            const float* b_scale) = 0;
   // Rows [first, first + count) of sum [k, k].
   virtual absl::Status Read(int64_t first, int64_t count, float* to) const = 0;
+  // Rounds linears by the sum, which was of a and a, outlives the rounder and is not added to any more. Null:
+  // this device cannot, whoever rounds does so on the host.
+  virtual absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder() = 0;
 };
 
 }  // namespace spikefold

@@ -8,6 +8,7 @@
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/norm_f32_f32/norm_f32_f32_cuda.h"
 #include "kernels/runtime/cuda_ops.h"
+#include "kernels/runtime/cuda_rounder.h"
 
 namespace spikefold {
 namespace {
@@ -51,6 +52,10 @@ class CudaProductSum : public CodeProductSum {
     const size_t bytes = static_cast<size_t>(count * k_) * sizeof(float);
     SF_RETURN_IF_ERROR(cuda::CopyOut(to, sum_.as<float>() + first * k_, bytes, stream_));
     return stream_.Sync();
+  }
+
+  absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder() override {
+    return NewCudaRounder(sum_.as<float>(), product_.as<float>(), k_, device_, stream_);
   }
 
  private:

@@ -108,7 +108,7 @@ absl::Status BlockPanel::RefitScales() {
   return absl::OkStatus();
 }
 
-// As RowPanel::FitScales: what float16 holds next to the best values, if that is better.
+// As FitScales(): what float16 holds next to the best values, if that is better.
 void BlockPanel::Fit(int64_t lane, const std::vector<double>& a, const std::vector<double>& b) {
   const int64_t p = num_parameters();
   std::vector<double> spoilt = a, change(Size(p));

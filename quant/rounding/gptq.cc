@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "quant/rounding/block_panel.h"
+#include "quant/rounding/device_rows.h"
 #include "quant/rounding/row_panel.h"
 #include "quant/rounding/trellis_panel.h"
 
@@ -25,6 +26,10 @@ absl::Status CheckInput(const RoundingInput& in, const HessianFactor& factor, co
     return absl::InvalidArgumentError(absl::StrCat("gptq: trellis codes or blocks of ggml with ",
                                                    in.kept.size(), " kept columns and ", in.supers.size(),
                                                    " super weights; they take none"));
+  }
+  if (factor.device != nullptr && !CanRoundOnDevice(grid)) {
+    return absl::InvalidArgumentError(
+        "gptq: a device's Hessian rounds grids of any group of a multiple of 4, no trellis and no blocks");
   }
   if (factor.is_diagonal() && !grid.trellis) {
     return absl::InvalidArgumentError(
@@ -124,6 +129,18 @@ std::vector<Part> Split(std::vector<Job>& jobs) {
   return parts;
 }
 
+void RoundParts(const HessianFactor& factor, const GptqOptions& options, ThreadPool& pool,
+                std::vector<Job>& jobs) {
+  std::vector<Part> parts = Split(jobs);
+  pool.ParallelFor(static_cast<int64_t>(parts.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      Part& part = parts[static_cast<size_t>(p)];
+      part.status = RoundPart(factor, options, pool, part);
+    }
+  });
+  for (const Part& part : parts) part.job->status.Update(part.status);
+}
+
 double RelativeError(const Job& job) {
   double error = 0, power = 0;
   for (size_t r = 0; r < job.error.size(); ++r) {
@@ -134,6 +151,10 @@ double RelativeError(const Job& job) {
 }
 
 }  // namespace
+
+bool CanRoundOnDevice(const WeightGrid& grid) {
+  return !grid.trellis && grid.blocks == nullptr && grid.group % 4 == 0;
+}
 
 std::vector<absl::StatusOr<RoundedWeights>> Gptq(absl::Span<const GptqTask> tasks,
                                                  const HessianFactor& factor, const GptqOptions& options,
@@ -147,14 +168,15 @@ std::vector<absl::StatusOr<RoundedWeights>> Gptq(absl::Span<const GptqTask> task
                     .power = {}});
     if (jobs.back().status.ok()) MakeRoom(jobs.back());
   }
-  std::vector<Part> parts = Split(jobs);
-  pool.ParallelFor(static_cast<int64_t>(parts.size()), 1, [&](int64_t begin, int64_t end) {
-    for (int64_t p = begin; p < end; ++p) {
-      Part& part = parts[static_cast<size_t>(p)];
-      part.status = RoundPart(factor, options, pool, part);
+  if (factor.device != nullptr) {
+    for (Job& job : jobs) {
+      if (!job.status.ok()) continue;
+      job.status =
+          RoundOnDevice(*job.task, factor, options, pool, job.out, job.error.data(), job.power.data());
     }
-  });
-  for (const Part& part : parts) part.job->status.Update(part.status);
+  } else {
+    RoundParts(factor, options, pool, jobs);
+  }
   std::vector<absl::StatusOr<RoundedWeights>> results;
   for (Job& job : jobs) {
     if (!job.status.ok()) {

@@ -22,11 +22,13 @@ struct GptqOptions {
   // so many times, as long as a row's loss falls.
   int scale_refits = 1;
 };
+// Whether a device's Hessian (HessianFactor::device) does for this grid.
+bool CanRoundOnDevice(const WeightGrid& grid);
 // `factor` was made with the same kept columns. Scales and zeros are first those of the unrounded groups
 // (ChooseScale with the Hessian's diagonal), so that they need no index table whatever the order of rounding.
 // relative_error is tr(dW H dW^T) / tr(W H W^T), dW being zero in kept columns and at super weights.
-// Rows are independent: the result does not depend on the threads. InvalidArgument: a grid or sizes that do
-// not fit.
+// Rows are independent: the result does not depend on the threads. With factor.device they are rounded there,
+// to the same codes and scales. InvalidArgument: a grid or sizes that do not fit; a device's errors.
 absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFactor& factor,
                                     const WeightGrid& grid, const GptqOptions& options, ThreadPool& pool);
 

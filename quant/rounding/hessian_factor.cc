@@ -6,6 +6,7 @@
 #include <memory>
 #include <numeric>
 
+#include "absl/functional/function_ref.h"
 #include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 #include "quant/rounding/cholesky.h"
@@ -16,6 +17,53 @@ namespace {
 constexpr int64_t kRowGrain = 16;
 constexpr double kMaxDamping = 1.0;
 
+// H_jj of all columns; all may be zero: what a linear of zeros feeds reads nothing else, and any codes are as
+// good.
+absl::Status SetDiagonal(absl::Span<const float> diagonal, HessianFactor& out) {
+  for (size_t j = 0; j < diagonal.size(); ++j) {
+    if (diagonal[j] >= 0 && diagonal[j] < 1e37f) continue;
+    return absl::InvalidArgumentError(absl::StrCat("hessian: diagonal element ", j, " is ", diagonal[j],
+                                                   "; it must be finite and not negative"));
+  }
+  out.diagonal.assign(diagonal.begin(), diagonal.end());
+  return absl::OkStatus();
+}
+
+// Sets `order` and `num_dead`; returns the mean of the diagonal over `order`.
+double OrderColumns(const FactorOptions& options, HessianFactor& out) {
+  const std::vector<float>& h = out.diagonal;
+  std::vector<bool> kept(h.size());
+  for (const int32_t c : options.kept) kept[static_cast<size_t>(c)] = true;
+  double sum = 0;
+  for (size_t j = 0; j < h.size(); ++j) {
+    if (kept[j]) continue;
+    out.order.push_back(static_cast<int32_t>(j));
+    out.num_dead += h[j] == 0;
+    sum += static_cast<double>(h[j]);
+  }
+  if (options.act_order) {
+    std::stable_sort(out.order.begin(), out.order.end(), [&h](int32_t a, int32_t b) {
+      return h[static_cast<size_t>(a)] > h[static_cast<size_t>(b)];
+    });
+  }
+  return sum > 0 ? sum / static_cast<double>(out.order.size()) : 1;  // dead columns alone: any weight will do
+}
+
+// Factors with as little damping as makes H positive definite: `factor` says whether so much does.
+absl::Status Damp(double share, double mean, absl::FunctionRef<absl::StatusOr<bool>(double damping)> factor,
+                  HessianFactor& out) {
+  for (;; share = std::min(kMaxDamping, share * 10)) {
+    out.damping_share = share;
+    out.damping = share * mean;
+    SF_ASSIGN_OR_RETURN(const bool done, factor(out.damping));
+    if (done) return absl::OkStatus();
+    if (share >= kMaxDamping) {
+      return absl::InternalError("hessian: not positive definite, although its diagonal was doubled");
+    }
+    if (share <= 0) share = 1e-5;
+  }
+}
+
 class Factoring {
  public:
   Factoring(absl::Span<const double> h, int64_t k, const FactorOptions& options, ThreadPool& pool)
@@ -24,8 +72,10 @@ class Factoring {
   absl::StatusOr<HessianFactor> Run() {
     SF_RETURN_IF_ERROR(Check());
     out_.k = k_;
-    SF_RETURN_IF_ERROR(ReadDiagonal());
-    Order();
+    std::vector<float> diagonal;
+    for (int64_t j = 0; j < k_; ++j) diagonal.push_back(static_cast<float>(H(j, j)));
+    SF_RETURN_IF_ERROR(SetDiagonal(diagonal, out_));
+    mean_ = OrderColumns(options_, out_);
     SF_RETURN_IF_ERROR(Narrow());
     SF_RETURN_IF_ERROR(Factor());
     return std::move(out_);
@@ -39,19 +89,6 @@ class Factoring {
     if (k_ >= 1 && static_cast<int64_t>(h_.size()) == k_ * k_) return absl::OkStatus();
     return absl::InvalidArgumentError(
         absl::StrCat("hessian: ", h_.size(), " values; K=", k_, " needs ", k_ * k_));
-  }
-
-  // All may be zero: what a linear of zeros feeds reads nothing else, and any codes are as good.
-  absl::Status ReadDiagonal() {
-    for (int64_t j = 0; j < k_; ++j) {
-      const double d = H(j, j);
-      if (!(d >= 0 && d < 1e37)) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("hessian: diagonal element ", j, " is ", d, "; it must be finite and not negative"));
-      }
-      out_.diagonal.push_back(static_cast<float>(d));
-    }
-    return absl::OkStatus();
   }
 
   absl::Status Narrow() {
@@ -70,38 +107,18 @@ class Factoring {
     return absl::InvalidArgumentError("hessian: not finite; calibrate again");
   }
 
-  void Order() {
-    std::vector<bool> kept(static_cast<size_t>(k_));
-    for (const int32_t c : options_.kept) kept[static_cast<size_t>(c)] = true;
-    for (int32_t j = 0; j < k_; ++j) {
-      if (kept[static_cast<size_t>(j)]) continue;
-      out_.order.push_back(j);
-      out_.num_dead += H(j, j) == 0;
-    }
-    double sum = 0;
-    for (const int32_t j : out_.order) sum += H(j, j);
-    mean_ =
-        sum > 0 ? sum / static_cast<double>(out_.order.size()) : 1;  // dead columns alone: any weight will do
-    if (!options_.act_order) return;
-    std::stable_sort(out_.order.begin(), out_.order.end(),
-                     [&](int32_t a, int32_t b) { return H(a, a) > H(b, b); });
-  }
-
   // H = U D U^T is the factorisation L L^T of H with rows and columns reversed.
   absl::Status Factor() {
     const int64_t m = static_cast<int64_t>(out_.order.size());
     if (m == 0) return absl::OkStatus();  // everything is kept
     const auto l = std::make_unique_for_overwrite<double[]>(static_cast<size_t>(m * m));
-    for (double share = options_.damping;; share = std::min(kMaxDamping, share * 10)) {
-      out_.damping_share = share;
-      out_.damping = share * mean_;
-      Load(l.get(), m);
-      if (CholeskyInPlace(l.get(), m, pool_)) break;
-      if (share >= kMaxDamping) {
-        return absl::InternalError("hessian: not positive definite, although its diagonal was doubled");
-      }
-      if (share <= 0) share = 1e-5;
-    }
+    SF_RETURN_IF_ERROR(Damp(
+        options_.damping, mean_,
+        [&](double) {
+          Load(l.get(), m);
+          return CholeskyInPlace(l.get(), m, pool_);
+        },
+        out_));
     Store(l.get(), m);
     return absl::OkStatus();
   }
@@ -148,6 +165,19 @@ class Factoring {
 absl::StatusOr<HessianFactor> FactorHessian(absl::Span<const double> h, int64_t k,
                                             const FactorOptions& options, ThreadPool& pool) {
   return Factoring(h, k, options, pool).Run();
+}
+
+absl::StatusOr<HessianFactor> FactorHessian(SiteRounder& device, int64_t k, const FactorOptions& options) {
+  HessianFactor out;
+  out.k = k;
+  out.device = &device;
+  std::vector<float> diagonal(static_cast<size_t>(k));
+  SF_RETURN_IF_ERROR(device.ReadDiagonal(diagonal.data()));
+  SF_RETURN_IF_ERROR(SetDiagonal(diagonal, out));
+  const double mean = OrderColumns(options, out);
+  SF_RETURN_IF_ERROR(Damp(
+      options.damping, mean, [&](double damping) { return device.Factor(out.order, damping, mean); }, out));
+  return out;
 }
 
 }  // namespace spikefold

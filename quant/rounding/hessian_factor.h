@@ -15,6 +15,7 @@
 #include "absl/types/span.h"
 #include "formats/base/thread_pool.h"
 #include "formats/tensor.h"
+#include "kernels/runtime/site_rounder.h"
 
 namespace spikefold {
 
@@ -34,14 +35,20 @@ struct HessianFactor {
   double damping = 0;           // what was added to every H_jj
   double damping_share = 0;  // the same over the mean of the diagonal: more than asked for if H was singular
   int64_t num_dead = 0;      // columns whose input was always zero: they are rounded to nearest, alone
+  // Holds H and the feedback in place of the tensors, which are empty then, as is `pivot`: rows are rounded
+  // there. Grids alone take such a factor.
+  SiteRounder* device = nullptr;
   // Columns that know nothing of each other: `diagonal` says all, and there is no feedback. Trellis panels
   // alone take such a factor.
-  bool is_diagonal() const { return h.shape().empty(); }
+  bool is_diagonal() const { return h.shape().empty() && device == nullptr; }
 };
 // `h` [k, k]: sum_t x_t x_t^T, symmetric. The damping grows tenfold until H is positive definite.
 // InvalidArgument: sizes that do not fit, values that are not finite, no calibration rows at all (H = 0);
 // Internal: not positive definite at a damping of 1.
 absl::StatusOr<HessianFactor> FactorHessian(absl::Span<const double> h, int64_t k,
                                             const FactorOptions& options, ThreadPool& pool);
+// The same of the H of [k, k] that `device` holds, which outlives the factor. Also: a device's errors;
+// ResourceExhausted: it has no room for the factor.
+absl::StatusOr<HessianFactor> FactorHessian(SiteRounder& device, int64_t k, const FactorOptions& options);
 
 }  // namespace spikefold

@@ -4,7 +4,6 @@
 
 #include "formats/base/status.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32.h"
-#include "quant/rounding/cholesky.h"
 #include "quant/rounding/row_descent.h"
 #include "quant/rounding/row_scales.h"
 
@@ -194,7 +193,7 @@ absl::Status RowPanel::Descend(int max_passes) {
   return absl::OkStatus();
 }
 
-// The loss is quadratic in the scales of a row: changing them by d changes it by d A d - 2 b d with
+// What FitScales() takes:
 // A_gh = c_g H c_h and b_g = c_g H e, c_g being the codes of group g.
 absl::Status RowPanel::RefitScales() {
   std::vector<double> a(Size(groups_ * groups_ * kRows)), b(Size(groups_ * kRows));
@@ -206,11 +205,7 @@ absl::Status RowPanel::RefitScales() {
   for (int64_t lane = 0; lane < num_rows_; ++lane) {
     for (int64_t i = 0; i < groups_ * groups_; ++i) matrix[Size(i)] = a[Size(i * kRows + lane)];
     for (int64_t g = 0; g < groups_; ++g) slope[Size(g)] = b[Size(g * kRows + lane)];
-    if (grid_.multiples) {
-      FitRow(lane, matrix, slope);
-    } else {
-      FitScales(lane, matrix, slope);
-    }
+    FitLane(lane, matrix, slope);
   }
   return absl::OkStatus();
 }
@@ -253,43 +248,14 @@ absl::Status RowPanel::ScaleCurvatures(int64_t group, double* a) {
   return absl::OkStatus();
 }
 
-// Takes the scales that the file can hold and that lie next to the best ones, if they are better.
-void RowPanel::FitScales(int64_t lane, const std::vector<double>& a, const std::vector<double>& b) {
-  std::vector<double> spoilt = a, change(Size(groups_));
-  double trace = 0;
-  for (int64_t g = 0; g < groups_; ++g) trace += a[Size(g * (groups_ + 1))];
-  if (trace <= 0) return;                  // a row of zeros
-  for (int64_t g = 0; g < groups_; ++g) {  // groups of zeros
-    spoilt[Size(g * (groups_ + 1))] += 1e-7 * trace / static_cast<double>(groups_);
-  }
-  if (!SolveSmall(spoilt.data(), b.data(), groups_, change.data())) return;
-  std::vector<float> stored(Size(groups_));
-  double gain = 0;
-  for (int64_t g = 0; g < groups_; ++g) {
-    const double scale = static_cast<double>(At(scale_, g)[lane]), fitted = scale + change[Size(g)];
-    const bool sane = fitted > 0.5 * scale && fitted < 2.0 * scale;
-    stored[Size(g)] = sane ? grid_.Stored(fitted) : At(scale_, g)[lane];
-    change[Size(g)] = static_cast<double>(stored[Size(g)]) - scale;
-    gain += 2 * b[Size(g)] * change[Size(g)];
-  }
-  for (int64_t g = 0; g < groups_; ++g) {
-    for (int64_t i = 0; i < groups_; ++i) {
-      gain -= change[Size(g)] * a[Size(g * groups_ + i)] * change[Size(i)];
-    }
-  }
-  if (gain <= 0) return;
-  for (int64_t g = 0; g < groups_; ++g) At(scale_, g)[lane] = stored[Size(g)];
-}
-
-void RowPanel::FitRow(int64_t lane, const std::vector<double>& a, std::vector<double>& b) {
+void RowPanel::FitLane(int64_t lane, const std::vector<double>& a, std::vector<double>& b) {
   std::vector<float> scale(Size(groups_)), zero(scale);
   for (int64_t g = 0; g < groups_; ++g) {
     scale[Size(g)] = At(scale_, g)[lane];
     zero[Size(g)] = At(zero_, g)[lane];
   }
-  unit_[lane] = FitMultiples(
-      {.groups = groups_, .a = a.data(), .b = b.data(), .zero = zero.data(), .scale = scale.data()},
-      unit_[lane], grid_);
+  FitScales({.groups = groups_, .a = a.data(), .b = b.data(), .zero = zero.data(), .scale = scale.data()},
+            unit_[lane], grid_);
   for (int64_t g = 0; g < groups_; ++g) At(scale_, g)[lane] = scale[Size(g)];
 }
 

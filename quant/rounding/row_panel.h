@@ -43,11 +43,10 @@ class RowPanel {
   void RoundColumn(int64_t step, float* target);
   absl::Status ScaleSlopes(double* b);
   absl::Status ScaleCurvatures(int64_t group, double* a);
-  void FitScales(int64_t lane, const std::vector<double>& a, const std::vector<double>& b);
-  void FitRow(int64_t lane, const std::vector<double>& a, std::vector<double>& b);  // of multiples
-  void Errors(std::vector<float>& out) const;                                       // [k, kRows]
-  absl::Status TimesHessian();                                                      // product_ = H * scratch_
-  absl::Status Quadratic(double* out);  // x H x^T of the rows in scratch_
+  void FitLane(int64_t lane, const std::vector<double>& a, std::vector<double>& b);
+  void Errors(std::vector<float>& out) const;  // [k, kRows]
+  absl::Status TimesHessian();                 // product_ = H * scratch_
+  absl::Status Quadratic(double* out);         // x H x^T of the rows in scratch_
 
   const RoundingInput& input_;
   const HessianFactor& factor_;

@@ -6,6 +6,7 @@
 
 #include "kernels/numeric.h"
 #include "kernels/runtime/two_level.h"
+#include "quant/rounding/cholesky.h"
 
 namespace spikefold {
 namespace {
@@ -70,30 +71,29 @@ float ChooseMultiples(const RowOfGroups& r, const WeightGrid& grid, GroupScale* 
   return chosen;
 }
 
-}  // namespace
-
-int MaxFactor(float zero, const WeightGrid& grid) {
-  const int z = static_cast<int>(zero);
-  return std::min(kMaxGroupFactor, kernels::kS8Max / std::max(grid.hi() - z, z - grid.lo()));
-}
-
-float ChooseRowScales(const float* row, const float* importance, int64_t k, const WeightGrid& grid,
-                      GroupScale* out) {
-  const int64_t groups = grid.num_groups(k), width = grid.group_width(k);
-  WeightGrid alone = grid;
-  if (grid.multiples) alone.scale_dtype = DType::kF32;
-  RowOfGroups r{.row = row, .importance = importance, .width = width, .wanted = {}};
-  double largest = 0;
-  for (int64_t g = 0; g < groups; ++g) {
-    const float* h = importance == nullptr ? nullptr : importance + g * width;
-    const float* w = row + g * width;
-    const bool empty = std::all_of(w, w + width, [](float v) { return v == 0; });
-    out[g] = ChooseScale(w, h, width, alone);
-    r.wanted.push_back(out[g]);
-    if (empty && grid.multiples) r.wanted.back().scale = 0;  // any multiple does
-    largest = std::max(largest, static_cast<double>(r.wanted.back().scale));
+void FitFree(const ScaleFit& fit, const WeightGrid& grid) {
+  const int64_t groups = fit.groups;
+  std::vector<double> spoilt(fit.a, fit.a + groups * groups), change(Size(groups));
+  double trace = 0;
+  for (int64_t g = 0; g < groups; ++g) trace += fit.a[g * (groups + 1)];
+  if (trace <= 0) return;                 // a row of zeros
+  for (int64_t g = 0; g < groups; ++g) {  // groups of zeros
+    spoilt[Size(g * (groups + 1))] += 1e-7 * trace / static_cast<double>(groups);
   }
-  return grid.multiples && largest > 0 ? ChooseMultiples(r, grid, out) : 1;
+  if (!SolveSmall(spoilt.data(), fit.b, groups, change.data())) return;
+  std::vector<float> stored(Size(groups));
+  double gain = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const double scale = static_cast<double>(fit.scale[g]), fitted = scale + change[Size(g)];
+    const bool sane = fitted > 0.5 * scale && fitted < 2.0 * scale;
+    stored[Size(g)] = sane ? grid.Stored(fitted) : fit.scale[g];
+    change[Size(g)] = static_cast<double>(stored[Size(g)]) - scale;
+    gain += 2 * fit.b[g] * change[Size(g)];
+  }
+  for (int64_t g = 0; g < groups; ++g) {
+    for (int64_t i = 0; i < groups; ++i) gain -= change[Size(g)] * fit.a[g * groups + i] * change[Size(i)];
+  }
+  if (gain > 0) std::copy(stored.begin(), stored.end(), fit.scale);
 }
 
 float FitMultiples(const ScaleFit& fit, float first_unit, const WeightGrid& grid) {
@@ -136,6 +136,40 @@ float FitMultiples(const ScaleFit& fit, float first_unit, const WeightGrid& grid
   }
   for (int64_t g = 0; g < groups; ++g) fit.scale[g] = static_cast<float>(factor[Size(g)] * unit);
   return static_cast<float>(unit);
+}
+
+}  // namespace
+
+int MaxFactor(float zero, const WeightGrid& grid) {
+  const int z = static_cast<int>(zero);
+  return std::min(kMaxGroupFactor, kernels::kS8Max / std::max(grid.hi() - z, z - grid.lo()));
+}
+
+float ChooseRowScales(const float* row, const float* importance, int64_t k, const WeightGrid& grid,
+                      GroupScale* out) {
+  const int64_t groups = grid.num_groups(k), width = grid.group_width(k);
+  WeightGrid alone = grid;
+  if (grid.multiples) alone.scale_dtype = DType::kF32;
+  RowOfGroups r{.row = row, .importance = importance, .width = width, .wanted = {}};
+  double largest = 0;
+  for (int64_t g = 0; g < groups; ++g) {
+    const float* h = importance == nullptr ? nullptr : importance + g * width;
+    const float* w = row + g * width;
+    const bool empty = std::all_of(w, w + width, [](float v) { return v == 0; });
+    out[g] = ChooseScale(w, h, width, alone);
+    r.wanted.push_back(out[g]);
+    if (empty && grid.multiples) r.wanted.back().scale = 0;  // any multiple does
+    largest = std::max(largest, static_cast<double>(r.wanted.back().scale));
+  }
+  return grid.multiples && largest > 0 ? ChooseMultiples(r, grid, out) : 1;
+}
+
+void FitScales(const ScaleFit& fit, float& unit, const WeightGrid& grid) {
+  if (grid.multiples) {
+    unit = FitMultiples(fit, unit, grid);
+  } else {
+    FitFree(fit, grid);
+  }
 }
 
 }  // namespace spikefold

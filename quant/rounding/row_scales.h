@@ -19,9 +19,8 @@ float ChooseRowScales(const float* row, const float* importance, int64_t k, cons
 // The largest factor of a group with this zero: none of its codes leaves -127 to 127.
 int MaxFactor(float zero, const WeightGrid& grid);
 
-// Scales that are multiples, fitted to codes that stay. The loss of a row is quadratic in them: changing them
-// by d changes it by d A d - 2 b d. The row's scale moves to the least loss, then each factor by whole steps,
-// while that lowers the loss.
+// Scales fitted to codes that stay. The loss of a row is quadratic in them: changing them by d changes it by
+// d A d - 2 b d.
 struct ScaleFit {
   int64_t groups = 0;
   const double* a = nullptr;    // [groups, groups]
@@ -29,7 +28,9 @@ struct ScaleFit {
   const float* zero = nullptr;  // [groups]
   float* scale = nullptr;       // [groups] in and out
 };
-// `unit` is the row's scale, and the new one is returned.
-float FitMultiples(const ScaleFit& fit, float unit, const WeightGrid& grid);
+// By themselves: those that the file can hold next to the best ones, if they are better. As multiples of
+// `unit`, which becomes the new one: the row's scale moves to the least loss, then each factor by whole
+// steps, while that lowers the loss.
+void FitScales(const ScaleFit& fit, float& unit, const WeightGrid& grid);
 
 }  // namespace spikefold

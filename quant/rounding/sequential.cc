@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 
 #include "absl/strings/str_cat.h"
@@ -124,6 +125,7 @@ class Driver {
     const auto rounded = first([](const LinearRounding& w) { return w.round && !w.done.has_value(); });
     if (rounded != wanted.end()) {
       SF_RETURN_IF_ERROR(Calibrate(site, rounded->spike_threshold));
+      SF_RETURN_IF_ERROR(ChooseRounder(wanted));
     } else if (options_.weights_on_demand &&
                first([](const LinearRounding& w) { return w.done.has_value(); }) != wanted.end()) {
       SF_RETURN_IF_ERROR(Advance(site));  // so that what lies before it need not wait in memory
@@ -139,6 +141,8 @@ class Driver {
       l = end;
     }
     factor_.reset();
+    rounder_.reset();
+    sum_.reset();
     hessian_ = std::vector<double>();  // {} would keep the memory
     cross_ = std::vector<double>();
     return absl::OkStatus();
@@ -168,13 +172,13 @@ class Driver {
     return absl::OkStatus();
   }
 
-  // hessian_ (and cross_) of the site, over all windows. Afterwards the streams stand at its linears.
+  // sum_ (and cross_) of the site, over all windows. Afterwards the streams stand at its linears.
   absl::Status Calibrate(const Site& site, float spike_threshold) {
     const RowWeighting weighting{.cap = options_.row_cap, .spike_threshold = spike_threshold};
     ThreadPool& pool = *options_.pool;
     SF_RETURN_IF_ERROR(LoadBefore(site));
     SF_ASSIGN_OR_RETURN(auto on_device, model_.ops().NewCodeProductSum(site.k));
-    Hessian hessian(site.k, std::move(on_device));
+    sum_.emplace(site.k, std::move(on_device));
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
@@ -186,7 +190,7 @@ class Driver {
       }
       const int64_t rows = static_cast<int64_t>(windows_[w].size());
       const std::vector<float> weight = RowWeights(sizes, weighting);
-      SF_RETURN_IF_ERROR(hessian.Add(x.data(), x.data(), rows, weight, pool));
+      SF_RETURN_IF_ERROR(sum_->Add(x.data(), x.data(), rows, weight, pool));
       if (!reference_) continue;
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> exact, reference_->Run(w, at_, site));
       std::vector<float> difference(exact.begin(), exact.end());
@@ -194,8 +198,27 @@ class Driver {
       SF_RETURN_IF_ERROR(cross.Add(difference.data(), x.data(), rows, weight, pool));
     }
     MoveTo(site);
-    SF_ASSIGN_OR_RETURN(hessian_, hessian.Full(pool));
     SF_ASSIGN_OR_RETURN(cross_, cross.Full(pool));
+    return absl::OkStatus();
+  }
+
+  // Where the sum lies, if that device can round all that is wanted; else hessian_ gets it.
+  absl::Status ChooseRounder(const std::vector<LinearRounding>& wanted) {
+    const bool grids = std::all_of(wanted.begin(), wanted.end(), [](const LinearRounding& w) {
+      return !w.round || w.done.has_value() || CanRoundOnDevice(w.grid);
+    });
+    if (grids && !reference_) {
+      auto rounder = sum_->NewRounder();
+      if (!rounder.ok() && !absl::IsResourceExhausted(rounder.status())) return rounder.status();
+      if (rounder.ok()) rounder_ = *std::move(rounder);
+    }
+    return rounder_ == nullptr ? RoundOnHost() : absl::OkStatus();
+  }
+  absl::Status RoundOnHost() {
+    factor_.reset();
+    rounder_.reset();
+    SF_ASSIGN_OR_RETURN(hessian_, sum_->Full(*options_.pool));
+    sum_.reset();
     return absl::OkStatus();
   }
 
@@ -236,7 +259,13 @@ class Driver {
 
   absl::Status Factor(const Node& n, const std::vector<int32_t>& kept) {
     if (factor_ && factored_kept_ == kept) return absl::OkStatus();  // linears of a site agree as a rule
-    auto factor = FactorHessian(hessian_, n.k, {.kept = kept, .damping = options_.damping}, *options_.pool);
+    const FactorOptions options{.kept = kept, .damping = options_.damping};
+    auto factor = rounder_ != nullptr ? FactorHessian(*rounder_, n.k, options)
+                                      : FactorHessian(hessian_, n.k, options, *options_.pool);
+    if (rounder_ != nullptr && absl::IsResourceExhausted(factor.status())) {
+      SF_RETURN_IF_ERROR(RoundOnHost());
+      return Factor(n, kept);
+    }
     if (!factor.ok()) return Named(n, factor.status());
     factor_ = *std::move(factor);
     factored_kept_ = kept;
@@ -258,6 +287,12 @@ class Driver {
            .grid = wanted[l].grid});
     }
     auto rounded = Gptq(tasks, *factor_, options_.gptq, *options_.pool);
+    if (rounder_ != nullptr && std::any_of(rounded.begin(), rounded.end(), [](const auto& r) {
+          return absl::IsResourceExhausted(r.status());
+        })) {
+      SF_RETURN_IF_ERROR(RoundOnHost());
+      return RoundLinears(linears, wanted);
+    }
     for (size_t l = 0; l < linears.size(); ++l) {
       if (!rounded[l].ok()) {
         return Named(graph_.nodes[static_cast<size_t>(linears[l])], rounded[l].status());
@@ -349,9 +384,12 @@ class Driver {
   const Take take_;
   Stream stream_;
   std::optional<Stream> reference_;
-  int at_ = 0;                   // the node before which the streams stand
-  std::vector<double> hessian_;  // [k, k] of the site
-  std::vector<double> cross_;    // [k, k] E[(x - x^) x^T]
+  int at_ = 0;  // the node before which the streams stand
+  // H of the site: a device's sum, by which its rounder rounds, or the host's matrix.
+  std::optional<Hessian> sum_;
+  std::unique_ptr<SiteRounder> rounder_;  // null: rounded on the host
+  std::vector<double> hessian_;           // [k, k]
+  std::vector<double> cross_;             // [k, k] E[(x - x^) x^T]
   std::optional<HessianFactor> factor_;
   std::vector<int32_t> factored_kept_;
 };

@@ -146,6 +146,7 @@ class PlainProductSum : public CodeProductSum {
     std::copy_n(sum_.data() + first * k_, count * k_, to);
     return absl::OkStatus();
   }
+  absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder() override { return nullptr; }
   bool fails = false;
 
  private:
