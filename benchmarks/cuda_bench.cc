@@ -60,7 +60,7 @@ struct Contender {
   double median() const { return turns.median(); }
 };
 
-struct Way {  // of W8A8 with bf16 outputs; by default chosen by shape
+struct Way {  // of W8A8 with bf16 outputs and of W4A8; by default chosen by shape
   cuda::pingpong::Plan tiles;
   cuda::few::Plan few;
   bool sm80 = false;
@@ -333,9 +333,8 @@ class Bench {
     return std::find(options_.plans.begin(), options_.plans.end(), kernel) != options_.plans.end();
   }
   // The same in two integer levels, factors of any kind: what they are takes no more or less time.
-  enum class Rows { kChosen, kFew, kMany };
   void AddTwoLevels(const std::string& name, int64_t m, int64_t n, int64_t k, int64_t kept,
-                    Rows rows = Rows::kChosen, Plan plan = {}) {
+                    const Way& way = {}) {
     const int64_t bytes = (n + u4h::kTileRows - 1) / u4h::kTileRows *
                           ((k + u4h::kTileColumns - 1) / u4h::kTileColumns) * u4h::kTileBytes;
     contenders_.push_back({.name = name,
@@ -350,18 +349,12 @@ class Bench {
                                                     .kept_stride = n,
                                                     .kept_rows = kept_w_.as<uint16_t>(),
                                                     .y = sums_.as<float>()};
-                             switch (rows) {
-                               case Rows::kFew:
-                                 return u4h::RunFew(p, plan, device_, stream_);
-                               case Rows::kMany:
-                                 return u4h::RunMany(p, device_, stream_);
-                               default:
-                                 return u4h::RunHopper(p, device_, stream_);
-                             }
+                             if (way.few.groups > 0) return u4h::RunFew(p, way.few, device_, stream_);
+                             if (way.tiles.tile_m > 0) return u4h::RunMany(p, way.tiles, device_, stream_);
+                             return u4h::RunHopper(p, device_, stream_);
                            }});
   }
   void AddTwoLevelPlans(int64_t m, int64_t n, int64_t k) {
-    AddTwoLevels("w4ha8 many", m, n, k, 0, Rows::kMany);
     const int64_t rows = m <= 16 ? 16 : m <= 32 ? 32 : 64;
     for (const int groups : {1, 2, 4}) {
       for (const int splits : {1, 2, 3, 4, 6}) {
@@ -370,8 +363,8 @@ class Bench {
           const int stages = static_cast<int>(std::min<int64_t>(kib / stage, 24));
           const bool more_than_k = splits * (stages - 3) * u4h::kTileColumns > k && kib > 50;
           if (stages < 2 || more_than_k || (groups == 4 && kib < 100)) continue;
-          AddTwoLevels(absl::StrCat("w4h g", groups, " s", splits, " k", kib), m, n, k, 0, Rows::kFew,
-                       {.groups = groups, .splits = splits, .stages = stages});
+          AddTwoLevels(absl::StrCat("w4h g", groups, " s", splits, " k", kib), m, n, k, 0,
+                       {.few = {.groups = groups, .splits = splits, .stages = stages}});
         }
       }
     }
@@ -505,6 +498,10 @@ class Bench {
     if (Plans("w4a8") && hopper && m <= cuda::few::kMaxRows) AddTwoLevelPlans(m, n, k);
     if (hopper) AddTwoLevels("w4ha8 f32", m, n, k, 0);
     if (hopper) AddTwoLevels("w4ha8 f32 r=64", m, n, k, kKept);
+    for (const cuda::pingpong::Plan& tiles : u4h::kManyTiles) {
+      if (!hopper) continue;
+      AddTwoLevels(absl::StrCat("w4ha8 ", tiles.tile_m, "x", tiles.tile_n), m, n, k, 0, {.tiles = tiles});
+    }
     if (hopper) AddGroups("w4a8 f32", m, n, k, Groups::kTiles);
     if (hopper) AddGroups("w8ga8 f32", m, n, k, Groups::kHopper);
     if (m <= kMaxW4Rows) AddGroups("w8ga8 f32 sm80", m, n, k, Groups::kSm80);

@@ -17,6 +17,13 @@
 
 namespace spikefold::kernels {
 
+// By what share of its terms' sizes an output may differ where a tensor core adds the kept columns, 16 at a
+// time: each time it may lose two units in the last place of the largest of them.
+inline double TailTolerance(int64_t num_kept) {
+  const int64_t times = (num_kept + 15) / 16;
+  return 0x1p-22 * static_cast<double>(times < 4 ? 4 : times);
+}
+
 inline constexpr int64_t kPanel = 32;  // output channels that a packed weight holds side by side
 
 struct OutlierTail {

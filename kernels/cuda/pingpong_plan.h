@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <initializer_list>
+#include <limits>
 
 #include "kernels/cuda/ceil_div.h"
 #include "kernels/cuda/outlier_tail_cuda.h"
@@ -34,29 +36,37 @@ inline int64_t Tiles(int64_t m, const LinearGroup& linears, const Plan& plan) {
   return CeilDiv(m, plan.tile_m) * stripes;
 }
 
+// What each multiprocessor pays for a tile.
+struct Cost {
+  Plan plan;
+  double cost = 0;
+  double odd = 0;  // as a share of it: what an odd number of tiles costs more
+};
+// The first of those whose rounds take least.
+inline Plan LeastOf(std::initializer_list<Cost> tiles, int64_t m, const LinearGroup& linears, int num_sms) {
+  Plan best;
+  double least = 0;
+  for (const auto& [plan, cost, odd] : tiles) {
+    const int64_t rounds = CeilDiv(Tiles(m, linears, plan), num_sms);
+    const double whole = (static_cast<double>(rounds) + (rounds % 2 == 1 ? odd : 0)) * cost;
+    if (best.tile_m == 0 || whole < least) {
+      best = plan;
+      least = whole;
+    }
+  }
+  return best;
+}
+
 // What takes least, in steps of a tile of 128 x 128, as measured on an H200. Wide tiles read less from shared
 // memory and L2, which leaves the card power for a higher clock, but nothing is multiplied while their
 // outputs are made.
 inline Plan PlanOf(const Product& product, int num_sms) {
   const auto steps = static_cast<double>(product.steps);
-  const struct {
-    Plan plan;
-    double cost;
-  } tiles[] = {{{128, 128}, steps},
-               {{64, 128}, 0.65 * steps},
-               {{64, 64}, 0.6 * steps},
-               {{128, 256}, 1.86 * steps + (product.codes ? 13 : 6)}};
-  Plan best;
-  double least = 0;
-  for (const auto& [plan, cost] : tiles) {
-    if (plan.tile_n == 256 && !product.wide) continue;
-    const auto rounds = static_cast<double>(CeilDiv(Tiles(product.m, product.linears, plan), num_sms));
-    if (best.tile_m == 0 || rounds * cost < least) {
-      best = plan;
-      least = rounds * cost;
-    }
-  }
-  return best;
+  const double wide =
+      product.wide ? 1.86 * steps + (product.codes ? 13 : 6) : std::numeric_limits<double>::infinity();
+  return LeastOf(
+      {{{128, 128}, steps}, {{64, 128}, 0.65 * steps}, {{64, 64}, 0.6 * steps}, {{128, 256}, wide}},
+      product.m, product.linears, num_sms);
 }
 
 // Whether 33 to 64 rows of codes take less here than in kernels/cuda/few_rows_wgmma.cuh, which shares out K

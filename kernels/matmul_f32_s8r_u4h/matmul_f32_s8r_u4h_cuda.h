@@ -13,7 +13,8 @@
 //                      g, then of g + 8
 // Method    a warpgroup of 64 channels makes four codes of INT8 from four nibbles by a multiply-add and an
 //           XOR, in registers from which wgmma takes its left operand; x is the right one. Up to 64 rows:
-//           few_rows_wgmma.cuh, bound by the bytes of W. More: a persistent block of 128 channels.
+//           few_rows_wgmma.cuh, bound by the bytes of W. More: tiles that two warpgroups of a persistent
+//           block make together or each by itself.
 // Moves     0.53 bytes a weight.
 // Requires  groups of a multiple of 64 columns.
 // Exact     what matmul_f32_s8r_s8c gives of the codes w8, on the same terms: bit for bit the CPU's, but for
@@ -29,6 +30,7 @@
 #include "formats/base/thread_pool.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/few_rows_plan.h"
+#include "kernels/cuda/pingpong_plan.h"
 #include "kernels/cuda/stream.h"
 #include "kernels/matmul_f32_s8r_s8c/matmul_f32_s8r_s8c_cuda.h"
 #include "kernels/numeric.h"
@@ -73,11 +75,28 @@ using Params = matmul_f32_s8r_s8c::CudaParams;
 bool FitsFew(const Params& params, const cuda::DeviceInfo& device);
 absl::Status RunFew(const Params& params, const cuda::few::Plan& plan, const cuda::DeviceInfo& device,
                     const cuda::Stream& stream);
-// Any number of rows, read kept_rows.
-absl::Status RunMany(const Params& params, const cuda::DeviceInfo& device, const cuda::Stream& stream);
+
+// Tiles of many rows and channels: 256 x 128, which both warpgroups of a block make together, or one of the
+// others, of which each makes its own.
+inline constexpr cuda::pingpong::Plan kManyTiles[] = {{256, 128}, {128, 128}, {128, 64}, {64, 64}};
+// What takes least, in steps of a tile of 128 x 128, as measured on an H200 from 65 to 4096 rows. Nothing is
+// multiplied while the outputs of 256 x 128 are made; a warpgroup whose neighbour has no tile is not twice as
+// fast.
+inline cuda::pingpong::Plan PlanMany(int64_t m, int64_t k, const cuda::LinearGroup& linears, int num_sms) {
+  const auto steps = static_cast<double>(cuda::CeilDiv(k, kTileColumns));
+  constexpr double kOdd = 0.35;
+  return cuda::pingpong::LeastOf({{{256, 128}, 1.7 * steps + 8.5},
+                                  {{128, 128}, steps, kOdd},
+                                  {{128, 64}, 0.6 * steps, kOdd},
+                                  {{64, 64}, 0.51 * steps, kOdd}},
+                                 m, linears, num_sms);
+}
+// Any number of rows, read kept_rows. `tiles`: of kManyTiles, or none: PlanMany().
+absl::Status RunMany(const Params& params, const cuda::pingpong::Plan& tiles, const cuda::DeviceInfo& device,
+                     const cuda::Stream& stream);
 inline absl::Status RunHopper(const Params& params, const cuda::DeviceInfo& device,
                               const cuda::Stream& stream) {
-  return FitsFew(params, device) ? RunFew(params, {}, device, stream) : RunMany(params, device, stream);
+  return FitsFew(params, device) ? RunFew(params, {}, device, stream) : RunMany(params, {}, device, stream);
 }
 
 }  // namespace spikefold::kernels::matmul_f32_s8r_u4h

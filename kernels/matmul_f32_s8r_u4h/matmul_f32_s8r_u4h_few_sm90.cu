@@ -28,7 +28,8 @@ struct Nibbles {
   __device__ static void Multiply(uint32_t (&acc)[kCount], Registers& registers, const char* at, uint64_t x,
                                   bool add) {
     const int group = static_cast<int>(threadIdx.x) / few::kWarpgroup;
-    MultiplyHalf<kBiased<2 * kCount>>(acc, registers, at + group * kTileBytes, kPart, x, add);
+    MultiplyHalf<kBiased<2 * kCount>>(acc, registers, LoadHalf(at + group * kTileBytes, kPart), kPart, x,
+                                      add);
   }
 };
 

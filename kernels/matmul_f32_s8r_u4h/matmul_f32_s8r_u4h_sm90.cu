@@ -1,33 +1,28 @@
-// Design: a persistent block a multiprocessor, one producer, two consumer warpgroups of 64 channels each, W
-// on the left of wgmma as for few rows: INT8 codes are made from nibbles in registers while the stage before
-// is multiplied, which takes a tenth of the time that the tensor cores need for 256 rows. x, 256 rows of it,
-// is the right operand. Outputs are scaled in registers and leave transposed, 8 channels of a row at a time.
-// Kept columns follow in the same ring, x in one stage and W in the next; bf16 wgmma adds them as in
-// matmul_f32_s8r_s8c_sm90.cu.
+// Design: W, on the left of wgmma, comes as nibbles that a warpgroup makes INT8 codes of in registers, half
+// of a stage's columns of 64 channels at a time: of the up to four sets of registers all but one are being
+// multiplied while that one is unpacked. x is the right operand; outputs are scaled in registers and leave
+// transposed, 8 channels of a row at a time.
+// Unpacking takes about as long as multiplying 128 rows does, so the two warpgroups unpack at the same time:
+// tiles of 256 x 128 are made by both, 64 channels each; of smaller ones each warpgroup has its own, with a
+// ring of its own, and neither waits for the other. By turns, as in kernels/cuda/pingpong_tiles.cuh, one
+// would unpack while the other may not, which is a fifth slower. Kept columns follow in the same ring, x in
+// one stage and W in the next.
 #include <algorithm>
 
+#include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
-#include "kernels/cuda/block.cuh"
-#include "kernels/cuda/launch.cuh"
-#include "kernels/cuda/mbarrier.cuh"
-#include "kernels/cuda/ring.cuh"
-#include "kernels/cuda/tensor_map.h"
-#include "kernels/cuda/tile_walk.cuh"
-#include "kernels/cuda/tma.cuh"
-#include "kernels/cuda/wgmma.cuh"
+#include "kernels/cuda/pingpong_tiles.cuh"
 #include "kernels/matmul_f32_s8r_u4h/matmul_f32_s8r_u4h_tiles.cuh"
 
 namespace spikefold::kernels::matmul_f32_s8r_u4h {
 namespace {
 
-constexpr int kStep = 128;       // columns of K a stage
-constexpr int kWarpgroup = 128;  // threads
-constexpr int kThreads = 3 * kWarpgroup;
-constexpr int kConsumers = 2;
-constexpr int kChannels = 64;  // of a warpgroup
-constexpr int kTileN = kConsumers * kChannels;
-constexpr int kKeptStep = static_cast<int>(matmul_f32_s8r_s8c::kKeptStep);
-constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;  // of 65,536 / 384 = 168 at entry
+namespace pingpong = cuda::pingpong;
+using pingpong::kConsumers, pingpong::kKeptStep, pingpong::kStep, pingpong::kThreads, pingpong::kWarpgroup;
+
+constexpr int kChannels = static_cast<int>(kTileRows);  // of an instruction
+constexpr char kName[] = "matmul_f32_s8r_u4h";
+static_assert(kStep == kTileColumns && kKeptStep == matmul_f32_s8r_s8c::kKeptStep);
 
 struct Maps {
   CUtensorMap x, kept_x, kept_w[cuda::kMaxLinears];
@@ -39,147 +34,199 @@ struct Work {
   cuda::LinearGroup linears;
 };
 
-// Of kTileM rows of x.
-template <int kTileM>
+// Of kTileM rows of x and kTileN channels.
+template <int kTileM, int kTileN>
 struct Layout {
-  static constexpr int kXBytes = kTileM * kStep;
-  static constexpr int kStage = (kXBytes + kConsumers * static_cast<int>(kTileBytes) + 1023) / 1024 * 1024;
-  static constexpr int kStages = kTileM == 256 ? 5 : 8;
-  static constexpr int kScales = kStages * kStage;                     // of each consumer: x_scale [kTileM]
-  static constexpr int kBarriers = kScales + kConsumers * kTileM * 4;  // full, then empty
-  static constexpr int kBytes = kBarriers + cuda::Ring::Bytes(kStages);
-  static_assert(kTileN * kStep <= kStage);  // kept columns of W
+  static constexpr bool kOwn = kTileM * kTileN < 256 * 128;  // each warpgroup has its tiles, and a ring
+  static constexpr int kRings = kOwn ? kConsumers : 1;
+  static constexpr int kXBytes = kTileM * kStep, kTiles = kTileN / kChannels;  // of codes
+  static constexpr int kStage = (kXBytes + kTiles * static_cast<int>(kTileBytes) + 1023) / 1024 * 1024;
+  static constexpr int kScalesOf = (kTileM + 2 * kTileN) * 4;  // of each consumer: x_scale, w_scale, bias
+  static constexpr int kRest = kConsumers * kScalesOf + kRings * cuda::Ring::Bytes(16);
+  static constexpr int kStages = std::min(16, (pingpong::kMaxShared - kRest) / (kRings * kStage));
+  static constexpr int kScales = kRings * kStages * kStage;
+  static constexpr int kBarriers = kScales + kConsumers * kScalesOf;  // full, then empty
+  static constexpr int kBytes = kBarriers + kRings * cuda::Ring::Bytes(kStages);
+  static_assert(kStages >= 4 && kTileN * kStep <= kStage);  // kept columns of W
 };
 
-template <int kTileM>
+template <int kTileM, int kTileN>
 __global__ void __launch_bounds__(kThreads, 1)
     matmul_f32_s8r_u4h_sm90(const __grid_constant__ Maps maps, const __grid_constant__ Work work) {
-  using L = Layout<kTileM>;
-  constexpr int kAccumulators = kTileM / 2;  // of a thread: 64 x kTileM outputs over 128 threads
+  using L = Layout<kTileM, kTileN>;
+  constexpr int kBlocks = L::kOwn ? L::kTiles : L::kTiles / kConsumers;  // of 64 channels, of a warpgroup
+  constexpr int kAccumulators = kTileM / 2;  // of a thread and block: 64 x kTileM outputs over 128 threads
+  constexpr int kSets = 2 * kBlocks;
   extern __shared__ __align__(1024) char shared[];
   const uint32_t base = cuda::SharedAddress(shared);
-  const cuda::Ring ring = {base + L::kBarriers, L::kStages};
+  const auto ring_of = [&](int which) -> cuda::Ring {
+    return {base + L::kBarriers + which * cuda::Ring::Bytes(L::kStages), L::kStages};
+  };
   const int group = static_cast<int>(threadIdx.x) / kWarpgroup;
+  const int blocks = static_cast<int>(gridDim.x);
 
   if (threadIdx.x == 0) {
-    ring.Init(1, kConsumers * 4);
+    for (int i = 0; i < L::kRings; ++i)
+      ring_of(i).Init(1, kConsumers / L::kRings * 4);  // each warp reads codes
     cuda::FenceBarrierInit();
   }
   __syncthreads();
-  cuda::RingPlace place;
+  const auto tile_at = [&](int at) { return cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at); };
+  const auto kept_steps_of = [&](const cuda::Linear& w) { return w.kept_w != nullptr ? work.kept_steps : 0; };
 
   if (group == 0) {
-    cuda::GiveRegisters<kProducerRegisters>();
-    if (threadIdx.x == 0) {
-      for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
-        const cuda::Tile tile = cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at);
+    cuda::GiveRegisters<pingpong::kProducerRegisters>();
+    const int which = static_cast<int>(threadIdx.x) / cuda::kWarp;
+    if (which < L::kRings && threadIdx.x % cuda::kWarp == 0) {
+      const cuda::Ring ring = ring_of(which);
+      const uint32_t stages = base + static_cast<uint32_t>(which * L::kStages * L::kStage);
+      cuda::RingPlace place;
+      // load(stage, barrier) of so many bytes.
+      const auto fill = [&](int bytes, auto load) {
+        const uint32_t full = ring.Full(place.stage);
+        cuda::WaitBarrierGuarded(ring.Empty(place.stage), place.phase ^ 1);
+        cuda::ArriveExpecting(full, bytes);
+        load(stages + static_cast<uint32_t>(place.stage * L::kStage), full);
+        place.Next(L::kStages);
+      };
+      for (int at = static_cast<int>(blockIdx.x) + which * blocks; at < work.tiles;
+           at += L::kRings * blocks) {
+        const cuda::Tile tile = tile_at(at);
         const cuda::Linear& w = work.linears.linear[tile.linear];
-        const int w_bytes = TileBytes<kConsumers>(w, tile.n0);
+        const int stage_bytes = L::kXBytes + TileBytes<L::kTiles>(w, tile.n0);
         for (int t = 0; t < work.steps; ++t) {
-          const uint32_t full = ring.Full(place.stage);
-          cuda::WaitBarrierGuarded(ring.Empty(place.stage), place.phase ^ 1);
-          cuda::ArriveExpecting(full, L::kXBytes + w_bytes);
-          const uint32_t to = base + static_cast<uint32_t>(place.stage * L::kStage);
-          cuda::LoadBox(to, maps.x, full, t * kStep, tile.m0);
-          LoadTiles<kConsumers>(w, tile.n0, t, to + L::kXBytes, full);
-          place.Next(L::kStages);
+          fill(stage_bytes, [&](uint32_t to, uint32_t full) {
+            cuda::LoadBox(to, maps.x, full, t * kStep, tile.m0);
+            LoadTiles<L::kTiles>(w, tile.n0, t, to + L::kXBytes, full);
+          });
         }
-        const int kept_steps = w.kept_w != nullptr ? work.kept_steps : 0;
-        for (int u = 0; u < 2 * kept_steps; ++u) {  // x, W, x, W, ...
-          const uint32_t full = ring.Full(place.stage);
-          cuda::WaitBarrierGuarded(ring.Empty(place.stage), place.phase ^ 1);
-          const uint32_t to = base + static_cast<uint32_t>(place.stage * L::kStage);
-          const int column = u / 2 * kKeptStep;
-          if (u % 2 == 0) {
-            cuda::ArriveExpecting(full, L::kXBytes);
-            cuda::LoadBox(to, maps.kept_x, full, column, tile.m0);
-          } else {
-            cuda::ArriveExpecting(full, kTileN * kStep);
-            cuda::LoadBox(to, maps.kept_w[tile.linear], full, column, tile.n0);
-          }
-          place.Next(L::kStages);
+        const int kept_steps = kept_steps_of(w);
+        for (int t = 0; t < kept_steps; ++t) {
+          fill(L::kXBytes, [&](uint32_t to, uint32_t full) {
+            cuda::LoadBox(to, maps.kept_x, full, t * kKeptStep, tile.m0);
+          });
+          fill(kTileN * kStep, [&](uint32_t to, uint32_t full) {
+            cuda::LoadBox(to, maps.kept_w[tile.linear], full, t * kKeptStep, tile.n0);
+          });
         }
       }
     }
   } else {
-    cuda::TakeRegisters<kConsumerRegisters>();
+    cuda::TakeRegisters<pingpong::kConsumerRegisters>();
     const int consumer = group - 1, thread = static_cast<int>(threadIdx.x) % kWarpgroup;
-    const int lane = thread % 32, warp = thread / 32;
-    float* const x_scale = reinterpret_cast<float*>(shared + L::kScales) + consumer * kTileM;
-    const auto release = [&](int s) {
-      if (lane == 0) cuda::Arrive(ring.Empty(s));
+    const int lane = thread % cuda::kWarp, warp = thread / cuda::kWarp;
+    const int first_channel = L::kOwn ? 0 : consumer * kChannels, which = L::kOwn ? consumer : 0;
+    const cuda::Ring ring = ring_of(which);
+    char* const stages = shared + which * L::kStages * L::kStage;
+    const uint32_t stages_at = base + static_cast<uint32_t>(which * L::kStages * L::kStage);
+    float* const x_scale = reinterpret_cast<float*>(shared + L::kScales + consumer * L::kScalesOf);
+    float *const w_scale = x_scale + kTileM, *const bias = w_scale + kTileN;
+    const auto barrier = [&] { cuda::NamedBarrier(4 + consumer, kWarpgroup); };
+    const auto release = [&](int stage) {
+      if (lane == 0) cuda::Arrive(ring.Empty(stage));
     };
-
-    for (int at = static_cast<int>(blockIdx.x); at < work.tiles; at += static_cast<int>(gridDim.x)) {
-      const cuda::Tile tile = cuda::TileAt<kTileM, kTileN>(work.linears, work.tiles_m, at);
+    cuda::RingPlace place;
+    for (int at = static_cast<int>(blockIdx.x) + which * blocks; at < work.tiles; at += L::kRings * blocks) {
+      const cuda::Tile tile = tile_at(at);
       const cuda::Linear& w = work.linears.linear[tile.linear];
-      uint32_t acc[kAccumulators];  // sums, then outputs
-      Operands halves[2];
-      for (int t = 0; t < work.steps; ++t) {
-        cuda::WaitBarrier(ring.Full(place.stage), place.phase);
-        const char* const w_tile = shared + place.stage * L::kStage + L::kXBytes + consumer * kTileBytes;
-        const uint64_t x = cuda::OperandDescriptor(base + place.stage * L::kStage);
-        MultiplyHalf<false>(acc, halves[0], w_tile, 0, x, t > 0);
-        cuda::WarpgroupCommit();
-        if (t > 0) {
-          cuda::WarpgroupWait<1>();
-          release(place.stage == 0 ? L::kStages - 1 : place.stage - 1);
-        }
-        MultiplyHalf<false>(acc, halves[1], w_tile, 1, x, true);
-        cuda::WarpgroupCommit();
-        cuda::WarpgroupWait<1>();
-        place.Next(L::kStages);
-      }
-      cuda::WarpgroupWait<0>();
-      release(place.stage == 0 ? L::kStages - 1 : place.stage - 1);
-
-      cuda::NamedBarrier(2 + consumer, kWarpgroup);  // the scales of the tile before have been used
+      const int kept_steps = kept_steps_of(w);
+      barrier();  // the scales of the tile before have been used
       for (int i = thread; i < kTileM; i += kWarpgroup) {
         x_scale[i] = tile.m0 + i < work.m ? work.x_scale[tile.m0 + i] : 0.0f;
       }
-      cuda::NamedBarrier(2 + consumer, kWarpgroup);
-      // Accumulator 4 i + e: channel n + 8 (e / 2), row m + 8 i + e % 2.
-      const int n = tile.n0 + consumer * kChannels + warp * 16 + lane / 4, row = 2 * (lane % 4);
-      const int m = tile.m0 + row;
-      const bool has[2] = {n < w.n, n + 8 < w.n};
-      float w_scale[2], bias[2];
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        w_scale[j] = has[j] ? w.w_scale[n + 8 * j] : 0.0f;
-        bias[j] = has[j] && w.bias != nullptr ? w.bias[n + 8 * j] : 0.0f;
+      for (int i = thread; i < kTileN; i += kWarpgroup) {
+        const bool inside = tile.n0 + i < w.n;
+        w_scale[i] = inside ? w.w_scale[tile.n0 + i] : 0.0f;
+        bias[i] = inside && w.bias != nullptr ? w.bias[tile.n0 + i] : -0.0f;  // -0 changes nothing
       }
-      const int64_t first = static_cast<int64_t>(m) * w.n + n;
-      if (w.sums != nullptr) {
+      barrier();
+
+      uint32_t acc[kBlocks][kAccumulators];  // sums, then outputs
+      Operands operands[kSets];
+      int previous = -1;
+      for (int t = 0; t < work.steps; ++t) {
+        cuda::WaitBarrier(ring.Full(place.stage), place.phase);
+        const char* const tiles =
+            stages + place.stage * L::kStage + L::kXBytes + first_channel / kChannels * kTileBytes;
+        const uint64_t x = cuda::OperandDescriptor(stages_at + place.stage * L::kStage);
+        // At once, as one warp of each scheduler unpacks at a time and nothing else would hide the loads.
+        Half codes[kSets];
 #pragma unroll
-        for (int i = 0; i < kAccumulators; ++i) {
-          const int down = i / 4 * 8 + i % 2, j = i % 4 / 2;
-          if (m + down < work.m && has[j]) {
-            w.sums[first + down * w.n + 8 * j] = static_cast<int32_t>(acc[i]);
+        for (int set = 0; set < kSets; ++set) {
+          codes[set] = LoadHalf(tiles + set % kBlocks * kTileBytes, set / kBlocks);
+        }
+#pragma unroll
+        for (int set = 0; set < kSets; ++set) {
+          cuda::WarpgroupWait<kSets - 1>();  // the set's registers are free
+          if (set + 1 == kSets && previous >= 0) release(previous);
+          MultiplyHalf<false>(acc[set % kBlocks], operands[set], codes[set], set / kBlocks, x,
+                              t > 0 || set >= kBlocks);
+          cuda::WarpgroupCommit();
+        }
+        previous = place.stage;
+        place.Next(L::kStages);
+      }
+      cuda::WarpgroupWait<0>();
+      release(previous);
+
+      // Accumulator 4 i + e of block b: channel n + 64 b + 8 (e / 2) of the tile, row m + 8 i + e % 2.
+      const int n = first_channel + warp * 16 + lane / 4, m = 2 * (lane % 4);
+      const auto store = [&](auto* matrix, auto value) {
+        const int64_t step = 8 * w.n;
+        const int rows = work.m - tile.m0 - m, channels = static_cast<int>(w.n) - tile.n0 - n;
+        matrix += (tile.m0 + m) * w.n + tile.n0 + n;
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          auto *to = matrix + b * kChannels, *next = to + w.n;
+          const int rows_of[2] = {b * kChannels < channels ? rows : 0,
+                                  b * kChannels + 8 < channels ? rows : 0};
+#pragma unroll
+          for (int i = 0; i < kAccumulators; i += 4, to += step, next += step) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              if (2 * i + e % 2 < rows_of[e / 2]) (e % 2 == 0 ? to : next)[e / 2 * 8] = value(b, i + e);
+            }
           }
         }
-      }
+      };
+      if (w.sums != nullptr) store(w.sums, [&](int b, int i) { return static_cast<int32_t>(acc[b][i]); });
+      const auto of_channels = [&](const float* values, float(&to)[kBlocks][2]) {
+#pragma unroll
+        for (int b = 0; b < kBlocks; ++b) {
+          for (int j = 0; j < 2; ++j) to[b][j] = values[n + b * kChannels + 8 * j];
+        }
+      };
+      float channel_scale[kBlocks][2], add[kBlocks][2];
+      of_channels(w_scale, channel_scale);
 #pragma unroll
       for (int i = 0; i < kAccumulators; i += 4) {
-        const float2 by = *reinterpret_cast<const float2*>(x_scale + row + 2 * i);
+        const float2 by = *reinterpret_cast<const float2*>(x_scale + m + 2 * i);
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float sum = static_cast<float>(static_cast<int32_t>(acc[i + e]));
-          acc[i + e] = __float_as_uint(sum * (e % 2 == 0 ? by.x : by.y) * w_scale[e / 2]);
+        for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float sum = static_cast<float>(static_cast<int32_t>(acc[b][i + e]));
+            acc[b][i + e] = __float_as_uint(sum * (e % 2 == 0 ? by.x : by.y) * channel_scale[b][e / 2]);
+          }
         }
         if (i % 16 == 12) cuda::CompilerFence();
       }
-      const int kept_steps = w.kept_w != nullptr ? work.kept_steps : 0;
-      for (int u = 0; u < kept_steps; ++u) {
-        cuda::WaitBarrier(ring.Full(place.stage), place.phase);
+      for (int t = 0; t < kept_steps; ++t) {
         const int x_stage = place.stage;
+        cuda::WaitBarrier(ring.Full(x_stage), place.phase);
         place.Next(L::kStages);
         cuda::WaitBarrier(ring.Full(place.stage), place.phase);
-        const uint64_t x = cuda::OperandDescriptor(base + x_stage * L::kStage);
+        const uint64_t x = cuda::OperandDescriptor(stages_at + x_stage * L::kStage);
         const uint64_t kept_w =
-            cuda::OperandDescriptor(base + place.stage * L::kStage + consumer * kChannels * kStep);
+            cuda::OperandDescriptor(stages_at + place.stage * L::kStage + first_channel * kStep);
         cuda::WarpgroupFence();
 #pragma unroll
-        for (int k = 0; k < kKeptStep / 16; ++k) cuda::WgmmaBf16(acc, kept_w + 2 * k, x + 2 * k);
+        for (int k = 0; k < kKeptStep / 16; ++k) {
+#pragma unroll
+          for (int b = 0; b < kBlocks; ++b) {
+            cuda::WgmmaBf16(acc[b], kept_w + b * (kChannels * kStep / 16) + 2 * k, x + 2 * k, true);
+          }
+        }
         cuda::WarpgroupCommit();
         cuda::WarpgroupWait<0>();
         release(x_stage);
@@ -187,24 +234,13 @@ __global__ void __launch_bounds__(kThreads, 1)
         place.Next(L::kStages);
       }
       // The bias is added on the way out: registers that wgmma accumulates in are not written again.
-      const bool has_bias = w.bias != nullptr;
-#pragma unroll
-      for (int i = 0; i < kAccumulators; ++i) {
-        const int down = i / 4 * 8 + i % 2, j = i % 4 / 2;
-        const float y = __uint_as_float(acc[i]);
-        if (m + down < work.m && has[j]) w.y[first + down * w.n + 8 * j] = has_bias ? y + bias[j] : y;
-      }
+      of_channels(bias, add);
+      store(w.y, [&](int b, int i) { return __uint_as_float(acc[b][i]) + add[b][i % 4 / 2]; });
     }
   }
 }
 
-int64_t Stripes(const cuda::LinearGroup& group) {
-  int64_t stripes = 0;
-  for (int i = 0; i < group.count; ++i) stripes += cuda::CeilDiv(group.linear[i].n, kTileN);
-  return stripes;
-}
-
-template <int kTileM>
+template <int kTileM, int kTileN>
 absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const cuda::Stream& stream) {
   const int64_t row_bytes = matmul_f32_s8r_s8c::RowBytes(p.k);
   const int64_t kept = matmul_f32_s8r_s8c::KeptColumns(p.num_kept);
@@ -212,12 +248,7 @@ absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const 
     return cuda::MapOfRows(cuda::Element::kBf16, values, rows, kept, box_rows);
   };
   Maps maps{};
-  SF_ASSIGN_OR_RETURN(maps.x, cuda::MakeTensorMap({.element = cuda::Element::kByte,
-                                                   .data = p.x,
-                                                   .rows = p.m,
-                                                   .columns = row_bytes,
-                                                   .stride = row_bytes,
-                                                   .box_rows = kTileM}));
+  SF_ASSIGN_OR_RETURN(maps.x, cuda::MapOfRows(cuda::Element::kByte, p.x, p.m, row_bytes, kTileM));
   if (kept > 0) {
     SF_ASSIGN_OR_RETURN(maps.kept_x, kept_map(p.kept_rows, p.m, kTileM));
   }
@@ -226,33 +257,33 @@ absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const 
     if (w.kept_w == nullptr || kept == 0) continue;
     SF_ASSIGN_OR_RETURN(maps.kept_w[i], kept_map(w.kept_rows, w.n, kTileN));
   }
-  const int64_t tiles_m = cuda::CeilDiv(p.m, kTileM), tiles = tiles_m * Stripes(p.linears);
+  const int64_t tiles = pingpong::Tiles(p.m, p.linears, {kTileM, kTileN});
   const Work work = {.m = static_cast<int>(p.m),
                      .steps = static_cast<int>(cuda::CeilDiv(row_bytes, kStep)),
-                     .tiles_m = static_cast<int>(tiles_m),
+                     .tiles_m = static_cast<int>(cuda::CeilDiv(p.m, kTileM)),
                      .tiles = static_cast<int>(tiles),
                      .kept_steps = static_cast<int>(kept / kKeptStep),
                      .x_scale = p.x_scale,
                      .linears = p.linears};
-  return cuda::Launch("matmul_f32_s8r_u4h", matmul_f32_s8r_u4h_sm90<kTileM>,
+  return cuda::Launch(kName, matmul_f32_s8r_u4h_sm90<kTileM, kTileN>,
                       {.grid = dim3(static_cast<unsigned>(std::min<int64_t>(tiles, device.num_sms))),
                        .block = dim3(kThreads),
-                       .shared_bytes = Layout<kTileM>::kBytes},
+                       .shared_bytes = Layout<kTileM, kTileN>::kBytes},
                       stream, maps, work);
 }
 
 }  // namespace
 
-// As matmul_f32_s8r_s8c: a tall tile takes as long as two low ones less 3 %, and the last round should leave
-// no multiprocessor without work.
-absl::Status RunMany(const Params& p, const cuda::DeviceInfo& device, const cuda::Stream& stream) {
+absl::Status RunMany(const Params& p, const pingpong::Plan& tiles, const cuda::DeviceInfo& device,
+                     const cuda::Stream& stream) {
   if (p.m == 0) return absl::OkStatus();
-  const auto rounds = [&](int64_t tile_m) {
-    const int64_t tiles = cuda::CeilDiv(p.m, tile_m) * Stripes(p.linears);
-    return static_cast<double>(cuda::CeilDiv(tiles, device.num_sms));
-  };
-  return 2 * rounds(256) <= 1.03 * rounds(128) ? LaunchTiles<256>(p, device, stream)
-                                               : LaunchTiles<128>(p, device, stream);
+  const pingpong::Plan plan = tiles.tile_m > 0 ? tiles : PlanMany(p.m, p.k, p.linears, device.num_sms);
+  const auto is = [&](int tile_m, int tile_n) { return plan.tile_m == tile_m && plan.tile_n == tile_n; };
+  if (is(256, 128)) return LaunchTiles<256, 128>(p, device, stream);
+  if (is(128, 128)) return LaunchTiles<128, 128>(p, device, stream);
+  if (is(128, 64)) return LaunchTiles<128, 64>(p, device, stream);
+  if (is(64, 64)) return LaunchTiles<64, 64>(p, device, stream);
+  return absl::InvalidArgumentError(absl::StrCat(kName, ": no tiles of ", plan.tile_m, " x ", plan.tile_n));
 }
 
 }  // namespace spikefold::kernels::matmul_f32_s8r_u4h

@@ -21,16 +21,28 @@ __device__ inline uint32_t Codes(uint32_t nibbles, uint32_t factor, uint32_t off
 }
 __device__ inline uint32_t OffsetOf(uint32_t b) { return 0x80808080u - b * 0x01010101u; }
 
+// What a lane unpacks of half of a tile's columns: nibbles, then the factors and offsets of two channels.
+struct Half {
+  uint4 words;
+  uint32_t upper, upper_b, lower, lower_b;
+};
 // By the warps of a warpgroup: half `half` of the tile at `tile` in shared memory.
-template <bool kBiased>
-__device__ inline void Unpack(const char* tile, int half, Operands& to) {
+__device__ inline Half LoadHalf(const char* tile, int half) {
   const int warp = static_cast<int>(threadIdx.x) % 128 / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  const uint4 words = *reinterpret_cast<const uint4*>(tile + ((warp * 2 + half) * 32 + lane) * 16);
   // Bytes one by one: that takes nothing of the arithmetic, which is what is short.
   const auto* const factors =
       reinterpret_cast<const uint8_t*>(tile + kCodeBytes + ((warp * 8 + lane / 4) * 2 + half) * 4);
-  const uint32_t upper = factors[0], upper_at = OffsetOf(factors[1]);
-  const uint32_t lower = factors[2], lower_at = OffsetOf(factors[3]);
+  return {.words = *reinterpret_cast<const uint4*>(tile + ((warp * 2 + half) * 32 + lane) * 16),
+          .upper = factors[0],
+          .upper_b = factors[1],
+          .lower = factors[2],
+          .lower_b = factors[3]};
+}
+template <bool kBiased>
+__device__ inline void Unpack(const Half& half, Operands& to) {
+  const uint4& words = half.words;
+  const uint32_t upper = half.upper, upper_at = OffsetOf(half.upper_b);
+  const uint32_t lower = half.lower, lower_at = OffsetOf(half.lower_b);
   to.a[0][0] = Codes<kBiased>(words.x, upper, upper_at);
   to.a[0][1] = Codes<kBiased>(words.y, lower, lower_at);
   to.a[0][2] = Codes<kBiased>(words.x >> 4, upper, upper_at);
@@ -41,12 +53,12 @@ __device__ inline void Unpack(const char* tile, int half, Operands& to) {
   to.a[1][3] = Codes<kBiased>(words.w >> 4, lower, lower_at);
 }
 
-// Unpacks half of a tile and starts its multiplications; `add`: to the sums. `operands` are not written
-// before they end. `x`: the descriptor of 128 columns.
+// Unpacks half `half` of a tile and starts its multiplications; `add`: to the sums. `operands` are not
+// written before they end. `x`: the descriptor of 128 columns.
 template <bool kBiased, int kCount>
-__device__ inline void MultiplyHalf(uint32_t (&acc)[kCount], Operands& operands, const char* tile, int half,
+__device__ inline void MultiplyHalf(uint32_t (&acc)[kCount], Operands& operands, const Half& codes, int half,
                                     uint64_t x, bool add) {
-  Unpack<kBiased>(tile, half, operands);
+  Unpack<kBiased>(codes, operands);
 #pragma unroll
   for (int k = 0; k < 2; ++k) cuda::HoldRegisters(operands.a[k]);
   cuda::WarpgroupFence();

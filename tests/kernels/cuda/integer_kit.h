@@ -68,7 +68,7 @@ inline std::vector<double> KeptTolerance(const QuantizedOperands& o, const std::
                            double{Bf16ToFloat(o.kept_w[static_cast<size_t>(i % c.n * c.num_kept + k)])});
     }
     if (!o.bias.empty()) size += 2 * std::abs(double{o.bias[static_cast<size_t>(i % c.n)]});
-    tolerance.push_back(size * 0x1p-20);
+    tolerance.push_back(size * TailTolerance(c.num_kept));
   }
   return tolerance;
 }

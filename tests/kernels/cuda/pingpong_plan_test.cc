@@ -1,9 +1,12 @@
 // Which tiles a product of many rows takes.
 #include "kernels/cuda/pingpong_plan.h"
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 
 #include "catch2/catch.hpp"
+#include "kernels/matmul_f32_s8r_u4h/matmul_f32_s8r_u4h_cuda.h"
 
 namespace spikefold::kernels::cuda::pingpong {
 namespace {
@@ -35,6 +38,30 @@ TEST_CASE("Linears of a site count together", "[cuda]") {
   for (int i = 0; i < 3; ++i) product.linears.linear[i].n = 4096;
   CHECK(Tiles(product.m, product.linears, {64, 64}) == 3 * 2 * 64);
   CHECK(Is(PlanOf(product, kSms), 128, 128));
+}
+
+TEST_CASE("4-bit codes in two levels take tiles that exist, large ones where K is long", "[cuda]") {
+  namespace u4h = matmul_f32_s8r_u4h;
+  const auto of = [](int64_t m, int64_t n, int64_t k) {
+    LinearGroup linears = {.count = 1};
+    linears.linear[0].n = n;
+    return u4h::PlanMany(m, k, linears, kSms);
+  };
+  CHECK(Is(of(128, 4096, 4096), 64, 64));
+  CHECK(Is(of(256, 4096, 4096), 128, 64));
+  CHECK(Is(of(128, 28672, 4096), 128, 128));
+  CHECK(Is(of(1024, 6144, 4096), 128, 128));  // 3 rounds of 1 where 256 x 128 has 2 of almost 2
+  CHECK(Is(of(1024, 4096, 4096), 256, 128));
+  CHECK(Is(of(768, 4096, 14336), 256, 128));
+  for (const int64_t m : {1, 65, 300, 1024, 5000}) {
+    for (const int64_t n : {1, 500, 4096, 28672}) {
+      for (const int64_t k : {64, 4096, 14336}) {
+        const Plan plan = of(m, n, k);
+        CHECK(std::any_of(std::begin(u4h::kManyTiles), std::end(u4h::kManyTiles),
+                          [&](const Plan& tiles) { return Is(plan, tiles.tile_m, tiles.tile_n); }));
+      }
+    }
+  }
 }
 
 TEST_CASE("33 to 64 rows take tiles that fill the card, or with kept columns unless K is long", "[cuda]") {

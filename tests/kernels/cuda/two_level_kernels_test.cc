@@ -55,7 +55,7 @@ enum class Fault { kNone, kCode, kFactor, kScale, kKept };
 
 // The product on the CPU, from INT8 codes, and on the GPU; with `fault`, one value of the GPU's is wrong.
 void RunBoth(const QuantizedCase& c, uint64_t seed, CheckReport& report, Fault fault = Fault::kNone,
-             const cuda::few::Plan& plan = {}, bool many = false) {
+             const cuda::few::Plan& plan = {}, const cuda::pingpong::Plan& tiles = {}) {
   static ThreadPool pool(4);
   const QuantizedOperands o(c, seed);
   TwoLevels w(o, seed + 100);
@@ -108,7 +108,8 @@ void RunBoth(const QuantizedCase& c, uint64_t seed, CheckReport& report, Fault f
                               .bias = o.bias.empty() ? nullptr : bias.data(),
                               .y = y.data(),
                               .sums = sums.data()};
-  Ok(many              ? u4h::RunMany(params, TheDevice(), TheStream())
+  const bool many = tiles.tile_m > 0;
+  Ok(many              ? u4h::RunMany(params, tiles, TheDevice(), TheStream())
      : plan.groups > 0 ? u4h::RunFew(params, plan, TheDevice(), TheStream())
                        : u4h::RunHopper(params, TheDevice(), TheStream()));
   Ok(cuda::AddSuperWeights({.m = c.m,
@@ -121,8 +122,8 @@ void RunBoth(const QuantizedCase& c, uint64_t seed, CheckReport& report, Fault f
                             .value = super_value.data(),
                             .y = y.data()},
                            TheStream()));
-  const std::string name =
-      absl::StrCat(CaseName(c), many ? " many" : "", " groups=", plan.groups, " splits=", plan.splits);
+  const std::string name = absl::StrCat(CaseName(c), " tiles=", tiles.tile_m, "x", tiles.tile_n,
+                                        " groups=", plan.groups, " splits=", plan.splits);
   report.CompareExact(absl::StrCat(name, " sums"), sums.Read(), expected_sums);
   if (c.num_kept == 0 || (!many && u4h::FitsFew(params, TheDevice()))) {
     report.CompareExact(name, y.Read(), expected);
@@ -185,11 +186,36 @@ TEST_CASE("Every way to share out codes in two levels gives the same bits", "[gp
         RunBoth(c, seed += 150, report, Fault::kNone, {.groups = groups, .splits = splits, .stages = 3});
       }
     }
-    RunBoth({.m = m, .n = 300, .k = 448, .group = 64, .bits = 4, .bias = true}, seed += 150, report,
-            Fault::kNone, {}, true);
   }
   INFO(report.detail);
   CHECK(report.ok());
+}
+
+TEST_CASE("Every tile of codes in two levels gives the same bits", "[gpu][matmul]") {
+  if (TheDevice().sm != 90) return;
+  CheckReport report;
+  uint64_t seed = 3000;
+  // Beside the first and the last, blocks take several tiles; all end inside a tile.
+  const QuantizedCase cases[] = {
+      {.m = 5, .n = 300, .k = 448, .group = 64, .bits = 4, .bias = true},
+      {.m = 900, .n = 4400, .k = 192, .group = 64, .bits = 4, .w_zeros = true, .bias = true},
+      {.m = 910, .n = 4330, .k = 64, .group = 64, .bits = 4, .extremes = true},
+      {.m = 710, .n = 3001, .k = 1408, .group = 128, .bits = 4, .w_zeros = true},
+      {.m = 520, .n = 4300, .k = 320, .group = 64, .bits = 4, .num_kept = 64, .bias = true},
+      {.m = 530, .n = 4230, .k = 320, .group = 64, .bits = 4, .w_zeros = true, .num_kept = 300},
+      {.m = 300, .n = 200, .k = 14336, .group = 64, .bits = 4, .num_kept = 128, .extremes = true},
+  };
+  for (const cuda::pingpong::Plan& tiles : u4h::kManyTiles) {
+    for (const QuantizedCase& c : cases) RunBoth(c, seed += 150, report, Fault::kNone, {}, tiles);
+  }
+  INFO(report.detail);
+  CHECK(report.ok());
+}
+
+TEST_CASE("Tiles of codes in two levels that there are none of are refused", "[gpu][matmul]") {
+  if (TheDevice().sm != 90) return;
+  const absl::Status status = u4h::RunMany({.m = 1}, {96, 64}, TheDevice(), TheStream());
+  CHECK(status.message() == "matmul_f32_s8r_u4h: no tiles of 96 x 64");
 }
 
 TEST_CASE("One wrong code, factor, scale or kept column of two levels is found", "[gpu][matmul][canary]") {
@@ -202,11 +228,16 @@ TEST_CASE("One wrong code, factor, scale or kept column of two levels is found",
       CHECK(report.worst > 1);
     }
   }
+  for (const cuda::pingpong::Plan& tiles : u4h::kManyTiles) {
+    CheckReport report;
+    RunBoth({.m = 300, .n = 500, .k = 192, .group = 64, .bits = 4}, 10, report, Fault::kCode, {}, tiles);
+    CHECK(report.worst > 1);
+  }
 }
 
 TEST_CASE("Linears in two levels share a launch", "[gpu][matmul]") {
   if (TheDevice().sm != 90) return;
-  for (const int64_t m : {20, 150}) {
+  for (const int64_t m : {20, 150, 1100}) {
     const QuantizedOperands a({.m = m, .n = 200, .k = 256, .group = 64, .bits = 4}, 1);
     const QuantizedOperands b({.m = m, .n = 72, .k = 256, .group = 64, .bits = 4, .w_zeros = true}, 2);
     const TwoLevels wa(a, 3), wb(b, 4);
