@@ -12,6 +12,7 @@
 #include "calib/scoring_arm.h"
 #include "formats/base/dtype.h"
 #include "formats/base/status.h"
+#include "kernels/outlier_tail.h"
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/ops.h"
 

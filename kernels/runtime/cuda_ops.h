@@ -15,6 +15,7 @@
 #include "kernels/cuda/stream.h"
 #include "kernels/quantize_s8r_f32/quantize_s8r_f32_cuda.h"
 #include "kernels/runtime/cuda_kv.h"
+#include "kernels/runtime/cuda_rounder.h"
 #include "kernels/runtime/cuda_state.h"
 #include "kernels/runtime/ops.h"
 
@@ -143,6 +144,7 @@ class CudaOps : public Ops {
   cuda::DeviceMemory mass_;                              // of columns, and what making it needs
   cuda::DeviceMemory attention_tiles_;                   // keys and values of one layer in f16
   cuda::PinnedMemory staging_;
+  RounderHost rounder_host_;
   const CudaConstants::Rope* rope_ = nullptr;  // of the last rows that were turned
   std::map<std::string, int64_t> notes_;       // a reason: linears
 

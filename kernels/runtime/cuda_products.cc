@@ -18,8 +18,8 @@ namespace s8c = kernels::matmul_f32_s8r_s8c;
 
 class CudaProductSum : public CodeProductSum {
  public:
-  CudaProductSum(int64_t k, const cuda::DeviceInfo& device, const cuda::Stream& stream)
-      : k_(k), device_(device), stream_(stream) {}
+  CudaProductSum(int64_t k, RounderHost& host, const cuda::DeviceInfo& device, const cuda::Stream& stream)
+      : k_(k), host_(host), device_(device), stream_(stream) {}
   absl::Status Init() {
     const size_t bytes = static_cast<size_t>(k_ * k_) * sizeof(float);
     SF_RETURN_IF_ERROR(product_.Reserve(bytes));
@@ -55,7 +55,7 @@ class CudaProductSum : public CodeProductSum {
   }
 
   absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder() override {
-    return NewCudaRounder(sum_.as<float>(), product_.as<float>(), k_, device_, stream_);
+    return NewCudaRounder(sum_.as<float>(), product_.as<float>(), k_, host_, device_, stream_);
   }
 
  private:
@@ -81,6 +81,7 @@ class CudaProductSum : public CodeProductSum {
   }
 
   const int64_t k_;
+  RounderHost& host_;
   const cuda::DeviceInfo& device_;
   const cuda::Stream& stream_;
   cuda::DeviceMemory product_, sum_;  // [k, k]
@@ -90,7 +91,7 @@ class CudaProductSum : public CodeProductSum {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<CodeProductSum>> CudaOps::NewCodeProductSum(int64_t k) {
-  auto sum = std::make_unique<CudaProductSum>(k, device_, *stream_);
+  auto sum = std::make_unique<CudaProductSum>(k, rounder_host_, device_, *stream_);
   const absl::Status status = sum->Init();
   if (absl::IsResourceExhausted(status)) return std::unique_ptr<CodeProductSum>();  // the host has room
   SF_RETURN_IF_ERROR(status);

@@ -17,7 +17,7 @@ namespace gptq = kernels::gptq_f32;
 namespace f32 = kernels::matmul_f32_f32_f32;
 
 constexpr int64_t kRowBytes = int64_t{2} << 30;  // of rows that are rounded together, at the most
-constexpr int64_t kFitBytes = 128 << 20;         // of A, for which there are two buffers
+constexpr int64_t kFitBytes = 64 << 20;          // of A, for which there are two buffers
 constexpr int64_t kRowGrain = 128;               // a tile of the products
 constexpr int64_t kLine = 4;                     // rows of operands begin at multiples of 16 bytes
 
@@ -25,8 +25,8 @@ size_t Bytes(int64_t count, size_t size) { return static_cast<size_t>(count) * s
 
 class CudaRounder : public SiteRounder {
  public:
-  CudaRounder(float* h, float* feedback, int64_t k, const cuda::Stream& stream)
-      : h_(h), feedback_(feedback), k_(k), stream_(stream) {}
+  CudaRounder(float* h, float* feedback, int64_t k, RounderHost& host, const cuda::Stream& stream)
+      : h_(h), feedback_(feedback), k_(k), host_(host), stream_(stream) {}
   absl::Status Init() {
     SF_RETURN_IF_ERROR(curvature_.Reserve(Bytes(k_, sizeof(float))));
     SF_RETURN_IF_ERROR(kept_.Reserve(static_cast<size_t>(k_)));
@@ -178,17 +178,18 @@ class CudaRounder : public SiteRounder {
     const int64_t most = kFitBytes / (square * static_cast<int64_t>(sizeof(double)));
     const int64_t rows =
         std::clamp<int64_t>(most / kRowGrain * kRowGrain, std::min(kRowGrain, rows_.n), rows_.n);
-    for (FitBuffers& b : fits_) {
-      SF_RETURN_IF_ERROR(b.a.Reserve(Bytes(rows * square, sizeof(double))));
-      SF_RETURN_IF_ERROR(b.host.Reserve(Bytes(rows * (square + groups), sizeof(double))));
+    for (int i = 0; i < 2; ++i) {
+      SF_RETURN_IF_ERROR(curvatures_[i].Reserve(Bytes(rows * square, sizeof(double))));
+      SF_RETURN_IF_ERROR(host_.fits[i].Reserve(Bytes(rows * (square + groups), sizeof(double))));
     }
     // The host fits one part's scales while the device sums the next one's.
-    SF_RETURN_IF_ERROR(StartFit(0, std::min(rows, rows_.n), fits_[0]));
-    for (int64_t first = 0, turn = 0; first < rows_.n; first += rows, turn ^= 1) {
+    SF_RETURN_IF_ERROR(StartFit(0, std::min(rows, rows_.n), 0));
+    int turn = 0;
+    for (int64_t first = 0; first < rows_.n; first += rows, turn ^= 1) {
       SF_RETURN_IF_ERROR(stream_.Sync());
       const int64_t next = first + rows, count = std::min(rows, rows_.n - first);
-      if (next < rows_.n) SF_RETURN_IF_ERROR(StartFit(next, std::min(rows, rows_.n - next), fits_[turn ^ 1]));
-      double* const a = fits_[turn].host.as<double>();
+      if (next < rows_.n) SF_RETURN_IF_ERROR(StartFit(next, std::min(rows, rows_.n - next), turn ^ 1));
+      double* const a = host_.fits[turn].as<double>();
       fit(first, count, a, a + count * square);
     }
     return Upload(scale_, scale, rows_.n * groups);
@@ -212,11 +213,6 @@ class CudaRounder : public SiteRounder {
   }
 
  private:
-  struct FitBuffers {
-    cuda::DeviceMemory a;
-    cuda::PinnedMemory host;  // A, then b
-  };
-
   static int64_t Count(absl::Span<const int32_t> values) { return static_cast<int64_t>(values.size()); }
   int64_t Stride() const { return (m_ + kLine - 1) / kLine * kLine; }  // <= k_
 
@@ -254,8 +250,8 @@ class CudaRounder : public SiteRounder {
                                stream_);
   }
 
-  // A of rows [first, first + count), group by group, and their b, to the host.
-  absl::Status StartFit(int64_t first, int64_t count, FitBuffers& to) {
+  // A of rows [first, first + count), group by group, then their b, to the host.
+  absl::Status StartFit(int64_t first, int64_t count, int turn) {
     const int64_t groups = rows_.groups, square = groups * groups;
     for (int64_t g = 0; g < groups; ++g) {
       const int64_t column = g * rows_.width;
@@ -276,12 +272,13 @@ class CudaRounder : public SiteRounder {
                                           .other = code_.as<float>(),
                                           .ridge = damping_,
                                           .ridge_group = g,
-                                          .to = to.a.as<double>() + g * groups,
+                                          .to = curvatures_[turn].as<double>() + g * groups,
                                           .to_stride = square},
                                          stream_));
     }
-    double* const host = to.host.as<double>();
-    SF_RETURN_IF_ERROR(cuda::CopyOut(host, to.a.as<void>(), Bytes(count * square, sizeof(double)), stream_));
+    double* const host = host_.fits[turn].as<double>();
+    SF_RETURN_IF_ERROR(
+        cuda::CopyOut(host, curvatures_[turn].as<void>(), Bytes(count * square, sizeof(double)), stream_));
     return cuda::CopyOut(host + count * square, slope_.as<double>() + first * groups,
                          Bytes(count * groups, sizeof(double)), stream_);
   }
@@ -289,22 +286,23 @@ class CudaRounder : public SiteRounder {
   float* const h_;
   float* const feedback_;
   const int64_t k_;
+  RounderHost& host_;
   const cuda::Stream& stream_;
   int64_t m_ = 0;  // columns that are rounded
   double damping_ = 0;
   gptq::Rows rows_;
   cuda::DeviceMemory order_, curvature_, kept_, super_begin_, super_column_;
   cuda::DeviceMemory w_, code_, error_, product_, left_, scale_, lo_, hi_, dots_, power_, slope_, stored_;
-  FitBuffers fits_[2];
+  cuda::DeviceMemory curvatures_[2];  // A
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<SiteRounder>> NewCudaRounder(float* h, float* feedback, int64_t k,
-                                                            const cuda::DeviceInfo& device,
+                                                            RounderHost& host, const cuda::DeviceInfo& device,
                                                             const cuda::Stream& stream) {
   if (k % kLine != 0 || k > gptq::MaxColumns(device.max_shared_bytes)) return std::unique_ptr<SiteRounder>();
-  auto rounder = std::make_unique<CudaRounder>(h, feedback, k, stream);
+  auto rounder = std::make_unique<CudaRounder>(h, feedback, k, host, stream);
   SF_RETURN_IF_ERROR(rounder->Init());
   return rounder;
 }
