@@ -120,10 +120,13 @@ absl::Status UploadSums(const CodeMatrix& w, bool channels, const cuda::Stream& 
 // The weights in bf16; empty if some value needs more.
 std::vector<uint16_t> Bf16Rows(const Tensor& w) {
   const absl::Span<const float> values = w.as<float>();
+  const auto holds = [](float v) { return Bf16ToFloat(FloatToBf16(v)) == v; };
+  const absl::Span<const float> some = values.first(std::min<size_t>(values.size(), 4096));
+  if (!std::all_of(some.begin(), some.end(), holds)) return {};  // before there is memory for all
   std::vector<uint16_t> rows(values.size());
   for (size_t i = 0; i < values.size(); ++i) {
+    if (!holds(values[i])) return {};
     rows[i] = FloatToBf16(values[i]);
-    if (Bf16ToFloat(rows[i]) != values[i]) return {};
   }
   return rows;
 }

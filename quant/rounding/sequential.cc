@@ -346,8 +346,9 @@ class Driver {
   }
 
   absl::Status Replace(int node, const RoundingInput& input, const RoundedWeights& rounded) {
-    Tensor w = Tensor::FromFloats({input.n, input.k}, Dequantize(rounded, input.n, input.k, *options_.pool));
+    Tensor w(DType::kF32, {input.n, input.k});
     float* out = w.as<float>().data();
+    Dequantize(rounded, input.n, input.k, *options_.pool, out);
     for (const int32_t column : input.kept) {
       for (int64_t row = 0; row < input.n; ++row) {
         const int64_t at = row * input.k + column;

@@ -144,13 +144,11 @@ GroupScale ChooseScale(const float* w, const float* importance, int64_t count, c
   return best;
 }
 
-std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool) {
-  std::vector<float> out(static_cast<size_t>(n * k));
+void Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool, float* out) {
   if (!weights.blocks.empty()) {
     const GgmlTypeInfo& info = *FindGgmlType(static_cast<uint32_t>(weights.block_type));
-    info.decode(reinterpret_cast<const uint8_t*>(weights.blocks.data()), n * k / info.block_elements,
-                out.data());
-    return out;
+    info.decode(reinterpret_cast<const uint8_t*>(weights.blocks.data()), n * k / info.block_elements, out);
+    return;
   }
   const int64_t groups = static_cast<int64_t>(weights.scales.size()) / n, width = k / groups;
   std::vector<int8_t> levels;
@@ -165,10 +163,15 @@ std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, 
       const float scale = weights.scales[group];
       const int zero = weights.zeros.empty() ? 0 : weights.zeros[group];
       for (int64_t i = g * width; i < (g + 1) * width; ++i) {
-        out[static_cast<size_t>(i)] = scale * static_cast<float>(codes[i] - zero);
+        out[i] = scale * static_cast<float>(codes[i] - zero);
       }
     }
   });
+}
+
+std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool) {
+  std::vector<float> out(static_cast<size_t>(n * k));
+  Dequantize(weights, n, k, pool, out.data());
   return out;
 }
 

@@ -81,7 +81,8 @@ struct GridWeights {
   std::string blocks;
   GgmlType block_type = GgmlType::kF32;
 };
-// The float matrix that they stand for.
+// The float matrix that they stand for, into `out` [n, k] or as a vector.
+void Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool, float* out);
 std::vector<float> Dequantize(const GridWeights& weights, int64_t n, int64_t k, ThreadPool& pool);
 
 }  // namespace spikefold
