@@ -499,7 +499,7 @@ class Bench {
     if (hopper) AddTwoLevels("w4ha8 f32", m, n, k, 0);
     if (hopper) AddTwoLevels("w4ha8 f32 r=64", m, n, k, kKept);
     for (const cuda::pingpong::Plan& tiles : u4h::kManyTiles) {
-      if (!hopper) continue;
+      if (!hopper || !Plans("w4a8")) break;
       AddTwoLevels(absl::StrCat("w4ha8 ", tiles.tile_m, "x", tiles.tile_n), m, n, k, 0, {.tiles = tiles});
     }
     if (hopper) AddGroups("w4a8 f32", m, n, k, Groups::kTiles);

@@ -124,6 +124,7 @@ OuterProductSum::OuterProductSum(int64_t k, bool symmetric, std::unique_ptr<Code
 
 absl::Status OuterProductSum::Add(const float* a, const float* b, int64_t rows,
                                   absl::Span<const float> weight, ThreadPool& pool) {
+  if (rounds_) return absl::FailedPreconditionError("second moments: rows behind what rounds by them");
   std::vector<float> root(static_cast<size_t>(rows), 1.0f);
   for (size_t t = 0; t < weight.size(); ++t) root[t] = std::sqrt(weight[t]);
   for (int64_t at = 0; at < rows; at += kChunkRows) {
@@ -197,6 +198,12 @@ absl::Status OuterProductSum::Quantize(const float* x, absl::Span<const float> r
         absl::StrCat("second moments: input channel ", c, " of ", k_, " holds values that are not finite"));
   }
   return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<SiteRounder>> OuterProductSum::NewRounder() {
+  if (device_ == nullptr || !symmetric_) return std::unique_ptr<SiteRounder>();
+  rounds_ = true;
+  return device_->NewRounder();
 }
 
 absl::Status OuterProductSum::ReadDevice(double* full, ThreadPool& pool) const {

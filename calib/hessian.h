@@ -42,17 +42,16 @@ class OuterProductSum {
   // With `device` the products are summed there, to the same bits.
   OuterProductSum(int64_t k, bool symmetric, std::unique_ptr<CodeProductSum> device = nullptr);
   // a, b [rows, k], the same pointer if symmetric; `weight` [rows] or empty: all 1. Not for several threads
-  // at once. InvalidArgument: a value that is not finite.
+  // at once. InvalidArgument: a value that is not finite. FailedPrecondition: rows after NewRounder().
   absl::Status Add(const float* a, const float* b, int64_t rows, absl::Span<const float> weight,
                    ThreadPool& pool);
   int64_t k() const { return k_; }
   int64_t num_rows() const { return num_rows_; }  // added so far
   double weight() const { return weight_; }       // sum of omega
-  // What rounds by a symmetric sum where it lies (CodeProductSum::NewRounder). Null: it lies on the host, or
-  // its device cannot.
-  absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder() const {
-    return device_ == nullptr ? std::unique_ptr<SiteRounder>() : device_->NewRounder();
-  }
+  bool on_device() const { return device_ != nullptr; }
+  // What rounds by a symmetric sum on a device (CodeProductSum::NewRounder); no more rows then. Null: that
+  // device cannot.
+  absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder();
   // [k, k]. An error: a device's.
   absl::StatusOr<std::vector<double>> Full(ThreadPool& pool) const;
 
@@ -76,6 +75,7 @@ class OuterProductSum {
   const bool symmetric_;
   int64_t num_rows_ = 0;
   double weight_ = 0;
+  bool rounds_ = false;  // NewRounder() was asked
   std::unique_ptr<CodeProductSum> device_;
   std::vector<Tile> tiles_;  // none with a device
   Codes left_, right_;

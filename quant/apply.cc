@@ -362,6 +362,7 @@ class Applier {
     sequential.weights_on_demand = true;
     sequential.prefix = plan_.prefix.empty() ? nullptr : &options_.stats->prefix;
     sequential.progress = options_.progress;
+    sequential.host_rounding = options_.host_rounding;
     const auto choose = [&](int node) -> absl::StatusOr<LinearRounding> {
       const TensorDecision* d = plan_.Find(graph_.nodes[static_cast<size_t>(node)].module);
       if (d == nullptr || d->rounding != Rounding::kGptq || ShardOf(*d) > options_.shard.index) {

@@ -13,6 +13,7 @@
 #include "kernels/runtime/model.h"
 #include "quant/forecast.h"
 #include "quant/plan.h"
+#include "quant/rounding/site_rounding.h"
 
 namespace spikefold {
 
@@ -46,7 +47,9 @@ struct ApplyOptions {
   bool resume = false;             // does so, to the same bytes as without the interruption
   std::string journal_key;         // what else decides the bytes, beside model, plan, scan and version
   int64_t* num_resumed = nullptr;  // gets the number of linears that were there already; may be null
-  Shard shard;                     // `output` becomes a part for MergeNativeParts()
+  HostRounding* host_rounding =
+      nullptr;  // gets what GPTQ did on the host instead of on the device; may be null
+  Shard shard;  // `output` becomes a part for MergeNativeParts()
   // Parts with all linears of the layers before the shard, of this plan: needed for GPTQ, which rounds on
   // what these hand over. They outlive the call.
   std::vector<const NativeReader*> earlier;

@@ -254,8 +254,15 @@ absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& rea
   SF_ASSIGN_OR_RETURN(options.base_fingerprint, reader.Fingerprint());
   int64_t num_resumed = 0;
   options.num_resumed = &num_resumed;
+  HostRounding host_rounding;
+  options.host_rounding = &host_rounding;
   SF_RETURN_IF_ERROR(ApplyPlan(prepared.plan, prepared.model(reader), options));
   context.console.EndProgress();
+  for (const auto& [reason, sites] : host_rounding) {
+    context.console.Note(
+        absl::StrCat("linears behind ", sites,
+                     " of the layers' inputs were rounded on the CPU, not on the GPU: ", reason));
+  }
   if (num_resumed > 0) {
     context.console.Note(absl::StrCat("went on behind ", num_resumed, " linears of an interrupted run"));
   }

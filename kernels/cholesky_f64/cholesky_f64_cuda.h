@@ -1,5 +1,5 @@
 // cholesky_f64 on a GPU: A = L L^T in place, float64.
-// Layout    row-major [n, n], rows `stride` doubles apart, a multiple of 2; the lower triangle is read and
+// Layout    row-major [n, n], rows `stride` doubles apart; the lower triangle is read and
 //           becomes L. Of the rest, blocks on the diagonal are written.
 // Method    blocks of kBlock columns: the diagonal one in shared memory by one block of threads, the rows
 //           below it one a thread, then L L^T of the block comes off what lies behind it (tiles of 64 x 64).

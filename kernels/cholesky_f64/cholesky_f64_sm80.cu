@@ -75,7 +75,7 @@ __global__ void __launch_bounds__(kRowThreads) SolveRows(CudaParams p, int64_t a
 // a[r, c] -= sum_k L[r, at + k] L[c, at + k] for r >= c >= at + kBlock.
 __global__ void __launch_bounds__(kThreads) UpdateRest(CudaParams p, int64_t at) {
   if (blockIdx.y > blockIdx.x) return;  // above the diagonal
-  __shared__ double rows[kStep][kRow], columns[kStep][kRow];
+  __shared__ __align__(16) double rows[kStep][kRow], columns[kStep][kRow];
   const int64_t first = at + kBlock, r0 = first + static_cast<int64_t>(blockIdx.x) * kTile,
                 c0 = first + static_cast<int64_t>(blockIdx.y) * kTile;
   const int part_r = static_cast<int>(threadIdx.x) / kSide, part_c = static_cast<int>(threadIdx.x) % kSide;

@@ -1,8 +1,7 @@
 // gptq_f32 on a GPU: what GPTQ does to rows of weights between its matrix products. A row's steps are those
-// of quant/rounding/row_panel.h and row_descent.h in their order, so that codes are the CPU's bit for bit.
-// Layout    a row a line, `stride` floats apart; columns as W has them, but for targets, which lie in order
-// of
-//           rounding. Scales and zeros of group c / width.
+// of quant/rounding/row_panel.h and row_descent.h in their order: of the same factor, the same codes.
+// Layout    a row a line; columns as W has them, but for targets, which lie in order of rounding. Scales and
+//           bounds are those of group c / width.
 // Targets   sm_80.
 #pragma once
 
@@ -60,7 +59,7 @@ struct DescendParams {
 int64_t MaxColumns(int64_t max_shared_bytes);
 absl::Status Descend(const DescendParams& params, const cuda::Stream& stream);
 
-// to[r, g * to_groups] += sum over the columns c of group g of
+// to[r, g] = sum over the columns c of group g of
 //   code * (product + ridge * other)
 // in their order, float64. `other`: errors or codes. `ridge_group` >= 0: in that group alone.
 struct GroupSumParams {

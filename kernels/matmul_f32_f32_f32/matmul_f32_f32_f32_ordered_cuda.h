@@ -1,5 +1,5 @@
 // matmul_f32_f32_f32 on a GPU to the CPU's bits: Y = X W^T or Y += X W^T, both operands row-major.
-// Layout    rows of x, w and y begin at multiples of 16 bytes; what lies between k and the next multiple of 4
+// Layout    rows of x and w begin at multiples of 16 bytes; what lies between k and the next multiple of 4
 //           columns counts and must be zeros in one operand and finite in the other.
 // Exact     the order of additions of matmul_f32_f32_f32.h: fused within kSumBlock columns, then blocks in
 //           order (behind what y holds, if it is added to).

@@ -44,7 +44,7 @@ __device__ inline void StorePiece(const Piece& piece, float (*to)[kRow]) {
 }
 
 __global__ void __launch_bounds__(kThreads, 1) matmul_f32_f32_f32_ordered_sm80(OrderedParams p) {
-  __shared__ float xs[2][kStep][kRow], ws[2][kStep][kRow];
+  __shared__ __align__(16) float xs[2][kStep][kRow], ws[2][kStep][kRow];
   const int64_t m0 = static_cast<int64_t>(blockIdx.x) * kTile, n0 = static_cast<int64_t>(blockIdx.y) * kTile;
   const int part_m = static_cast<int>(threadIdx.x) / kSide, part_n = static_cast<int>(threadIdx.x) % kSide;
   // Four outputs of a thread lie together, the other four half a tile on: lanes read lines without gaps.

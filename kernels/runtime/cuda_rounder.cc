@@ -19,6 +19,7 @@ namespace f32 = kernels::matmul_f32_f32_f32;
 constexpr int64_t kRowBytes = int64_t{2} << 30;  // of rows that are rounded together, at the most
 constexpr int64_t kFitBytes = 64 << 20;          // of A, for which there are two buffers
 constexpr int64_t kRowGrain = 128;               // a tile of the products
+constexpr int64_t kFitRows = 32;                 // that are fitted together at the least
 constexpr int64_t kLine = 4;                     // rows of operands begin at multiples of 16 bytes
 
 size_t Bytes(int64_t count, size_t size) { return static_cast<size_t>(count) * size; }
@@ -46,14 +47,13 @@ class CudaRounder : public SiteRounder {
     SF_RETURN_IF_ERROR(
         gptq::Diagonal(h_, k_, static_cast<float>(damping), nullptr, curvature_.as<float>(), stream_));
     if (m_ == 0) return true;
-    const int64_t stride = (m_ + 1) / 2 * 2;
     cuda::DeviceMemory a, failed;
-    SF_RETURN_IF_ERROR(a.Reserve(Bytes(m_ * stride, sizeof(double))));
+    SF_RETURN_IF_ERROR(a.Reserve(Bytes(m_ * m_, sizeof(double))));
     SF_RETURN_IF_ERROR(failed.Reserve(sizeof(int)));
     SF_RETURN_IF_ERROR(cuda::Fill(failed.as<void>(), 0, sizeof(int), stream_));
     const gptq::FactorParams params = {.k = k_,
                                        .m = m_,
-                                       .stride = stride,
+                                       .stride = m_,
                                        .h = h_,
                                        .order = order_.as<int32_t>(),
                                        .damping = damping,
@@ -63,7 +63,7 @@ class CudaRounder : public SiteRounder {
                                        .feedback_stride = Stride()};
     SF_RETURN_IF_ERROR(gptq::LoadFactor(params, stream_));
     SF_RETURN_IF_ERROR(kernels::cholesky_f64::RunCuda(
-        {.n = m_, .stride = stride, .a = a.as<double>(), .failed = failed.as<int>()}, stream_));
+        {.n = m_, .stride = m_, .a = a.as<double>(), .failed = failed.as<int>()}, stream_));
     SF_RETURN_IF_ERROR(gptq::StoreFeedback(params, stream_));
     int has_failed = 0;
     SF_RETURN_IF_ERROR(cuda::CopyOut(&has_failed, failed.as<void>(), sizeof(int), stream_));
@@ -74,12 +74,13 @@ class CudaRounder : public SiteRounder {
   absl::StatusOr<int64_t> RowsAtOnce(int64_t n, int64_t width) override {
     const int64_t groups = k_ / width;
     const int64_t bytes_of_row =
-        (5 * k_ + gptq::kBlock + 4 * groups) * static_cast<int64_t>(sizeof(float)) + k_;
+        (4 * k_ + gptq::kBlock + 3 * groups) * static_cast<int64_t>(sizeof(float)) + k_;
     int64_t rows = std::min(n, std::max(kRowGrain, kRowBytes / bytes_of_row / kRowGrain * kRowGrain));
     for (;; rows = std::max(kRowGrain, rows / 2)) {
       const absl::Status status = Reserve(rows, groups);
       if (status.ok()) return rows;
       if (!absl::IsResourceExhausted(status) || rows <= kRowGrain) return status;
+      Release();  // what there was room for: fewer rows need less of each
     }
   }
 
@@ -176,9 +177,8 @@ class CudaRounder : public SiteRounder {
                                         .to_stride = groups},
                                        stream_));
     const int64_t most = kFitBytes / (square * static_cast<int64_t>(sizeof(double)));
-    const int64_t rows =
-        std::clamp<int64_t>(most / kRowGrain * kRowGrain, std::min(kRowGrain, rows_.n), rows_.n);
-    for (int i = 0; i < 2; ++i) {
+    const int64_t rows = std::min(rows_.n, std::max(kFitRows, most / kFitRows * kFitRows));
+    for (int i = 0; i < (rows < rows_.n ? 2 : 1); ++i) {
       SF_RETURN_IF_ERROR(curvatures_[i].Reserve(Bytes(rows * square, sizeof(double))));
       SF_RETURN_IF_ERROR(host_.fits[i].Reserve(Bytes(rows * (square + groups), sizeof(double))));
     }
@@ -201,12 +201,7 @@ class CudaRounder : public SiteRounder {
     SF_RETURN_IF_ERROR(gptq::RowDots(rows_, error_.as<float>(), dots_.as<double>(), stream_));
     SF_RETURN_IF_ERROR(cuda::CopyOut(error, dots_.as<void>(), Bytes(rows_.n, sizeof(double)), stream_));
     SF_RETURN_IF_ERROR(cuda::CopyOut(power, power_.as<void>(), Bytes(rows_.n, sizeof(double)), stream_));
-    if (zero == nullptr) {
-      SF_RETURN_IF_ERROR(
-          cuda::Fill(lo_.as<void>(), 0, Bytes(rows_.n * rows_.groups, sizeof(float)), stream_));
-    } else {
-      SF_RETURN_IF_ERROR(Upload(lo_, zero, rows_.n * rows_.groups));  // the bounds are spent
-    }
+    SF_RETURN_IF_ERROR(Upload(lo_, zero, rows_.n * rows_.groups));  // the bounds are spent
     SF_RETURN_IF_ERROR(gptq::StoreCodes(rows_, lo_.as<float>(), stored_.as<int8_t>(), stream_));
     SF_RETURN_IF_ERROR(cuda::CopyOut(codes, stored_.as<void>(), Bytes(rows_.n * k_, 1), stream_));
     return stream_.Sync();
@@ -234,6 +229,13 @@ class CudaRounder : public SiteRounder {
       SF_RETURN_IF_ERROR(m->Reserve(Bytes(rows, sizeof(double))));
     SF_RETURN_IF_ERROR(left_.Reserve(Bytes(rows * gptq::kBlock, sizeof(float))));
     return stored_.Reserve(Bytes(rows * k_, 1));
+  }
+
+  void Release() {
+    for (cuda::DeviceMemory* m :
+         {&w_, &code_, &error_, &product_, &scale_, &lo_, &hi_, &dots_, &power_, &left_, &stored_}) {
+      *m = cuda::DeviceMemory();
+    }
   }
 
   // rows_.product = x H; x [n, k].

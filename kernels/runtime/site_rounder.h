@@ -1,5 +1,6 @@
 // GPTQ of the linears of one site in a device's memory: what quant/rounding/row_panel.h does to panels of
-// rows on the host, to the same bits where the host has fused multiply-adds.
+// rows on the host. Behind the factor, float64 in another order of additions, all is the same to the bit
+// where the host has fused multiply-adds; so codes are, unless a last bit of the factor turns one.
 #pragma once
 
 #include <cstdint>
@@ -42,7 +43,7 @@ class SiteRounder {
   // Then the scales become what `scale` [n, groups] holds.
   using Fit = absl::FunctionRef<void(int64_t first, int64_t count, double* a, double* b)>;
   virtual absl::Status FitScales(Fit fit, const float* scale) = 0;
-  // zero [n, groups] or null: all 0. codes [n, k]; error [n]: dw H dw^T; power [n]: w H w^T.
+  // zero [n, groups], codes [n, k]; error [n]: dw H dw^T; power [n]: w H w^T.
   virtual absl::Status Store(const float* zero, int8_t* codes, double* error, double* power) = 0;
 };
 

@@ -29,7 +29,7 @@ absl::Status CheckInput(const RoundingInput& in, const HessianFactor& factor, co
   }
   if (factor.device != nullptr && !CanRoundOnDevice(grid)) {
     return absl::InvalidArgumentError(
-        "gptq: a device's Hessian rounds grids of any group of a multiple of 4, no trellis and no blocks");
+        "gptq: a device's Hessian rounds grids, no trellis codes and no blocks of ggml");
   }
   if (factor.is_diagonal() && !grid.trellis) {
     return absl::InvalidArgumentError(
@@ -152,9 +152,7 @@ double RelativeError(const Job& job) {
 
 }  // namespace
 
-bool CanRoundOnDevice(const WeightGrid& grid) {
-  return !grid.trellis && grid.blocks == nullptr && grid.group % 4 == 0;
-}
+bool CanRoundOnDevice(const WeightGrid& grid) { return !grid.trellis && grid.blocks == nullptr; }
 
 std::vector<absl::StatusOr<RoundedWeights>> Gptq(absl::Span<const GptqTask> tasks,
                                                  const HessianFactor& factor, const GptqOptions& options,

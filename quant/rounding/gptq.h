@@ -28,7 +28,8 @@ bool CanRoundOnDevice(const WeightGrid& grid);
 // (ChooseScale with the Hessian's diagonal), so that they need no index table whatever the order of rounding.
 // relative_error is tr(dW H dW^T) / tr(W H W^T), dW being zero in kept columns and at super weights.
 // Rows are independent: the result does not depend on the threads. With factor.device they are rounded there,
-// to the same codes and scales. InvalidArgument: a grid or sizes that do not fit; a device's errors.
+// to the same codes and scales but where the factor's last bits, another order of float64 additions, turn
+// one. InvalidArgument: a grid or sizes that do not fit; a device's errors.
 absl::StatusOr<RoundedWeights> Gptq(const RoundingInput& input, const HessianFactor& factor,
                                     const WeightGrid& grid, const GptqOptions& options, ThreadPool& pool);
 

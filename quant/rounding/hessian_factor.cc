@@ -175,6 +175,10 @@ absl::StatusOr<HessianFactor> FactorHessian(SiteRounder& device, int64_t k, cons
   SF_RETURN_IF_ERROR(device.ReadDiagonal(diagonal.data()));
   SF_RETURN_IF_ERROR(SetDiagonal(diagonal, out));
   const double mean = OrderColumns(options, out);
+  if (out.order.empty()) {  // everything is kept
+    SF_RETURN_IF_ERROR(device.Factor({}, 0, mean).status());
+    return out;
+  }
   SF_RETURN_IF_ERROR(Damp(
       options.damping, mean, [&](double damping) { return device.Factor(out.order, damping, mean); }, out));
   return out;

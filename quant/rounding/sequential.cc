@@ -11,6 +11,7 @@
 #include "kernels/runtime/forward.h"
 #include "kernels/runtime/ops.h"
 #include "quant/rounding/cholesky.h"
+#include "quant/rounding/site_rounding.h"
 
 namespace spikefold {
 namespace {
@@ -125,7 +126,7 @@ class Driver {
     const auto rounded = first([](const LinearRounding& w) { return w.round && !w.done.has_value(); });
     if (rounded != wanted.end()) {
       SF_RETURN_IF_ERROR(Calibrate(site, rounded->spike_threshold));
-      SF_RETURN_IF_ERROR(ChooseRounder(wanted));
+      SF_RETURN_IF_ERROR(site_->Start(WhyOnHost(wanted)));
     } else if (options_.weights_on_demand &&
                first([](const LinearRounding& w) { return w.done.has_value(); }) != wanted.end()) {
       SF_RETURN_IF_ERROR(Advance(site));  // so that what lies before it need not wait in memory
@@ -140,11 +141,8 @@ class Driver {
       }
       l = end;
     }
-    factor_.reset();
-    rounder_.reset();
-    sum_.reset();
-    hessian_ = std::vector<double>();  // {} would keep the memory
-    cross_ = std::vector<double>();
+    site_.reset();
+    cross_ = std::vector<double>();  // {} would keep the memory
     return absl::OkStatus();
   }
 
@@ -172,13 +170,17 @@ class Driver {
     return absl::OkStatus();
   }
 
-  // sum_ (and cross_) of the site, over all windows. Afterwards the streams stand at its linears.
+  // The sum of site_ (and cross_), over all windows. Afterwards the streams stand at its linears.
   absl::Status Calibrate(const Site& site, float spike_threshold) {
     const RowWeighting weighting{.cap = options_.row_cap, .spike_threshold = spike_threshold};
     ThreadPool& pool = *options_.pool;
     SF_RETURN_IF_ERROR(LoadBefore(site));
     SF_ASSIGN_OR_RETURN(auto on_device, model_.ops().NewCodeProductSum(site.k));
-    sum_.emplace(site.k, std::move(on_device));
+    if (on_device == nullptr && !model_.ops().device().empty() && options_.host_rounding != nullptr) {
+      ++(*options_.host_rounding)[std::string(SiteRounding::kNoRoom)];
+    }
+    site_.emplace(std::make_unique<Hessian>(site.k, std::move(on_device)), options_.damping, pool,
+                  options_.host_rounding);
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
@@ -190,7 +192,7 @@ class Driver {
       }
       const int64_t rows = static_cast<int64_t>(windows_[w].size());
       const std::vector<float> weight = RowWeights(sizes, weighting);
-      SF_RETURN_IF_ERROR(sum_->Add(x.data(), x.data(), rows, weight, pool));
+      SF_RETURN_IF_ERROR(site_->sum().Add(x.data(), x.data(), rows, weight, pool));
       if (!reference_) continue;
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> exact, reference_->Run(w, at_, site));
       std::vector<float> difference(exact.begin(), exact.end());
@@ -202,24 +204,13 @@ class Driver {
     return absl::OkStatus();
   }
 
-  // Where the sum lies, if that device can round all that is wanted; else hessian_ gets it.
-  absl::Status ChooseRounder(const std::vector<LinearRounding>& wanted) {
+  // What keeps a device from rounding all that is wanted; empty: nothing.
+  std::string WhyOnHost(const std::vector<LinearRounding>& wanted) const {
+    if (reference_) return "rounding to a reference is the CPU's";
     const bool grids = std::all_of(wanted.begin(), wanted.end(), [](const LinearRounding& w) {
       return !w.round || w.done.has_value() || CanRoundOnDevice(w.grid);
     });
-    if (grids && !reference_) {
-      auto rounder = sum_->NewRounder();
-      if (!rounder.ok() && !absl::IsResourceExhausted(rounder.status())) return rounder.status();
-      if (rounder.ok()) rounder_ = *std::move(rounder);
-    }
-    return rounder_ == nullptr ? RoundOnHost() : absl::OkStatus();
-  }
-  absl::Status RoundOnHost() {
-    factor_.reset();
-    rounder_.reset();
-    SF_ASSIGN_OR_RETURN(hessian_, sum_->Full(*options_.pool));
-    sum_.reset();
-    return absl::OkStatus();
+    return grids ? "" : "trellis codes and blocks of ggml are the CPU's";
   }
 
   static absl::Status Named(const Node& n, const absl::Status& status) {
@@ -257,23 +248,10 @@ class Driver {
     return end;
   }
 
-  absl::Status Factor(const Node& n, const std::vector<int32_t>& kept) {
-    if (factor_ && factored_kept_ == kept) return absl::OkStatus();  // linears of a site agree as a rule
-    const FactorOptions options{.kept = kept, .damping = options_.damping};
-    auto factor = rounder_ != nullptr ? FactorHessian(*rounder_, n.k, options)
-                                      : FactorHessian(hessian_, n.k, options, *options_.pool);
-    if (rounder_ != nullptr && absl::IsResourceExhausted(factor.status())) {
-      SF_RETURN_IF_ERROR(RoundOnHost());
-      return Factor(n, kept);
-    }
-    if (!factor.ok()) return Named(n, factor.status());
-    factor_ = *std::move(factor);
-    factored_kept_ = kept;
-    return absl::OkStatus();
-  }
-
   absl::Status RoundLinears(absl::Span<const int> linears, absl::Span<const LinearRounding> wanted) {
-    SF_RETURN_IF_ERROR(Factor(graph_.nodes[static_cast<size_t>(linears.front())], wanted.front().kept));
+    const Node& first = graph_.nodes[static_cast<size_t>(linears.front())];
+    const std::vector<int32_t>& kept = wanted.front().kept;
+    if (const absl::Status status = site_->Factor(kept); !status.ok()) return Named(first, status);
     std::vector<Tensor> weights;
     std::vector<GptqTask> tasks;
     for (size_t l = 0; l < linears.size(); ++l) {
@@ -286,13 +264,9 @@ class Driver {
           {.input = {.w = w, .n = n.n, .k = n.k, .kept = wanted[l].kept, .supers = wanted[l].supers},
            .grid = wanted[l].grid});
     }
-    auto rounded = Gptq(tasks, *factor_, options_.gptq, *options_.pool);
-    if (rounder_ != nullptr && std::any_of(rounded.begin(), rounded.end(), [](const auto& r) {
-          return absl::IsResourceExhausted(r.status());
-        })) {
-      SF_RETURN_IF_ERROR(RoundOnHost());
-      return RoundLinears(linears, wanted);
-    }
+    auto rounding = site_->Round(tasks, kept, options_.gptq);
+    if (!rounding.ok()) return Named(first, rounding.status());
+    std::vector<absl::StatusOr<RoundedWeights>>& rounded = *rounding;
     for (size_t l = 0; l < linears.size(); ++l) {
       if (!rounded[l].ok()) {
         return Named(graph_.nodes[static_cast<size_t>(linears[l])], rounded[l].status());
@@ -306,16 +280,18 @@ class Driver {
 
   // w += strength * w E[(x - x^) x^T] H^-1, kept columns excepted.
   absl::Status FollowReference(const Node& n, absl::Span<float> w) {
-    const int64_t m = static_cast<int64_t>(factor_->order.size());
+    const HessianFactor& factor = site_->factor();
+    const absl::Span<const double> hessian = site_->hessian();
+    const int64_t m = static_cast<int64_t>(factor.order.size());
     const size_t k = static_cast<size_t>(n.k);
     std::vector<double> h(static_cast<size_t>(m * m));
     for (int64_t i = 0; i < m; ++i) {
-      const size_t row = static_cast<size_t>(factor_->order[static_cast<size_t>(i)]);
+      const size_t row = static_cast<size_t>(factor.order[static_cast<size_t>(i)]);
       for (int64_t j = 0; j < m; ++j) {
         h[static_cast<size_t>(i * m + j)] =
-            hessian_[row * k + static_cast<size_t>(factor_->order[static_cast<size_t>(j)])];
+            hessian[row * k + static_cast<size_t>(factor.order[static_cast<size_t>(j)])];
       }
-      h[static_cast<size_t>(i * m + i)] += factor_->damping;
+      h[static_cast<size_t>(i * m + i)] += factor.damping;
     }
     if (!CholeskyInPlace(h.data(), m, *options_.pool)) {
       return absl::InternalError(absl::StrCat(n.module, ": a damped Hessian does not factor twice"));
@@ -331,14 +307,14 @@ class Driver {
         }
         for (int64_t j = 0; j < m; ++j) {
           right[static_cast<size_t>(r * m + j)] =
-              row[static_cast<size_t>(factor_->order[static_cast<size_t>(j)])];
+              row[static_cast<size_t>(factor.order[static_cast<size_t>(j)])];
         }
       }
     });
     CholeskySolve(h.data(), m, right.data(), n.n, *options_.pool);
     for (int64_t r = 0; r < n.n; ++r) {
       for (int64_t j = 0; j < m; ++j) {
-        w[static_cast<size_t>(r) * k + static_cast<size_t>(factor_->order[static_cast<size_t>(j)])] +=
+        w[static_cast<size_t>(r) * k + static_cast<size_t>(factor.order[static_cast<size_t>(j)])] +=
             static_cast<float>(options_.reference_strength * right[static_cast<size_t>(r * m + j)]);
       }
     }
@@ -371,7 +347,12 @@ class Driver {
       SF_ASSIGN_OR_RETURN(const Tensor bias, reader_.ReadF32(n.module + ".bias"));
       weights.bias.assign(bias.as<float>().begin(), bias.as<float>().end());
     }
-    SF_RETURN_IF_ERROR(model_.ops().PackF32(w, weights));
+    absl::Status packed = model_.ops().PackF32(w, weights);
+    if (absl::IsResourceExhausted(packed) && site_ && site_->on_device()) {
+      SF_RETURN_IF_ERROR(site_->MoveToHost());  // which leaves room for what is rounded
+      packed = model_.ops().PackF32(w, weights);
+    }
+    SF_RETURN_IF_ERROR(packed);
     SF_RETURN_IF_ERROR(model_.ops().Prepare(weights));
     return model_.ReplaceLinear(node, std::move(weights));
   }
@@ -385,14 +366,9 @@ class Driver {
   const Take take_;
   Stream stream_;
   std::optional<Stream> reference_;
-  int at_ = 0;  // the node before which the streams stand
-  // H of the site: a device's sum, by which its rounder rounds, or the host's matrix.
-  std::optional<Hessian> sum_;
-  std::unique_ptr<SiteRounder> rounder_;  // null: rounded on the host
-  std::vector<double> hessian_;           // [k, k]
-  std::vector<double> cross_;             // [k, k] E[(x - x^) x^T]
-  std::optional<HessianFactor> factor_;
-  std::vector<int32_t> factored_kept_;
+  int at_ = 0;                        // the node before which the streams stand
+  std::optional<SiteRounding> site_;  // where the streams stand; none while nothing is rounded there
+  std::vector<double> cross_;         // [k, k] E[(x - x^) x^T]
 };
 
 }  // namespace

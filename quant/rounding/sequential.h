@@ -16,6 +16,7 @@
 #include "formats/checkpoint.h"
 #include "kernels/runtime/model.h"
 #include "quant/rounding/gptq.h"
+#include "quant/rounding/site_rounding.h"
 
 namespace spikefold {
 
@@ -44,6 +45,7 @@ struct SequentialOptions {
   double damping = 0.01;
   double row_cap = 16;  // RowWeighting::cap
   GptqOptions gptq;
+  HostRounding* host_rounding = nullptr;  // gets what a device did not round; may be null
   Progress progress;
 };
 
