@@ -18,7 +18,7 @@
 // Moves     0.53 bytes a weight.
 // Requires  groups of a multiple of 64 columns.
 // Exact     what matmul_f32_s8r_s8c gives of the codes w8, on the same terms: bit for bit the CPU's, but for
-//           the kept columns of more than 64 rows. Super weights are added by AddSuperWeights.
+//           the kept columns of RunMany(). Super weights are added by AddSuperWeights.
 // Targets   sm_90a.
 #pragma once
 

@@ -48,8 +48,11 @@ TEST_CASE("Rows rounded through a device in chunks are those of panels on the ho
   for (float& v : w) v = normal(random);
   const std::vector<int32_t> kept = {3, 100};
   // Out of order, two in a row, the ends of a chunk.
-  const std::vector<PlannedSuper> supers = {
-      {.row = 36, .column = 191}, {.row = 4, .column = 7}, {.row = 5, .column = 0}, {.row = 4, .column = 60}};
+  const std::vector<PlannedSuper> supers = {{.row = 36, .column = 191},
+                                            {.row = 4, .column = 7},
+                                            {.row = 2, .column = 0},
+                                            {.row = 5, .column = 3},
+                                            {.row = 4, .column = 60}};
   const RoundingInput inputs[] = {{.w = w, .n = kN, .k = kK},
                                   {.w = w, .n = kN, .k = kK, .kept = kept, .supers = supers}};
   const WeightGrid grids[] = {{.bits = 4, .symmetric = false, .group = 32},

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -23,6 +24,8 @@ namespace spikefold {
 namespace {
 
 using Windows = std::vector<std::vector<int32_t>>;
+
+size_t Size(int64_t n) { return static_cast<size_t>(n); }
 
 ThreadPool& Pool() {
   static ThreadPool pool(4);
@@ -191,6 +194,9 @@ TEST_CASE("GPTQ on text that passes through a GPU gives codes as good as the CPU
       return sum / static_cast<double>(cpu.size());
     };
     CHECK(loss(gpu) == Approx(1).margin(0.01));
+    for (const auto& [node, rounded] : cpu) {
+      CHECK(gpu.at(node).relative_error == Approx(rounded.relative_error).epsilon(0.05));
+    }
     CHECK(loss(other) < 0.99);  // the canary: one window less, to which the same codes fit better
     auto node = cpu.begin();
     for (int i = 0; i < 3; ++i, ++node) {  // q, k, v of the first layer
@@ -255,10 +261,12 @@ TEST_CASE("Rows rounded on a GPU get the codes, scales and zeros of the CPU's", 
        {{.row = 199, .column = 0}}},
       {300, 2048, 4000, {.bits = 3, .symmetric = false, .group = 64}, {}, {}},
       {64, 12288, 500, {.bits = 4, .symmetric = false, .group = 64}, {5}, {}},
+      // More scales than are fitted at once.
+      {1100, 4096, 5000, {.bits = 4, .symmetric = false, .group = 32}, {}, {{.row = 1000, .column = 9}}},
   };
   for (const Case& c : cases) {
     CAPTURE(c.n, c.k);
-    const Site site(**ops, c.k, c.rows);
+    Site site(**ops, c.k, c.rows);
     const auto full = site.host.Full(Pool());
     auto rounder = site.device.NewRounder();
     INFO(rounder.status());
@@ -292,6 +300,48 @@ TEST_CASE("Rows rounded on a GPU get the codes, scales and zeros of the CPU's", 
       CHECK(actual->relative_error == Approx(expected->relative_error).epsilon(1e-9));
     }
   }
+}
+
+TEST_CASE("One sum on a GPU rounds linears of other sizes, grids and kept columns one after the other",
+          "[gpu]") {
+  auto ops = MakeCudaOps(&Pool());
+  REQUIRE(ops.ok());
+  constexpr int64_t kK = 512;
+  Site site(**ops, kK, 700);
+  const auto full = site.host.Full(Pool());
+  const auto rounder = site.device.NewRounder();
+  REQUIRE(rounder.ok());
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  std::vector<float> w(Size(300 * kK));
+  for (float& v : w) v = normal(random);
+  const std::vector<int32_t> kept = {0, 77, 400};
+  std::vector<int32_t> all(Size(kK));
+  std::iota(all.begin(), all.end(), 0);
+  const std::vector<int32_t>* const sets[] = {nullptr, &kept, &all, nullptr};
+  for (const std::vector<int32_t>* set : sets) {
+    const absl::Span<const int32_t> columns =
+        set == nullptr ? absl::Span<const int32_t>() : absl::MakeConstSpan(*set);
+    const auto host = FactorHessian(*full, kK, {.kept = columns}, Pool()),
+               device = FactorHessian(**rounder, kK, {.kept = columns});
+    REQUIRE(host.ok());
+    REQUIRE(device.ok());
+    for (const int64_t n : {40, 300, 7}) {
+      for (const int64_t group : {32, 128}) {
+        CAPTURE(n, group, columns.size());
+        const RoundingInput input{
+            .w = absl::MakeConstSpan(w).first(Size(n * kK)), .n = n, .k = kK, .kept = columns};
+        const WeightGrid grid{.bits = 4, .symmetric = false, .group = group};
+        const auto expected = Gptq(input, *host, grid, {}, Pool()),
+                   actual = Gptq(input, *device, grid, {}, Pool());
+        REQUIRE(expected.ok());
+        REQUIRE(actual.ok());
+        CHECK(actual->codes == expected->codes);
+        CHECK(actual->scales == expected->scales);
+      }
+    }
+  }
+  CHECK(site.device.AddRows(w.data(), 1, {}, Pool()).code() == absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_CASE("A scan on a GPU finds what a scan on the CPU finds", "[gpu]") {
