@@ -63,7 +63,7 @@ class Census {
     const char* tied = "model.embed_tokens.weight";
     SF_ASSIGN_OR_RETURN(
         const Tensor table,
-        reader_.ReadF32(graph_.config.tied_embeddings ? tied : absl::StrCat(head.module, ".weight")));
+        ReadF32(reader_, graph_.config.tied_embeddings ? tied : absl::StrCat(head.module, ".weight"), pool_));
     AddColumnSquares(table, pool_, out_.site_weight_sq.back());
     Report(progress_, "reading weights", layers, layers);
     return std::move(out_);
@@ -91,7 +91,7 @@ class Census {
       if (site.layer != layer) continue;
       for (const int linear : site.linears) {
         const Node& node = graph_.nodes[static_cast<size_t>(linear)];
-        SF_ASSIGN_OR_RETURN(const Tensor w, reader_.ReadF32(absl::StrCat(node.module, ".weight")));
+        SF_ASSIGN_OR_RETURN(const Tensor w, ReadF32(reader_, absl::StrCat(node.module, ".weight"), pool_));
         AddColumnSquares(w, pool_, out_.site_weight_sq[static_cast<size_t>(site.id)]);
         if (node.role == Role::kGateProj) gate = RowNorms(w, before, pool_);
         if (node.role == Role::kUpProj) up = RowNorms(w, before, pool_);

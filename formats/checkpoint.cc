@@ -111,6 +111,18 @@ absl::StatusOr<std::unique_ptr<WeightRows>> CheckpointReader::OpenRows(absl::str
   return RowsInMemory(std::move(whole));
 }
 
+absl::StatusOr<Tensor> ReadF32(const CheckpointReader& reader, absl::string_view name, ThreadPool& pool) {
+  if (!reader.ReadsRows(name)) return reader.ReadF32(name);
+  const Shape& shape = reader.Find(name)->shape;
+  Tensor whole = Tensor::ForOverwrite(DType::kF32, shape);
+  float* const to = whole.as<float>().data();
+  SF_RETURN_IF_ERROR(
+      ForRowBlocks(pool, shape[0], shape[1], reader.RowsTogether(name), [&](int64_t begin, int64_t end) {
+        return reader.ReadF32Rows(name, begin, end, to + begin * shape[1]);
+      }));
+  return whole;
+}
+
 namespace {
 
 constexpr char kNotFinite[] = "spikefold/not_finite";  // payload of such a status

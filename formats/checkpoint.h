@@ -85,6 +85,9 @@ class CheckpointReader {
   virtual const std::vector<std::string>& warnings() const;
 };
 
+// reader.ReadF32(), by all threads where it reads rows a few at a time.
+absl::StatusOr<Tensor> ReadF32(const CheckpointReader& reader, absl::string_view name, ThreadPool& pool);
+
 // Whether a reader's DataLoss is about values that are not finite, and nothing else.
 bool IsNotFinite(const absl::Status& status);
 

@@ -21,13 +21,20 @@ int64_t NumElements(const Shape& shape) {
 
 void Tensor::Free::operator()(void* p) const { weights ? FreeWeights(p) : std::free(p); }
 
-Tensor::Tensor(DType dtype, Shape shape) : dtype_(dtype), shape_(std::move(shape)) {
-  const size_t bytes = static_cast<size_t>(num_bytes());
-  const size_t rounded = (bytes + 63) / 64 * 64 + 64;
-  void* p = std::aligned_alloc(64, rounded);
-  if (p == nullptr) throw std::bad_alloc();  // caught at the edge of apps/, as ResourceExhausted
-  std::memset(p, 0, rounded);
-  data_.reset(p);
+Tensor::Tensor(DType dtype, Shape shape) : Tensor(ForOverwrite(dtype, std::move(shape))) {
+  std::memset(data_.get(), 0, static_cast<size_t>(num_bytes()));
+}
+
+Tensor Tensor::ForOverwrite(DType dtype, Shape shape) {
+  Tensor t;
+  t.dtype_ = dtype;
+  t.shape_ = std::move(shape);
+  const size_t bytes = static_cast<size_t>(t.num_bytes()), lines = bytes / 64 * 64;
+  void* p = std::aligned_alloc(64, lines + 128);
+  if (p == nullptr) throw std::bad_alloc();            // caught at the edge of apps/, as ResourceExhausted
+  std::memset(static_cast<char*>(p) + lines, 0, 128);  // the end, and what may be read behind it
+  t.data_.reset(p);
+  return t;
 }
 
 Tensor Tensor::ForWeights(DType dtype, Shape shape) {

@@ -32,7 +32,8 @@ struct TensorView {
 class Tensor {
  public:
   Tensor() = default;
-  Tensor(DType dtype, Shape shape);  // zero-initialised, 64-byte aligned
+  Tensor(DType dtype, Shape shape);                      // zero-initialised, 64-byte aligned
+  static Tensor ForOverwrite(DType dtype, Shape shape);  // the same, of values that nobody has set
   // The same in memory for weights (base/weight_memory.h): written once, read for every token.
   static Tensor ForWeights(DType dtype, Shape shape);
   static Tensor FromFloats(Shape shape, absl::Span<const float> values);

@@ -1,7 +1,10 @@
 // Linears of the CUDA backend: weights are uploaded when they are packed; the linears of a site share a
 // launch.
 #include <algorithm>
+#include <atomic>
+#include <bit>
 #include <cstring>
+#include <memory>
 #include <numeric>
 #include <vector>
 
@@ -117,18 +120,31 @@ absl::Status UploadSums(const CodeMatrix& w, bool channels, const cuda::Stream& 
   return Upload(RowSums(groups), stream, device, device.row_sum);
 }
 
-// The weights in bf16; empty if some value needs more.
-std::vector<uint16_t> Bf16Rows(const Tensor& w) {
+// The weights in bf16; null if some value needs more.
+std::unique_ptr<uint16_t[]> Bf16Rows(const Tensor& w, ThreadPool* pool) {
   const absl::Span<const float> values = w.as<float>();
-  const auto holds = [](float v) { return Bf16ToFloat(FloatToBf16(v)) == v; };
+  const auto holds = [](float v) { return (std::bit_cast<uint32_t>(v) & 0xffff) == 0; };
   const absl::Span<const float> some = values.first(std::min<size_t>(values.size(), 4096));
-  if (!std::all_of(some.begin(), some.end(), holds)) return {};  // before there is memory for all
-  std::vector<uint16_t> rows(values.size());
-  for (size_t i = 0; i < values.size(); ++i) {
-    if (!holds(values[i])) return {};
-    rows[i] = FloatToBf16(values[i]);
+  if (!std::all_of(some.begin(), some.end(), holds)) return nullptr;  // before there is memory for all
+  auto rows = std::make_unique_for_overwrite<uint16_t[]>(values.size());
+  std::atomic<bool> all{true};
+  const auto convert = [&](int64_t begin, int64_t end) {
+    uint32_t lost = 0;
+    for (size_t i = static_cast<size_t>(begin); i < static_cast<size_t>(end); ++i) {
+      const uint32_t bits = std::bit_cast<uint32_t>(values[i]);
+      lost |= bits & 0xffff;
+      rows[i] = static_cast<uint16_t>(bits >> 16);
+    }
+    if (lost != 0) all = false;
+  };
+  const int64_t count = static_cast<int64_t>(values.size());
+  constexpr int64_t kGrain = 1 << 16;
+  if (pool != nullptr) {
+    pool->ParallelFor(count, kGrain, convert);
+  } else {
+    convert(0, count);
   }
-  return rows;
+  return all ? std::move(rows) : nullptr;
 }
 
 cuda::Linear LinearOf(const LinearWeights& w, const CudaWeights& device, float* y) {
@@ -161,8 +177,11 @@ absl::Status CudaOps::PackF32(const Tensor& w, LinearWeights& out) {
   out.n = w.dim(0);
   out.k = w.dim(1);
   auto device = std::make_shared<CudaWeights>();
-  if (const std::vector<uint16_t> rows = Bf16Rows(w); !rows.empty()) {
-    SF_RETURN_IF_ERROR(Upload(rows, *stream_, *device, device->w));
+  if (const auto rows = Bf16Rows(w, pool_); rows != nullptr) {
+    const size_t bytes = static_cast<size_t>(out.n * out.k) * sizeof(uint16_t);
+    SF_RETURN_IF_ERROR(device->w.Reserve(bytes));
+    SF_RETURN_IF_ERROR(cuda::CopyIn(device->w.as<void>(), rows.get(), bytes, *stream_));
+    device->bytes = bytes;
     device->bf16 = true;
     out.device = std::move(device);
     return stream_->Sync();

@@ -46,7 +46,7 @@ absl::Status LoadedModel::LoadFloatLinear(const CheckpointReader& reader, int no
   const Node& n = graph_.nodes[static_cast<size_t>(node)];
   auto weights = std::make_shared<LinearWeights>();
   {
-    SF_ASSIGN_OR_RETURN(const Tensor w, reader.ReadF32(n.module + ".weight"));
+    SF_ASSIGN_OR_RETURN(const Tensor w, ReadF32(reader, n.module + ".weight", pool_));
     SF_RETURN_IF_ERROR(ops_->PackF32(w, *weights));
   }
   if (n.has_bias) {

@@ -219,7 +219,7 @@ class Driver {
 
   absl::StatusOr<Tensor> ReadWeight(const Node& n) const {
     const bool tied = n.role == Role::kHead && graph_.config.tied_embeddings;
-    return reader_.ReadF32((tied ? graph_.nodes[0].module : n.module) + ".weight");
+    return ReadF32(reader_, (tied ? graph_.nodes[0].module : n.module) + ".weight", *options_.pool);
   }
 
   // A linear that is rounded already: what follows it computes with its codes.
@@ -322,7 +322,7 @@ class Driver {
   }
 
   absl::Status Replace(int node, const RoundingInput& input, const RoundedWeights& rounded) {
-    Tensor w(DType::kF32, {input.n, input.k});
+    Tensor w = Tensor::ForOverwrite(DType::kF32, {input.n, input.k});
     float* out = w.as<float>().data();
     Dequantize(rounded, input.n, input.k, *options_.pool, out);
     for (const int32_t column : input.kept) {
