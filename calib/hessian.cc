@@ -16,9 +16,9 @@ namespace {
 
 namespace s8 = kernels::matmul_f32_s8r_s8c;
 
-constexpr int64_t kChunkRows = 512;  // whose codes share scales: see the header
-constexpr int64_t kColumns = 64;     // whose codes one thread makes
-constexpr int64_t kLine = 16;        // floats of a cache line
+constexpr int64_t kChunkRows = kCodeProductRows;  // whose codes share scales: see the header
+constexpr int64_t kColumns = 64;                  // whose codes one thread makes
+constexpr int64_t kLine = 16;                     // floats of a cache line
 
 // ||x||^2 and max |x| of each row of x [rows, k], in 16 lanes.
 SF_VECTOR_CLONES void Measure(const float* x, int64_t rows, int64_t k, float* norm, float* peak) {

@@ -44,7 +44,9 @@ struct ApplyOptions {
   EarlierCheckpoint codes_from;
   // Keeps a journal, so that a run that is killed, interrupted or out of memory can be gone on with.
   bool journal = false;
-  bool resume = false;             // does so, to the same bytes as without the interruption
+  // Does so, to the same bytes as without the interruption (on a device: where it had as much room, see
+  // Gptq).
+  bool resume = false;
   std::string journal_key;         // what else decides the bytes, beside model, plan, scan and version
   int64_t* num_resumed = nullptr;  // gets the number of linears that were there already; may be null
   HostRounding* host_rounding =

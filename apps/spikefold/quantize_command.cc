@@ -261,7 +261,7 @@ absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& rea
   for (const auto& [reason, sites] : host_rounding) {
     context.console.Note(
         absl::StrCat("linears behind ", sites,
-                     " of the layers' inputs were rounded on the CPU, not on the GPU: ", reason));
+                     " of the model's inputs were rounded on the CPU, not on the GPU: ", reason));
   }
   if (num_resumed > 0) {
     context.console.Note(absl::StrCat("went on behind ", num_resumed, " linears of an interrupted run"));

@@ -10,6 +10,8 @@
 
 namespace spikefold {
 
+inline constexpr int64_t kCodeProductRows = 512;  // that whoever sums adds at once, at the most
+
 class CodeProductSum {
  public:
   virtual ~CodeProductSum() = default;

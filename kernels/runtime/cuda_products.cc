@@ -24,6 +24,8 @@ class CudaProductSum : public CodeProductSum {
     const size_t bytes = static_cast<size_t>(k_ * k_) * sizeof(float);
     SF_RETURN_IF_ERROR(product_.Reserve(bytes));
     SF_RETURN_IF_ERROR(sum_.Reserve(bytes));
+    SF_RETURN_IF_ERROR(left_.codes.Reserve(static_cast<size_t>(k_ * s8c::RowBytes(kCodeProductRows))));
+    SF_RETURN_IF_ERROR(left_.scale.Reserve(static_cast<size_t>(k_) * sizeof(float)));
     return cuda::Fill(sum_.as<void>(), 0, bytes, stream_);
   }
 

@@ -136,8 +136,11 @@ class Driver {
       if (wanted[l].done.has_value()) {
         SF_RETURN_IF_ERROR(TakeUp(site.linears[l], wanted[l]));
       } else if (wanted[l].round) {
+        const bool is_last =
+            std::none_of(wanted.begin() + static_cast<std::ptrdiff_t>(end), wanted.end(),
+                         [](const LinearRounding& w) { return w.round && !w.done.has_value(); });
         SF_RETURN_IF_ERROR(RoundLinears(absl::MakeConstSpan(site.linears).subspan(l, end - l),
-                                        absl::MakeConstSpan(wanted).subspan(l, end - l)));
+                                        absl::MakeConstSpan(wanted).subspan(l, end - l), is_last));
       }
       l = end;
     }
@@ -175,12 +178,6 @@ class Driver {
     const RowWeighting weighting{.cap = options_.row_cap, .spike_threshold = spike_threshold};
     ThreadPool& pool = *options_.pool;
     SF_RETURN_IF_ERROR(LoadBefore(site));
-    SF_ASSIGN_OR_RETURN(auto on_device, model_.ops().NewCodeProductSum(site.k));
-    if (on_device == nullptr && !model_.ops().device().empty() && options_.host_rounding != nullptr) {
-      ++(*options_.host_rounding)[std::string(SiteRounding::kNoRoom)];
-    }
-    site_.emplace(std::make_unique<Hessian>(site.k, std::move(on_device)), options_.damping, pool,
-                  options_.host_rounding);
     OuterProductSum cross(reference_ ? site.k : 0, false);
     for (size_t w = 0; w < windows_.size(); ++w) {
       SF_ASSIGN_OR_RETURN(const absl::Span<const float> x, stream_.Run(w, at_, site));
@@ -190,6 +187,7 @@ class Driver {
         SF_RETURN_IF_ERROR(
             CheckSiteFinite(graph_, site, x, static_cast<int64_t>(w), windows_[w], "rounding", pool));
       }
+      if (w == 0) SF_RETURN_IF_ERROR(BeginSum(site));  // what the text needs of a device has its place now
       const int64_t rows = static_cast<int64_t>(windows_[w].size());
       const std::vector<float> weight = RowWeights(sizes, weighting);
       SF_RETURN_IF_ERROR(site_->sum().Add(x.data(), x.data(), rows, weight, pool));
@@ -204,13 +202,23 @@ class Driver {
     return absl::OkStatus();
   }
 
+  absl::Status BeginSum(const Site& site) {
+    SF_ASSIGN_OR_RETURN(auto on_device, model_.ops().NewCodeProductSum(site.k));
+    if (on_device == nullptr && !model_.ops().device().empty() && options_.host_rounding != nullptr) {
+      ++(*options_.host_rounding)[std::string(SiteRounding::kNoRoom)];
+    }
+    site_.emplace(std::make_unique<Hessian>(site.k, std::move(on_device)), options_.damping, *options_.pool,
+                  options_.host_rounding);
+    return absl::OkStatus();
+  }
+
   // What keeps a device from rounding all that is wanted; empty: nothing.
   std::string WhyOnHost(const std::vector<LinearRounding>& wanted) const {
     if (reference_) return "rounding to a reference is the CPU's";
     const bool grids = std::all_of(wanted.begin(), wanted.end(), [](const LinearRounding& w) {
       return !w.round || w.done.has_value() || CanRoundOnDevice(w.grid);
     });
-    return grids ? "" : "trellis codes and blocks of ggml are the CPU's";
+    return grids ? "" : "trellis codes are the CPU's (--codes grid: the GPU's)";
   }
 
   static absl::Status Named(const Node& n, const absl::Status& status) {
@@ -248,7 +256,9 @@ class Driver {
     return end;
   }
 
-  absl::Status RoundLinears(absl::Span<const int> linears, absl::Span<const LinearRounding> wanted) {
+  // `is_last`: no others of the site come behind these.
+  absl::Status RoundLinears(absl::Span<const int> linears, absl::Span<const LinearRounding> wanted,
+                            bool is_last) {
     const Node& first = graph_.nodes[static_cast<size_t>(linears.front())];
     const std::vector<int32_t>& kept = wanted.front().kept;
     if (const absl::Status status = site_->Factor(kept); !status.ok()) return Named(first, status);
@@ -267,6 +277,7 @@ class Driver {
     auto rounding = site_->Round(tasks, kept, options_.gptq);
     if (!rounding.ok()) return Named(first, rounding.status());
     std::vector<absl::StatusOr<RoundedWeights>>& rounded = *rounding;
+    if (is_last) site_.reset();  // what is rounded needs the room
     for (size_t l = 0; l < linears.size(); ++l) {
       if (!rounded[l].ok()) {
         return Named(graph_.nodes[static_cast<size_t>(linears[l])], rounded[l].status());
@@ -347,13 +358,16 @@ class Driver {
       SF_ASSIGN_OR_RETURN(const Tensor bias, reader_.ReadF32(n.module + ".bias"));
       weights.bias.assign(bias.as<float>().begin(), bias.as<float>().end());
     }
-    absl::Status packed = model_.ops().PackF32(w, weights);
+    const auto pack = [&]() -> absl::Status {
+      SF_RETURN_IF_ERROR(model_.ops().PackF32(w, weights));
+      return model_.ops().Prepare(weights);
+    };
+    absl::Status packed = pack();
     if (absl::IsResourceExhausted(packed) && site_ && site_->on_device()) {
-      SF_RETURN_IF_ERROR(site_->MoveToHost());  // which leaves room for what is rounded
-      packed = model_.ops().PackF32(w, weights);
+      SF_RETURN_IF_ERROR(site_->MoveToHost());
+      packed = pack();
     }
     SF_RETURN_IF_ERROR(packed);
-    SF_RETURN_IF_ERROR(model_.ops().Prepare(weights));
     return model_.ReplaceLinear(node, std::move(weights));
   }
 

@@ -1,7 +1,9 @@
 #include "quant/rounding/site_rounding.h"
 
 #include <algorithm>
+#include <string>
 
+#include "absl/strings/str_cat.h"
 #include "formats/base/status.h"
 
 namespace spikefold {
@@ -13,7 +15,7 @@ absl::Status SiteRounding::Start(absl::string_view stays) {
   if (absl::IsResourceExhausted(rounder.status())) return MoveToHost();
   SF_RETURN_IF_ERROR(rounder.status());
   rounder_ = *std::move(rounder);
-  return rounder_ == nullptr ? MoveToHost("it has no kernels for so many columns") : absl::OkStatus();
+  return rounder_ == nullptr ? MoveToHost(absl::StrCat("it has no kernels for K=", k_)) : absl::OkStatus();
 }
 
 absl::Status SiteRounding::MoveToHost(absl::string_view reason) {

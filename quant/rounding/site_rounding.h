@@ -40,7 +40,7 @@ class SiteRounding {
                                                                     const GptqOptions& options);
   bool on_device() const { return rounder_ != nullptr; }
   // Gives the device's memory back: the rest is rounded on the host.
-  static constexpr absl::string_view kNoRoom = "its memory has no room";
+  static constexpr absl::string_view kNoRoom = "memory ran out";
   absl::Status MoveToHost(absl::string_view reason = kNoRoom);
 
   const HessianFactor& factor() const { return *factor_; }       // the last one
