@@ -52,14 +52,6 @@ class Folded : public FoldedCheckpoint {
     const auto shifted = model_.shifted_biases.find(name);
     return shifted == model_.shifted_biases.end() ? Rewritten(name) : ShiftedBias(name, shifted->second);
   }
-  bool ReadsRows(absl::string_view name) const override { return !IsFolded(name) && base_.ReadsRows(name); }
-  absl::Status ReadF32Rows(absl::string_view name, int64_t begin, int64_t end, float* out) const override {
-    return IsFolded(name) ? CheckpointReader::ReadF32Rows(name, begin, end, out)
-                          : base_.ReadF32Rows(name, begin, end, out);
-  }
-  int64_t RowsTogether(absl::string_view name) const override {
-    return IsFolded(name) ? 1 : base_.RowsTogether(name);
-  }
   int64_t ReadMemory(absl::string_view name) const override {
     if (const auto shifted = model_.shifted_biases.find(name); shifted != model_.shifted_biases.end()) {
       return ReadMemory(model_.graph.nodes[static_cast<size_t>(shifted->second)].module + ".weight");
@@ -95,9 +87,7 @@ class Folded : public FoldedCheckpoint {
     if (memory_ != nullptr) {
       if (auto known = memory_->Find(memory_key_, name, pool_)) return *std::move(known);
     }
-    const std::string& source = it->second.source;
-    SF_ASSIGN_OR_RETURN(Tensor tensor,
-                        pool_ == nullptr ? base_.ReadF32(source) : spikefold::ReadF32(base_, source, *pool_));
+    SF_ASSIGN_OR_RETURN(Tensor tensor, base_.ReadF32(it->second.source));
     ApplyRewrite(it->second, pool_, &tensor);
     if (memory_ != nullptr) memory_->Remember(memory_key_, name, tensor);
     return tensor;
