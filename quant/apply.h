@@ -49,8 +49,8 @@ struct ApplyOptions {
   bool resume = false;
   std::string journal_key;         // what else decides the bytes, beside model, plan, scan and version
   int64_t* num_resumed = nullptr;  // gets the number of linears that were there already; may be null
-  HostRounding* host_rounding =
-      nullptr;  // gets what GPTQ did on the host instead of on the device; may be null
+  // Gets what GPTQ did on the host instead of on the device; may be null.
+  HostRounding* host_rounding = nullptr;
   Shard shard;  // `output` becomes a part for MergeNativeParts()
   // Parts with all linears of the layers before the shard, of this plan: needed for GPTQ, which rounds on
   // what these hand over. They outlive the call.

@@ -260,8 +260,8 @@ absl::Status WritePrepared(const Prepared& prepared, const CheckpointReader& rea
   context.console.EndProgress();
   for (const auto& [reason, sites] : host_rounding) {
     context.console.Note(
-        absl::StrCat("linears behind ", sites,
-                     " of the model's inputs were rounded on the CPU, not on the GPU: ", reason));
+        absl::StrCat("GPTQ of what reads ", sites,
+                     " of the model's activations ran on the CPU, not on the GPU: ", reason));
   }
   if (num_resumed > 0) {
     context.console.Note(absl::StrCat("went on behind ", num_resumed, " linears of an interrupted run"));

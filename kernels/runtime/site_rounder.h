@@ -12,6 +12,7 @@
 
 namespace spikefold {
 
+// From all: a device's errors; ResourceExhausted: it has no room, and whatever was done is lost.
 class SiteRounder {
  public:
   virtual ~SiteRounder() = default;

@@ -10,6 +10,7 @@
 #include "calib/observers/hessian_observer.h"
 #include "calib/window_run.h"
 #include "kernels/runtime/forward.h"
+#include "tests/testing/plain_product_sum.h"
 #include "tests/testing/status_matchers.h"
 #include "tests/testing/tiny_model.h"
 
@@ -125,35 +126,6 @@ TEST_CASE("Sums of outer products are those of plain loops, for any width and sp
   }
 }
 
-// As a device sums, by plain loops.
-class PlainProductSum : public CodeProductSum {
- public:
-  explicit PlainProductSum(int64_t k) : k_(k), sum_(static_cast<size_t>(k * k)) {}
-  absl::Status Add(int64_t rows, const int8_t* a, const float* a_scale, const int8_t* b,
-                   const float* b_scale) override {
-    if (fails) return absl::InternalError("device: gone");
-    for (int64_t i = 0; i < k_; ++i) {
-      for (int64_t j = 0; j < k_; ++j) {
-        int32_t dot = 0;
-        for (int64_t t = 0; t < rows; ++t) dot += a[i * rows + t] * b[j * rows + t];
-        sum_[static_cast<size_t>(i * k_ + j)] += static_cast<float>(dot) * a_scale[i] * b_scale[j];
-      }
-    }
-    return absl::OkStatus();
-  }
-  absl::Status Read(int64_t first, int64_t count, float* to) const override {
-    if (fails) return absl::InternalError("device: gone");
-    std::copy_n(sum_.data() + first * k_, count * k_, to);
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder() override { return nullptr; }
-  bool fails = false;
-
- private:
-  const int64_t k_;
-  std::vector<float> sum_;
-};
-
 TEST_CASE("A device that sums outer products gives the host's bits") {
   for (const int64_t k : {1, 40, 300}) {
     for (const bool symmetric : {true, false}) {
@@ -161,8 +133,8 @@ TEST_CASE("A device that sums outer products gives the host's bits") {
       const std::vector<float> a = Gaussian(rows * k, 7), b = Gaussian(rows * k, 8);
       std::vector<float> weight = Gaussian(rows, 9);
       for (float& w : weight) w = std::abs(w);
-      auto plain = std::make_unique<PlainProductSum>(k);
-      PlainProductSum* const device = plain.get();
+      auto plain = std::make_unique<testing::PlainProductSum>(k);
+      testing::PlainProductSum* const device = plain.get();
       OuterProductSum on_host(k, symmetric), on_device(k, symmetric, std::move(plain));
       for (OuterProductSum* sum : {&on_host, &on_device}) {
         REQUIRE(sum->Add(a.data(), symmetric ? a.data() : b.data(), rows, weight, Pool()).ok());
@@ -172,6 +144,10 @@ TEST_CASE("A device that sums outer products gives the host's bits") {
       device->fails = true;
       CHECK(absl::IsInternal(on_device.Full(Pool()).status()));
       CHECK(absl::IsInternal(on_device.Add(a.data(), a.data(), rows, {}, Pool())));
+      device->fails = false;
+      REQUIRE(
+          on_device.NewRounder().ok());  // who rounds by it must not see it change; asymmetric: nobody does
+      CHECK(absl::IsFailedPrecondition(on_device.Add(a.data(), a.data(), rows, {}, Pool())) == symmetric);
     }
   }
 }

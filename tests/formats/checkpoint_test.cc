@@ -137,8 +137,29 @@ TEST_CASE("Blocks of rows are those of the whole, whatever holds the matrix", "[
       };
       REQUIRE(ForRowBlocks(pool, t.shape[0], k, (*rows)->rows_together(), read) == absl::OkStatus());
       CHECK(SameBits(blocks, *model->ReadF32(t.name)));
+      CHECK(SameBits(*ReadF32(*model, t.name, pool), *model->ReadF32(t.name)));  // all threads
     }
   }
+}
+
+TEST_CASE("All threads read a matrix of several blocks as one does", "[checkpoint]") {
+  const TempDirectory dir;
+  const std::string embedding = "model.embed_tokens.weight";
+  MakeVariant(dir.path(), {{"\"vocab_size\": 128", "\"vocab_size\": 3001"}}, [&](Tensors& t) {
+    for (const std::string& name : {embedding, std::string("lm_head.weight")}) {
+      Tensor& table = Get(t, name) = Tensor(DType::kF32, {3001, 64});
+      for (int64_t i = 0; i < table.num_elements(); ++i) {
+        table.as<float>()[static_cast<size_t>(i)] = static_cast<float>(i % 99991);
+      }
+    }
+    Get(t, "lm_head.weight").as<float>()[3000 * 64] = NAN;
+  });
+  const auto model = Open(dir.path());
+  ThreadPool pool(3);
+  CHECK(SameBits(*ReadF32(*model, embedding, pool), *model->ReadF32(embedding)));
+  const absl::Status odd = ReadF32(*model, "lm_head.weight", pool).status();
+  CHECK(absl::IsDataLoss(odd));
+  CHECK(odd == model->ReadF32("lm_head.weight").status());
 }
 
 TEST_CASE("The status of blocks of rows is that of the first that fails", "[checkpoint]") {
@@ -327,6 +348,9 @@ TEST_CASE("Values that are not finite are reported with tensor, count and first 
         dir.path() +
             ": model.norm.weight: 2 of 64 values are not finite, the first is infinite at "
             "index 3; only finite weights are allowed");
+  ThreadPool pool(2);
+  CHECK(ReadF32(*model, kQ, pool).status() == q.status());
+  CHECK(ReadF32(*model, "none", pool).status() == model->ReadF32("none").status());
   // The same in a GGUF file.
   std::string bytes = Slurp(Tiny("llama_bias") + "/model.gguf");
   const auto file = GgufFile::Open(Tiny("llama_bias") + "/model.gguf");

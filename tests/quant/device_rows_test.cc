@@ -8,6 +8,7 @@
 #include "quant/rounding/gptq.h"
 #include "quant/rounding/sequential.h"
 #include "tests/quant/plain_rounder.h"
+#include "tests/testing/forwarding_model.h"
 #include "tests/testing/tiny_model.h"
 
 namespace spikefold {
@@ -106,7 +107,7 @@ class DeviceOps : public CpuOps {
   std::string device() const override { return "plain loops"; }
   absl::StatusOr<std::unique_ptr<CodeProductSum>> NewCodeProductSum(int64_t k) override {
     if (no_room_ == NoRoom::kSum) return std::unique_ptr<CodeProductSum>();
-    return std::make_unique<testing::PlainProductSum>(k, no_room_, rounders_);
+    return std::make_unique<testing::RoundingSum>(k, no_room_, rounders_);
   }
   absl::Status PackF32(const Tensor& w, LinearWeights& out) override {
     if (no_room_ == NoRoom::kWeights && *rounders_ > 0) return absl::ResourceExhaustedError("device: full");
@@ -118,29 +119,13 @@ class DeviceOps : public CpuOps {
   const std::shared_ptr<int> rounders_ = std::make_shared<int>(0);
 };
 
-class WithOps : public RuntimeModel {
+class WithOps : public testing::ForwardingModel {
  public:
   WithOps(std::unique_ptr<RuntimeModel> model, std::unique_ptr<Ops> ops)
-      : model_(std::move(model)), ops_(std::move(ops)) {}
-  const ModelGraph& graph() const override { return model_->graph(); }
+      : ForwardingModel(std::move(model)), ops_(std::move(ops)) {}
   Ops& ops() const override { return *ops_; }
-  ThreadPool& pool() const override { return model_->pool(); }
-  const LinearWeights* linear(int node) const override { return model_->linear(node); }
-  const std::vector<float>& gain(int node) const override { return model_->gain(node); }
-  const ActivationForm& form(int site) const override { return model_->form(site); }
-  const RowRotation* qk_rotation() const override { return model_->qk_rotation(); }
-  const KvPrefix* prefix() const override { return model_->prefix(); }
-  void set_prefix(KvPrefix prefix) override { model_->set_prefix(std::move(prefix)); }
-  const KvOptions& kv() const override { return model_->kv(); }
-  absl::Status set_kv(const KvOptions& options) override { return model_->set_kv(options); }
-  uint64_t weight_bytes() const override { return model_->weight_bytes(); }
-  absl::Status ReplaceLinear(int node, LinearWeights weights) override {
-    return model_->ReplaceLinear(node, std::move(weights));
-  }
-  void ReleaseLinear(int node) override { model_->ReleaseLinear(node); }
 
  private:
-  const std::unique_ptr<RuntimeModel> model_;
   const std::unique_ptr<Ops> ops_;
 };
 

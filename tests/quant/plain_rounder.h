@@ -7,12 +7,12 @@
 #include <utility>
 #include <vector>
 
-#include "kernels/runtime/code_product_sum.h"
 #include "kernels/runtime/site_rounder.h"
 #include "quant/rounding/cholesky.h"
 #include "quant/rounding/row_descent.h"
 #include "quant/rounding/weight_grid.h"
 #include "tests/quant/quant_kit.h"
+#include "tests/testing/plain_product_sum.h"
 
 namespace spikefold::testing {
 
@@ -210,40 +210,24 @@ class PlainRounder : public SiteRounder {
 };
 
 // Second moments whose rounder is a PlainRounder.
-class PlainProductSum : public CodeProductSum {
+class RoundingSum : public PlainProductSum {
  public:
-  PlainProductSum(int64_t k, NoRoom no_room, std::shared_ptr<int> rounders)
-      : k_(k), no_room_(no_room), rounders_(std::move(rounders)), sum_(static_cast<size_t>(k * k)) {}
-  absl::Status Add(int64_t rows, const int8_t* a, const float* a_scale, const int8_t* b,
-                   const float* b_scale) override {
-    for (int64_t i = 0; i < k_; ++i) {
-      for (int64_t j = 0; j < k_; ++j) {
-        int32_t dot = 0;
-        for (int64_t t = 0; t < rows; ++t) dot += a[i * rows + t] * b[j * rows + t];
-        sum_[static_cast<size_t>(i * k_ + j)] += static_cast<float>(dot) * a_scale[i] * b_scale[j];
-      }
-    }
-    return absl::OkStatus();
-  }
-  absl::Status Read(int64_t first, int64_t count, float* to) const override {
-    std::copy_n(sum_.data() + first * k_, count * k_, to);
-    return absl::OkStatus();
-  }
+  RoundingSum(int64_t k, NoRoom no_room, std::shared_ptr<int> rounders)
+      : PlainProductSum(k), no_room_(no_room), rounders_(std::move(rounders)) {}
   absl::StatusOr<std::unique_ptr<SiteRounder>> NewRounder() override {
     if (no_room_ == NoRoom::kRounder) return absl::ResourceExhaustedError("device: full");
-    for (int64_t i = 0; i < k_ * k_; ++i) {  // the upper triangle counts
-      if (i % k_ < i / k_) sum_[static_cast<size_t>(i)] = sum_[static_cast<size_t>(i % k_ * k_ + i / k_)];
+    for (int64_t i = 0; i < k() * k(); ++i) {  // the upper triangle counts
+      if (i % k() < i / k())
+        sum()[static_cast<size_t>(i)] = sum()[static_cast<size_t>(i % k() * k() + i / k())];
     }
-    auto rounder = std::make_unique<PlainRounder>(sum_, k_, 5, rounders_);
+    auto rounder = std::make_unique<PlainRounder>(sum(), k(), 5, rounders_);
     rounder->no_room = no_room_;
     return rounder;
   }
 
  private:
-  const int64_t k_;
   const NoRoom no_room_;
   const std::shared_ptr<int> rounders_;
-  std::vector<float> sum_;
 };
 
 }  // namespace spikefold::testing

@@ -8,6 +8,7 @@
 #include "kernels/runtime/bench.h"
 #include "kernels/runtime/cpu_ops.h"
 #include "tests/kernels/runtime/runtime_kit.h"
+#include "tests/testing/forwarding_model.h"
 
 namespace spikefold::testing {
 namespace {
@@ -87,12 +88,12 @@ class WatchedOps : public CpuOps {
 };
 
 // A model on other ops, whose blocks take codes with columns kept where `quantizes`.
-class WatchedModel : public RuntimeModel {
+class WatchedModel : public ForwardingModel {
  public:
   WatchedModel(std::unique_ptr<RuntimeModel> model, bool quantizes)
-      : ops_(&Pool()), model_(std::move(model)) {
+      : ForwardingModel(std::move(model)), ops_(&Pool()) {
     for (const Site& site : graph().sites) {
-      forms_.push_back(model_->form(site.id));
+      forms_.push_back(ForwardingModel::form(site.id));
       if (!quantizes || site.layer < 0) continue;
       forms_.back().format = ActivationFormat::kS8Token;
       forms_.back().kept = {2, 7};
@@ -107,32 +108,17 @@ class WatchedModel : public RuntimeModel {
                     .ok());
         w.kept_weight.assign(static_cast<size_t>(2 * n.n), FloatToBf16(0.5f));
         REQUIRE(ops_.Prepare(w).ok());
-        REQUIRE(model_->ReplaceLinear(node, std::move(w)).ok());
+        REQUIRE(ReplaceLinear(node, std::move(w)).ok());
       }
     }
   }
   WatchedOps& watched() const { return ops_; }
 
-  const ModelGraph& graph() const override { return model_->graph(); }
   Ops& ops() const override { return ops_; }
-  ThreadPool& pool() const override { return model_->pool(); }
-  const LinearWeights* linear(int node) const override { return model_->linear(node); }
-  const std::vector<float>& gain(int node) const override { return model_->gain(node); }
   const ActivationForm& form(int site) const override { return forms_[static_cast<size_t>(site)]; }
-  const RowRotation* qk_rotation() const override { return model_->qk_rotation(); }
-  const KvPrefix* prefix() const override { return model_->prefix(); }
-  void set_prefix(KvPrefix prefix) override { model_->set_prefix(std::move(prefix)); }
-  const KvOptions& kv() const override { return model_->kv(); }
-  absl::Status set_kv(const KvOptions& options) override { return model_->set_kv(options); }
-  uint64_t weight_bytes() const override { return model_->weight_bytes(); }
-  absl::Status ReplaceLinear(int node, LinearWeights w) override {
-    return model_->ReplaceLinear(node, std::move(w));
-  }
-  void ReleaseLinear(int node) override { model_->ReleaseLinear(node); }
 
  private:
   mutable WatchedOps ops_;
-  std::unique_ptr<RuntimeModel> model_;
   std::vector<ActivationForm> forms_;
 };
 
