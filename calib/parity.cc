@@ -54,7 +54,7 @@ class Side {
 };
 
 // What outputs may differ by: nothing, but where bf16 columns are added. A tensor core adds those in an order
-// of its own, which is exact to TailTolerance() of the terms' sizes. Empty: nothing.
+// of its own, within TailBound() of the terms' sizes. Empty: nothing.
 std::vector<double> Tolerance(const ActivationForm& form, const LinearWeights& w, const float* rows,
                               const std::vector<float>& outputs) {
   const size_t r = form.kept.size();
@@ -68,7 +68,7 @@ std::vector<double> Tolerance(const ActivationForm& form, const LinearWeights& w
       const double x = double{rows[i / n * k + static_cast<size_t>(form.kept[c])]};
       size += 2 * std::abs(x * double{Bf16ToFloat(w.kept_weight[i % n * r + c])});
     }
-    tolerance[i] = size * kernels::TailTolerance(static_cast<int64_t>(r));
+    tolerance[i] = size * kernels::TailBound(static_cast<int64_t>(r));
   }
   return tolerance;
 }

@@ -17,15 +17,12 @@
 
 namespace spikefold::kernels {
 
-// By what share of its terms' sizes an output is taken to differ where a tensor core adds the kept columns,
-// 16 at a time: two units in the last place of the largest term each time, which it loses by truncation, a
-// few bits below that place (Fasi et al. 2021, PeerJ CS 7:e330). An estimate: emulated so, with integer sums
-// of thousands of times the products' size, one in some thousands of outputs exceeds it, by a third at the
-// most.
-inline double TailTolerance(int64_t num_kept) {
-  const int64_t times = (num_kept + 15) / 16;
-  return 0x1p-22 * static_cast<double>(times < 4 ? 4 : times);
-}
+// By what share of its terms' sizes an output differs at the most where a tensor core adds the kept columns,
+// 16 at a time. Hopper's aligns the 16 products and the sum to the largest of them, drops what lies more than
+// two bits below that one's last place, and truncates what they add up to (Khattak and Mikaitis 2025,
+// arXiv:2512.07004): 17 * 2^-25 + 2^-23. Sixteen additions rounded to nearest, as elsewhere, 16 * 2^-24.
+// Together 13.25 * 2^-23 for 16 columns; 16 have room for the bias, too.
+inline double TailBound(int64_t num_kept) { return 0x1p-19 * static_cast<double>((num_kept + 15) / 16); }
 
 inline constexpr int64_t kPanel = 32;  // output channels that a packed weight holds side by side
 

@@ -11,7 +11,7 @@
 //           CPU's order; sm_90a for more, and for 33 to 64 rows as a rule where columns are kept or channels
 //           are many (cuda::pingpong::BeatsFewRows): wgmma fed by the copy engine, sums turned into outputs
 //           in registers, same roundings, same bits but for kept columns: bf16 wgmma adds them, in an order
-//           of its own, within TailTolerance() of |sum * scales| + sum_c |kept_x * kept_w|.
+//           of its own, within TailBound() of |sum * scales| + sum_c |kept_x * kept_w|.
 #pragma once
 
 #include <cstdint>

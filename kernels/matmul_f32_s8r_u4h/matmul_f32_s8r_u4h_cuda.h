@@ -76,16 +76,17 @@ bool FitsFew(const Params& params, const cuda::DeviceInfo& device);
 absl::Status RunFew(const Params& params, const cuda::few::Plan& plan, const cuda::DeviceInfo& device,
                     const cuda::Stream& stream);
 
-// Tiles of many rows and channels: 256 x 128, which both warpgroups of a block make together, or one of the
-// others, of which each makes its own.
-inline constexpr cuda::pingpong::Plan kManyTiles[] = {{256, 128}, {128, 128}, {128, 64}, {64, 64}};
+// Tiles of many rows and channels: 256 x 128, which both warpgroups of a block make together, 256 x 64, which
+// they take by turns, or one of the others, of which each makes its own.
+inline constexpr cuda::pingpong::Plan kManyTiles[] = {{256, 128}, {256, 64}, {128, 128}, {128, 64}, {64, 64}};
 // What takes least, in steps of a tile of 128 x 128, as measured on an H200 from 65 to 4096 rows. Nothing is
-// multiplied while the outputs of 256 x 128 are made; a warpgroup whose neighbour has no tile is not twice as
-// fast.
+// multiplied while the outputs of 256 x 128 are made; a warpgroup with tiles of its own whose neighbour has
+// none is not twice as fast.
 inline cuda::pingpong::Plan PlanMany(int64_t m, int64_t k, const cuda::LinearGroup& linears, int num_sms) {
   const auto steps = static_cast<double>(cuda::CeilDiv(k, kTileColumns));
   constexpr double kOdd = 0.35;
-  return cuda::pingpong::LeastOf({{{256, 128}, 1.7 * steps + 8.5},
+  return cuda::pingpong::LeastOf({{{256, 128}, 1.62 * steps + 7},
+                                  {{256, 64}, steps},
                                   {{128, 128}, steps, kOdd},
                                   {{128, 64}, 0.6 * steps, kOdd},
                                   {{64, 64}, 0.51 * steps, kOdd}},

@@ -2,11 +2,12 @@
 // of a stage's columns of 64 channels at a time: of the up to four sets of registers all but one are being
 // multiplied while that one is unpacked. x is the right operand; outputs are scaled in registers and leave
 // transposed, 8 channels of a row at a time.
-// Unpacking takes about as long as multiplying 128 rows does, so the two warpgroups unpack at the same time:
-// tiles of 256 x 128 are made by both, 64 channels each; of smaller ones each warpgroup has its own, with a
-// ring of its own, and neither waits for the other. By turns, as in kernels/cuda/pingpong_tiles.cuh, one
-// would unpack while the other may not, which is a fifth slower. Kept columns follow in the same ring, x in
-// one stage and W in the next.
+// Unpacking 64 channels takes about as long as multiplying 128 rows with them does, so that how two
+// warpgroups share tiles depends on their rows. 256 x 128 is made by both, 64 channels each, from the fewest
+// bytes. 256 x 64 they take by turns, as in kernels/cuda/pingpong_tiles.cuh: one stores while the other
+// multiplies, and one that has no neighbour has the tensor cores to itself. Of smaller tiles each has its
+// own, with a ring of its own, and neither waits for the other: by turns one would unpack while the other may
+// not. Kept columns follow in the same ring, x in one stage and W in the next.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -37,7 +38,9 @@ struct Work {
 // Of kTileM rows of x and kTileN channels.
 template <int kTileM, int kTileN>
 struct Layout {
-  static constexpr bool kOwn = kTileM * kTileN < 256 * 128;  // each warpgroup has its tiles, and a ring
+  static constexpr bool kTurns = kTileM == 256 && kTileN == 64;
+  static constexpr bool kOwn = kTileM < 256;           // each warpgroup has its tiles, and a ring
+  static constexpr bool kTogether = !kTurns && !kOwn;  // a tile is of both
   static constexpr int kRings = kOwn ? kConsumers : 1;
   static constexpr int kXBytes = kTileM * kStep, kTiles = kTileN / kChannels;  // of codes
   static constexpr int kStage = (kXBytes + kTiles * static_cast<int>(kTileBytes) + 1023) / 1024 * 1024;
@@ -54,7 +57,8 @@ template <int kTileM, int kTileN>
 __global__ void __launch_bounds__(kThreads, 1)
     matmul_f32_s8r_u4h_sm90(const __grid_constant__ Maps maps, const __grid_constant__ Work work) {
   using L = Layout<kTileM, kTileN>;
-  constexpr int kBlocks = L::kOwn ? L::kTiles : L::kTiles / kConsumers;  // of 64 channels, of a warpgroup
+  constexpr int kBlocks =
+      L::kTogether ? L::kTiles / kConsumers : L::kTiles;  // of 64 channels, of a warpgroup
   constexpr int kAccumulators = kTileM / 2;  // of a thread and block: 64 x kTileM outputs over 128 threads
   constexpr int kSets = 2 * kBlocks;
   extern __shared__ __align__(1024) char shared[];
@@ -66,8 +70,9 @@ __global__ void __launch_bounds__(kThreads, 1)
   const int blocks = static_cast<int>(gridDim.x);
 
   if (threadIdx.x == 0) {
-    for (int i = 0; i < L::kRings; ++i)
-      ring_of(i).Init(1, kConsumers / L::kRings * 4);  // each warp reads codes
+    for (int i = 0; i < L::kRings; ++i) {
+      ring_of(i).Init(1, (L::kTogether ? kConsumers : 1) * 4);  // each warp reads codes
+    }
     cuda::FenceBarrierInit();
   }
   __syncthreads();
@@ -115,7 +120,7 @@ __global__ void __launch_bounds__(kThreads, 1)
     cuda::TakeRegisters<pingpong::kConsumerRegisters>();
     const int consumer = group - 1, thread = static_cast<int>(threadIdx.x) % kWarpgroup;
     const int lane = thread % cuda::kWarp, warp = thread / cuda::kWarp;
-    const int first_channel = L::kOwn ? 0 : consumer * kChannels, which = L::kOwn ? consumer : 0;
+    const int first_channel = L::kTogether ? consumer * kChannels : 0, which = L::kOwn ? consumer : 0;
     const cuda::Ring ring = ring_of(which);
     char* const stages = shared + which * L::kStages * L::kStage;
     const uint32_t stages_at = base + static_cast<uint32_t>(which * L::kStages * L::kStage);
@@ -126,10 +131,16 @@ __global__ void __launch_bounds__(kThreads, 1)
       if (lane == 0) cuda::Arrive(ring.Empty(stage));
     };
     cuda::RingPlace place;
-    for (int at = static_cast<int>(blockIdx.x) + which * blocks; at < work.tiles; at += L::kRings * blocks) {
+    bool mine = !L::kTurns || consumer == 0;
+    for (int at = static_cast<int>(blockIdx.x) + which * blocks; at < work.tiles;
+         at += L::kRings * blocks, mine = !L::kTurns || !mine) {
       const cuda::Tile tile = tile_at(at);
       const cuda::Linear& w = work.linears.linear[tile.linear];
       const int kept_steps = kept_steps_of(w);
+      if (!mine) {
+        place.Skip(work.steps + 2 * kept_steps, L::kStages);
+        continue;
+      }
       barrier();  // the scales of the tile before have been used
       for (int i = thread; i < kTileM; i += kWarpgroup) {
         x_scale[i] = tile.m0 + i < work.m ? work.x_scale[tile.m0 + i] : 0.0f;
@@ -141,6 +152,14 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       barrier();
 
+      // A turn begins when the other warpgroup has seen all of its stages full: who waits for a phase of a
+      // barrier must not come before the phase before has ended.
+      if (L::kTurns && at >= blocks) cuda::NamedBarrier(2 + consumer, kConsumers * kWarpgroup);
+      const auto end_turn = [&] {
+        if (L::kTurns && at + blocks < work.tiles) {
+          cuda::NamedBarrierArrive(3 - consumer, kConsumers * kWarpgroup);
+        }
+      };
       uint32_t acc[kBlocks][kAccumulators];  // sums, then outputs
       Operands operands[kSets];
       int previous = -1;
@@ -166,6 +185,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         previous = place.stage;
         place.Next(L::kStages);
       }
+      if (kept_steps == 0) end_turn();
       cuda::WarpgroupWait<0>();
       release(previous);
 
@@ -216,6 +236,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         cuda::WaitBarrier(ring.Full(x_stage), place.phase);
         place.Next(L::kStages);
         cuda::WaitBarrier(ring.Full(place.stage), place.phase);
+        if (t + 1 == kept_steps) end_turn();
         const uint64_t x = cuda::OperandDescriptor(stages_at + x_stage * L::kStage);
         const uint64_t kept_w =
             cuda::OperandDescriptor(stages_at + place.stage * L::kStage + first_channel * kStep);
@@ -280,6 +301,7 @@ absl::Status RunMany(const Params& p, const pingpong::Plan& tiles, const cuda::D
   const pingpong::Plan plan = tiles.tile_m > 0 ? tiles : PlanMany(p.m, p.k, p.linears, device.num_sms);
   const auto is = [&](int tile_m, int tile_n) { return plan.tile_m == tile_m && plan.tile_n == tile_n; };
   if (is(256, 128)) return LaunchTiles<256, 128>(p, device, stream);
+  if (is(256, 64)) return LaunchTiles<256, 64>(p, device, stream);
   if (is(128, 128)) return LaunchTiles<128, 128>(p, device, stream);
   if (is(128, 64)) return LaunchTiles<128, 64>(p, device, stream);
   if (is(64, 64)) return LaunchTiles<64, 64>(p, device, stream);

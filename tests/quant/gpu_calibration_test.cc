@@ -154,12 +154,13 @@ TEST_CASE("The mass that each position receives on a GPU is the CPU's, in one ca
   }
 }
 
-std::map<int, RoundedWeights> Round(const CheckpointReader& reader, Backend backend, const Windows& windows) {
-  const auto model = Load(reader, backend, false);
+std::map<int, RoundedWeights> Round(const CheckpointReader& reader, Backend backend, const Windows& windows,
+                                    bool sequential = true) {
+  const auto model = Load(reader, backend, !sequential);
   std::map<int, RoundedWeights> results;
   SequentialOptions options;
   options.pool = &Pool();
-  options.weights_on_demand = true;
+  options.weights_on_demand = options.sequential = sequential;
   const absl::Status status = RoundSequentially(
       reader, *model, windows, options,
       [](int) -> absl::StatusOr<LinearRounding> {
@@ -204,6 +205,30 @@ TEST_CASE("GPTQ on text that passes through a GPU gives codes as good as the CPU
       CHECK(gpu.at(node->first).scales == node->second.scales);
       CHECK(other.at(node->first).codes != node->second.codes);
     }
+  }
+}
+
+TEST_CASE("GPTQ to what the float model sees gives the CPU's codes but where a last bit turns one", "[gpu]") {
+  for (const bool gemma : {false, true}) {
+    const testing::TinyModel tiny = testing::MakeTinyModel(Shape(gemma));
+    if (gemma) RoundToBf16(tiny);
+    const Windows windows = SomeWindows(12, 100);
+    const auto cpu = Round(*tiny.checkpoint, Backend::kCpu, windows, false),
+               gpu = Round(*tiny.checkpoint, Backend::kCuda, windows, false),
+               other = Round(*tiny.checkpoint, Backend::kCpu, SomeWindows(11, 100), false);
+    REQUIRE(gpu.size() == cpu.size());
+    const auto differ = [&cpu](const std::map<int, RoundedWeights>& run) {
+      int64_t count = 0, all = 0;
+      for (const auto& [node, rounded] : cpu) {
+        const std::vector<int8_t>& codes = run.at(node).codes;
+        REQUIRE(codes.size() == rounded.codes.size());
+        for (size_t i = 0; i < codes.size(); ++i) count += codes[i] != rounded.codes[i] ? 1 : 0;
+        all += static_cast<int64_t>(codes.size());
+      }
+      return static_cast<double>(count) / static_cast<double>(all);
+    };
+    CHECK(differ(gpu) < 0.02);
+    CHECK(differ(other) > 0.02);  // the canary: one window less
   }
 }
 

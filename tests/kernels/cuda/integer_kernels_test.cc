@@ -112,6 +112,49 @@ std::vector<QuantizedCase> MatmulCases() {
   return cases;
 }
 
+TEST_CASE("A tensor core adds 16 kept columns at once and keeps two bits below the last place",
+          "[gpu][matmul]") {
+  if (TheDevice().sm != 90) return;
+  constexpr int64_t kM = 64, kN = 64, kK = 128, kKept = 64;
+  // Outputs are 1, and as many products of 2^-exponent, in columns that lie `apart`.
+  const auto output = [&](int count, int apart, int exponent) {
+    std::vector<int8_t> x_codes(kM * kK), w_codes(kN * kK);
+    x_codes[0] = w_codes[0] = 1;
+    std::vector<uint16_t> x_rows(kM * kKept), w_rows(kN * kKept);
+    for (int i = 0; i < count; ++i) {
+      x_rows[static_cast<size_t>(i * apart)] = FloatToBf16(0x1p-12f);
+      w_rows[static_cast<size_t>(i * apart)] = FloatToBf16(std::ldexp(1.0f, 12 - exponent));
+    }
+    const std::vector<float> ones(kN, 1.0f);
+    const Array<int8_t> x(x_codes), w(w_codes);
+    const Array<uint16_t> kept_x(x_rows), kept_w(w_rows);
+    const Array<float> x_scale(ones), w_scale(ones), y(kM * kN);
+    s8c::CudaParams params = {.m = kM,
+                              .k = kK,
+                              .x = x.data(),
+                              .x_scale = x_scale.data(),
+                              .num_kept = kKept,
+                              .kept_rows = kept_x.data(),
+                              .linears = {.count = 1}};
+    params.linears.linear[0] = {.n = kN,
+                                .w = w.data(),
+                                .w_stride = kK,
+                                .w_scale = w_scale.data(),
+                                .kept_w = kept_w.data(),
+                                .kept_stride = kN,
+                                .kept_rows = kept_w.data(),
+                                .y = y.data()};
+    Ok(s8c::RunHopper(params, {64, 64}, TheDevice(), TheStream()));
+    return y.Read()[0];
+  };
+  CHECK(output(1, 1, 23) == 1 + 0x1p-23f);
+  CHECK(output(4, 5, 25) == 1 + 0x1p-23f);  // columns 0 to 15 together: by eight or fewer all would be lost
+  CHECK(output(8, 2, 26) == 1);             // a third bit below is dropped
+  CHECK(output(1, 1, 24) == 1);             // truncated
+  CHECK(output(3, 1, 24) == 1 + 0x1p-23f);  // not rounded to even, which would be 2^-22
+  CHECK(output(2, 16, 24) == 1);            // 16 by 16
+}
+
 TEST_CASE("One wrong kept column is found on the tensor cores", "[gpu][matmul][canary]") {
   for (const Target target : Targets()) {
     if (target != Target::kHopper) continue;

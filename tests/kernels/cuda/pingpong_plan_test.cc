@@ -50,7 +50,8 @@ TEST_CASE("4-bit codes in two levels take tiles that exist, large ones where K i
   CHECK(Is(of(128, 4096, 4096), 64, 64));
   CHECK(Is(of(256, 4096, 4096), 128, 64));
   CHECK(Is(of(128, 28672, 4096), 128, 128));
-  CHECK(Is(of(1024, 6144, 4096), 128, 128));  // 3 rounds of 1 where 256 x 128 has 2 of almost 2
+  CHECK(Is(of(512, 4096, 4096), 256, 64));
+  CHECK(Is(of(1024, 6144, 4096), 256, 64));  // 3 rounds of 1 where 256 x 128 has 2 of almost 2
   CHECK(Is(of(1024, 4096, 4096), 256, 128));
   CHECK(Is(of(768, 4096, 14336), 256, 128));
   for (const int64_t m : {1, 65, 300, 1024, 5000}) {
