@@ -301,9 +301,9 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
     }
     __syncwarp();
     if (splits > 1) {
-      ClusterArrive();
+      ClusterArriveRelaxed();
       ClusterWait();
-      ClusterArrive();
+      ClusterArriveRelaxed();
       ClusterWait();
     }
     return;

@@ -189,9 +189,9 @@ __global__ void __launch_bounds__((Layout<kRows, kWarpgroups>::kThreads))
     }
     __syncwarp();
     if (splits > 1) {
-      cuda::ClusterArrive();
+      cuda::ClusterArriveRelaxed();
       cuda::ClusterWait();
-      cuda::ClusterArrive();
+      cuda::ClusterArriveRelaxed();
       cuda::ClusterWait();
     }
     return;
