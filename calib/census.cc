@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 #include <map>
 #include <optional>
 
@@ -43,6 +44,8 @@ class Scanner {
 
   absl::StatusOr<ScanResult> Run() {
     SF_RETURN_IF_ERROR(MakeWindows());
+    // Hashing takes a second for each one or two gigabytes, on one thread.
+    fingerprint_ = std::async(std::launch::async, [this] { return reader_.Fingerprint(); });
     SF_ASSIGN_OR_RETURN(weights_, CensusWeights(reader_, model_.pool(), options_.progress));
     SF_RETURN_IF_ERROR(PlainArm());
     SF_RETURN_IF_ERROR(OwnSinks());
@@ -265,7 +268,7 @@ class Scanner {
   }
 
   absl::Status FillProvenance() {
-    SF_ASSIGN_OR_RETURN(stats_.model_fingerprint, reader_.Fingerprint());
+    SF_ASSIGN_OR_RETURN(stats_.model_fingerprint, fingerprint_.get());
     stats_.tool_version = ToolVersionAndCommit();
     stats_.tokenizer_fingerprint = tokenizer_.fingerprint();
     stats_.text_sha256 = text_.sha256;
@@ -305,6 +308,7 @@ class Scanner {
   int64_t prefix_length_ = 0;  // tokens of a window behind the prefix
   OutlierMap map_;
   CalibStats stats_;
+  std::future<absl::StatusOr<std::string>> fingerprint_;
 };
 
 absl::Status CheckOptions(const ModelConfig& config, const ScanOptions& options) {

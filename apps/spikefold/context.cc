@@ -69,15 +69,20 @@ absl::StatusOr<std::unique_ptr<CheckpointReader>> OpenFloatReader(Context& conte
 }
 
 absl::StatusOr<OpenedModel> OpenFloatModel(Context& context, const std::string& path) {
-  SF_RETURN_IF_ERROR(OpenFloatReader(context, path).status());
-  return OpenModel(context, path, {.backend = context.calibration_backend()});
+  SF_ASSIGN_OR_RETURN(auto reader, OpenFloatReader(context, path));
+  return OpenModel(context, std::move(reader), {.backend = context.calibration_backend()});
 }
 
 Backend BackendOf(const std::string& name) { return name == "cuda" ? Backend::kCuda : Backend::kCpu; }
 
 absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path, const OpenOptions& options) {
-  OpenedModel opened;
-  SF_ASSIGN_OR_RETURN(opened.reader, OpenReader(context, path));
+  SF_ASSIGN_OR_RETURN(auto reader, OpenReader(context, path));
+  return OpenModel(context, std::move(reader), options);
+}
+
+absl::StatusOr<OpenedModel> OpenModel(Context& context, std::shared_ptr<CheckpointReader> reader,
+                                      const OpenOptions& options) {
+  OpenedModel opened = {.reader = std::move(reader), .tokenizer = nullptr, .model = nullptr};
   if (options.backend == Backend::kCpu) SF_RETURN_IF_ERROR(CheckMemory(*opened.reader, options.simulate));
   if (options.tokenizer) {
     SF_ASSIGN_OR_RETURN(opened.tokenizer, opened.reader->LoadTokenizer());
@@ -88,8 +93,8 @@ absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path,
                                                                .progress = context.console.progress()}));
   context.console.EndProgress();
   if (opened.tokenizer != nullptr) {
-    opened.tokenizer =
-        CheckedTokenizer(std::move(opened.tokenizer), opened.model->graph().config.vocab, path);
+    opened.tokenizer = CheckedTokenizer(std::move(opened.tokenizer), opened.model->graph().config.vocab,
+                                        opened.reader->path());
   }
   return opened;
 }

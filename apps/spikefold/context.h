@@ -48,7 +48,7 @@ class Context {
 
 // A checkpoint on disk with its tokenizer, and the model in memory once it is loaded.
 struct OpenedModel {
-  std::unique_ptr<CheckpointReader> reader;
+  std::shared_ptr<CheckpointReader> reader;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<RuntimeModel> model;
 };
@@ -62,6 +62,8 @@ struct OpenOptions {
 Backend BackendOf(const std::string& name);  // "cpu" or "cuda"
 
 absl::StatusOr<OpenedModel> OpenModel(Context& context, const std::string& path,
+                                      const OpenOptions& options = {});
+absl::StatusOr<OpenedModel> OpenModel(Context& context, std::shared_ptr<CheckpointReader> reader,
                                       const OpenOptions& options = {});
 
 // Headers only; what is odd about the files goes to stderr.

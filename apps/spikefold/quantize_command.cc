@@ -23,8 +23,10 @@ namespace {
 
 constexpr uint64_t kMaxPlanBytes = uint64_t{256} << 20;
 
-absl::StatusOr<LoadedScan> MakeScan(const QuantizeCommandOptions& options, Context& context) {
-  SF_ASSIGN_OR_RETURN(const OpenedModel opened, OpenFloatModel(context, options.model));
+absl::StatusOr<LoadedScan> MakeScan(const QuantizeCommandOptions& options,
+                                    std::shared_ptr<CheckpointReader> reader, Context& context) {
+  SF_ASSIGN_OR_RETURN(const OpenedModel opened,
+                      OpenModel(context, std::move(reader), {.backend = context.calibration_backend()}));
   SF_ASSIGN_OR_RETURN(ScanResult made, ScanOpened(opened, options.text, context));
   LoadedScan scan{.map = std::move(made.map), .stats = std::move(made.stats)};
   SF_ASSIGN_OR_RETURN(scan.sha256, HashStats(scan.stats));
@@ -127,7 +129,8 @@ absl::StatusOr<Decided> ReadPlan(const QuantizeCommandOptions& options, const Gi
 }
 
 absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, const Given& given,
-                                     const CheckpointReader& reader, Context& context) {
+                                     const std::shared_ptr<CheckpointReader>& file, Context& context) {
+  const CheckpointReader& reader = *file;
   SF_ASSIGN_OR_RETURN(Recipe recipe, BuildRecipe(options.recipe, context.given_seed));
   if (given.rotations != nullptr && recipe.rotations_sha256.empty()) {
     recipe.rotations_sha256 = given.rotations->sha256;
@@ -140,7 +143,7 @@ absl::StatusOr<Decided> MakePlanHere(const QuantizeCommandOptions& options, cons
     SF_ASSIGN_OR_RETURN(const bool needed, NeedsScan(recipe));
     if (needed) {
       SF_RETURN_IF_ERROR(CheckScanHere(given.limits, reader, context.calibration_backend()));
-      SF_ASSIGN_OR_RETURN(decided.scan, MakeScan(options, context));
+      SF_ASSIGN_OR_RETURN(decided.scan, MakeScan(options, file, context));
     }
   }
   SF_ASSIGN_OR_RETURN(
@@ -284,9 +287,10 @@ absl::Status RunQuantize(const QuantizeCommandOptions& options, Context& context
   }
   SF_RETURN_IF_ERROR(context.CalibrateOn(options.backend));
   SF_ASSIGN_OR_RETURN(given.rotations, ReadRotations(options.rotate_from));
-  SF_ASSIGN_OR_RETURN(const auto reader, OpenFloatReader(context, options.model));
+  SF_ASSIGN_OR_RETURN(const std::shared_ptr<CheckpointReader> reader,
+                      OpenFloatReader(context, options.model));
   SF_ASSIGN_OR_RETURN(const Decided decided, options.plan.empty()
-                                                 ? MakePlanHere(options, given, *reader, context)
+                                                 ? MakePlanHere(options, given, reader, context)
                                                  : ReadPlan(options, given, *reader, context));
   context.console.EndProgress();
   const LoadedScan* const scan = decided.scan ? &*decided.scan : nullptr;
