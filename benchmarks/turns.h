@@ -45,11 +45,11 @@ absl::Status TimeByTurns(std::vector<Contender>& contenders, CopiesOf copies_of,
                         }));
   }
   kernels::cuda::Timer timer(stream);
-  // A card that has just worked hard is slower for who comes next. So each comes in another order each time,
-  // and behind itself: a turn's first run is not timed.
+  // A card that has just worked hard is slower for who comes next. So each comes in another order each time
+  // and in each run of the program, and behind itself: a turn's first run is not timed.
   std::vector<size_t> order(contenders.size());
   std::iota(order.begin(), order.end(), size_t{0});
-  std::mt19937 random;
+  std::mt19937 random(std::random_device{}());
   for (int round = 0; round < rounds; ++round) {
     std::shuffle(order.begin(), order.end(), random);
     for (const size_t i : order) {

@@ -60,17 +60,31 @@ std::vector<double> Tolerance(const ActivationForm& form, const LinearWeights& w
   const size_t r = form.kept.size();
   if (r == 0 || w.kept_weight.empty()) return {};
   const size_t n = static_cast<size_t>(w.n), k = static_cast<size_t>(w.k);
-  std::vector<double> tolerance(outputs.size());
+  const auto x = [&](size_t output, int32_t column) {
+    return double{rows[output / n * k + static_cast<size_t>(column)]};
+  };
+  // The integer sum is no larger than the output and all that was added to it.
+  std::vector<double> size(outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
-    double size = std::abs(double{outputs[i]});
-    if (!w.bias.empty()) size += 2 * std::abs(double{w.bias[i % n]});
+    size[i] = std::abs(double{outputs[i]});
+    if (!w.bias.empty()) size[i] += 2 * std::abs(double{w.bias[i % n]});
     for (size_t c = 0; c < r; ++c) {
-      const double x = double{rows[i / n * k + static_cast<size_t>(form.kept[c])]};
-      size += 2 * std::abs(x * double{Bf16ToFloat(w.kept_weight[i % n * r + c])});
+      size[i] += 2 * std::abs(x(i, form.kept[c]) * double{Bf16ToFloat(w.kept_weight[i % n * r + c])});
     }
-    tolerance[i] = size * kernels::TailBound(static_cast<int64_t>(r));
   }
-  return tolerance;
+  std::vector<int64_t> more(n, w.bias.empty() ? 0 : 1);  // of a channel
+  for (size_t s = 0; s < w.super_row.size(); ++s) {
+    const size_t channel = static_cast<size_t>(w.super_row[s]);
+    const int32_t column = form.super_columns[static_cast<size_t>(w.super_slot[s])];
+    ++more[channel];
+    for (size_t i = channel; i < outputs.size(); i += n) {
+      size[i] += 2 * std::abs(x(i, column) * double{w.super_value[s]});
+    }
+  }
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    size[i] *= kernels::TailBound(static_cast<int64_t>(r), more[i % n]);
+  }
+  return size;
 }
 
 void Compare(const std::string& name, const std::vector<float>& actual, const std::vector<float>& expected,

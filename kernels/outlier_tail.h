@@ -21,8 +21,11 @@ namespace spikefold::kernels {
 // 16 at a time. Hopper's aligns the 16 products and the sum to the largest of them, drops what lies more than
 // two bits below that one's last place, and truncates what they add up to (Khattak and Mikaitis 2025,
 // arXiv:2512.07004): 17 * 2^-25 + 2^-23. Sixteen additions rounded to nearest, as elsewhere, 16 * 2^-24.
-// Together 13.25 * 2^-23 for 16 columns; 16 have room for the bias, too.
-inline double TailBound(int64_t num_kept) { return 0x1p-19 * static_cast<double>((num_kept + 15) / 16); }
+// Together 13.25 * 2^-23, here 16, for 16 columns. What is added behind them on both sides, `num_more` values
+// (a bias, super weights of the channel), is rounded on both: 2^-23 each. Their sizes count among the terms'.
+inline double TailBound(int64_t num_kept, int64_t num_more = 1) {
+  return 0x1p-19 * static_cast<double>((num_kept + 15) / 16) + 0x1p-23 * static_cast<double>(num_more);
+}
 
 inline constexpr int64_t kPanel = 32;  // output channels that a packed weight holds side by side
 

@@ -140,8 +140,8 @@ __global__ void __maxnreg__(Traits::kRegisters)
   for (int turn = 0; turn < plan.turns; ++turn) {
     const Share<Traits> share(plan, cluster, rank, turn, warp);
     const int units = share.units, pair0 = share.pair0, pairs = share.pairs;
-    if (pairs <= 0) break;                             // all blocks of the cluster
-    if (turn > 0 && plan.splits > 1) ClusterArrive();  // has read the sums of the turn before
+    if (pairs <= 0) break;                                    // all blocks of the cluster
+    if (turn > 0 && plan.splits > 1) ClusterArriveRelaxed();  // all have read the sums of the turn before
     // Units from `first` on to `last`.
     const auto fill = [&](int first, int last) {
       Loads<Traits> loads(p.linears, plan, share, lane);

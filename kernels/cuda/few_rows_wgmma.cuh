@@ -194,9 +194,11 @@ __device__ inline float4 PlusBits(float4 a, int4 b) {
 }
 // Adds up, in the order of their ranks, what the blocks of a cluster, kSplits of them, left in their shared
 // memory where `from` is in this one's: [quad][thread of the warpgroup]. sums[i] is of quad i * kSplits +
-// rank. Several reads are on their way at once, for each takes as long as some hundreds of instructions.
+// rank. Several reads are on their way at once, for each takes as long as some hundreds of instructions. The
+// result depends on all of them.
 template <int kSplits, typename Quad, int kQuads>
-__device__ inline void GatherSums(uint32_t from, int rank, Quad (&sums)[kQuads]) {
+__device__ inline uint32_t GatherSums(uint32_t from, int rank, Quad (&sums)[kQuads]) {
+  uint32_t read = 0;
   constexpr int kMine = (kQuads + kSplits - 1) / kSplits, kTogether = kSplits > 4 ? 1 : 8 / kSplits;
 #pragma unroll
   for (int first = 0; first < kMine; first += kTogether) {
@@ -215,13 +217,18 @@ __device__ inline void GatherSums(uint32_t from, int rank, Quad (&sums)[kQuads])
     for (int i = 0; i < kTogether && first + i < kMine; ++i) {
       Quad sum = {};
 #pragma unroll
-      for (int other = 0; other < kSplits; ++other) sum = PlusBits(sum, parts[i][other]);
+      for (int other = 0; other < kSplits; ++other) {
+        const int4& part = parts[i][other];
+        sum = PlusBits(sum, part);
+        read ^= static_cast<uint32_t>(part.x ^ part.y ^ part.z ^ part.w);
+      }
       sums[first + i] = sum;
     }
   }
+  return read;
 }
 template <typename Quad, int kQuads>
-__device__ inline void Gather(int splits, uint32_t from, int rank, Quad (&sums)[kQuads]) {
+__device__ inline uint32_t Gather(int splits, uint32_t from, int rank, Quad (&sums)[kQuads]) {
   switch (splits) {
     case 2:
       return GatherSums<2>(from, rank, sums);
@@ -368,8 +375,8 @@ __global__ void __launch_bounds__(kGroups* kWarpgroup + kWarp) __maxnreg__(kLean
     for (int i = 0; i < kQuads; ++i) own[i * kWarpgroup] = sums[i];
     ClusterArrive();
     ClusterWait();
-    Gather(splits, SharedAddress(own), rank, sums);
-    ClusterArrive();  // the others may go when all have read
+    AwaitValue(Gather(splits, SharedAddress(own), rank, sums));
+    ClusterArriveRelaxed();  // the others may go when all have read
   }
 
   // The quads that this block finishes: every splits-th.

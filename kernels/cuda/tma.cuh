@@ -60,19 +60,29 @@ __device__ inline uint32_t ClusterRank() {
   asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-// A barrier of a cluster in two parts, by threads that need not be together. Before a thread arrives its
-// reads are done, and what it wrote to its block's shared memory is seen by those that have waited. That
-// memory alone: barrier.cluster.arrive.release waits until the whole GPU sees all that the thread wrote
-// (MEMBAR.ALL.GPU), a third of a microsecond.
+// A barrier of a cluster in two parts, by threads that need not be together. What a thread wrote to its
+// block's shared memory before it arrived is seen by those that have waited. That memory alone:
+// barrier.cluster.arrive.release waits until the whole GPU sees all that the thread wrote (MEMBAR.ALL.GPU).
 __device__ inline void ClusterArrive() {
   asm volatile(
       "fence.release.sync_restrict::shared::cta.cluster;\n"
       "barrier.cluster.arrive.relaxed;" ::
           : "memory");
 }
-// Says only that the thread is there.
+// Says only that the thread is there; of what it has read, once AwaitValue() has been called.
 __device__ inline void ClusterArriveRelaxed() {
   asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+}
+// The thread goes on when `value` is in its register: what it depends on has been read. An instruction that
+// is as good as never executed waits for it.
+__device__ inline void AwaitValue(uint32_t value) {
+  asm volatile(
+      "{\n"
+      ".reg .pred is;\n"
+      "setp.eq.u32 is, %0, 0x9e3779b9;\n"
+      "@is nanosleep.u32 0;\n"
+      "}" ::"r"(value)
+      : "memory");
 }
 __device__ inline void ClusterWait() { asm volatile("barrier.cluster.wait.acquire;" ::: "memory"); }
 // 16 bytes at the same place of the shared memory of block `rank` of the cluster. Several may be under way.

@@ -264,8 +264,8 @@ __global__ void __launch_bounds__((Layout<kRows, kWarpgroups>::kThreads))
     for (int i = 0; i < kQuads; ++i) own[i * kWarpgroup] = total[i];
     cuda::ClusterArrive();
     cuda::ClusterWait();
-    few::Gather(splits, cuda::SharedAddress(own), rank, total);
-    cuda::ClusterArrive();  // the others may go when all have read
+    cuda::AwaitValue(few::Gather(splits, cuda::SharedAddress(own), rank, total));
+    cuda::ClusterArriveRelaxed();  // the others may go when all have read
   }
   float* const out = reinterpret_cast<float*>(shared) + (splits > 1 ? kRows * kBlock : 0);
 #pragma unroll

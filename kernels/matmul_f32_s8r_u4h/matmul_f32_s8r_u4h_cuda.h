@@ -14,7 +14,7 @@
 // Method    a warpgroup of 64 channels makes four codes of INT8 from four nibbles by a multiply-add and an
 //           XOR, in registers from which wgmma takes its left operand; x is the right one. Up to 64 rows:
 //           few_rows_wgmma.cuh, bound by the bytes of W. More: tiles that two warpgroups of a persistent
-//           block make together or each by itself.
+//           block make together, by turns or each by itself.
 // Moves     0.53 bytes a weight.
 // Requires  groups of a multiple of 64 columns.
 // Exact     what matmul_f32_s8r_s8c gives of the codes w8, on the same terms: bit for bit the CPU's, but for

@@ -208,7 +208,8 @@ TEST_CASE("GPTQ on text that passes through a GPU gives codes as good as the CPU
   }
 }
 
-TEST_CASE("GPTQ to what the float model sees gives the CPU's codes but where a last bit turns one", "[gpu]") {
+// The inputs are the CPU's to their last bits, throughout: 0.1 and 0.2 % of the codes were others on an H200.
+TEST_CASE("GPTQ to what the float model sees gives all but one in a hundred of the CPU's codes", "[gpu]") {
   for (const bool gemma : {false, true}) {
     const testing::TinyModel tiny = testing::MakeTinyModel(Shape(gemma));
     if (gemma) RoundToBf16(tiny);
@@ -227,8 +228,8 @@ TEST_CASE("GPTQ to what the float model sees gives the CPU's codes but where a l
       }
       return static_cast<double>(count) / static_cast<double>(all);
     };
-    CHECK(differ(gpu) < 0.02);
-    CHECK(differ(other) > 0.02);  // the canary: one window less
+    CHECK(differ(gpu) < 0.01);
+    CHECK(differ(other) > 0.05);  // the canary: one window less
   }
 }
 

@@ -116,8 +116,8 @@ TEST_CASE("A tensor core adds 16 kept columns at once and keeps two bits below t
           "[gpu][matmul]") {
   if (TheDevice().sm != 90) return;
   constexpr int64_t kM = 64, kN = 64, kK = 128, kKept = 64;
-  // Outputs are 1, and as many products of 2^-exponent, in columns that lie `apart`.
-  const auto output = [&](int count, int apart, int exponent) {
+  // Outputs are 1, and as many products of 2^-exponent, in columns that lie `apart`; behind them one of 4.
+  const auto output = [&](int count, int apart, int exponent, bool larger = false) {
     std::vector<int8_t> x_codes(kM * kK), w_codes(kN * kK);
     x_codes[0] = w_codes[0] = 1;
     std::vector<uint16_t> x_rows(kM * kKept), w_rows(kN * kKept);
@@ -125,6 +125,7 @@ TEST_CASE("A tensor core adds 16 kept columns at once and keeps two bits below t
       x_rows[static_cast<size_t>(i * apart)] = FloatToBf16(0x1p-12f);
       w_rows[static_cast<size_t>(i * apart)] = FloatToBf16(std::ldexp(1.0f, 12 - exponent));
     }
+    if (larger) x_rows[15] = w_rows[15] = FloatToBf16(2);
     const std::vector<float> ones(kN, 1.0f);
     const Array<int8_t> x(x_codes), w(w_codes);
     const Array<uint16_t> kept_x(x_rows), kept_w(w_rows);
@@ -152,7 +153,9 @@ TEST_CASE("A tensor core adds 16 kept columns at once and keeps two bits below t
   CHECK(output(8, 2, 26) == 1);             // a third bit below is dropped
   CHECK(output(1, 1, 24) == 1);             // truncated
   CHECK(output(3, 1, 24) == 1 + 0x1p-23f);  // not rounded to even, which would be 2^-22
-  CHECK(output(2, 16, 24) == 1);            // 16 by 16
+  CHECK(output(8, 1, 24, true) == 5);       // the same below a product
+  CHECK(output(4, 1, 23, true) == 5 + 0x1p-21f);
+  CHECK(output(2, 16, 24) == 1);  // 16 by 16
 }
 
 TEST_CASE("One wrong kept column is found on the tensor cores", "[gpu][matmul][canary]") {

@@ -261,6 +261,50 @@ TEST_CASE("Linears in two levels share a launch", "[gpu][matmul]") {
   }
 }
 
+TEST_CASE("Linears in two levels of which one keeps columns share a launch in every tile", "[gpu][matmul]") {
+  if (TheDevice().sm != 90) return;
+  constexpr int64_t kM = 700, kK = 256, kN[] = {1500, 3700};  // several tiles a block, of both
+  const QuantizedOperands a({.m = kM, .n = kN[0], .k = kK, .group = 64, .bits = 4, .num_kept = 200}, 1);
+  const QuantizedOperands b({.m = kM, .n = kN[1], .k = kK, .group = 64, .bits = 4, .w_zeros = true}, 2);
+  const TwoLevels wa(a, 3), wb(b, 4);
+  const Array<uint8_t> codes_a(wa.packed), codes_b(wb.packed);
+  const Array<float> scale_a(wa.scale), scale_b(wb.scale), x_scale(a.x_scale), kept_x(a.kept_x);
+  const Array<int8_t> x(a.x_codes);
+  const Array<uint16_t> kept_rows_x(KeptRows(a.kept_x, kM, 200)), kept_rows_w(KeptRows(a.kept_w, kN[0], 200));
+  const Array<uint16_t> kept_w(Transposed(a.kept_w, kN[0], 200));
+  for (const cuda::pingpong::Plan& tiles : u4h::kManyTiles) {
+    CAPTURE(tiles.tile_m, tiles.tile_n);
+    const Array<float> y_a(kM * kN[0]), y_b(kM * kN[1]), single_a(kM * kN[0]), single_b(kM * kN[1]);
+    const auto params = [&](float* to_a, float* to_b) {
+      u4h::Params p = {.m = kM,
+                       .k = kK,
+                       .x = x.data(),
+                       .x_scale = x_scale.data(),
+                       .num_kept = 200,
+                       .kept_x = kept_x.data(),
+                       .kept_rows = kept_rows_x.data()};
+      const auto add = [&](const cuda::Linear& linear) { p.linears.linear[p.linears.count++] = linear; };
+      if (to_a != nullptr) {
+        add({.n = kN[0],
+             .w = codes_a.data(),
+             .w_scale = scale_a.data(),
+             .kept_w = kept_w.data(),
+             .kept_stride = kN[0],
+             .kept_rows = kept_rows_w.data(),
+             .y = to_a});
+      }
+      if (to_b != nullptr) add({.n = kN[1], .w = codes_b.data(), .w_scale = scale_b.data(), .y = to_b});
+      return p;
+    };
+    for (const u4h::Params& p : {params(y_a.data(), y_b.data()), params(single_a.data(), nullptr),
+                                 params(nullptr, single_b.data())}) {
+      Ok(u4h::RunMany(p, tiles, TheDevice(), TheStream()));
+    }
+    CHECK(y_a.Read() == single_a.Read());
+    CHECK(y_b.Read() == single_b.Read());
+  }
+}
+
 TEST_CASE("Float rows times codes in two levels equal the CPU's bit for bit", "[gpu][matmul]") {
   CheckReport report;
   ThreadPool pool(4);
