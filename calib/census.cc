@@ -44,9 +44,10 @@ class Scanner {
 
   absl::StatusOr<ScanResult> Run() {
     SF_RETURN_IF_ERROR(MakeWindows());
-    // Hashing takes a second for each one or two gigabytes, on one thread.
-    fingerprint_ = std::async(std::launch::async, [this] { return reader_.Fingerprint(); });
     SF_ASSIGN_OR_RETURN(weights_, CensusWeights(reader_, model_.pool(), options_.progress));
+    // A second for each one or two gigabytes, beside the rest. Behind the weights: what is wrong with those
+    // is said at once, and what they were read from is read again.
+    fingerprint_ = std::async(std::launch::async, [this] { return reader_.Fingerprint(); });
     SF_RETURN_IF_ERROR(PlainArm());
     SF_RETURN_IF_ERROR(OwnSinks());
     SF_RETURN_IF_ERROR(OtherBosMode());

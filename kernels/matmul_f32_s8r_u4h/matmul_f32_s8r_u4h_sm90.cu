@@ -5,9 +5,9 @@
 // Unpacking 64 channels takes about as long as multiplying 128 rows with them does, so that how two
 // warpgroups share tiles depends on their rows. 256 x 128 is made by both, 64 channels each, from the fewest
 // bytes. 256 x 64 they take by turns, as in kernels/cuda/pingpong_tiles.cuh: one stores while the other
-// multiplies, not quite as fast as two. Of smaller tiles each has its
-// own, with a ring of its own, and neither waits for the other: by turns one would unpack while the other may
-// not. Kept columns follow in the same ring, x in one stage and W in the next.
+// multiplies, not quite as fast as two. Of smaller tiles each has its own, with a ring of its own, and
+// neither waits for the other: by turns one would unpack while the other may not. Kept columns follow in the
+// same ring, x in one stage and W in the next.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
