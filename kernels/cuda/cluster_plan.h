@@ -17,7 +17,7 @@ inline constexpr int kUnitChunks = 2;  // of a unit; the last one of K may have 
 inline constexpr int kRowTiles = 2;    // of a warp, 16 channels each
 inline constexpr int kChannels = 16 * kRowTiles;
 inline constexpr int kMaxSplits = 8;  // blocks of a cluster that any device takes
-inline constexpr int kMaxTurns = 16, kMaxStages = 4;
+inline constexpr int kMaxTurns = 16, kMaxStages = 4, kMaxWarps = 16, kBands = 3;
 inline constexpr int64_t kMaxShared = 226 << 10;  // of a block: one a multiprocessor
 // Of a column of partial sums: lanes that hold columns 2t of channel g fall into different banks.
 inline constexpr int kStride = kChannels + 4;
@@ -27,19 +27,29 @@ inline constexpr int kItemRows = 4, kItemBytes = kItemRows * kChannels * 4;
 template <typename Traits>
 inline constexpr int kItems = Traits::kColumns / Traits::kParts / kItemRows;  // of a pair
 
-// How a product is shared out. Numbers that a block would have to divide for are made once, here: until its
-// first codes are on their way it has nothing to hide a division behind.
+// Clusters that follow each other and have as many pairs in all turns: cluster c those from c * pairs +
+// offset on. Bands without clusters begin behind the last one.
+struct Band {
+  int begin = std::numeric_limits<int>::max();
+  int pairs = 0, offset = 0;
+};
+
+// How a product is shared out. What a block would have to divide for is made once, here: until its first
+// codes are on their way it has nothing to hide that behind, and an instruction that waits for the one before
+// takes as long as a few bytes from memory.
 struct Plan {
-  int pairs = 1;                               // pairs of row tiles of a turn of a cluster
+  int pairs = 1;                               // pairs of row tiles of a turn of a cluster, at most
   int turns = 1;                               // of a cluster: as many as let its sums fit into shared memory
   int splits = 1;                              // blocks that share K
-  int units = 1;                               // of K, of a block; of the last one of a cluster perhaps fewer
+  int units = 1;                               // of K, of a block
+  int last_units = 1;                          // of the last block of a cluster, perhaps fewer
   uint32_t per_units = 0, per_last_units = 0;  // 2^32 / units, rounded up, or 0 of 1; of the last block
   int stages = 2;                              // of a ring: 2 to kMaxStages
   int clusters = 1;
   int all_pairs = 0, all_chunks = 0;  // of the product
   int first_pair[kMaxLinears] = {};   // of each linear; beyond all pairs behind the last
   int rank_bytes = 0;                 // of the sums that a block sends to another in a turn, at most
+  Band band[kBands] = {};
   // Behind x: largest, the barrier that counts the bytes of sums, rings, partial sums, sums of all blocks of
   // the cluster.
   int largest = 0, barrier = 0, ring = 0, partial = 0, sums = 0, shared_bytes = 0;
@@ -53,7 +63,7 @@ void LayOut(Plan& plan) {
   const int slots = plan.pairs + Traits::kWarps - 1;
   plan.sums = plan.partial + slots * Traits::kColumns * kStride * 4;
   plan.rank_bytes = static_cast<int>(CeilDiv(plan.pairs * kItems<Traits>, plan.splits)) * kItemBytes;
-  plan.shared_bytes = plan.sums + (plan.splits == 1 ? 0 : plan.splits * plan.rank_bytes);
+  plan.shared_bytes = plan.sums + plan.splits * plan.rank_bytes;
 }
 
 // As the device does it in one instruction.
@@ -73,24 +83,28 @@ struct Share {
 #if !defined(__CUDA_ARCH__)
     using std::max, std::min;  // the device has its own
 #endif
+    const bool last = rank + 1 == plan.splits;
+    const Band& band = plan.band[(cluster >= plan.band[1].begin ? 1 : 0) + (cluster >= plan.band[2].begin)];
+    const int before = turn * plan.pairs;
     first = rank * plan.units;
-    units = min(plan.units, (plan.all_chunks + kUnitChunks - 1) / kUnitChunks - first);
-    pair0 = (cluster * plan.turns + turn) * plan.pairs;
-    pairs = min(plan.pairs, plan.all_pairs - pair0);
+    units = last ? plan.last_units : plan.units;
+    pair0 = cluster * band.pairs + band.offset + before;
+    pairs = max(min(plan.pairs, band.pairs - before), 0);
     // Every warp that works has a unit: what it does not write is not read.
-    all = max(pairs, 0) * units;
-    const bool few = all < Traits::kWarps;
-    begin = few ? min(warp, all) : static_cast<int>(static_cast<unsigned>(all * warp) / Traits::kWarps);
-    end =
-        few ? min(warp + 1, all) : static_cast<int>(static_cast<unsigned>(all * (warp + 1)) / Traits::kWarps);
-    const uint32_t inverse = rank + 1 == plan.splits ? plan.per_last_units : plan.per_units;
+    const int all = pairs * units;
+    const auto first_of = [&](int w) {
+      return all < Traits::kWarps ? min(w, all)
+                                  : static_cast<int>(static_cast<unsigned>(all * w) / Traits::kWarps);
+    };
+    const int begin = first_of(warp);
+    const uint32_t inverse = last ? plan.per_last_units : plan.per_units;
     pair = inverse == 0 ? begin : static_cast<int>(HighProduct(static_cast<uint32_t>(begin), inverse));
     unit = begin - pair * units;
+    count = first_of(warp + 1) - begin;
   }
-  int first, units;     // of K, the block's
-  int pair0, pairs;     // of row tiles, the block's
-  int all, begin, end;  // units of all pairs, and of them the warp's
-  int pair, unit;       // where the warp begins
+  int first, units;       // of K, the block's
+  int pair0, pairs;       // of row tiles, the block's
+  int pair, unit, count;  // where the warp begins, and how many units it has
 };
 
 // Blocks in clusters of each size that the device holds at once, one a multiprocessor.
@@ -105,6 +119,38 @@ inline Plan PlanFor(const LinearGroup& group, int64_t k) {
   }
   return plan;
 }
+// Shares pairs out over as many clusters as are held at once, as evenly as whole pairs go. Clusters start in
+// their order, and in kernels that follow each other the last ones late, on multiprocessors that the kernel
+// before left last. So what is not even is the last quarter's: it has less to do, if none gets more for it,
+// by up to what its warps do in about a microsecond.
+template <typename Traits>
+void ShareOutPairs(Plan& plan, int held) {
+  const int all = plan.all_pairs, used = std::min(held, all), most = static_cast<int>(CeilDiv(all, used));
+  const int late = used / 4, early = used - late;
+  int less = std::min(4 * Traits::kWarps / (3 * plan.units), most);
+  while (less > 0 && early * most + late * (most - less) < all) --less;
+  const int of_late = most - less;
+  // What is too much is taken from the last cluster on, one pair each.
+  const int excess = early * most + late * of_late - all;
+  const int late_less = of_late == 0 ? 0 : std::min(excess, late), early_less = excess - late_less;
+  plan.pairs = static_cast<int>(CeilDiv(most, plan.turns));
+  plan.clusters = 0;
+  int pair = 0;
+  Band* band = plan.band;
+  const auto add = [&](int clusters, int pairs) {
+    if (clusters == 0 || pairs == 0) return;
+    band->begin = plan.clusters;
+    band->pairs = pairs;
+    band->offset = pair - plan.clusters * pairs;
+    ++band;
+    plan.clusters += clusters;
+    pair += clusters * pairs;
+  };
+  add(early - early_less, most);
+  add(early_less, most - 1);  // then all late ones have one less, or none
+  add(late - late_less, of_late);
+  add(late_less, of_late - 1);
+}
 inline uint32_t InverseOf(int units) {
   return units == 1 ? 0 : static_cast<uint32_t>((uint64_t{1} << 32) / static_cast<uint64_t>(units) + 1);
 }
@@ -118,12 +164,11 @@ Plan SharedOut(Plan plan, int splits, int turns, int stages, int held) {
   plan.turns = turns;
   plan.stages = stages;
   plan.units = static_cast<int>(CeilDiv(all_units, splits));
-  plan.pairs = static_cast<int>(CeilDiv(CeilDiv(plan.all_pairs, held), turns));
-  plan.clusters = static_cast<int>(CeilDiv(plan.all_pairs, plan.pairs * turns));
-  const int last_units = all_units - (splits - 1) * plan.units;
-  if (last_units <= 0) return plan;
+  plan.last_units = all_units - (splits - 1) * plan.units;
+  if (plan.last_units <= 0) return plan;
   plan.per_units = InverseOf(plan.units);
-  plan.per_last_units = InverseOf(last_units);
+  plan.per_last_units = InverseOf(plan.last_units);
+  ShareOutPairs<Traits>(plan, held);
   LayOut<Traits>(plan);
   return plan;
 }

@@ -65,22 +65,16 @@ __device__ inline int LinearOf(const Plan& plan, int pair) {
 // What a warp loads runs ahead of what it multiplies, over the ends of pairs.
 template <typename Traits>
 struct Loads {
-  __device__ Loads(const LinearGroup& linears, const Plan& plan, const Share<Traits>& share, int lane)
-      : plan(plan),
-        codes(linears, lane),
-        first(share.first),
-        units(share.units),
-        pair(share.pair0 + share.pair),
-        unit(share.unit),
-        left(share.end - share.begin) {}
-  // Leaves out the first units.
-  __device__ void Skip(int count) {
-    left -= count;
-    unit += count;
-    while (unit >= units) {
-      unit -= units;
-      ++pair;
-    }
+  __device__ Loads(const LinearGroup& linears, const Plan& plan, int lane)
+      : plan(plan), codes(linears, lane) {}
+  // Of a turn.
+  __device__ void Begin(const Share<Traits>& share) {
+    first = share.first;
+    units = share.units;
+    pair = share.pair0 + share.pair;
+    unit = share.unit;
+    left = share.count;
+    Go();
   }
   __device__ void Go() {
     if (left <= 0) return;
@@ -136,52 +130,44 @@ __global__ void __maxnreg__(Traits::kRegisters)
   StaysInLoop(x_begin);
   const uint32_t barrier = x_begin + plan.barrier;
   const uint32_t ring = x_begin + plan.ring + warp * (plan.stages * kUnitBytes);
+  Loads<Traits> loads(p.linears, plan, lane);
+  // Units from `first` on to `last`.
+  const auto fill = [&](int first, int last) {
 #pragma unroll 1
-  for (int turn = 0; turn < plan.turns; ++turn) {
-    const Share<Traits> share(plan, cluster, rank, turn, warp);
+    for (int d = first; d < last; ++d) loads.Next(ring + d * kUnitBytes);
+  };
+  Share<Traits> share(plan, cluster, rank, 0, warp);
+  loads.Begin(share);
+  fill(0, kEarly);
+  LetNextStart();
+  if (threadIdx.x == 0) {
+    InitBarrier(barrier, 1);
+    FenceBarrierInit();
+  }
+  __syncwarp();
+  if (plan.splits > 1) ClusterArriveRelaxed();
+  const int x_first = share.first * kUnitChunks;
+  typename Traits::X of_x(p, x_first, min(share.units * kUnitChunks, plan.all_chunks - x_first));
+  WaitForInputs();  // codes do not depend on the kernel before
+  of_x.Load();
+  fill(kEarly, plan.stages - 1);
+  of_x.Keep(shared, largest);
+  __syncthreads();
+#pragma unroll 1
+  for (int turn = 0;;) {
     const int units = share.units, pair0 = share.pair0, pairs = share.pairs;
-    if (pairs <= 0) break;                                    // all blocks of the cluster
-    if (turn > 0 && plan.splits > 1) ClusterArriveRelaxed();  // all have read the sums of the turn before
-    // Units from `first` on to `last`.
-    const auto fill = [&](int first, int last) {
-      Loads<Traits> loads(p.linears, plan, share, lane);
-      loads.Skip(first);
-      loads.Go();
-#pragma unroll 1
-      for (int d = first; d < last; ++d) loads.Next(ring + d * kUnitBytes);
-    };
-    fill(0, turn == 0 ? kEarly : plan.stages - 1);
-    if (turn == 0) {
-      LetNextStart();
-      if (threadIdx.x == 0) {
-        InitBarrier(barrier, 1);
-        FenceBarrierInit();
-      }
-      __syncwarp();
-      if (plan.splits > 1) ClusterArriveRelaxed();
-      WaitForInputs();  // codes do not depend on the kernel before
-      const int first = share.first * kUnitChunks;
-      typename Traits::X x(p, first, min(units * kUnitChunks, plan.all_chunks - first));
-      x.Load();
-      fill(kEarly, plan.stages - 1);
-      x.Keep(shared, largest);
-      __syncthreads();
-    }
-    Loads<Traits> loads(p.linears, plan, share, lane);  // said anew: x needs the registers
-    loads.Skip(plan.stages - 1);
-    loads.Go();
-
     int pair = share.pair, unit = share.unit;
     uint32_t at = ring, last = ring + (plan.stages - 1) * kUnitBytes, to = last;
 #pragma unroll 1
-    for (int s = share.begin; s < share.end;) {
-      const int stop = min(share.end, s + units - unit);
+    for (int left = share.count; left > 0;) {
+      const int steps = min(left, units - unit);
+      left -= steps;
       const bool zeros = p.linears.linear[LinearOf(plan, pair0 + pair)].w_zero != nullptr;
       uint32_t x = x_begin + unit * (kUnitChunks * Traits::kChunkBytes);
       int chunks_left = plan.all_chunks - (share.first + unit) * kUnitChunks;
       float acc[kRowTiles][Traits::kTiles][Traits::kSums] = {};
 #pragma unroll 1
-      for (; s < stop; ++s) {
+      for (int s = 0; s < steps; ++s) {
         WaitOldest(plan.stages);
         __syncwarp();  // every lane's copies have come, and all have read the unit that is loaded over
         loads.Next(to);
@@ -200,8 +186,8 @@ __global__ void __maxnreg__(Traits::kRegisters)
     // The block's own sums, over warps and parts, a pair a warp at a time. A lane has four channels of a row.
     // What the last warp of all would be waited for with is made before.
     const int row = lane / 8, quad = lane % 8 * 4;
-    const int working = min(share.all, kWarps), items = pairs * kOfPair;
-    const Divisor by_all(share.all), by_splits(plan.splits);
+    const int all = pairs * units, working = min(all, kWarps), items = pairs * kOfPair;
+    const Divisor by_all(all), by_splits(plan.splits);
     int from = 0, parts = 0;  // of a pair: the first warp, and how many
     const auto parts_of = [&](int of) {
       const auto warp_of = [&](int step) { return by_all.Divide((step + 1) * working - 1); };
@@ -240,33 +226,41 @@ __global__ void __maxnreg__(Traits::kRegisters)
 #pragma unroll
       for (int r = 0; r < kOfPair; ++r) {
         const int item = of * kOfPair + r;
+        const int place = by_splits.Divide(item), owner = item - place * plan.splits;
+        const uint32_t to = sums + rank * plan.rank_bytes + place * kItemBytes;
         if (plan.splits == 1) {
-          output_of(item).Finish(p, sum[r]);
+          StoreShared16(to, sum[r]);
         } else {
-          const int place = by_splits.Divide(item), owner = item - place * plan.splits;
-          StoreRemote16(sums + rank * plan.rank_bytes + place * kItemBytes, static_cast<uint32_t>(owner),
-                        sum[r], barrier);
+          StoreRemote16(to, static_cast<uint32_t>(owner), sum[r], barrier);
         }
       }
       parts_of(of + kWarps);
     }
-    if (plan.splits > 1 && warp < mine) {
-      typename Traits::Output output = output_of(warp * plan.splits + rank);  // known before the sums come
+    // One place alone for what outputs may need: its code is long, and each block fetches it anew.
+    typename Traits::Output output = output_of(warp * plan.splits + rank);  // known before the sums come
+    if (plan.splits == 1) {
+      __syncthreads();
+    } else if (warp < mine) {
       WaitClusterBarrierGuarded(barrier, turn % 2);
-#pragma unroll 1
-      for (int place = warp; place < mine; place += kWarps) {
-        if (place > warp) output = output_of(place * plan.splits + rank);
-        float4 y = {};
-#pragma unroll
-        for (int other = 0; other < kMaxSplits; ++other) {
-          if (other < plan.splits) {
-            y = y + LoadSharedFloats(sums + other * plan.rank_bytes + place * kItemBytes);
-          }
-        }
-        output.Finish(p, y);
-      }
     }
-    if (plan.turns > 1) __syncthreads();  // partial sums are written anew
+#pragma unroll 1
+    for (int place = warp; place < mine; place += kWarps) {
+      if (place > warp) output = output_of(place * plan.splits + rank);
+      float4 y = {};
+#pragma unroll
+      for (int other = 0; other < kMaxSplits; ++other) {
+        if (other < plan.splits)
+          y = y + LoadSharedFloats(sums + other * plan.rank_bytes + place * kItemBytes);
+      }
+      output.Finish(p, y);
+    }
+    if (++turn == plan.turns) break;
+    share = Share<Traits>(plan, cluster, rank, turn, warp);
+    if (share.pairs <= 0) break;                  // all blocks of the cluster
+    if (plan.splits > 1) ClusterArriveRelaxed();  // all have read the sums of the turn before
+    loads.Begin(share);
+    fill(0, plan.stages - 1);
+    __syncthreads();  // partial sums are written anew
   }
 }
 

@@ -192,21 +192,22 @@ struct DigitRows {
     }
   }
 
-  // As measured on an H200 with 21 shapes, from 576 x 1536 to 57344 x 8192, each shared out in every way:
-  // what is chosen takes 1.3 % longer than the fastest on average, and 6 % at most.
+  // As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way: what
+  // is chosen takes 1 % longer than the fastest on average, and 7 % at most.
   static double Cost(const cluster::Plan& plan) {
-    constexpr double kStep = 0.046;     // a chunk of a pair, in a block
+    constexpr double kStep = 0.035;     // a chunk of a pair, in a block
     constexpr double kMemory = 2.6e-4;  // a chunk of a pair, of all blocks: 1152 bytes at 4.4 TB/s
-    constexpr double kX = 0.067;        // a KiB of a block's x
-    constexpr double kExchange = 1, kOfSplit = 0.08;
-    constexpr double kTurn = 3.2, kStage = 0.16;
+    constexpr double kX = 0.08;         // a KiB of a block's x
+    constexpr double kExchange = 0.2, kOfSplit = 0.04, kOfPair = 0.08;
+    constexpr double kTurn = 3.2, kStage = 0.16, kTwoStages = 1.15;
     const double chunks = static_cast<double>(plan.units * cluster::kUnitChunks);
-    const double steps = static_cast<double>(plan.pairs * plan.turns) * chunks;
+    const auto pairs = static_cast<double>(cuda::CeilDiv(plan.all_pairs, plan.clusters));
     const double all_steps = static_cast<double>(plan.all_pairs) * plan.all_chunks;
     const double x = chunks * kRows * cluster::kChunk * sizeof(float) / 1024;
-    const double exchange = plan.splits == 1 ? 0 : kExchange + kOfSplit * plan.splits;
-    return std::max(steps * kStep, all_steps * kMemory) + x * kX + exchange + (plan.turns - 1) * kTurn +
-           (cluster::kMaxStages - plan.stages) * kStage;
+    const double exchange = plan.splits == 1 ? 0 : kExchange + kOfSplit * plan.splits + kOfPair * pairs;
+    const double loop =
+        std::max(pairs * chunks * kStep, all_steps * kMemory) * (plan.stages == 2 ? kTwoStages : 1);
+    return loop + x * kX + exchange + (plan.turns - 1) * kTurn + (cluster::kMaxStages - plan.stages) * kStage;
   }
 };
 

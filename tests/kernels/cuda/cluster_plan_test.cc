@@ -1,6 +1,7 @@
 // How clusters of blocks share out a product of few rows: a plan of the host, followed by every warp.
 #include "kernels/cuda/cluster_plan.h"
 
+#include <algorithm>
 #include <cstdint>
 #include <vector>
 
@@ -40,7 +41,7 @@ void Follow(const Plan& plan) {
           const Share<Traits> share(plan, cluster, rank, turn, warp);
           if (share.pairs <= 0) continue;
           int pair = share.pair, unit = share.unit;
-          for (int s = share.begin; s < share.end; ++s) {
+          for (int s = 0; s < share.count; ++s) {
             const int of = share.pair0 + pair, at = share.first + unit;
             if (pair >= plan.pairs || of >= plan.all_pairs || at >= all_units || unit >= plan.units) {
               ++beyond;
@@ -65,9 +66,8 @@ void Follow(const Plan& plan) {
   CHECK(plan.partial == plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes);
   // Parts of pairs, one of which may be two warps'; then what the blocks of a cluster send each other.
   CHECK(plan.sums - plan.partial >= (plan.pairs + Traits::kWarps - 1) * Traits::kColumns * kStride * 4);
-  const int items = plan.pairs * kItems<Traits>, bytes = plan.splits == 1 ? 0 : plan.rank_bytes * plan.splits;
-  CHECK(plan.rank_bytes * plan.splits >= items * kItemBytes);
-  CHECK(plan.shared_bytes == plan.sums + bytes);
+  CHECK(plan.rank_bytes * plan.splits >= plan.pairs * kItems<Traits> * kItemBytes);
+  CHECK(plan.shared_bytes == plan.sums + plan.rank_bytes * plan.splits);
 }
 
 template <typename Traits>
@@ -82,6 +82,11 @@ void FollowAll() {
           for (const int turns : {1, 2, 5}) {
             const Plan plan = SharedOut<Traits>(product, splits, turns, 2, held);
             if (plan.shared_bytes == 0) continue;  // K is too short for so many
+            CHECK(plan.clusters <= held);
+            // What is not even is less for the later ones, and nobody has more for it.
+            CHECK(plan.band[0].pairs == CeilDiv(plan.all_pairs, std::min(held, plan.all_pairs)));
+            CHECK(plan.band[1].pairs <= plan.band[0].pairs);
+            CHECK(plan.band[2].pairs <= plan.band[1].pairs);
             INFO("splits " << splits << ", held " << held << ", turns " << turns << ", K " << k
                            << ", first width " << widths[0]);
             Follow<Traits>(plan);
