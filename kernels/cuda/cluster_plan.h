@@ -17,7 +17,7 @@ inline constexpr int kUnitChunks = 2;  // of a unit; the last one of K may have 
 inline constexpr int kRowTiles = 2;    // of a warp, 16 channels each
 inline constexpr int kChannels = 16 * kRowTiles;
 inline constexpr int kMaxSplits = 8;  // blocks of a cluster that any device takes
-inline constexpr int kMaxTurns = 16, kMaxStages = 4, kMaxWarps = 16, kBands = 3;
+inline constexpr int kMaxTurns = 16, kMaxStages = 4, kBands = 3;
 inline constexpr int64_t kMaxShared = 226 << 10;  // of a block: one a multiprocessor
 // Of a column of partial sums: lanes that hold columns 2t of channel g fall into different banks.
 inline constexpr int kStride = kChannels + 4;
@@ -27,16 +27,15 @@ inline constexpr int kItemRows = 4, kItemBytes = kItemRows * kChannels * 4;
 template <typename Traits>
 inline constexpr int kItems = Traits::kColumns / Traits::kParts / kItemRows;  // of a pair
 
-// Clusters that follow each other and have as many pairs in all turns: cluster c those from c * pairs +
-// offset on. Bands without clusters begin behind the last one.
+// Clusters that follow each other and have `pairs` pairs each, of all turns together: cluster c those from
+// c * pairs + offset on. Bands without clusters begin behind the last one.
 struct Band {
   int begin = std::numeric_limits<int>::max();
   int pairs = 0, offset = 0;
 };
 
-// How a product is shared out. What a block would have to divide for is made once, here: until its first
-// codes are on their way it has nothing to hide that behind, and an instruction that waits for the one before
-// takes as long as a few bytes from memory.
+// How a product is shared out. Numbers that a block would have to divide for are made once, here: until its
+// first codes are on their way it has nothing to hide a division behind.
 struct Plan {
   int pairs = 1;                               // pairs of row tiles of a turn of a cluster, at most
   int turns = 1;                               // of a cluster: as many as let its sums fit into shared memory
@@ -51,7 +50,7 @@ struct Plan {
   int rank_bytes = 0;                 // of the sums that a block sends to another in a turn, at most
   Band band[kBands] = {};
   // Behind x: largest, the barrier that counts the bytes of sums, rings, partial sums, sums of all blocks of
-  // the cluster.
+  // the cluster (of one block and one turn they may lie where x was).
   int largest = 0, barrier = 0, ring = 0, partial = 0, sums = 0, shared_bytes = 0;
 };
 template <typename Traits>
@@ -64,6 +63,12 @@ void LayOut(Plan& plan) {
   plan.sums = plan.partial + slots * Traits::kColumns * kStride * 4;
   plan.rank_bytes = static_cast<int>(CeilDiv(plan.pairs * kItems<Traits>, plan.splits)) * kItemBytes;
   plan.shared_bytes = plan.sums + plan.splits * plan.rank_bytes;
+  // Sums of one block and one turn are made when nobody reads x and the rings any more.
+  const bool alone = plan.splits == 1 && plan.turns == 1;
+  if (alone && plan.shared_bytes > kMaxShared && plan.rank_bytes <= plan.partial) {
+    plan.shared_bytes = plan.sums;
+    plan.sums = 0;
+  }
 }
 
 // As the device does it in one instruction.
@@ -84,7 +89,9 @@ struct Share {
     using std::max, std::min;  // the device has its own
 #endif
     const bool last = rank + 1 == plan.splits;
-    const Band& band = plan.band[(cluster >= plan.band[1].begin ? 1 : 0) + (cluster >= plan.band[2].begin)];
+    static_assert(kBands == 3);
+    const Band& band =
+        plan.band[(cluster >= plan.band[1].begin ? 1 : 0) + (cluster >= plan.band[2].begin ? 1 : 0)];
     const int before = turn * plan.pairs;
     first = rank * plan.units;
     units = last ? plan.last_units : plan.units;
@@ -119,18 +126,19 @@ inline Plan PlanFor(const LinearGroup& group, int64_t k) {
   }
   return plan;
 }
-// Shares pairs out over as many clusters as are held at once, as evenly as whole pairs go. Clusters start in
-// their order, and in kernels that follow each other the last ones late, on multiprocessors that the kernel
-// before left last. So what is not even is the last quarter's: it has less to do, if none gets more for it,
-// by up to what its warps do in about a microsecond.
+// Shares pairs out over as many clusters as are held at once, or fewer; none has more than if all had as
+// many. Clusters start in their order, and in kernels that follow each other the last ones late, on
+// multiprocessors that the kernel before left last. So what that number leaves over is taken from the last
+// quarter, up to what its warps do in about a microsecond, and what is still left one pair each from the last
+// cluster on. Who is left without pairs does not start.
 template <typename Traits>
 void ShareOutPairs(Plan& plan, int held) {
-  const int all = plan.all_pairs, used = std::min(held, all), most = static_cast<int>(CeilDiv(all, used));
-  const int late = used / 4, early = used - late;
-  int less = std::min(4 * Traits::kWarps / (3 * plan.units), most);
+  constexpr int kLateThirds = 4;  // of a unit: what a warp does in that time
+  const int all = plan.all_pairs, slots = std::min(held, all), most = static_cast<int>(CeilDiv(all, slots));
+  const int late = slots / 4, early = slots - late;
+  int less = std::min(kLateThirds * Traits::kWarps / (3 * plan.units), most);
   while (less > 0 && early * most + late * (most - less) < all) --less;
   const int of_late = most - less;
-  // What is too much is taken from the last cluster on, one pair each.
   const int excess = early * most + late * of_late - all;
   const int late_less = of_late == 0 ? 0 : std::min(excess, late), early_less = excess - late_less;
   plan.pairs = static_cast<int>(CeilDiv(most, plan.turns));
@@ -146,8 +154,9 @@ void ShareOutPairs(Plan& plan, int held) {
     plan.clusters += clusters;
     pair += clusters * pairs;
   };
+  // No more than three: if early ones have one less, so have all late ones, or these have none.
   add(early - early_less, most);
-  add(early_less, most - 1);  // then all late ones have one less, or none
+  add(early_less, most - 1);
   add(late - late_less, of_late);
   add(late_less, of_late - 1);
 }

@@ -17,13 +17,14 @@
 //   kUnitBytes                    of the codes of a unit
 //   Codes(linears, lane)          .Go(linear, pair, chunk, chunks of K), then .Load(to, chunks) of a unit
 //                                 there and each one behind it
-//   X(p, first, chunks)           x of the block's chunks: .Load() starts to read it, .Keep(x, largest) puts
-//                                 it into shared memory, and into largest what Store() needs to know;
-//                                 called by all threads
+//   X(p, first, chunks)           x of the block's chunks, without reading it yet: .Load() starts to,
+//                                 .Keep(x, largest) puts it into shared memory, and into largest what Store()
+//                                 needs to know; called by all threads
 //   kLargestBytes                 of largest and what X needs behind it
 //   Multiply(zeros, chunks, unit, x, lane, acc)   a unit against x; acc [kRowTiles][kTiles][kSums]
 //   Store(acc, largest, lane, slot)   the sums that acc stands for, to slot [kColumns][kStride]
-//   Output(p, linear, row, n)     of channels n to n + 3; .Finish(p, y) stores them, if they are any
+//   Output(p, linear, row, n)     of channels n to n + 3, which may be beyond the last one: it reads nothing;
+//                                 .Finish(p, y) stores them, if they are any
 //   Cost(plan)                    about how long it takes, in microseconds
 #pragma once
 
@@ -67,7 +68,7 @@ template <typename Traits>
 struct Loads {
   __device__ Loads(const LinearGroup& linears, const Plan& plan, int lane)
       : plan(plan), codes(linears, lane) {}
-  // Of a turn.
+  // Goes to the first unit of a turn.
   __device__ void Begin(const Share<Traits>& share) {
     first = share.first;
     units = share.units;
@@ -131,7 +132,7 @@ __global__ void __maxnreg__(Traits::kRegisters)
   const uint32_t barrier = x_begin + plan.barrier;
   const uint32_t ring = x_begin + plan.ring + warp * (plan.stages * kUnitBytes);
   Loads<Traits> loads(p.linears, plan, lane);
-  // Units from `first` on to `last`.
+  // The next units, into stages `first` to `last` - 1.
   const auto fill = [&](int first, int last) {
 #pragma unroll 1
     for (int d = first; d < last; ++d) loads.Next(ring + d * kUnitBytes);

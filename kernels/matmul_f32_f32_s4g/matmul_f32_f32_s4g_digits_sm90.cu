@@ -198,10 +198,11 @@ struct DigitRows {
     constexpr double kStep = 0.035;     // a chunk of a pair, in a block
     constexpr double kMemory = 2.6e-4;  // a chunk of a pair, of all blocks: 1152 bytes at 4.4 TB/s
     constexpr double kX = 0.08;         // a KiB of a block's x
-    constexpr double kExchange = 0.2, kOfSplit = 0.04, kOfPair = 0.08;
-    constexpr double kTurn = 3.2, kStage = 0.16, kTwoStages = 1.15;
+    constexpr double kExchange = 0.2, kOfSplit = 0.04, kOfPair = 0.08;  // sums that blocks send each other
+    constexpr double kTurn = 3.2, kStage = 0.16;
+    constexpr double kTwoStages = 1.15;  // the loop waits for memory
     const double chunks = static_cast<double>(plan.units * cluster::kUnitChunks);
-    const auto pairs = static_cast<double>(cuda::CeilDiv(plan.all_pairs, plan.clusters));
+    const auto pairs = static_cast<double>(plan.band[0].pairs);
     const double all_steps = static_cast<double>(plan.all_pairs) * plan.all_chunks;
     const double x = chunks * kRows * cluster::kChunk * sizeof(float) / 1024;
     const double exchange = plan.splits == 1 ? 0 : kExchange + kOfSplit * plan.splits + kOfPair * pairs;

@@ -246,9 +246,10 @@ struct Rows {
     // Sums that blocks send each other.
     constexpr double kExchange = kTiles == 2 ? 0.1 : kParts == 1 ? 0.2 : 0.3;
     constexpr double kOfSplit = kTiles == 2 ? 0.3 : kParts == 1 ? 0.1 : 0.06;
-    constexpr double kTurn = 3.2, kStage = 0.4, kTwoStages = 1.15;
+    constexpr double kTurn = 3.2, kStage = 0.4;
+    constexpr double kTwoStages = 1.15;  // the loop waits for memory
     const double chunks = static_cast<double>(plan.units * cluster::kUnitChunks);
-    const double steps = static_cast<double>(plan.pairs * plan.turns) * chunks;
+    const double steps = static_cast<double>(plan.band[0].pairs) * chunks;
     const double all_steps = static_cast<double>(plan.all_pairs) * plan.all_chunks;
     const double x = chunks * (kColumns / kParts) * cluster::kChunk * sizeof(float) / 1024;
     const double exchange = plan.splits == 1 ? 0 : kExchange + kOfSplit * plan.splits;

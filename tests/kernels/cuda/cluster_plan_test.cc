@@ -10,10 +10,15 @@
 namespace spikefold::kernels::cuda::cluster {
 namespace {
 
-// As operands of the kernels are: 16 rows in f16; one row in digits.
+// As operands of the kernels are: 16 rows in f16, 4 in two parts; one row in digits.
 struct SixteenRows {
   static constexpr int kWarps = 8, kColumns = 16, kParts = 1;
   static constexpr int kChunkBytes = 2176, kLargestBytes = 320, kUnitBytes = 2368;
+  static double Cost(const Plan& plan) { return plan.splits + plan.turns; }
+};
+struct FourRows {
+  static constexpr int kWarps = 12, kColumns = 8, kParts = 2;
+  static constexpr int kChunkBytes = 1088, kLargestBytes = 416, kUnitBytes = 2368;
   static double Cost(const Plan& plan) { return plan.splits + plan.turns; }
 };
 struct OneRow {
@@ -33,12 +38,13 @@ template <typename Traits>
 void Follow(const Plan& plan) {
   const int all_units = (plan.all_chunks + kUnitChunks - 1) / kUnitChunks;
   std::vector<int> done(static_cast<size_t>(plan.all_pairs * all_units), 0);
-  int64_t beyond = 0;
+  int64_t beyond = 0, empty = 0;
   for (int cluster = 0; cluster < plan.clusters; ++cluster) {
     for (int turn = 0; turn < plan.turns; ++turn) {
       for (int rank = 0; rank < plan.splits; ++rank) {
         for (int warp = 0; warp < Traits::kWarps; ++warp) {
           const Share<Traits> share(plan, cluster, rank, turn, warp);
+          empty += turn == 0 && share.pairs <= 0;
           if (share.pairs <= 0) continue;
           int pair = share.pair, unit = share.unit;
           for (int s = 0; s < share.count; ++s) {
@@ -58,6 +64,7 @@ void Follow(const Plan& plan) {
   for (const int count : done) wrong += count != 1;
   CHECK(wrong == 0);
   CHECK(beyond == 0);
+  CHECK(empty == 0);  // who starts has something to do
   CHECK(plan.largest >= plan.units * kUnitChunks * Traits::kChunkBytes);
   CHECK(plan.barrier >= plan.largest + Traits::kLargestBytes);
   CHECK(plan.barrier % 8 == 0);
@@ -65,8 +72,16 @@ void Follow(const Plan& plan) {
   CHECK(plan.ring % 128 == 0);
   CHECK(plan.partial == plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes);
   // Parts of pairs, one of which may be two warps'; then what the blocks of a cluster send each other.
-  CHECK(plan.sums - plan.partial >= (plan.pairs + Traits::kWarps - 1) * Traits::kColumns * kStride * 4);
+  CHECK(plan.shared_bytes - plan.partial >=
+        (plan.pairs + Traits::kWarps - 1) * Traits::kColumns * kStride * 4);
   CHECK(plan.rank_bytes * plan.splits >= plan.pairs * kItems<Traits> * kItemBytes);
+  if (plan.sums == 0) {  // where x and the rings were
+    CHECK(plan.splits == 1);
+    CHECK(plan.turns == 1);
+    CHECK(plan.rank_bytes <= plan.partial);
+    return;
+  }
+  CHECK(plan.sums - plan.partial >= (plan.pairs + Traits::kWarps - 1) * Traits::kColumns * kStride * 4);
   CHECK(plan.shared_bytes == plan.sums + plan.rank_bytes * plan.splits);
 }
 
@@ -101,7 +116,28 @@ void FollowAll() {
 
 TEST_CASE("Every unit of a product in clusters is one warp's, however it is shared out", "[matmul][plan]") {
   FollowAll<SixteenRows>();
+  FollowAll<FourRows>();
   FollowAll<OneRow>();
+}
+
+TEST_CASE("What pairs leave over is the last clusters'", "[matmul][plan]") {
+  // 256 pairs, 15 clusters: 18 of them each at most, 14 pairs too many.
+  const Plan plan = SharedOut<FourRows>(PlanFor(GroupOf({8192}), 8192), 8, 1, 4, 15);
+  std::vector<int> pairs;
+  for (int cluster = 0; cluster < plan.clusters; ++cluster) {
+    pairs.push_back(Share<FourRows>(plan, cluster, 0, 0, 0).pairs);
+  }
+  CHECK(pairs == std::vector<int>{18, 18, 18, 18, 18, 18, 18, 17, 17, 17, 17, 17, 15, 15, 15});
+}
+
+TEST_CASE("Sums of one block lie where x was if there is no other room", "[matmul][plan]") {
+  const auto plan_of = [](int64_t n) {
+    return SharedOut<SixteenRows>(PlanFor(GroupOf({n}), 64), 1, 1, 4, 132);
+  };
+  CHECK(plan_of(100000).sums > plan_of(100000).partial);
+  CHECK(plan_of(140000).sums == 0);
+  CHECK(plan_of(140000).shared_bytes <= kMaxShared);
+  CHECK(plan_of(400000).shared_bytes > kMaxShared);  // in turns, then
 }
 
 TEST_CASE("A plan fits into shared memory and no more blocks are planned than are held at once",

@@ -241,8 +241,12 @@ TEST_CASE("Products with 4-bit codes in tiles hold their bound", "[gpu][matmul][
                  path);
       }
     }
-    // More sums than a block has room for at once: clusters take turns, 7 pairs of tiles and then 3 or fewer.
+    // More sums than a block has room for at once: clusters take turns, with 8 blocks and with one; sums of a
+    // block that lie where x was.
     RunTiles({.m = 16, .n = 6144, .k = 28672, .group = 128, .bits = 4}, ++seed, {}, report, Path::kClusters);
+    for (const int64_t n : {300000, 140000}) {
+      RunTiles({.m = 16, .n = n, .k = 64, .group = 64, .bits = 4}, ++seed, {}, report, Path::kClusters);
+    }
   }
   INFO(report.detail);
   CHECK(report.ok());
