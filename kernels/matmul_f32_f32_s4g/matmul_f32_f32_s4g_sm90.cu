@@ -237,8 +237,9 @@ struct Rows {
       }
     }
   }
-  // As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way: what
-  // is chosen takes 0.2 to 0.8 % longer than the fastest on average, and 8 % at most.
+  // As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way,
+  // when late clusters had less at the others' cost: what is chosen takes 0.2 to 0.8 % longer than the
+  // fastest on average, and 8 % at most.
   static double Cost(const cluster::Plan& plan) {
     constexpr double kStep = kTiles == 1 ? 0.027 : 0.037;  // a chunk of a pair, in a block
     constexpr double kMemory = 2.6e-4;  // a chunk of a pair, of all blocks: 1152 bytes at 4.4 TB/s
