@@ -21,6 +21,8 @@ Type TypeOf(Element element) {
       return {CU_TENSOR_MAP_DATA_TYPE_UINT8, 1};
     case Element::kBf16:
       return {CU_TENSOR_MAP_DATA_TYPE_BFLOAT16, 2};
+    case Element::kFloat:
+      return {CU_TENSOR_MAP_DATA_TYPE_FLOAT32, 4};
     case Element::kWord64:
       break;
   }

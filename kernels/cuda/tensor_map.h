@@ -9,7 +9,7 @@
 
 namespace spikefold::kernels::cuda {
 
-enum class Element { kByte, kBf16, kWord64 };
+enum class Element { kByte, kBf16, kFloat, kWord64 };
 
 // A row-major matrix [rows, columns] whose rows lie `stride` bytes apart, read or written in boxes of
 // `box_rows` rows and 128 bytes, swizzled by 128 bytes, or of another width, as they lie. Reads beyond the

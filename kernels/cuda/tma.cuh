@@ -40,8 +40,12 @@ __device__ inline void StoreBox(const CUtensorMap& map, uint32_t shared, int col
                : "memory");
 }
 __device__ inline void CommitStores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
-// Until the thread's stores have read shared memory (kWritten false) or are in global memory.
-__device__ inline void WaitStoresRead() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
+// Until all but the thread's last kLeft groups of stores have read shared memory; until all stores are in
+// global memory.
+template <int kLeft = 0>
+__device__ inline void WaitStoresRead() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kLeft) : "memory");
+}
 __device__ inline void WaitStores() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
 
 // Ordinary stores to shared memory become visible to the copy engine and to wgmma.

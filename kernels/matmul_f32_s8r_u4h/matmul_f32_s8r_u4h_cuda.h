@@ -85,7 +85,7 @@ inline constexpr cuda::pingpong::Plan kManyTiles[] = {{256, 128}, {256, 64}, {12
 inline cuda::pingpong::Plan PlanMany(int64_t m, int64_t k, const cuda::LinearGroup& linears, int num_sms) {
   const auto steps = static_cast<double>(cuda::CeilDiv(k, kTileColumns));
   constexpr double kOdd = 0.35;
-  return cuda::pingpong::LeastOf({{{256, 128}, 1.62 * steps + 7},
+  return cuda::pingpong::LeastOf({{{256, 128}, 1.6 * steps + 6},
                                   {{256, 64}, steps},
                                   {{128, 128}, steps, kOdd},
                                   {{128, 64}, 0.6 * steps, kOdd},

@@ -4,10 +4,10 @@
 // transposed, 8 channels of a row at a time.
 // Unpacking 64 channels takes about as long as multiplying 128 rows with them does, so that how two
 // warpgroups share tiles depends on their rows. 256 x 128 is made by both, 64 channels each, from the fewest
-// bytes. 256 x 64 they take by turns, as in kernels/cuda/pingpong_tiles.cuh: one stores while the other
-// multiplies, not quite as fast as two. Of smaller tiles each has its own, with a ring of its own, and
-// neither waits for the other: by turns one would unpack while the other may not. Kept columns follow in the
-// same ring, x in one stage and W in the next.
+// bytes; its outputs leave through the copy engine. 256 x 64 they take by turns, as in
+// kernels/cuda/pingpong_tiles.cuh: one stores while the other multiplies, not quite as fast as two. Of
+// smaller tiles each has its own, with a ring of its own, and neither waits for the other: by turns one would
+// unpack while the other may not. Kept columns follow in the same ring, x in one stage and W in the next.
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
@@ -26,12 +26,13 @@ constexpr char kName[] = "matmul_f32_s8r_u4h";
 static_assert(kStep == kTileColumns && kKeptStep == matmul_f32_s8r_s8c::kKeptStep);
 
 struct Maps {
-  CUtensorMap x, kept_x, kept_w[cuda::kMaxLinears];
+  CUtensorMap x, kept_x, kept_w[cuda::kMaxLinears], y[cuda::kMaxLinears];
 };
 struct Work {
   int m = 0, steps = 0, tiles_m = 0, tiles = 0;
   int kept_steps = 0;  // of linears that keep columns
   const float* x_scale = nullptr;
+  bool boxes = false;  // outputs of tiles that are made together leave through the copy engine
   cuda::LinearGroup linears;
 };
 
@@ -44,6 +45,10 @@ struct Layout {
   static constexpr int kRings = kOwn ? kConsumers : 1;
   static constexpr int kXBytes = kTileM * kStep, kTiles = kTileN / kChannels;  // of codes
   static constexpr int kStage = (kXBytes + kTiles * static_cast<int>(kTileBytes) + 1023) / 1024 * 1024;
+  // Outputs leave kOutRows rows and 32 channels a box; a consumer makes the boxes of all its 64 channels, a
+  // part, while those before are read.
+  static constexpr int kOutRows = 32, kOutBox = kOutRows * 128, kPart = kChannels / 32 * kOutBox, kParts = 2;
+  static_assert(!kTogether || kConsumers * kParts * kPart <= kXBytes);
   static constexpr int kScalesOf = (kTileM + 2 * kTileN) * 4;  // of each consumer: x_scale, w_scale, bias
   static constexpr int kRest = kConsumers * kScalesOf + kRings * cuda::Ring::Bytes(16);
   static constexpr int kStages = std::min(16, (pingpong::kMaxShared - kRest) / (kRings * kStage));
@@ -51,6 +56,36 @@ struct Layout {
   static constexpr int kBarriers = kScales + kConsumers * kScalesOf;  // full, then empty
   static constexpr int kBytes = kBarriers + kRings * cuda::Ring::Bytes(kStages);
   static_assert(kStages >= 4 && kTileN * kStep <= kStage);  // kept columns of W
+};
+
+// What a thread brings of a tile's scales and bias: asked for while the tile before is on its way out.
+template <int kTileM, int kTileN>
+struct Scales {
+  static constexpr int kX = (kTileM + kWarpgroup - 1) / kWarpgroup;
+  static_assert(kTileN <= kWarpgroup);
+  float x[kX], w, bias;
+  __device__ void Load(int thread, const Work& work, const cuda::Tile& tile) {
+    const cuda::Linear& linear = work.linears.linear[tile.linear];
+#pragma unroll
+    for (int i = 0; i < kX; ++i) {
+      const int row = tile.m0 + thread + i * kWarpgroup;
+      x[i] = row < work.m ? work.x_scale[row] : 0.0f;
+    }
+    const int channel = tile.n0 + thread;
+    const bool inside = channel < linear.n;
+    w = inside ? linear.w_scale[channel] : 0.0f;
+    bias = inside && linear.bias != nullptr ? linear.bias[channel] : -0.0f;  // -0 changes nothing
+  }
+  __device__ void Put(int thread, float* to_x, float* to_w, float* to_bias) const {
+#pragma unroll
+    for (int i = 0; i < kX; ++i) {
+      if (kTileM % kWarpgroup == 0 || thread < kTileM) to_x[thread + i * kWarpgroup] = x[i];
+    }
+    if (thread < kTileN) {
+      to_w[thread] = w;
+      to_bias[thread] = bias;
+    }
+  }
 };
 
 template <int kTileM, int kTileN>
@@ -130,6 +165,13 @@ __global__ void __launch_bounds__(kThreads, 1)
     const auto release = [&](int stage) {
       if (lane == 0) cuda::Arrive(ring.Empty(stage));
     };
+    constexpr int kStride = L::kTogether ? 1 : kConsumers;  // of a warpgroup's tiles, in grids
+    Scales<kTileM, kTileN> scales;
+    const int first = static_cast<int>(blockIdx.x) + (L::kTogether ? 0 : consumer * blocks);
+    const auto ask = [&](int tile) {
+      if (tile < work.tiles) scales.Load(thread, work, tile_at(tile));
+    };
+    ask(first);
     cuda::RingPlace place;
     bool mine = !L::kTurns || consumer == 0;
     for (int at = static_cast<int>(blockIdx.x) + which * blocks; at < work.tiles;
@@ -142,14 +184,7 @@ __global__ void __launch_bounds__(kThreads, 1)
         continue;
       }
       barrier();  // the scales of the tile before have been used
-      for (int i = thread; i < kTileM; i += kWarpgroup) {
-        x_scale[i] = tile.m0 + i < work.m ? work.x_scale[tile.m0 + i] : 0.0f;
-      }
-      for (int i = thread; i < kTileN; i += kWarpgroup) {
-        const bool inside = tile.n0 + i < w.n;
-        w_scale[i] = inside ? w.w_scale[tile.n0 + i] : 0.0f;
-        bias[i] = inside && w.bias != nullptr ? w.bias[tile.n0 + i] : -0.0f;  // -0 changes nothing
-      }
+      scales.Put(thread, x_scale, w_scale, bias);
       barrier();
 
       // A turn begins when the other warpgroup has seen all of its stages full: who waits for a phase of a
@@ -187,7 +222,11 @@ __global__ void __launch_bounds__(kThreads, 1)
       }
       if (kept_steps == 0) end_turn();
       cuda::WarpgroupWait<0>();
-      release(previous);
+      ask(at + kStride * blocks);
+      // The stage that was multiplied last is given back when outputs have left through it.
+      const bool boxes = L::kTogether && work.boxes;
+      int held = previous;
+      if (!boxes) release(previous);
 
       // Accumulator 4 i + e of block b: channel n + 64 b + 8 (e / 2) of the tile, row m + 8 i + e % 2.
       const int n = first_channel + warp * 16 + lane / 4, m = 2 * (lane % 4);
@@ -250,14 +289,62 @@ __global__ void __launch_bounds__(kThreads, 1)
         }
         cuda::WarpgroupCommit();
         cuda::WarpgroupWait<0>();
-        release(x_stage);
+        if (boxes) {
+          release(held);
+          held = x_stage;
+        } else {
+          release(x_stage);
+        }
         release(place.stage);
         place.Next(L::kStages);
       }
       // The bias is added on the way out: registers that wgmma accumulates in are not written again.
       of_channels(bias, add);
-      store(w.y, [&](int b, int i) { return __uint_as_float(acc[b][i]) + add[b][i % 4 / 2]; });
+      const auto value = [&](int b, int i) { return __uint_as_float(acc[b][i]) + add[b][i % 4 / 2]; };
+      if (!boxes) {
+        store(w.y, value);
+        continue;
+      }
+      if constexpr (L::kTogether) {
+        cuda::NamedBarrier(2, kConsumers * kWarpgroup);  // both have multiplied with the stage
+        const int parts = held * L::kStage + consumer * L::kParts * L::kPart;
+        // Of accumulator e, swizzled as the copy engine reads it.
+        char* to[4];
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int row = m + e % 2, channel = n % 32 + e / 2 * 8;
+          to[e] = shared + parts + warp / 2 * L::kOutBox + row * 128 + (channel * 4 ^ row * 16);
+        }
+#pragma unroll
+        for (int row = 0; row < kTileM; row += L::kOutRows) {
+          const int part = row / L::kOutRows % L::kParts * L::kPart;
+          if (row >= L::kParts * L::kOutRows) {
+            if (thread == 0) cuda::WaitStoresRead<L::kParts - 1>();
+            barrier();
+          }
+#pragma unroll
+          for (int i = 0; i < L::kOutRows; i += 8) {
+#pragma unroll
+            for (int e = 0; e < 4; ++e) {
+              *reinterpret_cast<float*>(to[e] + part + i * 128) = value(0, (row + i) / 2 + e);
+            }
+          }
+          cuda::FenceToCopyEngine();
+          barrier();
+          if (thread == 0) {
+            for (int box = 0; box < L::kPart / L::kOutBox; ++box) {
+              cuda::StoreBox(maps.y[tile.linear],
+                             base + static_cast<uint32_t>(parts + part + box * L::kOutBox),
+                             tile.n0 + first_channel + box * 32, tile.m0 + row);
+            }
+            cuda::CommitStores();
+          }
+        }
+        if (thread == 0) cuda::WaitStoresRead();
+        release(held);
+      }
     }
+    if (L::kTogether && thread == 0) cuda::WaitStores();
   }
 }
 
@@ -278,6 +365,16 @@ absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const 
     if (w.kept_w == nullptr || kept == 0) continue;
     SF_ASSIGN_OR_RETURN(maps.kept_w[i], kept_map(w.kept_rows, w.n, kTileN));
   }
+  bool boxes = Layout<kTileM, kTileN>::kTogether;
+  for (int i = 0; i < p.linears.count; ++i) {
+    const cuda::Linear& w = p.linears.linear[i];
+    boxes = boxes && w.n % 4 == 0 && reinterpret_cast<uintptr_t>(w.y) % 16 == 0;
+  }
+  for (int i = 0; boxes && i < p.linears.count; ++i) {
+    const cuda::Linear& w = p.linears.linear[i];
+    SF_ASSIGN_OR_RETURN(
+        maps.y[i], cuda::MapOfRows(cuda::Element::kFloat, w.y, p.m, w.n, Layout<kTileM, kTileN>::kOutRows));
+  }
   const int64_t tiles = pingpong::Tiles(p.m, p.linears, {kTileM, kTileN});
   const Work work = {.m = static_cast<int>(p.m),
                      .steps = static_cast<int>(cuda::CeilDiv(row_bytes, kStep)),
@@ -285,6 +382,7 @@ absl::Status LaunchTiles(const Params& p, const cuda::DeviceInfo& device, const 
                      .tiles = static_cast<int>(tiles),
                      .kept_steps = static_cast<int>(kept / kKeptStep),
                      .x_scale = p.x_scale,
+                     .boxes = boxes,
                      .linears = p.linears};
   return cuda::Launch(kName, matmul_f32_s8r_u4h_sm90<kTileM, kTileN>,
                       {.grid = dim3(static_cast<unsigned>(std::min<int64_t>(tiles, device.num_sms))),
