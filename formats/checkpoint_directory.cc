@@ -73,7 +73,8 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> DirectoryCheckpoint::LoadTokenizer() 
   if (PathExists(JoinPath(path_, "tokenizer.json"))) {
     SF_ASSIGN_OR_RETURN(const Json json, ReadOptionalJson(path_, "tokenizer.json", kMaxTokenizerBytes));
     SF_ASSIGN_OR_RETURN(const Json config, ReadOptionalJson(path_, "tokenizer_config.json", kMaxConfigBytes));
-    return Tokenizer::FromTokenizerJson(json, config, JoinPath(path_, "tokenizer.json"));
+    return Tokenizer::FromTokenizerJson(json, config, JoinPath(path_, "tokenizer.json"),
+                                        graph().config.bos_id);
   }
   if (PathExists(JoinPath(path_, "tokenizer.gguf"))) {
     SF_ASSIGN_OR_RETURN(std::unique_ptr<ByteSource> source, OpenFileIn(path_, "tokenizer.gguf"));

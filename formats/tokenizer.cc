@@ -52,8 +52,9 @@ absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromGguf(const GgufFile& f
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromTokenizerJson(const Json& tokenizer,
                                                                         const Json& config,
-                                                                        absl::string_view where) {
-  return tok::MakeJsonTokenizer(tokenizer, config, where);
+                                                                        absl::string_view where,
+                                                                        int64_t model_bos) {
+  return tok::MakeJsonTokenizer(tokenizer, config, where, model_bos);
 }
 
 }  // namespace spikefold

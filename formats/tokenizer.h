@@ -33,10 +33,12 @@ struct EncodeOptions {
 class Tokenizer {
  public:
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromGguf(const GgufFile& file);
-  // `config` is tokenizer_config.json or null (add_bos_token, bos_token ...).
+  // `config` is tokenizer_config.json or null (add_bos_token, bos_token ...). `model_bos`: what config.json
+  // says, taken where neither file names a BOS token; -1: nothing.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromTokenizerJson(const Json& tokenizer,
                                                                       const Json& config,
-                                                                      absl::string_view where);
+                                                                      absl::string_view where,
+                                                                      int64_t model_bos = -1);
   virtual ~Tokenizer() = default;
 
   virtual absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,

@@ -10,6 +10,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/status.h"
 #include "formats/base/version.h"
+#include "formats/quantized/input_form.h"
 #include "formats/quantized/native.h"
 #include "quant/calibrated_ranges.h"
 #include "quant/round_linear.h"
@@ -71,6 +72,7 @@ class Applier {
   absl::Status Check() {
     SF_RETURN_IF_ERROR(CheckModel());
     for (const TensorDecision* d : AllDecisions()) SF_RETURN_IF_ERROR(CheckSpec(SpecFor(*d, reader_)));
+    SF_RETURN_IF_ERROR(CheckInputs());
     SF_RETURN_IF_ERROR(CheckStats());
     return CheckShard();
   }
@@ -224,6 +226,23 @@ class Applier {
         return absl::InvalidArgumentError(
             absl::StrCat("plan: no decision for ", node.module, "; plan this model"));
       }
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status CheckInputs() const {
+    InputForms inputs(graph_);
+    for (const TensorDecision& d : plan_.linears) {
+      if (d.weight_bits == 16) continue;
+      const QuantizedLinearSpec spec = SpecOf(d);
+      const absl::Status same = inputs.Add({.module = d.module,
+                                            .format = spec.act,
+                                            .scale = d.activation_static ? d.activation_scale : 0,
+                                            .zero = d.activation_static ? d.activation_zero : 0,
+                                            .kept = d.kept,
+                                            .spike_threshold = d.spike_threshold,
+                                            .max_spike_rows = spec.max_spike_rows});
+      if (!same.ok()) return absl::InvalidArgumentError(absl::StrCat("plan: ", same.message()));
     }
     return absl::OkStatus();
   }

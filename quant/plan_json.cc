@@ -227,7 +227,13 @@ absl::StatusOr<TensorDecision> DecisionFromJson(const Json& json, absl::string_v
   SF_RETURN_IF_ERROR(m.Flag("activation_zeros", &d.activation_zeros));
   if (m.Has("activation_zero")) SF_RETURN_IF_ERROR(m.Small("activation_zero", -128, 127, &d.activation_zero));
   d.activation_static = m.Has("activation_scale");
-  if (d.activation_static) SF_RETURN_IF_ERROR(m.Positive("activation_scale", &d.activation_scale));
+  if (d.activation_static) {
+    SF_RETURN_IF_ERROR(m.Positive("activation_scale", &d.activation_scale));
+    if (!std::isnormal(d.activation_scale)) {
+      return absl::DataLossError(
+          absl::StrCat(m.where(), ": \"activation_scale\" ", d.activation_scale, " is no normal float"));
+    }
+  }
   if (m.Has("kept")) SF_RETURN_IF_ERROR(m.Integers("kept", &d.kept));
   SF_RETURN_IF_ERROR(CheckKept(m, d));
   if (d.trellis &&

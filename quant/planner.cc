@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 
@@ -175,11 +176,11 @@ class Planner {
     }
     TakeUnits();
     if (units_.empty()) return absl::OkStatus();  // everything stays in 16 bit
-    double bits = recipe_.bits;
-    if (recipe_.max_bytes > 0) {
-      SF_ASSIGN_OR_RETURN(bits, BitsOfBytes());
-    } else if (recipe_.max_kld > 0) {
+    double bits = 0;
+    if (recipe_.max_kld > 0) {
       SF_ASSIGN_OR_RETURN(bits, BitsOfDivergence());
+    } else {
+      SF_ASSIGN_OR_RETURN(bits, BitsLeft());
     }
     SF_ASSIGN_OR_RETURN(const StoragePlan spent, SpendAbout(bits));
     Store(spent);
@@ -246,8 +247,9 @@ class Planner {
     }
   }
 
-  // What is left for the linears' codes and scales, as bits a weight.
-  absl::StatusOr<double> BitsOfBytes() {
+  // What a budget leaves for codes and scales, as bits a weight of the units: all else that is stored does
+  // not depend on how they are.
+  absl::StatusOr<double> BitsLeft() {
     std::vector<StorageUnit> units = units_;
     double weights = 0;
     for (StorageUnit& unit : units) {
@@ -259,13 +261,26 @@ class Planner {
     SF_ASSIGN_OR_RETURN(const StoragePlan least, SpendBits(units, kMostBits));
     Store(least);
     SF_RETURN_IF_ERROR(PlanTensors());
-    const int64_t needed = plan_.totals.total_bytes;
-    if (needed > recipe_.max_bytes) {
+    const PlanTotals& t = plan_.totals;
+    const bool of_all = recipe_.max_bytes > 0;
+    const auto needed = static_cast<double>(of_all ? t.total_bytes : t.linear_bytes);
+    const double allowed = of_all ? static_cast<double>(recipe_.max_bytes)
+                                  : recipe_.bits * static_cast<double>(t.linear_weights) / 8;
+    if (needed <= allowed * (1 + 1e-9)) return least.bits + 8 * std::max(allowed - needed, 0.0) / weights;
+    if (of_all) {
       return absl::InvalidArgumentError(absl::StrCat("max_bytes=", recipe_.max_bytes,
                                                      ": the least that this scheme takes for this model is ",
-                                                     needed, " bytes"));
+                                                     t.total_bytes, " bytes"));
     }
-    return least.bits + 8.0 * static_cast<double>(recipe_.max_bytes - needed) / weights;
+    return absl::InvalidArgumentError(absl::StrFormat(
+        "bits=%.4g: the least that this scheme takes for these linears%s is %.4g", recipe_.bits,
+        KeepsMore() ? ", with what they keep in higher precision," : "", t.bits_linear()));
+  }
+  // Whether anything but codes and scales is stored.
+  bool KeepsMore() const {
+    return std::any_of(plan_.linears.begin(), plan_.linears.end(), [](const TensorDecision& d) {
+      return d.weight_bits >= 16 || d.has_bias || !d.kept.empty() || !d.supers.empty();
+    });
   }
 
   // The least that is expected to reach the wanted divergence, to a thousandth of a bit.
@@ -344,6 +359,7 @@ class Planner {
     ActivationScale scale =
         ChooseActivationScale(stats, choice.kept, method_, choice.spike_threshold, format.hi());
     if (!format.symmetric) AddZeroPoint(stats, choice.kept, format.lo(), format.hi(), scale);
+    scale.scale = std::max(scale.scale, std::numeric_limits<float>::min());  // kernels take no subnormal ones
     choice.activation_scale = scale.scale;
     choice.activation_zero = scale.zero;
     choice.words = absl::StrFormat("static scale %.3g (%s) clips %.2g of the values", scale.scale,

@@ -127,7 +127,7 @@ struct Recipe {
   int group_size = 0;               // 0: the scheme's default for this model
   // At most one of the three is > 0: a budget that is spent where rounding hurts most. All 0: all linears
   // alike.
-  double bits = 0;        // mean bits a weight of the linears
+  double bits = 0;        // at most so many a weight of the linears, everything stored counted
   int64_t max_bytes = 0;  // of all that is stored
   double max_kld =
       0;  // expected KL divergence from the float model, nats a token; the least bits that reach it

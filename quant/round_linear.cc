@@ -73,7 +73,8 @@ void Take(RoundedWeights rounded, QuantizedLinear& q) {
   q.codes = std::move(rounded.codes);
   q.scales = std::move(rounded.scales);
   q.zeros = std::move(rounded.zeros);
-  q.weight_error = std::sqrt(rounded.relative_error);
+  // Not finite where squares of the largest floats are beyond float64: not measured.
+  q.weight_error = std::isfinite(rounded.relative_error) ? std::sqrt(rounded.relative_error) : -1;
 }
 
 }  // namespace

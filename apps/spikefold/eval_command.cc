@@ -60,10 +60,16 @@ absl::StatusOr<Json> CalibrationOf(const CheckpointReader& reader) {
 }
 
 // What makes the numbers mean something else than they seem to.
-absl::Status WarnOfDoubts(const EvalModels& models, const EvalDocument& document, Console& console) {
+absl::Status WarnOfDoubts(const EvalModels& models, const std::vector<std::string>& texts,
+                          const TokenStream& text, const EvalDocument& document, Console& console) {
   const OpenedModel& reference = models.the_reference();
+  // The same tokenizer has other fingerprints in other formats.
   if (models.model.tokenizer->fingerprint() != reference.tokenizer->fingerprint()) {
-    console.Warn("the two models have different tokenizers; the reference's was used for both");
+    SF_ASSIGN_OR_RETURN(const TokenStream own, TokenizeFiles(*models.model.tokenizer, texts));
+    if (own.ids != text.ids) {
+      console.Warn(
+          "the two models' tokenizers make other tokens of this text; the reference's was used for both");
+    }
   }
   if (reference.reader->kind() == CheckpointKind::kNative) {
     console.Warn("the reference is quantized itself: ratio and divergence are not those from a float model");
@@ -193,7 +199,7 @@ absl::Status RunEval(const EvalCommandOptions& options, Context& context) {
                                                            .backend = BackendName(options),
                                                            .start = start},
                                                           context));
-  SF_RETURN_IF_ERROR(WarnOfDoubts(models, document, console));
+  SF_RETURN_IF_ERROR(WarnOfDoubts(models, options.texts, text, document, console));
   for (const std::string& note : models.model.model->ops().notes()) console.Warn(note);
   absl::Status compared;  // an interruption leaves what was measured
   if (options.backend == "cuda" && options.parity_tokens > 0) {

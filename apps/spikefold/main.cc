@@ -35,7 +35,7 @@
 #include "apps/spikefold/simple_commands.h"
 #include "apps/spikefold/standard_streams.h"
 #include "apps/spikefold/sweep_command.h"
-#include "formats/base/suggest.h"
+#include "apps/spikefold/usage_error.h"
 #include "formats/base/version.h"
 #include "quant/scheme.h"
 
@@ -102,8 +102,10 @@ class CommandLine {
       return {.out = absl::StrCat(version.what(), "\n")};
     } catch (const CLI::ParseError& error) {
       if (argc < 2) return {.exit = kExitUsage, .err = HelpText(PageOf(app_, app_))};
-      return {.exit = kExitUsage, .err = UsageError(error, argc, argv)};
+      return {.exit = kExitUsage, .err = UsageError(error, app_, *chosen(), argc, argv)};
     }
+    if (std::string empty = EmptyValue(app_, *chosen()); !empty.empty())
+      return {.exit = kExitUsage, .err = std::move(empty)};
     return {.run = true};
   }
 
@@ -194,8 +196,6 @@ class CommandLine {
   void AddSimple(CommandSpec& spec);
   void AddFixture();
   void AddShellCommands();
-
-  std::string UsageError(const CLI::ParseError& error, int argc, char** argv) const;
 
   CLI::App app_;
   GlobalOptions globals_;
@@ -514,36 +514,6 @@ void CommandLine::AddShellCommands() {
                          context.console.Print(ManPage(ShapeOf(app_)));
                          return context.console.Flush();
                        }});
-}
-
-// What was wrong with the command line, in one line. The parser stops at the first thing it minds, which is
-// often a missing argument; a name that does not exist is the likelier cause, so it is looked for first.
-std::string CommandLine::UsageError(const CLI::ParseError& error, int argc, char** argv) const {
-  std::vector<std::string> names, options;
-  for (const Command& command : commands_) names.push_back(command.app->get_name());
-  for (const CLI::App* app : {&app_, chosen()}) {
-    for (const CLI::Option* option : app->get_options()) {
-      for (const std::string& name : option->get_lnames()) options.push_back("--" + name);
-      for (const std::string& name : option->get_snames()) options.push_back("-" + name);
-    }
-  }
-  const std::string command = chosen() == &app_ ? "" : " " + chosen()->get_name();
-  const std::string start = absl::StrCat("spikefold", command, ": ");
-  const std::string end = absl::StrCat("; see spikefold", command, " --help\n");
-  for (int i = 1; i < argc; ++i) {
-    const std::string argument = argv[i], name = argument.substr(0, argument.find('='));
-    if (argument == "--") break;
-    if (name.size() > 2 && name.substr(0, 2) == "--" &&
-        std::count(options.begin(), options.end(), name) == 0) {
-      return absl::StrCat(start, "option \"", Printable(name), "\" is unknown", DidYouMean(name, options),
-                          end);
-    }
-    if (command.empty() && name[0] != '-' && dynamic_cast<const CLI::ExtrasError*>(&error) == nullptr) {
-      return absl::StrCat(start, "\"", Printable(name), "\" is no command", DidYouMean(name, names), "; use ",
-                          absl::StrJoin(names, ", "), "\n");
-    }
-  }
-  return absl::StrCat(start, Printable(error.what(), 1000), end);
 }
 
 int Main(int argc, char** argv) {

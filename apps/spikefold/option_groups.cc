@@ -102,8 +102,8 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
       ->check(Integer(1, 1 << 20))
       ->type_name("N");
   c->add_option("--bits", o.bits,
-                "Mean bits a weight of the linears below 8 bits: more bits, or finer groups, where rounding "
-                "measurably hurts most [all linears alike]")
+                "At most so many bits a weight of the linears in the mean, all that they store counted: more "
+                "bits, or finer groups, where rounding measurably hurts most [all linears alike]")
       ->type_name("B");
   c->add_option("--max-bytes", o.max_bytes,
                 "The same, within so many bytes for all that is stored: 80MB, 1.5GiB")

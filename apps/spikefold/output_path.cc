@@ -62,8 +62,21 @@ bool SamePath(const std::string& a, const std::string& b) {
   return first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
+namespace {
+
+// That many tools mean standard output by "-" must not make a file of that name.
+absl::Status CheckName(const std::string& path, const char* what) {
+  if (path.empty()) return absl::InvalidArgumentError(absl::StrCat("--output: empty; name a ", what));
+  if (path != "-") return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("--output -: nothing is written to standard output but by --json; name a ", what,
+                   " (\"./-\" if it is to be called so)"));
+}
+
+}  // namespace
+
 absl::Status CheckOutputFile(const std::string& path, const std::vector<std::string>& inputs) {
-  if (path.empty()) return absl::InvalidArgumentError("--output: empty; name a file");
+  SF_RETURN_IF_ERROR(CheckName(path, "file"));
   if (IsDirectory(path) || path.back() == '/') {
     return absl::InvalidArgumentError(absl::StrCat(Shown(path), ": is a directory; --output names one file"));
   }
@@ -73,7 +86,7 @@ absl::Status CheckOutputFile(const std::string& path, const std::vector<std::str
 
 absl::Status CheckOutputDirectory(const std::string& path, bool force,
                                   const std::vector<std::string>& inputs) {
-  if (path.empty()) return absl::InvalidArgumentError("--output: empty; name a directory");
+  SF_RETURN_IF_ERROR(CheckName(path, "directory"));
   SF_RETURN_IF_ERROR(CheckNotInput(path, inputs));
   if (PathExists(path) && !force) {
     return absl::AlreadyExistsError(

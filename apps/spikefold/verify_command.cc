@@ -4,6 +4,8 @@
 #include "apps/spikefold/text.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
+#include "formats/checkpoint.h"
+#include "formats/quantized/input_form.h"
 #include "formats/quantized/native.h"
 
 namespace spikefold {
@@ -22,7 +24,15 @@ absl::Status RunVerify(const VerifyCommandOptions& options, Context& context) {
                      ": is not a directory that `spikefold quantize` wrote; only those can be verified"));
   }
   SF_ASSIGN_OR_RETURN(const auto reader, NativeReader::Open(path));
-  SF_RETURN_IF_ERROR(NativeVerify(path, context.console.progress()));
+  const auto model = CheckpointReader::Open(path);
+  if (!model.ok()) {
+    SF_RETURN_IF_ERROR(NativeVerify(path, context.console.progress()));  // may say which file it comes from
+    return model.status();
+  }
+  InputForms inputs((*model)->graph());
+  SF_RETURN_IF_ERROR(NativeVerify(path, context.console.progress(), [&](const QuantizedLinear& linear) {
+    return linear.format.is_float() ? absl::OkStatus() : inputs.Add(InputFormOf(linear));
+  }));
   Console& console = context.console;
   const NativeInfo& info = reader->info();
   if (console.json()) {

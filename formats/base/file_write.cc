@@ -1,12 +1,14 @@
 // Writing: everything of formats/base/file.h that changes the file system.
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <memory>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -34,6 +36,15 @@ bool FailsByFault(const char* call) {
 }
 
 namespace {
+
+// Where a symbolic link leads, so that what is written replaces that and not the link. Other paths, and links
+// that lead nowhere, as they are.
+std::string BehindLink(const std::string& path) {
+  struct stat st;
+  if (lstat(path.c_str(), &st) != 0 || !S_ISLNK(st.st_mode)) return path;
+  const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
+  return real == nullptr ? path : std::string(real.get());
+}
 
 constexpr int kCreateFlags = O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
 
@@ -249,7 +260,7 @@ absl::StatusOr<std::string> CheckTarget(const std::string& requested, bool overw
     return absl::InvalidArgumentError(
         absl::StrCat("output \"", Printable(requested), "\" is no name for a new directory"));
   }
-  const std::string path = JoinPath(Dirname(requested), base);
+  const std::string path = BehindLink(JoinPath(Dirname(requested), base));
   if (!PathExists(path)) return path;
   if (!overwrite) {
     return absl::AlreadyExistsError(
@@ -318,7 +329,8 @@ absl::StatusOr<std::unique_ptr<RandomWriter>> RandomWriter::Reopen(const std::st
   return std::unique_ptr<RandomWriter>(new PositionedWriter(std::move(file), size));
 }
 
-absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& path) {
+absl::StatusOr<std::unique_ptr<AtomicFile>> AtomicFile::Create(const std::string& requested) {
+  const std::string path = BehindLink(requested);
   struct stat st;
   if (stat(path.c_str(), &st) == 0 && !S_ISREG(st.st_mode)) {
     return absl::InvalidArgumentError(

@@ -23,9 +23,10 @@ absl::Status AddModelMetadata(const ModelConfig& config, const std::string& name
 std::vector<float> RopeFactors(const ModelConfig& config);
 
 // The tokenizer of a tokenizer.json and its tokenizer_config.json (or null) in GGUF's terms, one token for
-// each of `rows` rows of the embedding; eos_id where the files name none. Unimplemented: AddTokenizer().
-absl::StatusOr<tok::GgufVocab> GgufVocabOf(const Json& document, const Json& config, int64_t rows,
-                                           int64_t eos_id, const std::string& where);
+// each row of the embedding; the model's BOS and EOS where the files name none. Unimplemented:
+// AddTokenizer().
+absl::StatusOr<tok::GgufVocab> GgufVocabOf(const Json& document, const Json& config, const ModelConfig& model,
+                                           const std::string& where);
 
 // tokenizer.* keys: copied from a GGUF source; from tokenizer.json by choosing the pre-tokenizer of ggml that
 // gives the same ids on a text of hard cases. Unimplemented if none does.

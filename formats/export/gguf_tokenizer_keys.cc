@@ -166,7 +166,7 @@ absl::Status AddFromJson(const ExportSource& source, const std::vector<Checkpoin
   SF_ASSIGN_OR_RETURN(const Json document, ParseFile(FindFile(files, "tokenizer.json"), where));
   SF_ASSIGN_OR_RETURN(const Json config, ParseFile(FindFile(files, "tokenizer_config.json"), where));
   const ModelConfig& model = source.config();
-  SF_ASSIGN_OR_RETURN(const GgufVocab vocab, GgufVocabOf(document, config, model.vocab, model.eos_id, where));
+  SF_ASSIGN_OR_RETURN(const GgufVocab vocab, GgufVocabOf(document, config, model, where));
   AddVocab(vocab, out);
   const Json* chat = config.Find("chat_template");
   if (const auto* file = FindFile(files, "chat_template.jinja")) {
@@ -183,18 +183,18 @@ absl::Status AddFromJson(const ExportSource& source, const std::vector<Checkpoin
 
 }  // namespace
 
-absl::StatusOr<tok::GgufVocab> GgufVocabOf(const Json& document, const Json& config, int64_t rows,
-                                           int64_t eos_id, const std::string& where) {
+absl::StatusOr<tok::GgufVocab> GgufVocabOf(const Json& document, const Json& config, const ModelConfig& model,
+                                           const std::string& where) {
   SF_ASSIGN_OR_RETURN(const tok::JsonVocabulary parsed,
                       tok::ParseVocabulary({&document, absl::StrCat(where, "/tokenizer.json: ")}));
-  SF_ASSIGN_OR_RETURN(const auto ours, Tokenizer::FromTokenizerJson(document, config, where));
-  GgufVocab vocab = VocabOf(parsed, rows);
-  if (static_cast<int64_t>(vocab.tokens.size()) > rows) {
+  SF_ASSIGN_OR_RETURN(const auto ours, Tokenizer::FromTokenizerJson(document, config, where, model.bos_id));
+  GgufVocab vocab = VocabOf(parsed, model.vocab);
+  if (static_cast<int64_t>(vocab.tokens.size()) > model.vocab) {
     return absl::DataLossError(absl::StrCat(where, ": tokenizer.json has ids up to ", vocab.tokens.size() - 1,
-                                            "; the embedding has ", rows, " rows"));
+                                            "; the embedding has ", model.vocab, " rows"));
   }
   if (ours->bos_id() >= 0) vocab.bos_id = ours->bos_id();
-  if (const int64_t eos = ours->eos_id() >= 0 ? ours->eos_id() : eos_id; eos >= 0) vocab.eos_id = eos;
+  if (const int64_t eos = ours->eos_id() >= 0 ? ours->eos_id() : model.eos_id; eos >= 0) vocab.eos_id = eos;
   vocab.add_bos = ours->add_bos();
   if (!parsed.options.byte_fallback && parsed.merges.empty()) {
     return absl::UnimplementedError(

@@ -206,8 +206,9 @@ absl::Status CheckSides(const QuantizedLinear& q) {
   for (size_t i = 0; i < q.bias.size(); ++i) {
     if (!std::isfinite(q.bias[i])) return LinearRule(q).Broken("bias of row ", i, " is not finite");
   }
-  if (q.act.is_static() && (!(q.input_scale > 0) || !std::isfinite(q.input_scale))) {
-    return LinearRule(q).Broken("input_scale is ", q.input_scale, "; it must be positive and finite");
+  if (q.act.is_static() && !(q.input_scale > 0 && std::isnormal(q.input_scale))) {
+    return LinearRule(q).Broken("input_scale is ", q.input_scale,
+                                "; it must be a positive float, not subnormal");
   }
   const int lo = HasInputZero(q) ? q.act.lo() : 0, hi = HasInputZero(q) ? q.act.hi() : 0;
   if (q.input_zero < lo || q.input_zero > hi) {

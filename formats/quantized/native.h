@@ -31,6 +31,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -271,7 +272,9 @@ absl::Status MergeNativeParts(const std::vector<std::string>& parts, const std::
 bool IsNativeCheckpoint(const std::string& path);
 
 // Recomputes everything: bytes and SHA-256 of each file of manifest.json, that there is no other file, the
-// xxh3 of each tensor, and ReadLinear()'s rules for each linear. DataLoss naming the first difference.
-absl::Status NativeVerify(const std::string& path, const Progress& progress = {});
+// xxh3 of each tensor, ReadLinear()'s rules for each linear, and `rule`, whose InvalidArgument is a DataLoss
+// here. DataLoss naming the first difference.
+absl::Status NativeVerify(const std::string& path, const Progress& progress = {},
+                          const std::function<absl::Status(const QuantizedLinear&)>& rule = {});
 
 }  // namespace spikefold

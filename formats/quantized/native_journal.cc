@@ -89,7 +89,21 @@ Content Parse(absl::string_view text) {
   return content;
 }
 
+absl::Status Busy(const std::string& path) {
+  return absl::UnavailableError(
+      absl::StrCat(Printable(path, 1024),
+                   ": another process is writing this output; wait for it or choose another output"));
+}
+
 }  // namespace
+
+absl::Status NativeJournal::CheckFree(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+  if (fd < 0) return absl::OkStatus();
+  const bool free = flock(fd, LOCK_EX | LOCK_NB) == 0 || errno != EWOULDBLOCK;
+  close(fd);
+  return free ? absl::OkStatus() : Busy(path);
+}
 
 int64_t NativeJournal::CountRecords(const std::string& path) {
   const auto text = ReadFileToString(path, kMaxJournalBytes);
@@ -107,9 +121,7 @@ absl::StatusOr<std::unique_ptr<NativeJournal>> NativeJournal::Open(const std::st
   journal->keep_ = true;  // until it is known to be ours
   if (flock(fd, LOCK_EX | LOCK_NB) != 0) {
     if (errno != EWOULDBLOCK) return ErrnoStatus(errno, "lock", path);
-    return absl::UnavailableError(
-        absl::StrCat(Printable(path, 1024),
-                     ": another process is writing this output; wait for it or choose another output"));
+    return Busy(path);
   }
   if (existed) SF_RETURN_IF_ERROR(journal->Load(resume));
   journal->keep_ = !journal->records_.empty();

@@ -30,6 +30,8 @@ class NativeJournal {
   // Unavailable: another process has it. DataLoss: it is of something else than `fingerprint`, or no journal.
   static absl::StatusOr<std::unique_ptr<NativeJournal>> Open(const std::string& path,
                                                              const std::string& fingerprint, bool resume);
+  // Unavailable: another process has the journal at `path`.
+  static absl::Status CheckFree(const std::string& path);
   // How many linears the journal at `path` holds; 0 if there is none. Reads only.
   static int64_t CountRecords(const std::string& path);
 

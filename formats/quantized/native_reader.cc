@@ -337,7 +337,8 @@ bool IsNativeCheckpoint(const std::string& path) {
 namespace {
 
 // Each tensor's hash, and each linear's rules, in one pass over the files.
-absl::Status VerifyTensors(const std::string& path, const Progress& progress) {
+absl::Status VerifyTensors(const std::string& path, const Progress& progress,
+                           const std::function<absl::Status(const QuantizedLinear&)>& rule) {
   SF_ASSIGN_OR_RETURN(const std::unique_ptr<Reader> reader, OpenReader(path));
   absl::flat_hash_map<absl::string_view, absl::string_view> hashes;
   for (const auto& [name, hash] : reader->hashes()) hashes.emplace(name, hash);
@@ -359,6 +360,7 @@ absl::Status VerifyTensors(const std::string& path, const Progress& progress) {
     if (!Report(progress, "checking linears", i, total)) return absl::CancelledError("verify: interrupted");
     const absl::StatusOr<QuantizedLinear> linear = DecodeLinear(linears[static_cast<size_t>(i)], read);
     if (!linear.ok()) return AsDataLoss(linear.status(), path);
+    if (rule) SF_RETURN_IF_ERROR(AsDataLoss(rule(*linear), path));
   }
   std::vector<std::string> others;
   for (const auto& [name, hash] : hashes) others.emplace_back(name);
@@ -370,7 +372,8 @@ absl::Status VerifyTensors(const std::string& path, const Progress& progress) {
 }  // namespace
 
 // SHA-256 is slower than everything else together, so it has a thread of its own.
-absl::Status NativeVerify(const std::string& path, const Progress& progress) {
+absl::Status NativeVerify(const std::string& path, const Progress& progress,
+                          const std::function<absl::Status(const QuantizedLinear&)>& rule) {
   std::atomic<bool> stop = false;
   auto hashing = std::async(std::launch::async, [&] {
     return VerifyManifest(path, [&stop](absl::string_view, int64_t, int64_t) { return !stop; });
@@ -378,7 +381,7 @@ absl::Status NativeVerify(const std::string& path, const Progress& progress) {
   const absl::Cleanup no_longer_needed = [&stop] {
     stop = true;
   };  // whoever leaves here waits for the thread
-  absl::Status tensors = VerifyTensors(path, progress);
+  absl::Status tensors = VerifyTensors(path, progress, rule);
   if (absl::IsCancelled(tensors)) return tensors;
   const absl::Status files = hashing.get();
   return files.ok() ? tensors : files;  // a file that is not as written explains what else is wrong

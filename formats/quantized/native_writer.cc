@@ -290,6 +290,7 @@ absl::Status CheckLeftover(const std::string& path, const NativeWriter::Options&
   if (options.resume || options.overwrite || !PathExists(PartialPath(path))) return absl::OkStatus();
   const int64_t linears = NativeJournal::CountRecords(JournalPath(path));
   if (linears == 0) return absl::OkStatus();
+  SF_RETURN_IF_ERROR(NativeJournal::CheckFree(JournalPath(path)));
   return absl::AlreadyExistsError(
       absl::StrCat(Printable(PartialPath(path), 1024), ": holds ", linears,
                    " linears of an interrupted run; go on with --resume, or begin again with --force"));

@@ -24,7 +24,7 @@ constexpr size_t kMaxTextBytes = 1 << 30;
 
 class JsonTokenizer : public Tokenizer {
  public:
-  absl::Status Init(const JsonNode& root, const JsonNode& config);
+  absl::Status Init(const JsonNode& root, const JsonNode& config, int64_t model_bos);
 
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text,
                                               const EncodeOptions& options) const override;
@@ -42,7 +42,8 @@ class JsonTokenizer : public Tokenizer {
 
   bool IsId(int64_t id) const { return id >= 0 && id < vocab_size() && !tokens_[id].empty(); }
   absl::Status InitVocabulary(const JsonNode& root, JsonVocabulary vocabulary);
-  absl::Status InitSpecialIds(const JsonNode& root, const JsonNode& config, const JsonVocabulary& vocabulary);
+  absl::Status InitSpecialIds(const JsonNode& root, const JsonNode& config, const JsonVocabulary& vocabulary,
+                              int64_t model_bos);
   // The id of config's `key` (a string or {"content": ...}); `if_absent` without it.
   absl::StatusOr<int32_t> ConfigToken(const JsonNode& config, absl::string_view key, int32_t if_absent,
                                       const JsonVocabulary& vocabulary) const;
@@ -62,13 +63,13 @@ class JsonTokenizer : public Tokenizer {
   std::string fingerprint_;
 };
 
-absl::Status JsonTokenizer::Init(const JsonNode& root, const JsonNode& config) {
+absl::Status JsonTokenizer::Init(const JsonNode& root, const JsonNode& config, int64_t model_bos) {
   if (!root.json->is_object()) return root.Malformed("expected an object");
   SF_ASSIGN_OR_RETURN(JsonVocabulary vocabulary, ParseVocabulary(root));
   SF_ASSIGN_OR_RETURN(normalizer_, ParseNormalizer(root["normalizer"]));
   SF_ASSIGN_OR_RETURN(pre_tokenizer_, ParsePreTokenizer(root["pre_tokenizer"]));
   SF_ASSIGN_OR_RETURN(decoder_, ParseDecoder(root["decoder"]));
-  SF_RETURN_IF_ERROR(InitSpecialIds(root, config, vocabulary));
+  SF_RETURN_IF_ERROR(InitSpecialIds(root, config, vocabulary, model_bos));
   fingerprint_ = Fingerprint(root, vocabulary);
   return InitVocabulary(root, std::move(vocabulary));
 }
@@ -127,7 +128,7 @@ absl::StatusOr<int32_t> JsonTokenizer::ConfigToken(const JsonNode& config, absl:
 }
 
 absl::Status JsonTokenizer::InitSpecialIds(const JsonNode& root, const JsonNode& config,
-                                           const JsonVocabulary& vocabulary) {
+                                           const JsonVocabulary& vocabulary, int64_t model_bos) {
   const JsonNode processor = root["post_processor"];
   SF_ASSIGN_OR_RETURN(const std::string leading, LeadingSpecial(processor));
   int32_t leading_id = -1;
@@ -138,7 +139,10 @@ absl::Status JsonTokenizer::InitSpecialIds(const JsonNode& root, const JsonNode&
     }
     leading_id = it->second;
   }
-  SF_ASSIGN_OR_RETURN(bos_id_, ConfigToken(config, "bos_token", leading_id, vocabulary));
+  const auto num_tokens = static_cast<int64_t>(vocabulary.tokens.size());
+  const bool has_model_bos = leading_id < 0 && model_bos >= 0 && model_bos < num_tokens;
+  const int32_t unnamed = has_model_bos ? static_cast<int32_t>(model_bos) : leading_id;
+  SF_ASSIGN_OR_RETURN(bos_id_, ConfigToken(config, "bos_token", unnamed, vocabulary));
   SF_ASSIGN_OR_RETURN(eos_id_, ConfigToken(config, "eos_token", -1, vocabulary));
   SF_ASSIGN_OR_RETURN(const bool wanted, config.Bool("add_bos_token", leading_id >= 0));
   add_bos_ = wanted && bos_id_ >= 0;
@@ -237,10 +241,10 @@ std::string JsonTokenizer::Fingerprint(const JsonNode& root, const JsonVocabular
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeJsonTokenizer(const Json& document, const Json& config,
-                                                             absl::string_view where) {
+                                                             absl::string_view where, int64_t model_bos) {
   auto tokenizer = std::make_unique<JsonTokenizer>();
   SF_RETURN_IF_ERROR(tokenizer->Init({&document, absl::StrCat(where, ": ")},
-                                     {&config, absl::StrCat(where, ": tokenizer_config.json: ")}));
+                                     {&config, absl::StrCat(where, ": tokenizer_config.json: ")}, model_bos));
   return std::unique_ptr<Tokenizer>(std::move(tokenizer));
 }
 

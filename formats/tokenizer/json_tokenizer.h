@@ -10,7 +10,8 @@
 
 namespace spikefold::tok {
 
+// As Tokenizer::FromTokenizerJson().
 absl::StatusOr<std::unique_ptr<Tokenizer>> MakeJsonTokenizer(const Json& document, const Json& config,
-                                                             absl::string_view where);
+                                                             absl::string_view where, int64_t model_bos);
 
 }  // namespace spikefold::tok

@@ -65,6 +65,29 @@ TEST_CASE("A command line that makes no sense ends with 2 and a hint", "[apps]")
   CHECK(nothing.err.find("Commands:") != std::string::npos);
 }
 
+TEST_CASE("An empty value, as of an unset variable, turns no option off", "[apps]") {
+  const Workplace w;
+  const Args quantize = {"quantize", w.model, "--scheme", "w4a16", "-o", w / "out"};
+  for (const char* option : {"--bits", "--max-kld", "--max-memory", "--shard", "--recipe", "--rotate-from",
+                             "--plan", "--keep", "--scan"}) {
+    Args call = quantize;
+    call.insert(call.end(), {option, ""});
+    CheckRefused(
+        call, 2,
+        absl::StrCat("spikefold quantize: ", option, ": an empty value; see spikefold quantize --help"));
+  }
+  CheckRefused({"inspect", ""}, 2, "spikefold inspect: MODEL: an empty value; see spikefold inspect --help");
+  CheckRefused({"eval", w.model, "--text", w.text, "-o", ""}, 2,
+               "spikefold eval: --output: an empty value; see spikefold eval --help");
+  CHECK(!PathExists(w / "out"));
+  CheckRefused({"eval", w.model, "--text", w.text, "-o", "-"}, 2,
+               "spikefold eval: --output -: nothing is written to standard output but by --json; name a file "
+               "(\"./-\" if it is to be called so)");
+  CheckRefused({"scan", w.model, "-o", "-"}, 2,
+               "spikefold scan: --output -: nothing is written to standard output but by --json; name a "
+               "directory (\"./-\" if it is to be called so)");
+}
+
 TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {
   const Workplace w;
   const auto quantize = [&](Args more) {

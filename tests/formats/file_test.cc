@@ -114,6 +114,32 @@ TEST_CASE("Overwriting never replaces what is no model directory", "[file]") {
              Fails(absl::StatusCode::kInvalidArgument, "is not a directory"));
 }
 
+TEST_CASE("Behind a symbolic link what it leads to is replaced, not the link", "[file]") {
+  const TempDirectory dir;
+  REQUIRE(mkdir((dir / "there").c_str(), 0700) == 0);
+  REQUIRE(WriteFileAtomically(dir / "there/e.json", "old").ok());
+  REQUIRE(symlink("there/e.json", (dir / "link").c_str()) == 0);
+  REQUIRE(WriteFileAtomically(dir / "link", "new").ok());
+  CHECK(*ReadFileToString(dir / "there/e.json", 100) == "new");
+  REQUIRE(mkdir((dir / "there/model").c_str(), 0700) == 0);
+  REQUIRE(WriteFileAtomically(dir / "there/model/config.json", "old").ok());
+  REQUIRE(symlink("there/model", (dir / "model").c_str()) == 0);
+  {
+    auto directory = AtomicDirectory::Create(dir / "model", true);
+    REQUIRE(directory.ok());
+    REQUIRE(WriteFileAtomically(JoinPath((*directory)->partial_path(), "config.json"), "new").ok());
+    REQUIRE((*directory)->Commit().ok());
+  }
+  CHECK(*ReadFileToString(dir / "there/model/config.json", 100) == "new");
+  for (const char* name : {"link", "model"}) {
+    struct stat st;
+    REQUIRE(lstat((dir / name).c_str(), &st) == 0);
+    CHECK(S_ISLNK(st.st_mode));
+  }
+  CHECK(*ListDirectory(dir.path()) == std::vector<std::string>{"link", "model", "there"});
+  CHECK(*ListDirectory(dir / "there") == std::vector<std::string>{"e.json", "model"});
+}
+
 TEST_CASE("A target that came into being meanwhile is not overwritten", "[file]") {
   const TempDirectory dir;
   auto directory = AtomicDirectory::Create(dir / "out", false);

@@ -119,11 +119,14 @@ TEST_CASE("The pre-tokenizer of a tokenizer.json is recognised by what it does",
   for (const auto& [name, pre] : families) {
     INFO(name);
     const Json document = ReadJson(TokenizerData(absl::StrCat(name, ".tokenizer.json")));
-    const auto vocab = GgufVocabOf(document, Json(), 5000, -1, name);
+    const auto vocab = GgufVocabOf(document, Json(), {.vocab = 5000}, name);
     REQUIRE(vocab.status() == absl::OkStatus());
     CHECK(vocab->pre == pre);
     CHECK(vocab->tokens.size() == 5000);
     CHECK(vocab->types[4999] == 5);
+    if (vocab->bos_id < 0) {
+      CHECK(GgufVocabOf(document, Json(), {.vocab = 5000, .bos_id = 7}, name)->bos_id == 7);
+    }
     if (std::string(name) == "qwen2") continue;  // normalizes to NFC, which GGUF cannot say
     const auto ours = *Tokenizer::FromTokenizerJson(document, Json(), name);
     const auto theirs = *tok::MakeGgufTokenizer(*vocab, name);

@@ -95,8 +95,10 @@ TEST_CASE("A run goes on behind the last linear of an interrupted one, to the sa
       CHECK(back->kept_weight_bf16 == DownProj().kept_weight_bf16);
       CHECK_THAT((*writer)->ReadBack(QProj().module).status(),
                  Fails(StatusCode::kInternal, "q_proj: is not written yet"));
-      CHECK_THAT(Begin(run.path, Journaled(true, shard)).status(),
-                 Fails(StatusCode::kUnavailable, "another process is writing this output"));
+      for (const bool resume : {true, false}) {
+        CHECK_THAT(Begin(run.path, Journaled(resume, shard)).status(),
+                   Fails(StatusCode::kUnavailable, "another process is writing this output"));
+      }
     }  // interrupted again, with nothing new
     run.GoOn(1);
   }

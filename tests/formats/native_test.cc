@@ -77,6 +77,9 @@ TEST_CASE("A written checkpoint is read back equal, in one file or in shards", "
     CHECK(IsNativeCheckpoint(path));
     REQUIRE(NativeVerify(path) == absl::OkStatus());
     CHECK(PathExists(path + "/model.safetensors") == (max_shard_bytes == 0));
+    CHECK_THAT(
+        NativeVerify(path, {}, [](const QuantizedLinear&) { return absl::InvalidArgumentError("odd"); }),
+        Fails(absl::StatusCode::kDataLoss, ": odd"));
 
     auto reader = NativeReader::Open(path);
     REQUIRE(reader.ok());

@@ -55,6 +55,20 @@ TEST_CASE(
   }
 }
 
+TEST_CASE("Where the tokenizer names no BOS token, the model's is taken, and added only if asked for") {
+  const Json document = ReadJson(TokenizerData("qwen2.tokenizer.json"));
+  const auto bos = [&](int64_t model_bos, const Json& config) {
+    const auto t = Value(Tokenizer::FromTokenizerJson(document, config, "t.json", model_bos));
+    CHECK_FALSE(t->add_bos());
+    return t->bos_id();
+  };
+  CHECK(bos(-1, Json()) == -1);
+  CHECK(bos(17, Json()) == 17);
+  CHECK(bos(int64_t{1} << 40, Json()) == -1);  // no token
+  const std::string first = Value(Tokenizer::FromTokenizerJson(document, Json(), "t.json"))->Decode({0});
+  CHECK(bos(17, Json::MakeObject().Set("bos_token", first)) == 0);
+}
+
 TEST_CASE("Decoding gives the text back where the pipeline keeps it") {
   auto strings = AdversarialStrings();
   strings.resize(1800);

@@ -52,6 +52,25 @@ EvalResult Measure(const CheckpointReader& quantized, const Scanned& s, bool sim
 
 }  // namespace
 
+TEST_CASE("A plan whose linears round one input in two ways is refused") {
+  const Scanned s = ScanTiny(PlainModel());
+  const TempDirectory directory;
+  const auto plan = MakePlan({.scheme = "w8a8-static"}, s.input());
+  REQUIRE(plan.ok());
+  const auto refused = [&](const std::function<void(TensorDecision&)>& change, const char* what) {
+    Plan changed = *plan;
+    change(changed.linears[1]);
+    CHECK_THAT(ApplyPlan(changed, *s.tiny.checkpoint,
+                         {.pool = &TestPool(), .stats = &s.scan.stats, .output = directory / "q"}),
+               Fails(absl::StatusCode::kInvalidArgument,
+                     absl::StrCat("k_proj: ", what, " differs from model.layers.0.self_attn.q_proj")));
+  };
+  refused([](TensorDecision& d) { d.activation_scale *= 2; }, "input_scale");
+  refused([](TensorDecision& d) { d.activation_static = false; }, "activation format");
+  refused([](TensorDecision& d) { d.kept = {1}; }, "kept_columns");
+  CHECK(!PathExists(directory / "q"));
+}
+
 TEST_CASE("A quantized model runs on the integer kernels as simulated, close to the float model") {
   const Scanned s = ScanTiny(PlainModel());
   const TempDirectory directory;
