@@ -148,7 +148,7 @@ class Planner {
 
   absl::Status ChooseGroupSize() {
     SF_RETURN_IF_ERROR(CheckCodes());
-    trellis_ = UsesTrellis(recipe_, *scheme_, treatments_, input_.folds.rotated);
+    trellis_ = UsesTrellis(recipe_, *scheme_, treatments_, input_.folds.rotated, graph_);
     if (scheme_->weight_scales != Granularity::kPerGroup || trellis_) return absl::OkStatus();
     plan_.group_size = recipe_.group_size;
     std::vector<int64_t> widths;
@@ -568,13 +568,19 @@ class Planner {
 
 }  // namespace
 
-bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated) {
+bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated,
+                 const ModelGraph& graph) {
   if (scheme.weight_scales != Granularity::kPerGroup || recipe.codes == Codes::kGrid) return false;
   if (recipe.codes == Codes::kTrellis) return true;
   const bool asks_for_grid = recipe.group_size > 0 || recipe.zero_points != ZeroPoints::kAuto ||
                              recipe.weight_scales_set || treatments.keep_columns > 0 ||
                              recipe.keep_super_weights || recipe.group_scales != GroupScales::kAuto;
-  return rotated && !asks_for_grid;
+  if (asks_for_grid) return false;
+  std::vector<int64_t> widths;
+  for (const Node& node : graph.nodes) {
+    if (node.op == Op::kLinear && node.role != Role::kHead) widths.push_back(node.k);
+  }
+  return rotated || DefaultGroupSize(widths) == 0;
 }
 
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {

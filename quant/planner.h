@@ -44,8 +44,10 @@ struct PlannerInput {
 // well.
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input);
 
-// Whether weights become trellis codes; `rotated`: by R1, so that they are nearly Gaussian.
-bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated);
+// Whether weights become trellis codes. By themselves where they are `rotated` by R1 and so nearly Gaussian,
+// or no group fits any of the graph's linears.
+bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated,
+                 const ModelGraph& graph);
 // Whether the weights have zero points.
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme);
 

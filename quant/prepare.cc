@@ -272,7 +272,7 @@ class Preparer {
     SF_RETURN_IF_ERROR(CheckRuns(model));
     StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
     how.zeros = WeightZeros(recipe_, *scheme);
-    how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated());
+    how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated(), model.graph());
     how.gptq = recipe_.rounding != Rounding::kNearest;
     how.pool = in_.pool;
     how.backend = in_.backend;

@@ -55,8 +55,8 @@ const char* ZeroPointsName(ZeroPoints zero_points);
 
 // What weights of fewer than 8 bits become.
 enum class Codes {
-  kAuto,     // a trellis where it pays: on rotated weights, which are nearly Gaussian, if nothing asks for a
-             // grid
+  kAuto,     // a trellis where it pays, on rotated weights, which are nearly Gaussian, or where the model's
+             // widths have no groups; if nothing asks for a grid
   kGrid,     // points of a grid, one scale a group
   kTrellis,  // steps of a path (formats/quantized/trellis.h), one scale a channel
 };

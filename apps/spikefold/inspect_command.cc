@@ -14,6 +14,7 @@
 #include "apps/spikefold/text_table.h"
 #include "calib/format_count.h"
 #include "formats/base/status.h"
+#include "quant/recipe.h"
 #include "quant/scheme.h"
 
 namespace spikefold {
@@ -37,7 +38,7 @@ struct Inspection {
   std::map<std::string, StoredTotal> by_type;
   StoredTotal linears, embedding, head, rest, all;
   absl::Status tokenizer;  // whether it can be read
-  int group_size = 0;      // of 4-bit schemes; 0: none fits
+  int group_size = 0;      // of 4-bit schemes; 0: none fits, so that their codes are a trellis
   uint64_t cache_bytes_per_token = 0;
 };
 
@@ -89,6 +90,8 @@ std::string SchemesText(const Inspection& inspection) {
       names.emplace_back(scheme.name);
     } else if (inspection.group_size > 0) {
       names.push_back(absl::StrCat(scheme.name, " (group size ", inspection.group_size, ")"));
+    } else {
+      names.push_back(absl::StrCat(scheme.name, " (trellis codes)"));
     }
   }
   return absl::StrJoin(names, ", ");
@@ -208,9 +211,11 @@ Json Document(const Inspection& inspection, Json native) {
   Json schemes = Json::MakeArray();
   for (const Scheme& scheme : Schemes()) {
     const bool grouped = scheme.weight_scales == Granularity::kPerGroup;
-    if (reader.kind() == CheckpointKind::kNative || (grouped && inspection.group_size == 0)) continue;
-    schemes.Append(
-        Json::MakeObject().Set("scheme", scheme.name).Set("group_size", grouped ? inspection.group_size : 0));
+    if (reader.kind() == CheckpointKind::kNative) continue;
+    Json entry = Json::MakeObject();
+    entry.Set("scheme", scheme.name).Set("group_size", grouped ? inspection.group_size : 0);
+    if (grouped && inspection.group_size == 0) entry.Set("codes", CodesName(Codes::kTrellis));
+    schemes.Append(std::move(entry));
   }
   Json document = NewDocument("inspect")
                       .Set("path", reader.path())

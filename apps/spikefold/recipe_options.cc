@@ -144,7 +144,10 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   if (scheme->activation_scales == Granularity::kPerTensor) {
     plain.scheme = scheme->weight_scales == Granularity::kPerGroup ? "w4a8" : "w8a8";
   }
-  return MakePlan(plain, {.graph = &graph}).status();
+  // Whether the residual stream can be rotated is seen when it is.
+  const bool may_rotate =
+      recipe.rotate.r1 || (recipe.rotate.automatic && recipe.outliers == OutlierMode::kAuto);
+  return MakePlan(plain, {.graph = &graph, .folds = {.rotated = may_rotate}}).status();
 }
 
 absl::StatusOr<std::shared_ptr<const LearnedRotations>> ReadRotations(const std::string& path) {

@@ -242,7 +242,10 @@ TEST_CASE("Linears whose rows no group divides take INT8 a channel, and say so")
   options.hidden = 72;
   options.head_dim = 72 / options.num_heads;
   const Scanned none = ScanTiny(options);
-  const Recipe grid = {.scheme = "w4a16", .outliers = OutlierMode::kNone};
+  const auto trellis = MakePlan({.scheme = "w4a16", .outliers = OutlierMode::kNone}, none.input());
+  REQUIRE(trellis.ok());
+  for (const TensorDecision& d : trellis->linears) CHECK((d.trellis && d.weight_bits == 4));
+  const Recipe grid = {.scheme = "w4a16", .outliers = OutlierMode::kNone, .codes = Codes::kGrid};
   CHECK_THAT(PlanStatus(grid, none.input()),
              Fails(absl::StatusCode::kInvalidArgument, "rows of 72 weights, and all others"));
   const Recipe kept = {.scheme = "w4a16",
