@@ -13,6 +13,7 @@
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
 #include "quant/keep/columns.h"
+#include "quant/keep/module_pattern.h"
 #include "quant/recipe_checks.h"
 #include "quant/rounding/activation_scale.h"
 #include "quant/treatments.h"
@@ -24,27 +25,6 @@ namespace {
 constexpr double kSpikeRow = 64;
 constexpr double kMostBits = 16;  // of a budget: more is never spent
 constexpr int kMaxKeptShare = 4;  // at most K / 4 kept columns: beyond, 16 bit is the better choice
-
-// `*` matches any run of characters.
-bool Matches(absl::string_view pattern, absl::string_view text) {
-  size_t p = 0, t = 0, star = absl::string_view::npos, mark = 0;
-  while (t < text.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++;
-      mark = t;
-    } else if (p < pattern.size() && pattern[p] == text[t]) {
-      ++p;
-      ++t;
-    } else if (star != absl::string_view::npos) {
-      p = star + 1;
-      t = ++mark;
-    } else {
-      return false;
-    }
-  }
-  while (p < pattern.size() && pattern[p] == '*') ++p;
-  return p == pattern.size();
-}
 
 // Whether one side, kWeights or kActivations, has zero points.
 bool Zeros(const Recipe& recipe, ZeroPoints side, bool by_default) {
@@ -148,23 +128,29 @@ class Planner {
 
   absl::Status ChooseGroupSize() {
     SF_RETURN_IF_ERROR(CheckCodes());
-    trellis_ = UsesTrellis(recipe_, *scheme_, treatments_, input_.folds.rotated, graph_);
-    if (scheme_->weight_scales != Granularity::kPerGroup || trellis_) return absl::OkStatus();
-    plan_.group_size = recipe_.group_size;
     std::vector<int64_t> widths;
     for (const Node& node : graph_.nodes) {
+      if (node.op == Op::kLinear && node.role != Role::kHead && !StaysFloat(node)) widths.push_back(node.k);
+    }
+    trellis_ = UsesTrellis(recipe_, *scheme_, treatments_, input_.folds.rotated, widths);
+    if (scheme_->weight_scales != Granularity::kPerGroup || trellis_) return absl::OkStatus();
+    plan_.group_size = recipe_.group_size;
+    for (const Node& node : graph_.nodes) {
       if (node.op != Op::kLinear || node.role == Role::kHead || StaysFloat(node)) continue;
-      widths.push_back(node.k);
       if (recipe_.group_size == 0 || DefaultGroupSize({node.k}) == 0) continue;
       SF_RETURN_IF_ERROR(CheckGroupSize(node.module, node.k, plan_.group_size));
     }
     const int common = DefaultGroupSize(widths);  // INT8 where none fits: StorageOf()
     if (recipe_.group_size == 0) plan_.group_size = common;
     if (common > 0 || widths.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        absl::StrCat("rows of ", widths.front(),
-                     " weights, and all others of this model, are no multiples of 16, so that codes below 8 "
-                     "bits have no groups; use codes \"trellis\" or an 8-bit scheme"));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "rows of ", widths.front(),
+        " weights, and all others that become codes, are no multiples of 16, so that codes below "
+        "8 bits have no groups; use an 8-bit scheme",
+        recipe_.target == Target::kNative
+            ? ", or codes \"trellis\", without a group size, zero points, weight scales, kept "
+              "columns or super weights"
+            : ""));
   }
 
   // Ways of storing the units of storage_costs.
@@ -175,7 +161,7 @@ class Planner {
           absl::StrCat(BudgetWords(recipe_), " needs a scan to price storage by"));
     }
     TakeUnits();
-    if (units_.empty()) return absl::OkStatus();  // everything stays in 16 bit
+    if (units_.empty()) return recipe_.max_kld > 0 ? absl::OkStatus() : BitsLeft().status();  // all in 16 bit
     double bits = 0;
     if (recipe_.max_kld > 0) {
       SF_ASSIGN_OR_RETURN(bits, BitsOfDivergence());
@@ -258,7 +244,10 @@ class Planner {
           unit.options.begin(), unit.options.end(),
           [](const StorageOption& a, const StorageOption& b) { return a.bits_a_weight < b.bits_a_weight; })};
     }
-    SF_ASSIGN_OR_RETURN(const StoragePlan least, SpendBits(units, kMostBits));
+    StoragePlan least;
+    if (!units.empty()) {
+      SF_ASSIGN_OR_RETURN(least, SpendBits(units, kMostBits));
+    }
     Store(least);
     SF_RETURN_IF_ERROR(PlanTensors());
     const PlanTotals& t = plan_.totals;
@@ -266,15 +255,16 @@ class Planner {
     const auto needed = static_cast<double>(of_all ? t.total_bytes : t.linear_bytes);
     const double allowed = of_all ? static_cast<double>(recipe_.max_bytes)
                                   : recipe_.bits * static_cast<double>(t.linear_weights) / 8;
-    if (needed <= allowed * (1 + 1e-9)) return least.bits + 8 * std::max(allowed - needed, 0.0) / weights;
+    if (needed <= allowed) return least.bits + (weights > 0 ? 8 * (allowed - needed) / weights : 0);
     if (of_all) {
       return absl::InvalidArgumentError(absl::StrCat("max_bytes=", recipe_.max_bytes,
                                                      ": the least that this scheme takes for this model is ",
                                                      t.total_bytes, " bytes"));
     }
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "bits=%.4g: the least that this scheme takes for these linears%s is %.4g", recipe_.bits,
-        KeepsMore() ? ", with what they keep in higher precision," : "", t.bits_linear()));
+    return absl::InvalidArgumentError(
+        absl::StrFormat("bits=%g: the least that this scheme takes for these linears%s is %.4f", recipe_.bits,
+                        KeepsMore() ? ", with what they keep in higher precision," : "",
+                        std::ceil(t.bits_linear() * 1e4) / 1e4));
   }
   // Whether anything but codes and scales is stored.
   bool KeepsMore() const {
@@ -511,7 +501,7 @@ class Planner {
 
   const std::string* PatternOf(absl::string_view module) const {
     for (const std::string& pattern : recipe_.keep) {
-      if (Matches(pattern, module)) return &pattern;
+      if (MatchesPattern(pattern, module)) return &pattern;
     }
     return nullptr;
   }
@@ -521,7 +511,7 @@ class Planner {
     for (const TensorDecision& d : plan_.linears) modules.push_back(d.module);
     for (const std::string& pattern : recipe_.keep) {
       if (std::any_of(modules.begin(), modules.end(),
-                      [&](const std::string& m) { return Matches(pattern, m); })) {
+                      [&](const std::string& m) { return MatchesPattern(pattern, m); })) {
         continue;
       }
       return absl::InvalidArgumentError(absl::StrCat("keep pattern \"", Printable(pattern),
@@ -568,19 +558,23 @@ class Planner {
 
 }  // namespace
 
+std::vector<int64_t> LinearWidths(const ModelGraph& graph) {
+  std::vector<int64_t> widths;
+  for (const Node& node : graph.nodes) {
+    if (node.op == Op::kLinear && node.role != Role::kHead) widths.push_back(node.k);
+  }
+  return widths;
+}
+
 bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated,
-                 const ModelGraph& graph) {
+                 absl::Span<const int64_t> widths) {
   if (scheme.weight_scales != Granularity::kPerGroup || recipe.codes == Codes::kGrid) return false;
   if (recipe.codes == Codes::kTrellis) return true;
   const bool asks_for_grid = recipe.group_size > 0 || recipe.zero_points != ZeroPoints::kAuto ||
                              recipe.weight_scales_set || treatments.keep_columns > 0 ||
                              recipe.keep_super_weights || recipe.group_scales != GroupScales::kAuto;
-  if (asks_for_grid) return false;
-  std::vector<int64_t> widths;
-  for (const Node& node : graph.nodes) {
-    if (node.op == Op::kLinear && node.role != Role::kHead) widths.push_back(node.k);
-  }
-  return rotated || DefaultGroupSize(widths) == 0;
+  const bool no_groups = !widths.empty() && DefaultGroupSize(widths) == 0;
+  return (rotated || no_groups) && !asks_for_grid;
 }
 
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme) {

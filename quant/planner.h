@@ -44,10 +44,12 @@ struct PlannerInput {
 // well.
 absl::StatusOr<Plan> MakePlan(const Recipe& recipe, const PlannerInput& input);
 
-// Whether weights become trellis codes. By themselves where they are `rotated` by R1 and so nearly Gaussian,
-// or no group fits any of the graph's linears.
+// The widths of a model's linears, the head's left out.
+std::vector<int64_t> LinearWidths(const ModelGraph& graph);
+// Whether weights become trellis codes: where it was asked for, and by itself where they are `rotated` by R1
+// and so nearly Gaussian, or no group divides any of the `widths`.
 bool UsesTrellis(const Recipe& recipe, const Scheme& scheme, const Treatments& treatments, bool rotated,
-                 const ModelGraph& graph);
+                 absl::Span<const int64_t> widths);
 // Whether the weights have zero points.
 bool WeightZeros(const Recipe& recipe, const Scheme& scheme);
 

@@ -58,7 +58,10 @@ class Preparer {
     if (!options.any()) return CalibrateOnAll(*scheme);
     SF_ASSIGN_OR_RETURN(out_.folded, FoldCheckpoint(*in_.reader, options, in_.pool));
     for (const RefusedFold& refused : out_.folded->refused()) {
-      if (refused.fold == "R1") {
+      // Where no group fits codes are a trellis, which keeps no columns.
+      const bool grids =
+          !UsesTrellis(recipe_, *scheme, treatments_, false, LinearWidths(in_.reader->graph()));
+      if (refused.fold == "R1" && grids) {
         WithoutResidualRotation(recipe_, *scheme, in_.reader->graph().config.hidden, treatments_);
       }
       refused_.push_back(absl::StrCat(refused.fold, ": ", refused.reason));
@@ -272,7 +275,7 @@ class Preparer {
     SF_RETURN_IF_ERROR(CheckRuns(model));
     StorageCostInput how{.reader = &model, .stats = input.stats, .behind_prefix = treatments_.fold};
     how.zeros = WeightZeros(recipe_, *scheme);
-    how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated(), model.graph());
+    how.trellis = UsesTrellis(recipe_, *scheme, treatments_, Rotated(), LinearWidths(model.graph()));
     how.gptq = recipe_.rounding != Rounding::kNearest;
     how.pool = in_.pool;
     how.backend = in_.backend;

@@ -102,9 +102,12 @@ class CommandLine {
       return {.out = absl::StrCat(version.what(), "\n")};
     } catch (const CLI::ParseError& error) {
       if (argc < 2) return {.exit = kExitUsage, .err = HelpText(PageOf(app_, app_))};
+      if (std::string empty = EmptyValue(app_, *chosen(), argc, argv); !empty.empty()) {
+        return {.exit = kExitUsage, .err = std::move(empty)};
+      }
       return {.exit = kExitUsage, .err = UsageError(error, app_, *chosen(), argc, argv)};
     }
-    if (std::string empty = EmptyValue(app_, *chosen()); !empty.empty())
+    if (std::string empty = EmptyValue(app_, *chosen(), argc, argv); !empty.empty())
       return {.exit = kExitUsage, .err = std::move(empty)};
     return {.run = true};
   }

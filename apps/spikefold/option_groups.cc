@@ -119,7 +119,7 @@ void AddRecipe(CLI::App* c, RecipeOptions& o) {
   c->add_option(
        "--codes", o.codes,
        "What weights below 8 bits become: grid (points, one scale a group), trellis (paths, one scale "
-       "a channel), auto (a trellis on rotated weights)")
+       "a channel), auto (a trellis on rotated weights, and where no group fits)")
       ->type_name("HOW");
   c->add_option("--zero-points", o.zero_points,
                 "Codes with an integer zero point beside each scale: auto (what the scheme says), none, "

@@ -75,18 +75,21 @@ absl::Status CheckName(const std::string& path, const char* what) {
 
 }  // namespace
 
-absl::Status CheckOutputFile(const std::string& path, const std::vector<std::string>& inputs) {
-  SF_RETURN_IF_ERROR(CheckName(path, "file"));
-  if (IsDirectory(path) || path.back() == '/') {
-    return absl::InvalidArgumentError(absl::StrCat(Shown(path), ": is a directory; --output names one file"));
+absl::Status CheckOutputFile(const std::string& requested, const std::vector<std::string>& inputs) {
+  SF_RETURN_IF_ERROR(CheckName(requested, "file"));
+  if (IsDirectory(requested) || requested.back() == '/') {
+    return absl::InvalidArgumentError(
+        absl::StrCat(Shown(requested), ": is a directory; --output names one file"));
   }
+  const std::string path = BehindLink(requested);
   SF_RETURN_IF_ERROR(CheckNotInput(path, inputs));
   return CheckParent(path);
 }
 
-absl::Status CheckOutputDirectory(const std::string& path, bool force,
+absl::Status CheckOutputDirectory(const std::string& requested, bool force,
                                   const std::vector<std::string>& inputs) {
-  SF_RETURN_IF_ERROR(CheckName(path, "directory"));
+  SF_RETURN_IF_ERROR(CheckName(requested, "directory"));
+  const std::string path = BehindLink(requested);
   SF_RETURN_IF_ERROR(CheckNotInput(path, inputs));
   if (PathExists(path) && !force) {
     return absl::AlreadyExistsError(

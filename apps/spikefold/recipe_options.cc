@@ -139,6 +139,9 @@ absl::Status CheckRecipe(const Recipe& recipe, const ModelGraph& graph) {
   plain.bits = plain.max_kld = 0;
   plain.max_bytes = 0;
   plain.rounding = Rounding::kNearest;
+  const bool keeps = recipe.outliers == OutlierMode::kKeep || recipe.outliers == OutlierMode::kFoldKeep ||
+                     recipe.keep_columns > 0 || recipe.keep_super_weights;
+  if (keeps && plain.codes == Codes::kAuto) plain.codes = Codes::kGrid;
   plain.keep_super_weights = false;
   if (scheme->activation_bits < 16) plain.keep_rows = false;
   if (scheme->activation_scales == Granularity::kPerTensor) {

@@ -48,11 +48,6 @@ absl::Status CheckHoldsScan(const std::string& directory) {
   return absl::OkStatus();
 }
 
-std::string WithoutSlashes(std::string path) {
-  while (path.size() > 1 && path.back() == '/') path.pop_back();
-  return path;
-}
-
 absl::Status CheckSameScan(const OutlierMap& map, const CalibStats& stats, const std::string& directory) {
   const auto text = [&](const char* key) {
     const Json* value = map.provenance.Find(key);
@@ -76,7 +71,7 @@ absl::Status CheckScanOutput(const std::string& directory, bool force,
 
 absl::Status SaveScan(const ScanResult& scan, const ModelGraph& graph, const std::string& directory,
                       bool force) {
-  const std::string path = WithoutSlashes(directory);
+  const std::string path = BehindLink(directory);
   const bool replace = force && PathExists(path);
   // Written beside an old scan, which goes only when the new one is complete.
   const std::string fresh = replace ? absl::StrCat(path, ".new-", getpid()) : path;

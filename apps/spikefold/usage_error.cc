@@ -6,6 +6,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "formats/base/json.h"
 #include "formats/base/suggest.h"
 
@@ -47,13 +49,21 @@ std::string UsageError(const CLI::ParseError& error, const CLI::App& app, const 
   return absl::StrCat(start, Printable(error.what(), 1000), end);
 }
 
-std::string EmptyValue(const CLI::App& app, const CLI::App& chosen) {
+std::string EmptyValue(const CLI::App& app, const CLI::App& chosen, int argc, char** argv) {
+  const auto say = [&](const std::string& name) {
+    return absl::StrCat(NameOf(app, chosen), ": ", name, ": an empty value; see ", NameOf(app, chosen),
+                        " --help\n");
+  };
   for (const CLI::App* of : {&app, &chosen}) {
     for (const CLI::Option* option : of->get_options()) {
+      for (int i = 1; i < argc && absl::string_view(argv[i]) != "--"; ++i) {
+        absl::string_view name = argv[i];
+        if (!absl::ConsumePrefix(&name, "--") || !absl::ConsumeSuffix(&name, "=")) continue;
+        if (option->check_lname(std::string(name))) return say(absl::StrCat("--", name));
+      }
       const std::vector<std::string>& values = option->results();
       if (option->check_lname("prompt") || std::count(values.begin(), values.end(), "") == 0) continue;
-      return absl::StrCat(NameOf(app, chosen), ": ", option->get_name(option->get_positional()),
-                          ": an empty value; see ", NameOf(app, chosen), " --help\n");
+      return say(option->get_name(option->get_positional()));
     }
   }
   return "";

@@ -16,8 +16,8 @@ namespace spikefold {
 std::string UsageError(const CLI::ParseError& error, const CLI::App& app, const CLI::App& chosen, int argc,
                        char** argv);
 
-// Of a value that is empty, as of an unset variable in a script: it must not turn an option off. Text to
-// continue may be. Empty if none is.
-std::string EmptyValue(const CLI::App& app, const CLI::App& chosen);
+// Of a value that is empty, as of an unset variable in a script (`--name ""`, `--name=`, which the parser
+// takes for `--name`): it must not turn an option off. Text to continue may be. Empty if none is.
+std::string EmptyValue(const CLI::App& app, const CLI::App& chosen, int argc, char** argv);
 
 }  // namespace spikefold

@@ -37,6 +37,9 @@ absl::StatusOr<std::string> ReadToString(const ByteSource& source, uint64_t max_
 absl::StatusOr<std::string> ReadFileToString(const std::string& path, uint64_t max_bytes);
 
 bool PathExists(const std::string& path);
+// Where a symbolic link leads, so that what is written replaces that and not the link. Other paths, and links
+// that lead nowhere, as they are; without slashes at the end.
+std::string BehindLink(const std::string& path);
 bool IsDirectory(const std::string& path);
 absl::StatusOr<std::vector<std::string>> ListDirectory(const std::string& path);  // sorted basenames
 absl::Status RemoveFile(const std::string& path);                                 // no directory

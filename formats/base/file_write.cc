@@ -26,6 +26,15 @@ std::atomic<FileFault> g_fault{nullptr};
 
 }  // namespace
 
+std::string BehindLink(const std::string& requested) {
+  std::string path = requested;
+  while (path.size() > 1 && path.back() == '/') path.pop_back();
+  struct stat st;
+  if (lstat(path.c_str(), &st) != 0 || !S_ISLNK(st.st_mode)) return path;
+  const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
+  return real == nullptr ? path : std::string(real.get());
+}
+
 void SetFileFault(FileFault fault) { g_fault = fault; }
 
 bool FailsByFault(const char* call) {
@@ -36,15 +45,6 @@ bool FailsByFault(const char* call) {
 }
 
 namespace {
-
-// Where a symbolic link leads, so that what is written replaces that and not the link. Other paths, and links
-// that lead nowhere, as they are.
-std::string BehindLink(const std::string& path) {
-  struct stat st;
-  if (lstat(path.c_str(), &st) != 0 || !S_ISLNK(st.st_mode)) return path;
-  const std::unique_ptr<char, decltype(&free)> real(realpath(path.c_str(), nullptr), free);
-  return real == nullptr ? path : std::string(real.get());
-}
 
 constexpr int kCreateFlags = O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW;
 
@@ -205,7 +205,10 @@ absl::Status CheckReplaceable(const std::string& path) {
 }
 
 // Our directories are flat; anything deeper is left alone, and then rmdir fails harmlessly.
+// What a link leads to is not ours either.
 void RemoveFlatDirectory(const std::string& path) {
+  struct stat st;
+  if (lstat(path.c_str(), &st) != 0 || !S_ISDIR(st.st_mode)) return;
   if (auto names = ListDirectory(path); names.ok()) {
     for (const std::string& name : *names) unlink(JoinPath(path, name).c_str());
   }

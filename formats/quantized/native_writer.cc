@@ -298,9 +298,9 @@ absl::Status CheckLeftover(const std::string& path, const NativeWriter::Options&
 
 }  // namespace
 
-// Without slashes at the end, which would make them names inside of `path`.
+// Beside what is written, as AtomicDirectory::Resume() names it.
 std::string PartialPath(const std::string& path) {
-  return JoinPath(Dirname(path), Basename(path)) + ".partial";
+  return BehindLink(JoinPath(Dirname(path), Basename(path))) + ".partial";
 }
 std::string JournalPath(const std::string& path) { return PartialPath(path) + ".journal"; }
 

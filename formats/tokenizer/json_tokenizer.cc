@@ -140,7 +140,8 @@ absl::Status JsonTokenizer::InitSpecialIds(const JsonNode& root, const JsonNode&
     leading_id = it->second;
   }
   const auto num_tokens = static_cast<int64_t>(vocabulary.tokens.size());
-  const bool has_model_bos = leading_id < 0 && model_bos >= 0 && model_bos < num_tokens;
+  const bool has_model_bos = leading_id < 0 && model_bos >= 0 && model_bos < num_tokens &&
+                             !vocabulary.tokens[static_cast<size_t>(model_bos)].empty();
   const int32_t unnamed = has_model_bos ? static_cast<int32_t>(model_bos) : leading_id;
   SF_ASSIGN_OR_RETURN(bos_id_, ConfigToken(config, "bos_token", unnamed, vocabulary));
   SF_ASSIGN_OR_RETURN(eos_id_, ConfigToken(config, "eos_token", -1, vocabulary));

@@ -1,5 +1,6 @@
 // What the command line promises to scripts: exit codes, one line of error, results on stdout only.
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -80,12 +81,45 @@ TEST_CASE("An empty value, as of an unset variable, turns no option off", "[apps
   CheckRefused({"eval", w.model, "--text", w.text, "-o", ""}, 2,
                "spikefold eval: --output: an empty value; see spikefold eval --help");
   CHECK(!PathExists(w / "out"));
+  CheckRefused({"eval", w.model, "--text", w.text, "--name=", "-q"}, 2,
+               "spikefold eval: --name: an empty value; see spikefold eval --help");
+  CheckRefused({"eval", w.model, "--text", w.text, "--output="}, 2,
+               "spikefold eval: --output: an empty value; see spikefold eval --help");
   CheckRefused({"eval", w.model, "--text", w.text, "-o", "-"}, 2,
                "spikefold eval: --output -: nothing is written to standard output but by --json; name a file "
                "(\"./-\" if it is to be called so)");
   CheckRefused({"scan", w.model, "-o", "-"}, 2,
                "spikefold scan: --output -: nothing is written to standard output but by --json; name a "
                "directory (\"./-\" if it is to be called so)");
+}
+
+TEST_CASE("An output behind a link may not be a part of an input, and what the link leads to is replaced",
+          "[apps]") {
+  const Workplace w;
+  const auto link = [&](const std::string& to, const char* name) {
+    REQUIRE(symlink(to.c_str(), (w / name).c_str()) == 0);
+    return w / name;
+  };
+  const std::string config = link(JoinPath(w.model, "config.json"), "out.json");
+  const std::string before = ReadAll(config);
+  CheckRefused({"eval", w.model, "--text", w.text, "-o", config}, 2,
+               absl::StrCat("spikefold eval: ", std::filesystem::canonical(config).string(),
+                            ": is a file of an input of this command; choose another output"));
+  CHECK(ReadAll(config) == before);
+
+  const Args scan = {"scan", w.model, "--text", w.text, "--windows", "2", "--length", "32", "--force", "-o"};
+  Succeed(With(scan, {w / "scan"}));
+  const std::string scanned = link("scan", "scan-link");
+  Succeed(With(scan, {scanned}));
+  CHECK(std::filesystem::is_symlink(scanned));
+  CHECK(ListDirectory(w / "scan")->size() == 2);
+
+  const Args quantize = {"quantize", w.model, "--scheme", "w8a16", "--force", "-o"};
+  Succeed(With(quantize, {w / "q"}));
+  const std::string good = AllBytes(w / "q"), quantized = link("q", "q-link");
+  Succeed(With(quantize, {quantized + "/"}));
+  CHECK(std::filesystem::is_symlink(quantized));
+  CHECK(AllBytes(w / "q") == good);
 }
 
 TEST_CASE("Impossible wishes end with 2 before any work", "[apps]") {

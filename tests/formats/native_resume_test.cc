@@ -1,4 +1,7 @@
 // What an interrupted writer leaves, and the next one makes of it.
+#include <sys/stat.h>
+#include <unistd.h>
+
 #include <catch2/catch.hpp>
 #include <filesystem>
 
@@ -102,6 +105,16 @@ TEST_CASE("A run goes on behind the last linear of an interrupted one, to the sa
     }  // interrupted again, with nothing new
     run.GoOn(1);
   }
+}
+
+TEST_CASE("An interrupted run behind a link is one run with that behind what it leads to",
+          "[native][resume]") {
+  const Interrupted run;
+  const std::string link = run.path + "-link";
+  REQUIRE(mkdir(run.path.c_str(), 0700) == 0);
+  REQUIRE(symlink(run.path.c_str(), link.c_str()) == 0);
+  CHECK(PartialPath(link) == run.partial);
+  CHECK(JournalPath(link + "/") == run.journal);
 }
 
 TEST_CASE("The work of an interrupted run is neither thrown away nor mixed up unasked", "[native][resume]") {

@@ -239,6 +239,11 @@ TEST_CASE("A budget of bits counts all that linears store: biases, shifts, kept 
   CHECK_THAT(MakePlan({.scheme = "w4a16", .bits = 4, .keep = {"*.down_proj"}}, priced.input).status(),
              Fails(absl::StatusCode::kInvalidArgument,
                    "these linears, with what they keep in higher precision, is"));
+  for (const Recipe& all : {Recipe{.scheme = "w4a16", .bits = 4, .keep = {"*"}},
+                            Recipe{.scheme = "w4a16", .max_bytes = 1000, .keep = {"*"}}}) {
+    CHECK_THAT(MakePlan(all, priced.input).status(),
+               Fails(absl::StatusCode::kInvalidArgument, "the least that this scheme takes for"));
+  }
 }
 
 TEST_CASE("A budget of bytes is kept and nearly used; one of divergence takes the least bits that reach it") {
