@@ -19,13 +19,11 @@ inline constexpr int kChannels = 16 * kRowTiles;
 inline constexpr int kMaxSplits = 8;  // blocks of a cluster that any device takes
 inline constexpr int kMaxTurns = 16, kMaxStages = 4, kBands = 3;
 inline constexpr int64_t kMaxShared = 226 << 10;  // of a block: one a multiprocessor
-// Of a column of partial sums: lanes that hold columns 2t of channel g fall into different banks.
-inline constexpr int kStride = kChannels + 4;
 
-// Rows of a pair of tiles that a warp sums up at a time, a row 8 lanes: an item.
-inline constexpr int kItemRows = 4, kItemBytes = kItemRows * kChannels * 4;
+// Sums of a pair of tiles go from warp to warp in items, 16 bytes a lane.
+inline constexpr int kItemBytes = 32 * 16;
 template <typename Traits>
-inline constexpr int kItems = Traits::kColumns / Traits::kParts / kItemRows;  // of a pair
+inline constexpr int kItems = Traits::kColumns / Traits::kParts* kChannels * 4 / kItemBytes;  // of a pair
 
 // Clusters that follow each other and have `pairs` pairs each, of all turns together: cluster c those from
 // c * pairs + offset on. Bands without clusters begin behind the last one.
@@ -49,26 +47,19 @@ struct Plan {
   int first_pair[kMaxLinears] = {};   // of each linear; beyond all pairs behind the last
   int rank_bytes = 0;                 // of the sums that a block sends to another in a turn, at most
   Band band[kBands] = {};
-  // Behind x: largest, the barrier that counts the bytes of sums, rings, partial sums, sums of all blocks of
-  // the cluster (of one block and one turn they may lie where x was).
-  int largest = 0, barrier = 0, ring = 0, partial = 0, sums = 0, shared_bytes = 0;
+  // Behind x: largest, the barriers (of the sums' bytes, then of the heads that each warp adds up), rings,
+  // heads, sums of all blocks of the cluster.
+  int largest = 0, barriers = 0, ring = 0, heads = 0, sums = 0, shared_bytes = 0;
 };
 template <typename Traits>
 void LayOut(Plan& plan) {
   plan.largest = plan.units * kUnitChunks * Traits::kChunkBytes;
-  plan.barrier = (plan.largest + Traits::kLargestBytes + 7) / 8 * 8;
-  plan.ring = (plan.barrier + 8 + 127) / 128 * 128;
-  plan.partial = plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes;
-  const int slots = plan.pairs + Traits::kWarps - 1;
-  plan.sums = plan.partial + slots * Traits::kColumns * kStride * 4;
+  plan.barriers = (plan.largest + Traits::kLargestBytes + 7) / 8 * 8;
+  plan.ring = (plan.barriers + (1 + Traits::kWarps) * 8 + 127) / 128 * 128;
+  plan.heads = plan.ring + Traits::kWarps * plan.stages * Traits::kUnitBytes;
+  plan.sums = plan.heads + Traits::kWarps * kItems<Traits> * kItemBytes;
   plan.rank_bytes = static_cast<int>(CeilDiv(plan.pairs * kItems<Traits>, plan.splits)) * kItemBytes;
   plan.shared_bytes = plan.sums + plan.splits * plan.rank_bytes;
-  // Sums of one block and one turn are made when nobody reads x and the rings any more.
-  const bool alone = plan.splits == 1 && plan.turns == 1;
-  if (alone && plan.shared_bytes > kMaxShared && plan.rank_bytes <= plan.partial) {
-    plan.shared_bytes = plan.sums;
-    plan.sums = 0;
-  }
 }
 
 // As the device does it in one instruction.
@@ -113,6 +104,11 @@ struct Share {
   int pair0, pairs;       // of row tiles, the block's
   int pair, unit, count;  // where the warp begins, and how many units it has
 };
+
+// Over all, rounded down: which warp has a step of a line of `all` steps that warps share as Share says.
+SF_HOST_DEVICE constexpr int WarpDividend(int step, int all, int warps) {
+  return (step + 1) * (all < warps ? all : warps) - 1;
+}
 
 // Blocks in clusters of each size that the device holds at once, one a multiprocessor.
 using PlacesOfSizes = std::array<int, kMaxSplits + 1>;
@@ -180,6 +176,29 @@ Plan SharedOut(Plan plan, int splits, int turns, int stages, int held) {
   ShareOutPairs<Traits>(plan, held);
   LayOut<Traits>(plan);
   return plan;
+}
+
+// What plans are compared by, in microseconds of an H200.
+struct Costs {
+  double step;                         // a chunk of a pair, in a block
+  double two_stages;                   // of a ring: by what the loop takes longer
+  double x;                            // a KiB of a block's x
+  double exchange, of_split, of_pair;  // sums that blocks send each other
+  double stage;                        // each one less of a ring
+};
+// Of a product of `rows` float rows.
+inline double CostOf(const Plan& plan, const Costs& costs, int rows) {
+  constexpr double kMemory = 2.6e-4;  // a chunk of a pair, of all blocks: 1152 bytes at 4.4 TB/s
+  constexpr double kTurn = 3.2;
+  const double chunks = static_cast<double>(plan.units * kUnitChunks);
+  const auto pairs = static_cast<double>(plan.band[0].pairs);
+  const double all_steps = static_cast<double>(plan.all_pairs) * plan.all_chunks;
+  const double x = chunks * rows * kChunk * sizeof(float) / 1024;
+  const double exchange =
+      plan.splits == 1 ? 0 : costs.exchange + costs.of_split * plan.splits + costs.of_pair * pairs;
+  const double loop =
+      std::max(pairs * chunks * costs.step, all_steps * kMemory) * (plan.stages == 2 ? costs.two_stages : 1);
+  return loop + x * costs.x + exchange + (plan.turns - 1) * kTurn + (kMaxStages - plan.stages) * costs.stage;
 }
 
 // The cheapest way to share a product out, in microseconds of an H200; shared_bytes 0: x does not fit.

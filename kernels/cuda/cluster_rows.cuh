@@ -2,27 +2,32 @@
 // A block's part of all rows of x lies in shared memory, made once; its warps stream the codes of two tiles
 // of 16 channels each past it, two chunks of K (a unit) at a time. Each warp has a ring of units in shared
 // memory that it alone fills and reads, so that nothing in the loop waits for another warp. A block's units
-// (pairs of tiles x parts of K) are one line that its warps share out evenly: a pair of tiles may be of two
-// warps, whose sums meet at the end. The blocks that share channels form a cluster: each sends its sums to
-// the block that finishes them, which adds them in a fixed order, without a workspace and without atomics.
+// (pairs of tiles x parts of K) are one line that its warps share out evenly. Where a pair is of several
+// warps, each but the first one has it at the head of its part and leaves its sums in shared memory; the
+// first one, which comes to it last, adds them up. The blocks that share channels form a cluster: as soon as
+// a warp has a pair's sums it sends them to the blocks that finish them, which add up what the blocks of the
+// cluster have sent in a fixed order, without a workspace and without atomics.
 // What the operands are is up to Traits:
 //   Params                        with m, k and linears
 //   kWarps, kRegisters            of a block, and of a thread at most. The shared memory of a multiprocessor
 //                                 is a block's; the registers that it leaves are room for small kernels
 //                                 before and after, which otherwise hold up blocks of this one
 //   kTiles, kSums                 n8 tiles, and the sums of a lane of each
-//   kColumns, kParts              columns of sums that a pair leaves, a multiple of 4; columns of a row: of 4
-//                                 rows one behind the other, then 4 more of them
+//   kColumns, kParts              columns of sums that a pair has, and how many of them are one row's
 //   kChunkBytes                   of x of 64 columns of W (a chunk), in shared memory
 //   kUnitBytes                    of the codes of a unit
 //   Codes(linears, lane)          .Go(linear, pair, chunk, chunks of K), then .Load(to, chunks) of a unit
 //                                 there and each one behind it
 //   X(p, first, chunks)           x of the block's chunks, without reading it yet: .Load() starts to,
-//                                 .Keep(x, largest) puts it into shared memory, and into largest what Store()
+//                                 .Keep(x, largest) puts it into shared memory, and into largest what Sums()
 //                                 needs to know; called by all threads
 //   kLargestBytes                 of largest and what X needs behind it
 //   Multiply(zeros, chunks, unit, x, lane, acc)   a unit against x; acc [kRowTiles][kTiles][kSums]
-//   Store(acc, largest, lane, slot)   the sums that acc stands for, to slot [kColumns][kStride]
+//   Sums(acc, largest, lane, sum)   the sums that acc stands for, as kItems of a float4: lanes 4 and 8 apart
+//                                 have four channels that follow each other, times four that do
+//   Place(item, lane, row, channel)   what a lane has of an item after TransposedOverChannels(): four
+//                                 channels of a row from `channel` of the pair on; a row that there is not
+//                                 if nothing
 //   Output(p, linear, row, n)     of channels n to n + 3, which may be beyond the last one: it reads nothing;
 //                                 .Finish(p, y) stores them, if they are any
 //   Cost(plan)                    about how long it takes, in microseconds
@@ -45,6 +50,19 @@ namespace spikefold::kernels::cuda::cluster {
 
 __device__ inline float4 operator+(float4 a, float4 b) {
   return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+// Lanes 4 and 8 apart, j = lane / 4 % 4 of each: v[i] of lane j becomes v[j] of lane i.
+__device__ inline float4 TransposedOverChannels(float4 v) {
+  const bool odd = threadIdx.x & 4, high = threadIdx.x & 8;
+  const auto exchange = [](bool upper, int apart, float& low, float& up) {
+    const float got = __shfl_xor_sync(0xffffffffu, upper ? low : up, apart);
+    (upper ? low : up) = got;
+  };
+  exchange(odd, 4, v.x, v.y);
+  exchange(odd, 4, v.z, v.w);
+  exchange(high, 8, v.x, v.z);
+  exchange(high, 8, v.y, v.w);
+  return v;
 }
 // i / d for small numbers, without a division: d's inverse in float32 is near enough.
 struct Divisor {
@@ -117,30 +135,27 @@ template <typename Traits>
 __global__ void __maxnreg__(Traits::kRegisters)
     cluster_rows_sm90(const __grid_constant__ typename Traits::Params p, const __grid_constant__ Plan plan) {
   constexpr int kUnitBytes = Traits::kUnitBytes, kWarps = Traits::kWarps;
-  constexpr int kColumns = Traits::kColumns, kSlot = kColumns * kStride, kOfPair = kItems<Traits>;
-  // Units that each warp asks for before x comes: more would be in x's way.
-  constexpr int kEarly = 1;
+  constexpr int kOfPair = kItems<Traits>;
   extern __shared__ __align__(128) char shared[];
   const int lane = static_cast<int>(threadIdx.x % kWarp);
   // The same in all lanes, and known to be.
   const int warp = __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x / kWarp), 0);
   const int rank = static_cast<int>(blockIdx.y), cluster = static_cast<int>(blockIdx.x);
   uint32_t* const largest = reinterpret_cast<uint32_t*>(shared + plan.largest);
-  float* const partial = reinterpret_cast<float*>(shared + plan.partial);  // [slots][kColumns][kStride]
   uint32_t x_begin = SharedAddress(shared);
   StaysInLoop(x_begin);
-  const uint32_t barrier = x_begin + plan.barrier;
+  const uint32_t barrier = x_begin + plan.barriers, head_barriers = barrier + 8;
+  const uint32_t head_barrier = head_barriers + 8 * warp;
+  const uint32_t heads = x_begin + plan.heads + lane * 16;  // [warp][item]
+  // Of all blocks: [rank][items of a block].
+  const uint32_t sums = x_begin + plan.sums + lane * 16;
   const uint32_t ring = x_begin + plan.ring + warp * (plan.stages * kUnitBytes);
   Loads<Traits> loads(p.linears, plan, lane);
-  // The next units, into stages `first` to `last` - 1.
-  const auto fill = [&](int first, int last) {
-#pragma unroll 1
-    for (int d = first; d < last; ++d) loads.Next(ring + d * kUnitBytes);
-  };
   Share<Traits> share(plan, cluster, rank, 0, warp);
   loads.Begin(share);
-  fill(0, kEarly);
+  loads.Next(ring);  // no more of them before x: they would be in its way
   LetNextStart();
+  if (lane == 0) InitBarrier(head_barrier, kWarps);
   if (threadIdx.x == 0) {
     InitBarrier(barrier, 1);
     FenceBarrierInit();
@@ -151,13 +166,24 @@ __global__ void __maxnreg__(Traits::kRegisters)
   typename Traits::X of_x(p, x_first, min(share.units * kUnitChunks, plan.all_chunks - x_first));
   WaitForInputs();  // codes do not depend on the kernel before
   of_x.Load();
-  fill(kEarly, plan.stages - 1);
+#pragma unroll 1
+  for (int d = 1; d < plan.stages - 1; ++d) loads.Next(ring + d * kUnitBytes);
   of_x.Keep(shared, largest);
   __syncthreads();
+  uint32_t parity = 0;  // of the barrier at which the warp waits for heads
 #pragma unroll 1
   for (int turn = 0;;) {
     const int units = share.units, pair0 = share.pair0, pairs = share.pairs;
     int pair = share.pair, unit = share.unit;
+    // Item i is finished by block i % splits.
+    const Divisor by_splits(plan.splits);
+    const int items = pairs * kOfPair, mine = by_splits.Divide(items + plan.splits - 1 - rank);
+    if (threadIdx.x == 0) ArriveExpecting(barrier, mine * plan.splits * kItemBytes);
+    // Which warp has a step of the block's line.
+    const int all = pairs * units;
+    const Divisor by_all(all);
+    const auto warp_of = [&](int step) { return by_all.Divide(WarpDividend(step, all, kWarps)); };
+    bool begun = plan.splits == 1;  // the others have begun this turn: their memory may be written to
     uint32_t at = ring, last = ring + (plan.stages - 1) * kUnitBytes, to = last;
 #pragma unroll 1
     for (int left = share.count; left > 0;) {
@@ -178,72 +204,51 @@ __global__ void __maxnreg__(Traits::kRegisters)
         x += kUnitChunks * Traits::kChunkBytes;
         chunks_left -= kUnitChunks;
       }
-      // Slot pair + warp: of two parts that follow each other either the pair or the warp is another.
-      float* const slot = partial + (pair + warp) * kSlot;
-      Traits::Store(acc, largest, lane, slot);
+      float4 sum[kOfPair];
+      Traits::Sums(acc, largest, lane, sum);
+      if (unit > 0) {  // a head
+#pragma unroll
+        for (int i = 0; i < kOfPair; ++i) StoreShared16(heads + (warp * kOfPair + i) * kItemBytes, sum[i]);
+        __syncwarp();
+        if (lane == 0) Arrive(head_barriers + 8 * warp_of(pair * units));
+      } else {
+        if (steps < units) {  // the next warps have the rest; kWarps arrivals in all
+          const int until = warp_of((pair + 1) * units - 1);
+          if (lane == 0) Arrive(head_barrier, kWarps - (until - warp));
+          WaitBarrierGuarded(head_barrier, parity);
+          parity ^= 1;
+#pragma unroll(kOfPair == 1 ? 4 : 1)
+          for (int other = warp + 1; other <= until; ++other) {
+#pragma unroll
+            for (int i = 0; i < kOfPair; ++i) {
+              sum[i] = sum[i] + LoadSharedFloats(heads + (other * kOfPair + i) * kItemBytes);
+            }
+          }
+        }
+        if (!begun) {
+          ClusterWait();
+          begun = true;
+        }
+#pragma unroll
+        for (int i = 0; i < kOfPair; ++i) {
+          const int item = pair * kOfPair + i, place = by_splits.Divide(item);
+          StoreRemote16(sums + rank * plan.rank_bytes + place * kItemBytes,
+                        static_cast<uint32_t>(item - place * plan.splits), sum[i], barrier);
+        }
+      }
       unit = 0;
       ++pair;
     }
-    // The block's own sums, over warps and parts, a pair a warp at a time. A lane has four channels of a row.
-    // What the last warp of all would be waited for with is made before.
-    const int row = lane / 8, quad = lane % 8 * 4;
-    const int all = pairs * units, working = min(all, kWarps), items = pairs * kOfPair;
-    const Divisor by_all(all), by_splits(plan.splits);
-    int from = 0, parts = 0;  // of a pair: the first warp, and how many
-    const auto parts_of = [&](int of) {
-      const auto warp_of = [&](int step) { return by_all.Divide((step + 1) * working - 1); };
-      from = warp_of(of * units);
-      parts = warp_of((of + 1) * units - 1) - from + 1;
-    };
-    parts_of(warp);
+    if (!begun) ClusterWait();
+    // One place alone for what outputs may need: its code is long, and each block fetches it anew.
     const auto output_of = [&](int item) {
       const int of = pair0 + item / kOfPair, linear = LinearOf(plan, of);
-      return typename Traits::Output(p, linear, item % kOfPair * kItemRows + row,
-                                     (of - plan.first_pair[linear]) * kChannels + quad);
+      int row, channel;
+      Traits::Place(item % kOfPair, lane, row, channel);
+      return typename Traits::Output(p, linear, row, (of - plan.first_pair[linear]) * kChannels + channel);
     };
-    // Item i is finished by block i % splits, from [rank][items of a block][kItemRows][kChannels]. Where that
-    // lies is the plan's, not the turn's.
-    const uint32_t sums = x_begin + plan.sums + lane * 16;
-    const int mine = by_splits.Divide(items + plan.splits - 1 - rank);
-    if (plan.splits > 1) {
-      ClusterWait();  // the others have begun this turn: their memory may be written to
-      if (threadIdx.x == 0) ArriveExpecting(barrier, mine * plan.splits * kItemBytes);
-    }
-    __syncthreads();
-#pragma unroll 1
-    for (int of = warp; of < pairs; of += kWarps) {
-      const float* part = partial + (of + from) * kSlot + row * kStride + quad;
-      float4 sum[kOfPair] = {};
-#pragma unroll 1
-      for (int i = 0; i < parts; ++i, part += kSlot) {
-#pragma unroll
-        for (int r = 0; r < kOfPair; ++r) {
-          const auto columns = [&](int item) {
-            return *reinterpret_cast<const float4*>(part + item * (kItemRows * kStride));
-          };
-          sum[r] = sum[r] + (Traits::kParts == 1 ? columns(r) : columns(r) + columns(r + 1));
-        }
-      }
-#pragma unroll
-      for (int r = 0; r < kOfPair; ++r) {
-        const int item = of * kOfPair + r;
-        const int place = by_splits.Divide(item), owner = item - place * plan.splits;
-        const uint32_t to = sums + rank * plan.rank_bytes + place * kItemBytes;
-        if (plan.splits == 1) {
-          StoreShared16(to, sum[r]);
-        } else {
-          StoreRemote16(to, static_cast<uint32_t>(owner), sum[r], barrier);
-        }
-      }
-      parts_of(of + kWarps);
-    }
-    // One place alone for what outputs may need: its code is long, and each block fetches it anew.
     typename Traits::Output output = output_of(warp * plan.splits + rank);  // known before the sums come
-    if (plan.splits == 1) {
-      __syncthreads();
-    } else if (warp < mine) {
-      WaitClusterBarrierGuarded(barrier, turn % 2);
-    }
+    if (warp < mine) WaitClusterBarrierGuarded(barrier, turn % 2);
 #pragma unroll 1
     for (int place = warp; place < mine; place += kWarps) {
       if (place > warp) output = output_of(place * plan.splits + rank);
@@ -253,15 +258,16 @@ __global__ void __maxnreg__(Traits::kRegisters)
         if (other < plan.splits)
           y = y + LoadSharedFloats(sums + other * plan.rank_bytes + place * kItemBytes);
       }
-      output.Finish(p, y);
+      output.Finish(p, TransposedOverChannels(y));
     }
     if (++turn == plan.turns) break;
     share = Share<Traits>(plan, cluster, rank, turn, warp);
     if (share.pairs <= 0) break;                  // all blocks of the cluster
     if (plan.splits > 1) ClusterArriveRelaxed();  // all have read the sums of the turn before
     loads.Begin(share);
-    fill(0, plan.stages - 1);
-    __syncthreads();  // partial sums are written anew
+#pragma unroll 1
+    for (int d = 0; d < plan.stages - 1; ++d) loads.Next(ring + d * kUnitBytes);
+    __syncthreads();  // heads are written anew
   }
 }
 

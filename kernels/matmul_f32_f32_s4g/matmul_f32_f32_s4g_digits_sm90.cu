@@ -123,21 +123,20 @@ struct DigitRows {
     uint4 v[kStaged];
   };
 
-  __device__ static void Store(const float (&acc)[cluster::kRowTiles][kTiles][kSums], const uint32_t*,
-                               int lane, float* slot) {
-    const int part = lane % 4, row = part / kRowParts;
-    const float by = (part % kRowParts == 0 ? 256.0f : 1.0f) / kCodeUnit;
-#pragma unroll
-    for (int r = 0; r < cluster::kRowTiles; ++r) {
-#pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        float sum = acc[r][0][h] * by;
-        sum += __shfl_xor_sync(0xffffffffu, sum, 1);
-        if (part % kRowParts == 0 && row < kRows) {
-          slot[row * cluster::kStride + r * 16 + h * 8 + lane / 4] = sum;
-        }
-      }
-    }
+  // One item: in lanes t of 0 and 2 those of row t / 2.
+  __device__ static void Sums(const float (&acc)[cluster::kRowTiles][kTiles][kSums], const uint32_t*,
+                              int lane, float4 (&sum)[1]) {
+    const float by = (lane % kRowParts == 0 ? 256.0f : 1.0f) / kCodeUnit;
+    const auto both = [&](float part) {
+      part *= by;
+      return part + __shfl_xor_sync(0xffffffffu, part, 1);
+    };
+    sum[0] = make_float4(both(acc[0][0][0]), both(acc[0][0][1]), both(acc[1][0][0]), both(acc[1][0][1]));
+  }
+  __device__ static void Place(int, int lane, int& row, int& channel) {
+    const int part = lane % 4, j = lane / 4 % 4;
+    row = part % kRowParts == 0 ? part / kRowParts : kRows;
+    channel = j * 8 + lane / 16 * 4;
   }
 
   // Eight codes of a word: four each of channels g and g + 8, around 0.
@@ -192,24 +191,17 @@ struct DigitRows {
     }
   }
 
-  // As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way,
-  // when late clusters had less at the others' cost: what is chosen takes 1 % longer than the fastest on
-  // average, and 7 % at most.
+  // As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way: what
+  // is chosen takes 1 % longer than the fastest on average, and 5 % at most.
   static double Cost(const cluster::Plan& plan) {
-    constexpr double kStep = 0.035;     // a chunk of a pair, in a block
-    constexpr double kMemory = 2.6e-4;  // a chunk of a pair, of all blocks: 1152 bytes at 4.4 TB/s
-    constexpr double kX = 0.08;         // a KiB of a block's x
-    constexpr double kExchange = 0.2, kOfSplit = 0.04, kOfPair = 0.08;  // sums that blocks send each other
-    constexpr double kTurn = 3.2, kStage = 0.16;
-    constexpr double kTwoStages = 1.15;  // the loop waits for memory
-    const double chunks = static_cast<double>(plan.units * cluster::kUnitChunks);
-    const auto pairs = static_cast<double>(plan.band[0].pairs);
-    const double all_steps = static_cast<double>(plan.all_pairs) * plan.all_chunks;
-    const double x = chunks * kRows * cluster::kChunk * sizeof(float) / 1024;
-    const double exchange = plan.splits == 1 ? 0 : kExchange + kOfSplit * plan.splits + kOfPair * pairs;
-    const double loop =
-        std::max(pairs * chunks * kStep, all_steps * kMemory) * (plan.stages == 2 ? kTwoStages : 1);
-    return loop + x * kX + exchange + (plan.turns - 1) * kTurn + (cluster::kMaxStages - plan.stages) * kStage;
+    constexpr cluster::Costs kCosts = {.step = 0.035,
+                                       .two_stages = 1.15,
+                                       .x = 0.08,
+                                       .exchange = 0.2,
+                                       .of_split = 0.04,
+                                       .of_pair = 0.08,
+                                       .stage = 0.16};
+    return cluster::CostOf(plan, kCosts, kRows);
   }
 };
 

@@ -22,6 +22,14 @@ using cuda::half::F16;
 using cuda::half::InverseScaleOf;
 using cuda::half::LargerSize;
 using cuda::half::ScaleOf;
+
+// As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way: what is
+// chosen takes 0.6 to 1.0 % longer than the fastest on average, and 4 % at most. Of up to 8 rows, and of 16.
+constexpr cluster::Costs kCosts8 = {
+    .step = 0.025, .two_stages = 1.15, .x = 0.03, .exchange = 0.1, .of_split = 0.07, .stage = 0.03};
+constexpr cluster::Costs kCosts16 = {
+    .step = 0.027, .two_stages = 1.06, .x = 0.032, .exchange = 0.1, .of_split = 0.05, .of_pair = 0.09};
+
 // x as right operands: up to 4 rows in two parts, row r in columns r and r + 4, or 8 kNumTiles rows in one.
 // kStaged: chunks of an n8 tile that a warp reads at once.
 template <int kNumTiles, int kNumParts, int kNumWarps, int kStaged>
@@ -30,7 +38,7 @@ struct Rows {
   using Codes = TileCodes;
   using Output = ClusterOutput;
   static constexpr int kWarps = kNumWarps;
-  static constexpr int kRegisters = kNumTiles == 1 ? 104 : 192;  // of 12 warps: 25,600 are left
+  static constexpr int kRegisters = kNumTiles == 1 ? 112 : 168;  // of up to 8 rows 22,528 are left
   static constexpr int kTiles = kNumTiles, kSums = 4, kColumns = 8 * kTiles, kParts = kNumParts;
   static constexpr int kUnitBytes = matmul_f32_f32_s4g::kUnitBytes;
   // Of an n8 tile two operands a lane, 16 bytes; behind them what zero points of 8 take from each pair of
@@ -38,38 +46,54 @@ struct Rows {
   static constexpr int kMeta = kTiles * 1024, kChunkBytes = kMeta + kColumns * 8;
   static constexpr int kApart = kWarps / kTiles;  // warps that read x of the same rows
   static constexpr int kLargestBytes = kColumns * (1 + kApart) * 4;
-  static_assert(kApart % 4 == 0);
+  static_assert(kApart % 2 == 0 && kWarps % kTiles == 0);
   // Channels g and g + 8 of a tile are multiplied as multiples of these.
   __device__ static constexpr float CodeUnit(int half) { return half == 0 ? 0x1p-24f : 0x1p-20f; }
-  __device__ static void Store(const float (&acc)[cluster::kRowTiles][kTiles][4], const uint32_t* largest,
-                               int lane, float* slot) {
+  // An item is an n8 tile of a row tile; of two parts it is both row tiles, the second one's in lanes t of 2
+  // and 3.
+  __device__ static void Sums(const float (&acc)[cluster::kRowTiles][kTiles][4], const uint32_t* largest,
+                              int lane, float4 (&sum)[cluster::kItems<Rows>]) {
 #pragma unroll
     for (int c = 0; c < kTiles; ++c) {
+      const uint2 sizes = *reinterpret_cast<const uint2*>(largest + c * 8 + lane % 4 * 2);
+      const float by[2] = {ScaleOf(sizes.x), ScaleOf(sizes.y)};
+      float4 of[cluster::kRowTiles];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int column = c * 8 + lane % 4 * 2 + e % 2, channel = lane / 4 + e / 2 * 8;
-        const uint32_t size = largest[column];
+      for (int r = 0; r < cluster::kRowTiles; ++r) {
+        const float(&a)[4] = acc[r][c];
+        // Twice a power of two: both at once may be beyond float32.
+        of[r] = make_float4(a[0] * (1 / CodeUnit(0)) * by[0], a[1] * (1 / CodeUnit(0)) * by[1],
+                            a[2] * (1 / CodeUnit(1)) * by[0], a[3] * (1 / CodeUnit(1)) * by[1]);
+      }
+      if constexpr (kParts == 1) {
 #pragma unroll
-        for (int r = 0; r < cluster::kRowTiles; ++r) {
-          // Twice a power of two: both at once may be beyond float32.
-          slot[column * cluster::kStride + r * 16 + channel] =
-              acc[r][c][e] * (1 / CodeUnit(e / 2)) * ScaleOf(size);
-        }
+        for (int r = 0; r < cluster::kRowTiles; ++r) sum[r * kTiles + c] = of[r];
+      } else {
+        const bool second = lane & 2;
+        const float4 give = second ? of[0] : of[1], keep = second ? of[1] : of[0];
+        sum[0] = make_float4(keep.x + __shfl_xor_sync(0xffffffffu, give.x, 2),
+                             keep.y + __shfl_xor_sync(0xffffffffu, give.y, 2),
+                             keep.z + __shfl_xor_sync(0xffffffffu, give.z, 2),
+                             keep.w + __shfl_xor_sync(0xffffffffu, give.w, 2));
       }
     }
+  }
+  __device__ static void Place(int item, int lane, int& row, int& channel) {
+    const int t = lane % 4, j = lane / 4 % 4;
+    row = (kParts == 1 ? item % kTiles * 8 + 2 * t : t % 2 * 2) + j % 2;
+    channel = (kParts == 1 ? item / kTiles : t / 2) * 16 + j / 2 * 8 + lane / 16 * 4;
   }
 
   // What a warp makes of x: chunks of one n8 tile, so a lane has to do with one row.
   struct X {
     __device__ X(const Params& p, int first, int chunks)
         : lane(static_cast<int>(threadIdx.x % 32)), warp(static_cast<int>(threadIdx.x / 32)), chunks(chunks) {
-      const int warp = static_cast<int>(threadIdx.x / 32),
-                row_of_tile = kParts == 1 ? lane / 4 : lane / 4 % 4;
+      const int row_of_tile = kParts == 1 ? lane / 4 : lane / 4 % 4;
       tile = warp % kTiles;
-      begin = warp < kApart * kTiles ? warp / kTiles : chunks;
+      begin = warp / kTiles;
+      // Beyond the last row the first one stands in for it: nobody reads the sums of its columns.
       const int row = tile * 8 + row_of_tile;
-      inside = row < p.m;
-      from = p.x + (inside ? row : 0) * p.k + first * cluster::kChunk + lane % 4 * 4;
+      from = p.x + (row < p.m ? row : 0) * p.k + first * cluster::kChunk + lane % 4 * 4;
     }
     // Starts to read the first chunks.
     __device__ void Load() { Load(begin); }
@@ -77,10 +101,10 @@ struct Rows {
 #pragma unroll
       for (int b = 0; b < kStaged; ++b) {
         const int chunk = chunk0 + b * kApart;
+        if (chunk >= chunks) break;
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          uint4 bits = make_uint4(0, 0, 0, 0);
-          if (inside && chunk < chunks) bits = cuda::LoadCached16(from + chunk * cluster::kChunk + 16 * j);
+          const uint4 bits = cuda::LoadCached16(from + chunk * cluster::kChunk + 16 * j);
           v[b][j] = make_float4(__uint_as_float(bits.x), __uint_as_float(bits.y), __uint_as_float(bits.z),
                                 __uint_as_float(bits.w));
         }
@@ -94,22 +118,25 @@ struct Rows {
       for (int chunk = begin; chunk < chunks; chunk += kAtOnce) {
         if (chunk > begin) Load(chunk);
 #pragma unroll
-        for (int i = 0; i < 4 * kStaged; ++i) {
-          const float4 x = v[i / 4][i % 4];
-          size = LargerSize(LargerSize(LargerSize(LargerSize(size, x.x), x.y), x.z), x.w);
+        for (int b = 0; b < kStaged; ++b) {
+          if (chunk + b * kApart >= chunks) break;
+#pragma unroll
+          for (const float4& x : v[b]) {
+            size = LargerSize(LargerSize(LargerSize(LargerSize(size, x.x), x.y), x.z), x.w);
+          }
         }
       }
       uint32_t most = __float_as_uint(size);
       most = max(most, __shfl_xor_sync(0xffffffffu, most, 1));
       most = max(most, __shfl_xor_sync(0xffffffffu, most, 2));
       uint32_t* const of_warps = largest + kColumns + column * kApart;
-      if (lane % 4 == 0 && warp < kApart * kTiles) of_warps[warp / kTiles] = most;
+      if (lane % 4 == 0) of_warps[warp / kTiles] = most;
       __syncthreads();
       most = 0;
 #pragma unroll
-      for (int i = 0; i < kApart; i += 4) {
-        const uint4 bits = *reinterpret_cast<const uint4*>(of_warps + i);
-        most = max(most, max(max(bits.x, bits.y), max(bits.z, bits.w)));
+      for (int i = 0; i < kApart; i += 2) {
+        const uint2 bits = *reinterpret_cast<const uint2*>(of_warps + i);
+        most = max(most, max(bits.x, bits.y));
       }
       if (lane % 4 == 0 && warp < kTiles) largest[column] = most;
       const float inverse = InverseScaleOf(most);
@@ -118,7 +145,8 @@ struct Rows {
         if (chunks > kAtOnce) Load(chunk);
 #pragma unroll
         for (int b = 0; b < kStaged; ++b) {
-          if (chunk + b * kApart < chunks) Keep(v[b], inverse, shared + (chunk + b * kApart) * kChunkBytes);
+          if (chunk + b * kApart >= chunks) break;
+          Keep(v[b], inverse, shared + (chunk + b * kApart) * kChunkBytes);
         }
       }
     }
@@ -146,7 +174,6 @@ struct Rows {
 
     static constexpr int kAtOnce = kStaged * kApart;
     int lane, warp, chunks, tile, begin;
-    bool inside;
     const float* from;
     float4 v[kStaged][4];
   };
@@ -237,31 +264,14 @@ struct Rows {
       }
     }
   }
-  // As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way,
-  // when late clusters had less at the others' cost: what is chosen takes 0.2 to 0.8 % longer than the
-  // fastest on average, and 8 % at most.
   static double Cost(const cluster::Plan& plan) {
-    constexpr double kStep = kTiles == 1 ? 0.027 : 0.037;  // a chunk of a pair, in a block
-    constexpr double kMemory = 2.6e-4;  // a chunk of a pair, of all blocks: 1152 bytes at 4.4 TB/s
-    constexpr double kX = kTiles == 1 && kParts == 1 ? 0.018 : 0.025;  // a KiB of a block's x
-    // Sums that blocks send each other.
-    constexpr double kExchange = kTiles == 2 ? 0.1 : kParts == 1 ? 0.2 : 0.3;
-    constexpr double kOfSplit = kTiles == 2 ? 0.3 : kParts == 1 ? 0.1 : 0.06;
-    constexpr double kTurn = 3.2, kStage = 0.4;
-    constexpr double kTwoStages = 1.15;  // the loop waits for memory
-    const double chunks = static_cast<double>(plan.units * cluster::kUnitChunks);
-    const double steps = static_cast<double>(plan.band[0].pairs) * chunks;
-    const double all_steps = static_cast<double>(plan.all_pairs) * plan.all_chunks;
-    const double x = chunks * (kColumns / kParts) * cluster::kChunk * sizeof(float) / 1024;
-    const double exchange = plan.splits == 1 ? 0 : kExchange + kOfSplit * plan.splits;
-    const double loop = std::max(steps * kStep, all_steps * kMemory) * (plan.stages == 2 ? kTwoStages : 1);
-    return loop + x * kX + exchange + (plan.turns - 1) * kTurn + (cluster::kMaxStages - plan.stages) * kStage;
+    return cluster::CostOf(plan, kTiles == 2 ? kCosts16 : kCosts8, kColumns / kParts);
   }
 };
 
 using Rows4 = Rows<1, 2, 12, 3>;
 using Rows8 = Rows<1, 1, 12, 3>;
-using Rows16 = Rows<2, 1, 8, 8>;
+using Rows16 = Rows<2, 1, 12, 6>;
 template <typename Traits>
 absl::Status RunRows(const cuda::SimtParams& p, const cuda::Stream& stream) {
   return cluster::Run<Traits>("matmul_f32_f32_s4g", p, stream);
