@@ -2,9 +2,11 @@
 #include "formats/checkpoint_directory.h"
 
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "formats/base/file.h"
 #include "formats/base/status.h"
 #include "formats/families/family.h"
@@ -163,8 +165,8 @@ absl::Status DirectoryCheckpoint::SetConfig(Json config_json) {
   return absl::OkStatus();
 }
 
-void DirectoryCheckpoint::AddEntry(const SafetensorsEntry& entry) {
-  AddTensor({.name = entry.name,
+void DirectoryCheckpoint::AddEntry(const SafetensorsEntry& entry, absl::string_view name) {
+  AddTensor({.name = std::string(name.empty() ? entry.name : name),
              .stored_name = entry.name,
              .stored_type = std::string(DTypeName(entry.dtype)),
              .shape = entry.shape,
@@ -225,8 +227,9 @@ class FloatDirectory : public DirectoryCheckpoint {
 
   CheckpointKind kind() const override { return CheckpointKind::kSafetensors; }
   absl::StatusOr<Tensor> ReadRaw(absl::string_view name) const override {
-    if (Find(name) == nullptr) return NoSuchTensor(name);
-    return model_->Read(name);
+    const StoredTensor* tensor = Find(name);
+    if (tensor == nullptr) return NoSuchTensor(name);
+    return model_->Read(tensor->stored_name);
   }
   bool ReadsRows(absl::string_view name) const override { return IsMatrix(name); }
 
@@ -234,21 +237,33 @@ class FloatDirectory : public DirectoryCheckpoint {
   using DirectoryCheckpoint::DirectoryCheckpoint;
 
   absl::StatusOr<Tensor> ReadRawRows(absl::string_view name, int64_t begin, int64_t end) const override {
-    return model_->ReadRows(name, begin, end);
+    const StoredTensor* tensor = Find(name);  // a tied head is compared with, and has no name of ours
+    return model_->ReadRows(tensor != nullptr ? tensor->stored_name : name, begin, end);
+  }
+
+  // By its name; without the "model." that transformers leaves out of a model saved without its head; or, of
+  // a tied model, the head, where a writer dropped the embedding as its alias (safetensors' save_model).
+  const SafetensorsEntry* EntryOf(const std::string& name) const {
+    if (const SafetensorsEntry* entry = model_->Find(name)) return entry;
+    if (const SafetensorsEntry* entry = model_->Find(absl::StripPrefix(name, "model."))) return entry;
+    const bool tied = graph_.config.tied_embeddings && name == graph_.nodes.front().module + ".weight";
+    return tied ? model_->Find(kHead) : nullptr;
   }
 
   absl::Status MapTensors() {
+    std::set<absl::string_view> stored;
     for (const ModelGraph::TensorSpec& spec : graph_.Tensors()) {
-      const SafetensorsEntry* entry = model_->Find(spec.name);
+      const SafetensorsEntry* entry = EntryOf(spec.name);
       if (entry == nullptr) return Missing(spec);
       SF_RETURN_IF_ERROR(CheckShape(entry->shape, spec.shape, path_, spec.name));
       if (!IsFloat(entry->dtype)) return NotFloat(spec.name, entry->dtype);
-      AddEntry(*entry);
+      AddEntry(*entry, spec.name);
+      stored.insert(entry->name);
     }
     for (const SafetensorsEntry* entry : model_->entries()) {
       // Rotary tables follow from the configuration.
-      if (Find(entry->name) != nullptr || absl::EndsWith(entry->name, "rotary_emb.inv_freq")) continue;
-      if (entry->name == "lm_head.weight" && graph_.config.tied_embeddings) {
+      if (stored.contains(entry->name) || absl::EndsWith(entry->name, "rotary_emb.inv_freq")) continue;
+      if (entry->name == kHead && graph_.config.tied_embeddings) {
         SF_RETURN_IF_ERROR(CheckTiedHead(*entry));
         continue;
       }
@@ -259,6 +274,7 @@ class FloatDirectory : public DirectoryCheckpoint {
     return absl::OkStatus();
   }
 
+  static constexpr absl::string_view kHead = "lm_head.weight";
   std::unique_ptr<SafetensorsModel> model_;
 };
 

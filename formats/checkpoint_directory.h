@@ -26,7 +26,8 @@ class DirectoryCheckpoint : public CheckpointBase {
   virtual absl::StatusOr<Tensor> ReadRawRows(absl::string_view name, int64_t begin, int64_t end) const = 0;
   bool IsMatrix(absl::string_view name) const;
   absl::Status SetConfig(Json config_json);  // and the graph that it describes
-  void AddEntry(const SafetensorsEntry& entry);
+  // Under another name than it is stored by, unless that is empty.
+  void AddEntry(const SafetensorsEntry& entry, absl::string_view name = "");
   void AddWeightFiles(const std::vector<std::string>& names);
   // For SideFiles(). What has the name of one and is none (a directory, a link to elsewhere) is warned of.
   absl::Status FindSideFiles();

@@ -12,10 +12,12 @@
 #include "formats/base/status.h"
 #include "formats/base/suggest.h"
 #include "formats/base/version.h"
+#include "formats/export/gguf_metadata.h"
 #include "quant/keep/columns.h"
 #include "quant/keep/module_pattern.h"
 #include "quant/recipe_checks.h"
 #include "quant/rounding/activation_scale.h"
+#include "quant/target.h"
 #include "quant/treatments.h"
 
 namespace spikefold {
@@ -73,6 +75,7 @@ class Planner {
 
   absl::Status CheckInput() const {
     SF_RETURN_IF_ERROR(CheckRecipe(recipe_, *scheme_));
+    if (LimitsOf(recipe_.target).blocks_of_32) SF_RETURN_IF_ERROR(CheckGgufModel(graph_.config));
     if (recipe_.dynamic_sites == 0 || input_.dynamic_sites != nullptr) return absl::OkStatus();
     return absl::InvalidArgumentError(absl::StrCat("dynamic_sites=", recipe_.dynamic_sites,
                                                    " needs a scan and the model to choose them by"));

@@ -9,6 +9,7 @@
 #include "apps/spikefold/interrupt.h"
 #include "apps/spikefold/text.h"
 #include "calib/format_count.h"
+#include "formats/base/json.h"
 #include "formats/base/status.h"
 #include "formats/base/utf8.h"
 #include "kernels/runtime/generate.h"
@@ -97,11 +98,28 @@ absl::Status CheckLength(const OpenedModel& opened, int64_t prompt, int64_t max_
       " tokens before them they exceed the model's ", FormatCount(allowed), " positions; ask for fewer"));
 }
 
-std::vector<int64_t> StopIds(const OpenedModel& opened) {
+// Whatever the model's files call an end of text: chat models name the end of a turn in
+// generation_config.json alone.
+absl::StatusOr<std::vector<int64_t>> StopIds(const OpenedModel& opened) {
   const ModelConfig& config = opened.model->graph().config;
   std::vector<int64_t> stop = config.eos_ids;
   if (config.eos_id >= 0) stop.push_back(config.eos_id);
   if (opened.tokenizer->eos_id() >= 0) stop.push_back(opened.tokenizer->eos_id());
+  constexpr absl::string_view kFile = "generation_config.json";
+  SF_ASSIGN_OR_RETURN(const auto files, opened.reader->SideFiles());
+  for (const CheckpointReader::SideFile& file : files) {
+    if (file.name != kFile) continue;
+    SF_ASSIGN_OR_RETURN(const Json json, ParseJson(file.bytes, kFile));
+    const Json* eos = json.is_object() ? json.Find("eos_token_id") : nullptr;
+    if (eos == nullptr || eos->is_null()) continue;
+    for (const Json& id : eos->is_array() ? eos->array() : Json::Array{*eos}) {
+      if (!id.is_int()) {
+        return absl::DataLossError(absl::StrCat(opened.reader->path(), ": ", kFile,
+                                                ": \"eos_token_id\" holds something that is no integer"));
+      }
+      stop.push_back(id.int_value());
+    }
+  }
   return stop;
 }
 
@@ -130,6 +148,7 @@ absl::Status RunGenerate(const GenerateCommandOptions& options, Context& context
   SF_ASSIGN_OR_RETURN(const OpenedModel opened,
                       OpenModel(context, options.model, {.backend = BackendOf(options.backend)}));
   SF_RETURN_IF_ERROR(OverrideKv(options.kv, *opened.model));
+  SF_ASSIGN_OR_RETURN(std::vector<int64_t> stop_ids, StopIds(opened));
   SF_ASSIGN_OR_RETURN(const std::vector<int32_t> prompt, PromptTokens(opened, options.prompt));
   SF_RETURN_IF_ERROR(CheckLength(opened, static_cast<int64_t>(prompt.size()), options.max_tokens));
 
@@ -154,7 +173,7 @@ absl::Status RunGenerate(const GenerateCommandOptions& options, Context& context
                                 .sampling = {.temperature = static_cast<float>(options.temperature),
                                              .top_k = options.top_k,
                                              .seed = context.seed},
-                                .stop_ids = StopIds(opened),
+                                .stop_ids = std::move(stop_ids),
                                 .on_token = [&](int32_t token) {
                                   show(stream.Add(token));
                                   return written.ok() && !Interrupted();

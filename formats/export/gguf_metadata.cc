@@ -43,8 +43,12 @@ uint32_t Size(int64_t value) { return static_cast<uint32_t>(value); }
 
 absl::Status Refuse(absl::string_view what) { return absl::UnimplementedError(absl::StrCat("gguf: ", what)); }
 
-// llama.cpp slides five of six layers of Gemma 3 and scales scores by the head's width (27B: hidden / heads).
+// llama.cpp slides five of six layers of Gemma 3, whose rope it does not scale, and scales scores by the
+// head's width (27B: hidden / heads).
 absl::Status CheckGemma(const ModelConfig& c) {
+  if (c.sliding_window > 0 && c.rope_local.scaling != RopeScaling::kNone) {
+    return Refuse("a scaled rope of sliding layers; llama.cpp scales that of Gemma 3's global ones alone");
+  }
   for (size_t i = 0; i < c.sliding_layers.size(); ++i) {
     if (c.sliding_layers[i] != ((i + 1) % 6 != 0)) {
       return Refuse(
@@ -66,7 +70,7 @@ absl::Status AddWindow(const ModelConfig& c, const std::string& arch, GgufMetada
     if (c.rope_local.theta != 1e4) {
       out->AddF32("gemma3.rope.freq_base_swa", static_cast<float>(c.rope_local.theta));
     }
-    return CheckGemma(c);
+    return absl::OkStatus();
   }
   const bool slides = c.sliding_layers.empty() || std::find(c.sliding_layers.begin(), c.sliding_layers.end(),
                                                             true) != c.sliding_layers.end();
@@ -88,8 +92,25 @@ absl::StatusOr<std::string> GgufArchitecture(const ModelConfig& config) {
   return std::string(family->gguf_architecture == nullptr ? "llama" : family->gguf_architecture);
 }
 
+absl::Status CheckGgufModel(const ModelConfig& c) {
+  SF_ASSIGN_OR_RETURN(const std::string arch, GgufArchitecture(c));
+  const bool llama = arch == "llama", gemma = arch == "gemma3";
+  if (!gemma && c.activation != GateActivation::kSilu) {
+    return Refuse(absl::StrCat("the activation gelu_pytorch_tanh; llama.cpp's ", arch, " has silu"));
+  }
+  if (!llama && c.rope.scaling == RopeScaling::kLlama3) {
+    return Refuse(absl::StrCat("llama3 scaling of rope; llama.cpp's ", arch, " reads no rope_freqs.weight"));
+  }
+  if (!llama && (c.o_bias || c.mlp_bias)) {
+    return Refuse(absl::StrCat("biases of ", c.o_bias ? "o_proj" : "the MLP", "; llama.cpp's ", arch,
+                               " has no place for them"));
+  }
+  return gemma ? CheckGemma(c) : absl::OkStatus();
+}
+
 absl::Status AddModelMetadata(const ModelConfig& c, const std::string& name, GgmlType main_type,
                               GgufMetadata* out, ExportReport* report) {
+  SF_RETURN_IF_ERROR(CheckGgufModel(c));
   SF_ASSIGN_OR_RETURN(const std::string arch, GgufArchitecture(c));
   const auto key = [&arch](const char* rest) { return absl::StrCat(arch, ".", rest); };
   out->AddString("general.architecture", arch);

@@ -15,6 +15,9 @@ namespace spikefold {
 // The architecture's name in GGUF: "llama" for LlamaForCausalLM and MistralForCausalLM.
 absl::StatusOr<std::string> GgufArchitecture(const ModelConfig& config);
 
+// Unimplemented: llama.cpp's architecture for this model computes something else, whatever a file says.
+absl::Status CheckGgufModel(const ModelConfig& config);
+
 // general.* and <architecture>.* keys. What llama.cpp would compute otherwise is reported (a window) or
 // refused (Unimplemented).
 absl::Status AddModelMetadata(const ModelConfig& config, const std::string& name, GgmlType main_type,

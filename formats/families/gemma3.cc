@@ -30,7 +30,8 @@ std::vector<bool> EveryNthGlobal(int64_t num_layers, int64_t n) {
 }
 
 // transformers 4: rope_theta (global), rope_local_base_freq, rope_scaling (global layers only).
-// transformers 5: rope_parameters {full_attention, sliding_attention}.
+// transformers 5: rope_parameters {full_attention, sliding_attention}; members of a rope_scaling beside them
+// are put in place of those of full_attention.
 void ReadRope(JsonFields& f, ModelConfig* c) {
   const double global = f.Number("rope_theta", 1e6), local = f.Number("rope_local_base_freq", 1e4);
   const Json* both = f.Object("rope_parameters");
@@ -46,7 +47,12 @@ void ReadRope(JsonFields& f, ModelConfig* c) {
     full = part("full_attention");
     sliding = part("sliding_attention");
   }
-  if (const Json* scaling = f.Object("rope_scaling")) full = scaling;
+  Json merged;
+  if (const Json* scaling = f.Object("rope_scaling")) {
+    merged = full != nullptr && full->is_object() ? *full : Json::MakeObject();
+    for (const auto& [key, value] : scaling->object()) merged.Set(key, value);
+    full = &merged;
+  }
   c->rope = RopeFromObject(f, full, global);
   c->rope_local = RopeFromObject(f, sliding, local);
 }

@@ -165,7 +165,7 @@ ModelConfig CommonFromJson(JsonFields& f, const char* family, const CommonDefaul
   return c;
 }
 
-RopeConfig RopeFromObject(JsonFields& f, const Json* object, double theta) {
+RopeConfig RopeFromObject(JsonFields& f, const Json* object, double theta, int64_t original_positions) {
   RopeConfig rope;
   rope.theta = theta;
   if (object != nullptr && !object->is_object()) {
@@ -184,8 +184,9 @@ RopeConfig RopeFromObject(JsonFields& f, const Json* object, double theta) {
       rope.factor = r.Number("factor");
       rope.low_freq_factor = r.Number("low_freq_factor");
       rope.high_freq_factor = r.Number("high_freq_factor");
-      rope.original_max_positions =
-          r.Int("original_max_position_embeddings", f.Int("max_position_embeddings", 0));
+      rope.original_max_positions = original_positions > 0 ? original_positions
+                                                           : r.Int("original_max_position_embeddings",
+                                                                   f.Int("max_position_embeddings", 0));
       if (r.ok() && (rope.original_max_positions < 1 || !(rope.low_freq_factor > 0) ||
                      !(rope.high_freq_factor > rope.low_freq_factor))) {
         r.Contradiction("llama3 scaling needs 0 < low_freq_factor < high_freq_factor and positions");
@@ -209,8 +210,8 @@ RopeConfig RopeFromObject(JsonFields& f, const Json* object, double theta) {
 RopeConfig RopeFromJson(JsonFields& f) {
   const double theta = f.Number("rope_theta", 10000.0);
   const Json* object = f.Object("rope_scaling");  // wins over rope_parameters, as in transformers
-  if (object == nullptr) object = f.Object("rope_parameters");
-  return RopeFromObject(f, object, theta);
+  if (object == nullptr || object->object().empty()) object = f.Object("rope_parameters");
+  return RopeFromObject(f, object, theta, f.Int("original_max_position_embeddings", 0));
 }
 
 std::vector<bool> SlidingFromLayerTypes(JsonFields& f, int64_t num_layers) {

@@ -53,8 +53,10 @@ struct CommonDefaults {
 ModelConfig CommonFromJson(JsonFields& fields, const char* family, const CommonDefaults& defaults);
 
 // One rope description, {rope_type | type, factor, ...}; nullptr: none. rope_theta inside it wins over
-// `theta`.
-RopeConfig RopeFromObject(JsonFields& fields, const Json* object, double theta);
+// `theta`; `original_positions`, unless 0, over original_max_position_embeddings inside it (transformers,
+// standardize_rope_params).
+RopeConfig RopeFromObject(JsonFields& fields, const Json* object, double theta,
+                          int64_t original_positions = 0);
 // rope_scaling + rope_theta (transformers 4) or rope_parameters (5) of a model with one kind of layer.
 RopeConfig RopeFromJson(JsonFields& fields);
 

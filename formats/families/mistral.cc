@@ -20,7 +20,9 @@ absl::StatusOr<ModelConfig> MistralFromJson(const Json& config) {
       f.Unsupported("\"layer_types\" that differ from \"sliding_window\" are not supported");
   }
   SF_RETURN_IF_ERROR(f.status());
-  if (size < 0) f.Contradiction("\"sliding_window\" is negative");
+  if (window != nullptr && !window->is_null() && size < 1) {
+    f.Contradiction("\"sliding_window\" is not positive; null means none");
+  }
   if (size > 0 && c.num_layers > 0 && c.num_layers <= 1024) {
     c.sliding_window = size;
     c.rope_local = c.rope;

@@ -39,6 +39,7 @@
 #include "absl/status/status.h"
 #include "absl/types/span.h"
 #include "formats/base/thread_pool.h"
+#include "kernels/cuda/ceil_div.h"
 #include "kernels/cuda/device.h"
 #include "kernels/cuda/few_rows_plan.h"
 #include "kernels/cuda/pingpong_plan.h"
@@ -93,17 +94,31 @@ size_t ManyScratchBytes(const cuda::SimtParams& params);
 absl::Status RunMany(const cuda::SimtParams& params, void* scratch, const cuda::DeviceInfo& device,
                      const cuda::Stream& stream, const cuda::pingpong::Plan& tiles = {});
 
-// What is faster on an H200 at Llama-3-8B's shapes. With 9 to 16 rows a small matrix is done before clusters
-// are; unpacking all weights pays from some hundred rows on (from 512 for
-// 28,672 channels, from 1024 for 4096 of 4096 columns, later with more columns).
+// What is faster on an H200, of 40 shapes from 576 x 576 to 57344 x 8192. What all paths but kDirect prepare
+// is not worth it for small matrices; unpacking all weights pays from some hundred rows on (from 512 for
+// 28,672 channels, from 1024 for 4096 of 4096 columns, later with more columns), for few columns from 257.
 enum class Path { kDirect, kClusters, kFew, kMany };
 inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& device) {
-  constexpr int64_t kSmall = int64_t{8} << 20, kMaxClusterRows = 16, kMaxFewRows = 512;
-  if (device.sm != 90 || params.m == 0) return Path::kDirect;
-  if (params.m > kMaxClusterRows) return params.m > kMaxFewRows ? Path::kMany : Path::kFew;
+  constexpr int64_t kMaxClusterRows = 16, kMaxDirectRows = 64, kMaxFewRows = 512;
+  const int64_t m = params.m, k = params.k;
+  if (device.sm != 90 || m == 0) return Path::kDirect;
   int64_t n = 0;
   for (int i = 0; i < params.linears.count; ++i) n += params.linears.linear[i].n;
-  return (params.m <= 8 || n * params.k > kSmall) && FitsHopper(params) ? Path::kClusters : Path::kDirect;
+  if (m <= kMaxClusterRows) {
+    const bool small = m > 8   ? n * k <= int64_t{k <= 768 ? 2 : 1} << 20
+                       : m > 4 ? k <= 2048 && n <= kTileRows * device.num_sms  // a block a multiprocessor
+                               : false;
+    return !small && FitsHopper(params) ? Path::kClusters : Path::kDirect;
+  }
+  if (m <= kMaxDirectRows) {
+    constexpr int64_t kBlockRows = 32, kBlockChannels = 32;  // of kDirect
+    const int64_t blocks = cuda::CeilDiv(n, kBlockChannels) * cuda::CeilDiv(m, kBlockRows);
+    const double direct = static_cast<double>(cuda::CeilDiv(blocks, int64_t{device.num_sms})) *
+                          (1.6 + 0.0028 * static_cast<double>(k));  // microseconds
+    return direct < (m <= kBlockRows ? 8 : 10) ? Path::kDirect : Path::kFew;
+  }
+  const bool narrow = m > 256 && k <= 1536 && n * k <= int64_t{8} << 20;
+  return m > kMaxFewRows || narrow ? Path::kMany : Path::kFew;
 }
 // Bytes of device memory that a path works in.
 inline size_t ScratchBytes(Path path, const cuda::SimtParams& params) {

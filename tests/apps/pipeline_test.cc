@@ -357,5 +357,29 @@ TEST_CASE("Generated text depends on the seed alone, and greedy text on nothing"
   CHECK(drawn.substr(0, 5) == "hello");
 }
 
+TEST_CASE("Generation ends at what generation_config.json calls an end", "[apps]") {
+  const Workplace w;
+  const auto tokens = [&] {
+    return SucceedJson({"generate", w.model, "-p", "hello", "--max-tokens", "12"}).Find("tokens")->array();
+  };
+  const Json::Array ids = tokens();
+  REQUIRE(ids.size() == 12);
+  size_t first = 0;  // of the id that comes fifth
+  while (ids[first].int_value() != ids[4].int_value()) ++first;
+  const auto write = [&](const std::string& eos) {
+    const std::string path = w.model + "/generation_config.json";
+    REQUIRE(WriteFileAtomically(path, "{\"eos_token_id\": " + eos + "}").ok());
+  };
+  write(absl::StrCat("[", ids[4].int_value(), "]"));
+  CHECK(tokens().size() == first);
+  write("null");
+  CHECK(tokens().size() == 12);
+  write("\"x\"");
+  const Finished bad = RunSpikefold({"generate", w.model, "-p", "hello"});
+  CHECK(bad.exit == 3);
+  CHECK(bad.err.find("generation_config.json: \"eos_token_id\" holds something that is no integer") !=
+        std::string::npos);
+}
+
 }  // namespace
 }  // namespace spikefold::testing

@@ -329,6 +329,31 @@ TEST_CASE("A tied model may carry its embedding as a head, and rotary tables, bu
                "tensor out");
 }
 
+TEST_CASE("Tensors are found under the names that other writers give them", "[checkpoint]") {
+  const std::string embedding = "model.embed_tokens.weight", lm_head = "lm_head.weight";
+  const TempDirectory plain, bare, head;
+  const auto same = [&](const std::string& path, const std::string& name, const std::string& as) {
+    INFO(name);
+    const auto model = Open(path);
+    const auto values = model->ReadF32(name), expected = Open(plain.path())->ReadF32(as);
+    REQUIRE(values.status() == absl::OkStatus());
+    CHECK(SameBits(*values, *expected));
+    Tensor rows(DType::kF32, {3, 64});
+    REQUIRE(model->ReadF32Rows(name, 2, 5, rows.as<float>().data()).ok());
+    CHECK(
+        std::equal(rows.as<float>().begin(), rows.as<float>().end(), expected->as<float>().begin() + 2 * 64));
+  };
+  MakeVariant(plain.path(), {}, nullptr);
+  MakeVariant(bare.path(), {}, [](Tensors& t) {  // as transformers saves a model without its head
+    for (auto& [name, tensor] : t) name = absl::StrReplaceAll(name, {{"model.", ""}});
+  });
+  same(bare.path(), embedding, embedding);
+  same(bare.path(), kQ, kQ);
+  MakeVariant(head.path(), {{"\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"}},
+              [&](Tensors& t) { std::erase_if(t, [&](const auto& e) { return e.first == embedding; }); });
+  same(head.path(), embedding, lm_head);
+}
+
 TEST_CASE("Values that are not finite are reported with tensor, count and first index",
           "[checkpoint][malformed]") {
   const TempDirectory dir;

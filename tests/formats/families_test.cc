@@ -93,6 +93,13 @@ TEST_CASE("Both generations of transformers describe one rope the same way", "[f
   const ModelConfig linear = Parse(Llama(R"("rope_scaling":{"type":"linear","factor":4.0})"));
   CHECK(linear.rope.scaling == RopeScaling::kLinear);
   CHECK(linear.rope.factor == 4.0);
+  // As transformers 5.24 takes them: an empty rope_scaling is none, positions beside a rope win over its own.
+  const ModelConfig empty =
+      Parse(Llama(R"("rope_scaling":{},"rope_parameters":{"rope_type":"linear","factor":4.0})"));
+  CHECK(empty == linear);
+  const ModelConfig beside =
+      Parse(Llama("\"original_max_position_embeddings\":4096,\"rope_scaling\":{" + scaling + "}"));
+  CHECK(beside.rope.original_max_positions == 4096);
 }
 
 TEST_CASE("The tiny configurations of transformers 5 are understood", "[families]") {
@@ -149,6 +156,16 @@ TEST_CASE("Gemma 3 reads its two rope bases, its layer pattern and its scales", 
   CHECK(old_style.rope_local.factor == 1.0);
   CHECK(old_style.eos_id == 1);
   CHECK(old_style.eos_ids == std::vector<int64_t>{106});
+  // Both spellings: members of rope_scaling take the place of full_attention's.
+  const ModelConfig both = Parse(R"({"architectures":["Gemma3ForCausalLM"],"vocab_size":1000,"hidden_size":64,
+    "intermediate_size":128,"num_hidden_layers":6,"num_attention_heads":4,"num_key_value_heads":1,"head_dim":16,
+    "rope_scaling":{"factor":8.0,"rope_type":"linear"},"rope_parameters":{
+    "full_attention":{"rope_type":"default","rope_theta":900.0},
+    "sliding_attention":{"rope_type":"default","rope_theta":33.0}}})");
+  CHECK(both.rope.theta == 900);
+  CHECK(both.rope.factor == 8);
+  CHECK(both.rope_local.theta == 33);
+  CHECK(both.rope_local.scaling == RopeScaling::kNone);
 }
 
 TEST_CASE("What a config says survives being written as transformers 4 and read again", "[families]") {
@@ -198,6 +215,17 @@ TEST_CASE("Contradicting or missing fields are refused", "[families]") {
   CheckRefused(Llama(R"("rope_scaling":{"rope_type":"linear","factor":0})"), StatusCode::kDataLoss,
                "config.json: rope: factor=0 is not positive");
   CheckRefused("[]", StatusCode::kDataLoss, "config.json: is no object");
+}
+
+TEST_CASE("A window of no positions is refused where null means none", "[families]") {
+  const auto mistral = [](const std::string& window) {
+    return R"({"architectures":["MistralForCausalLM"],"vocab_size":160,"hidden_size":48,"intermediate_size":96,
+      "num_hidden_layers":2,"num_attention_heads":3,"num_key_value_heads":3,"sliding_window":)" +
+           window + "}";
+  };
+  CHECK(Parse(mistral("null")).sliding_window == 0);
+  CheckRefused(mistral("0"), StatusCode::kDataLoss,
+               "config.json: \"sliding_window\" is not positive; null means none");
 }
 
 TEST_CASE("An unknown architecture is named with the nearest supported one", "[families]") {

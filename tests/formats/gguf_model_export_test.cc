@@ -255,6 +255,21 @@ TEST_CASE("What llama.cpp would compute otherwise is reported or refused", "[ggu
   gemma.sliding_layers = {true, false};
   refused(*MakeTinyModel(gemma).checkpoint, KeepFloat,
           "layer_types other than five sliding layers to a global one");
+  gemma.num_layers = 1;
+  gemma.sliding_layers = {true};
+  ModelConfig scaled = MakeTinyModel(gemma).checkpoint->graph().config;
+  CHECK(CheckGgufModel(scaled).ok());
+  scaled.rope_local.scaling = RopeScaling::kLinear;
+  CHECK_THAT(CheckGgufModel(scaled), Fails(StatusCode::kUnimplemented, "a scaled rope of sliding layers"));
+  TinyModelOptions gelu = Tiny();
+  gelu.activation = GateActivation::kGeluTanh;
+  refused(*MakeTinyModel(gelu).checkpoint, KeepFloat,
+          "the activation gelu_pytorch_tanh; llama.cpp's llama has silu");
+  TinyModelOptions qwen = Tiny();
+  qwen.qkv_bias = true;
+  qwen.max_positions = 131072;
+  qwen.rope = {.theta = 500000, .scaling = RopeScaling::kLlama3, .factor = 8};
+  refused(*MakeTinyModel(qwen).checkpoint, KeepFloat, "llama3 scaling of rope; llama.cpp's qwen2");
 }
 
 TEST_CASE("Float weights take the type that is asked for, or the nearest that their rows allow",
