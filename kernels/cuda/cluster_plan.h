@@ -20,7 +20,7 @@ inline constexpr int kMaxSplits = 8;  // blocks of a cluster that any device tak
 inline constexpr int kMaxTurns = 16, kMaxStages = 4, kBands = 3;
 inline constexpr int64_t kMaxShared = 226 << 10;  // of a block: one a multiprocessor
 
-// Sums of a pair of tiles go from warp to warp in items, 16 bytes a lane.
+// Sums of a pair of tiles go from warp to warp and from block to block in items, 16 bytes a lane.
 inline constexpr int kItemBytes = 32 * 16;
 template <typename Traits>
 inline constexpr int kItems = Traits::kColumns / Traits::kParts* kChannels * 4 / kItemBytes;  // of a pair
@@ -105,7 +105,8 @@ struct Share {
   int pair, unit, count;  // where the warp begins, and how many units it has
 };
 
-// Over all, rounded down: which warp has a step of a line of `all` steps that warps share as Share says.
+// Divided by `all`, rounded down: which warp has a step of a line of `all` steps that warps share as Share
+// says.
 SF_HOST_DEVICE constexpr int WarpDividend(int step, int all, int warps) {
   return (step + 1) * (all < warps ? all : warps) - 1;
 }

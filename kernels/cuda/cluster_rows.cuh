@@ -1,7 +1,7 @@
 // Products of some rows, bound by the bytes of W: blocks own channels and a part of K. sm_90.
 // A block's part of all rows of x lies in shared memory, made once; its warps stream the codes of two tiles
 // of 16 channels each past it, two chunks of K (a unit) at a time. Each warp has a ring of units in shared
-// memory that it alone fills and reads, so that nothing in the loop waits for another warp. A block's units
+// memory that it alone fills and reads, so that from unit to unit no warp waits for another. A block's units
 // (pairs of tiles x parts of K) are one line that its warps share out evenly. Where a pair is of several
 // warps, each but the first one has it at the head of its part and leaves its sums in shared memory; the
 // first one, which comes to it last, adds them up. The blocks that share channels form a cluster: as soon as
@@ -13,7 +13,7 @@
 //                                 is a block's; the registers that it leaves are room for small kernels
 //                                 before and after, which otherwise hold up blocks of this one
 //   kTiles, kSums                 n8 tiles, and the sums of a lane of each
-//   kColumns, kParts              columns of sums that a pair has, and how many of them are one row's
+//   kColumns, kParts              a pair's sums fill kColumns / kParts columns of 32 channels: items enough
 //   kChunkBytes                   of x of 64 columns of W (a chunk), in shared memory
 //   kUnitBytes                    of the codes of a unit
 //   Codes(linears, lane)          .Go(linear, pair, chunk, chunks of K), then .Load(to, chunks) of a unit
@@ -23,11 +23,11 @@
 //                                 needs to know; called by all threads
 //   kLargestBytes                 of largest and what X needs behind it
 //   Multiply(zeros, chunks, unit, x, lane, acc)   a unit against x; acc [kRowTiles][kTiles][kSums]
-//   Sums(acc, largest, lane, sum)   the sums that acc stands for, as kItems of a float4: lanes 4 and 8 apart
-//                                 have four channels that follow each other, times four that do
-//   Place(item, lane, row, channel)   what a lane has of an item after TransposedOverChannels(): four
-//                                 channels of a row from `channel` of the pair on; a row that there is not
-//                                 if nothing
+//   Sums(acc, largest, lane, sum)   the sums that acc stands for, as kItems of a float4: element i of lanes
+//                                 j = lane / 4 % 4 of 0 to 3 is of four channels that follow each other
+//   Place(item, lane, row, channel)   what a lane has of an item after TransposedOverChannels(), i and j
+//                                 changed: four channels of a row, from `channel` of the pair on; a row of m
+//                                 or more if nothing
 //   Output(p, linear, row, n)     of channels n to n + 3, which may be beyond the last one: it reads nothing;
 //                                 .Finish(p, y) stores them, if they are any
 //   Cost(plan)                    about how long it takes, in microseconds
@@ -212,7 +212,7 @@ __global__ void __maxnreg__(Traits::kRegisters)
         __syncwarp();
         if (lane == 0) Arrive(head_barriers + 8 * warp_of(pair * units));
       } else {
-        if (steps < units) {  // the next warps have the rest; kWarps arrivals in all
+        if (steps < units) {  // the next warps have the rest; who adds up arrives for all that have nothing
           const int until = warp_of((pair + 1) * units - 1);
           if (lane == 0) Arrive(head_barrier, kWarps - (until - warp));
           WaitBarrierGuarded(head_barrier, parity);
@@ -262,12 +262,14 @@ __global__ void __maxnreg__(Traits::kRegisters)
     }
     if (++turn == plan.turns) break;
     share = Share<Traits>(plan, cluster, rank, turn, warp);
-    if (share.pairs <= 0) break;                  // all blocks of the cluster
-    if (plan.splits > 1) ClusterArriveRelaxed();  // all have read the sums of the turn before
+    if (share.pairs <= 0) break;  // all blocks of the cluster
+    // All have read the sums of the turn before: outputs were made of them.
+    if (plan.splits > 1) ClusterArriveRelaxed();
+    __syncwarp();  // all lanes have read the units that are loaded over
     loads.Begin(share);
 #pragma unroll 1
     for (int d = 0; d < plan.stages - 1; ++d) loads.Next(ring + d * kUnitBytes);
-    __syncthreads();  // heads are written anew
+    __syncthreads();  // heads are written anew; of one block, its sums too
   }
 }
 

@@ -1,6 +1,6 @@
-// Barriers in shared memory that the copy engine completes: PTX behind C++ names. sm_90 and newer.
-// A barrier has a phase that flips each time its arrivals and its expected bytes are complete. Who waits
-// names the parity of the phase that must have ended: 0 first, then 1, 0, ... A fresh barrier counts as
+// Barriers in shared memory, which threads and the copy engine complete: PTX behind C++ names. sm_90 and
+// newer. A barrier has a phase that flips each time its arrivals and its expected bytes are complete. Who
+// waits names the parity of the phase that must have ended: 0 first, then 1, 0, ... A fresh barrier counts as
 // having ended phase 1.
 #pragma once
 
@@ -10,7 +10,8 @@
 
 namespace spikefold::kernels::cuda {
 
-// By one thread, before FenceBarrierInit() and a barrier of the block.
+// By one thread, before a barrier of the block and, where the copy engine or other blocks complete it, before
+// FenceBarrierInit().
 __device__ inline void InitBarrier(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
 }
@@ -63,7 +64,7 @@ __device__ inline void WaitBarrierGuarded(uint32_t barrier, uint32_t parity) {
   }
 }
 
-// The same, where other blocks of the cluster wrote what is waited for, by StoreRemote16().
+// The same, where blocks of the cluster wrote what is waited for, by StoreRemote16().
 __device__ inline void WaitClusterBarrierGuarded(uint32_t barrier, uint32_t parity) {
   constexpr uint32_t kMaxTries = 1u << 22;
   for (uint32_t tries = 0;; ++tries) {

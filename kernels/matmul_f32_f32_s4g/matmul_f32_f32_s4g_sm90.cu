@@ -24,7 +24,7 @@ using cuda::half::LargerSize;
 using cuda::half::ScaleOf;
 
 // As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way: what is
-// chosen takes 0.6 to 1.0 % longer than the fastest on average, and 4 % at most. Of up to 8 rows, and of 16.
+// chosen takes 0.6 to 1.0 % longer than the fastest on average, and 4 % at most. kCosts8: up to 8 rows.
 constexpr cluster::Costs kCosts8 = {
     .step = 0.025, .two_stages = 1.15, .x = 0.03, .exchange = 0.1, .of_split = 0.07, .stage = 0.03};
 constexpr cluster::Costs kCosts16 = {
@@ -38,7 +38,7 @@ struct Rows {
   using Codes = TileCodes;
   using Output = ClusterOutput;
   static constexpr int kWarps = kNumWarps;
-  static constexpr int kRegisters = kNumTiles == 1 ? 112 : 168;  // of up to 8 rows 22,528 are left
+  static constexpr int kRegisters = kNumTiles == 1 ? 112 : 160;  // 22,528 are left, or 4,096
   static constexpr int kTiles = kNumTiles, kSums = 4, kColumns = 8 * kTiles, kParts = kNumParts;
   static constexpr int kUnitBytes = matmul_f32_f32_s4g::kUnitBytes;
   // Of an n8 tile two operands a lane, 16 bytes; behind them what zero points of 8 take from each pair of
