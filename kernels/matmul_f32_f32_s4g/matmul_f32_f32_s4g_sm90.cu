@@ -38,7 +38,7 @@ struct Rows {
   using Codes = TileCodes;
   using Output = ClusterOutput;
   static constexpr int kWarps = kNumWarps;
-  static constexpr int kRegisters = kNumTiles == 1 ? 112 : 160;  // 22,528 are left, or 4,096
+  static constexpr int kRegisters = kNumTiles == 1 ? 112 : 168;  // 22,528 are left; of 16 rows 1,024
   static constexpr int kTiles = kNumTiles, kSums = 4, kColumns = 8 * kTiles, kParts = kNumParts;
   static constexpr int kUnitBytes = matmul_f32_f32_s4g::kUnitBytes;
   // Of an n8 tile two operands a lane, 16 bytes; behind them what zero points of 8 take from each pair of
