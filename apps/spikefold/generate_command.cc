@@ -106,16 +106,17 @@ absl::StatusOr<std::vector<int64_t>> StopIds(const OpenedModel& opened) {
   if (config.eos_id >= 0) stop.push_back(config.eos_id);
   if (opened.tokenizer->eos_id() >= 0) stop.push_back(opened.tokenizer->eos_id());
   constexpr absl::string_view kFile = "generation_config.json";
+  const std::string where = absl::StrCat(opened.reader->path(), ": ", kFile);
   SF_ASSIGN_OR_RETURN(const auto files, opened.reader->SideFiles());
   for (const CheckpointReader::SideFile& file : files) {
     if (file.name != kFile) continue;
-    SF_ASSIGN_OR_RETURN(const Json json, ParseJson(file.bytes, kFile));
+    SF_ASSIGN_OR_RETURN(const Json json, ParseJson(file.bytes, where));
     const Json* eos = json.is_object() ? json.Find("eos_token_id") : nullptr;
     if (eos == nullptr || eos->is_null()) continue;
     for (const Json& id : eos->is_array() ? eos->array() : Json::Array{*eos}) {
       if (!id.is_int()) {
-        return absl::DataLossError(absl::StrCat(opened.reader->path(), ": ", kFile,
-                                                ": \"eos_token_id\" holds something that is no integer"));
+        return absl::DataLossError(
+            absl::StrCat(where, ": \"eos_token_id\" holds something that is no integer"));
       }
       stop.push_back(id.int_value());
     }

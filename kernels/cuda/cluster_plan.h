@@ -23,7 +23,7 @@ inline constexpr int64_t kMaxShared = 226 << 10;  // of a block: one a multiproc
 // Sums of a pair of tiles go from warp to warp and from block to block in items, 16 bytes a lane.
 inline constexpr int kItemBytes = 32 * 16;
 template <typename Traits>
-inline constexpr int kItems = Traits::kColumns / Traits::kParts* kChannels * 4 / kItemBytes;  // of a pair
+inline constexpr int kItems = (Traits::kColumns / Traits::kParts) * kChannels * 4 / kItemBytes;  // of a pair
 
 // Clusters that follow each other and have `pairs` pairs each, of all turns together: cluster c those from
 // c * pairs + offset on. Bands without clusters begin behind the last one.

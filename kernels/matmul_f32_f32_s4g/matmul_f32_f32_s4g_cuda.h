@@ -105,7 +105,7 @@ inline Path PathOf(const cuda::SimtParams& params, const cuda::DeviceInfo& devic
   int64_t n = 0;
   for (int i = 0; i < params.linears.count; ++i) n += params.linears.linear[i].n;
   if (m <= kMaxClusterRows) {
-    const bool small = m > 8   ? n * k <= int64_t{k <= 768 ? 2 : 1} << 20
+    const bool small = m > 8   ? k <= 768 && n * k <= int64_t{2} << 20
                        : m > 4 ? k <= 2048 && n <= kTileRows * device.num_sms  // a block a multiprocessor
                                : false;
     return !small && FitsHopper(params) ? Path::kClusters : Path::kDirect;

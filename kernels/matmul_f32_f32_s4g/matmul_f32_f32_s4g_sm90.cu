@@ -24,7 +24,7 @@ using cuda::half::LargerSize;
 using cuda::half::ScaleOf;
 
 // As measured on an H200 with 13 shapes, from 1536 x 576 to 57344 x 8192, K shared out in every way: what is
-// chosen takes 0.6 to 1.0 % longer than the fastest on average, and 4 % at most. kCosts8: up to 8 rows.
+// chosen takes 0.6 to 1.0 % longer than the fastest on average, and 4.4 % at most. kCosts8: up to 8 rows.
 constexpr cluster::Costs kCosts8 = {
     .step = 0.025, .two_stages = 1.15, .x = 0.03, .exchange = 0.1, .of_split = 0.07, .stage = 0.03};
 constexpr cluster::Costs kCosts16 = {
