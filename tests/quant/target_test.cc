@@ -109,6 +109,21 @@ TEST_CASE("Automatic treatments for another engine are offline rotations alone",
   }
 }
 
+TEST_CASE("A model that llama.cpp computes otherwise gets no plan for it", "[target]") {
+  testing::TinyModelOptions options;
+  options.activation = GateActivation::kGeluTanh;
+  const testing::TinyModel tiny = testing::MakeTinyModel(options);
+  for (const Target target : {Target::kNative, Target::kVllm, Target::kLlamaCpp, Target::kAll}) {
+    const Recipe recipe = *RecipeForTarget(For(target, "w8a16"));
+    const auto plan = MakePlan(recipe, {.graph = &tiny.checkpoint->graph(), .model_fingerprint = "tiny"});
+    if (!LimitsOf(target).blocks_of_32) {
+      CHECK(plan.ok());
+      continue;
+    }
+    CHECK_THAT(plan.status(), Fails(StatusCode::kUnimplemented, "gguf: the activation gelu_pytorch_tanh"));
+  }
+}
+
 TEST_CASE("A plan whose parts do not fit together is refused", "[target]") {
   Plan plan;
   plan.recipe = For(Target::kVllm);
