@@ -2,7 +2,6 @@
 
 #include <limits>
 
-#include "kernels/kld_f64_f32_f32/kld_f64_f32_f32.h"
 #include "kernels/logsumexp_f64_f32/logsumexp_f64_f32.h"
 
 namespace spikefold {
@@ -28,10 +27,14 @@ RowScore ScoreRow(const float* p, int64_t vocab, int32_t target) {
 }
 
 RowScore ScoreRow(const float* p, const float* q, int64_t vocab, int32_t target) {
-  const auto row = kernels::kld_f64_f32_f32::RunRow(p, q, vocab);
+  return ScoreOf({.row = kernels::kld_f64_f32_f32::RunRow(p, q, vocab), .p = p[target], .q = q[target]});
+}
+
+RowScore ScoreOf(const kernels::kld_f64_f32_f32::TargetRow& compared) {
+  const auto& row = compared.row;
   if (!row.finite) return NonFinite();
-  return {.nll = row.lse_q - static_cast<double>(q[target]),
-          .nll_reference = row.lse_p - static_cast<double>(p[target]),
+  return {.nll = row.lse_q - static_cast<double>(compared.q),
+          .nll_reference = row.lse_p - static_cast<double>(compared.p),
           .kld = row.kld,
           .kld_llamacpp = row.kld - row.kld_rare,
           .same_top = row.top_p == row.top_q};

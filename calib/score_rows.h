@@ -4,6 +4,8 @@
 
 #include <cstdint>
 
+#include "kernels/kld_f64_f32_f32/kld_f64_f32_f32.h"
+
 namespace spikefold {
 
 struct RowScore {
@@ -16,6 +18,8 @@ struct RowScore {
 };
 // p: reference, q: quantized.
 RowScore ScoreRow(const float* p, const float* q, int64_t vocab, int32_t target);
+// Of rows that were compared already, with the logits of the target.
+RowScore ScoreOf(const kernels::kld_f64_f32_f32::TargetRow& compared);
 // One model alone: nll_reference = nll, kld 0.
 RowScore ScoreRow(const float* p, int64_t vocab, int32_t target);
 

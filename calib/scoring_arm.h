@@ -9,6 +9,7 @@
 #include "calib/eval_windows.h"
 #include "calib/hidden_memory.h"
 #include "kernels/runtime/forward.h"
+#include "kernels/runtime/ops.h"
 
 namespace spikefold {
 
@@ -28,13 +29,20 @@ class ScoringArm {
   absl::Status Run(const EvalWindow& window);  // which must live until the next Run
   // Logits [rows, vocab] that predict the scored tokens first ... first + rows - 1 of the window.
   absl::StatusOr<const float*> Block(int64_t first, int64_t rows);
+  // The same, kept by the backend as Ops::KeepLogits() says.
+  absl::Status Keep(LogitsOf of, int64_t first, int64_t rows);
   const EvalWindow& window() const { return *window_; }
   int64_t vocab() const { return model_.graph().config.vocab; }
   ThreadPool& pool() const { return model_.pool(); }
-  // Spent in Run and Block; 0 where some of it was remembered, so that it says nothing of the model's speed.
+  Ops& ops() const { return model_.ops(); }
+  // Spent in Run, Block and Keep; 0 where some of it was remembered, so that it says nothing of the model's
+  // speed.
   double seconds() const { return remembered_ ? 0 : seconds_; }
 
  private:
+  // What feeds the head for the scored tokens from `first` on.
+  absl::Span<const float> HeadRows(int64_t first, int64_t rows) const;
+
   const RuntimeModel& model_;
   ForwardOptions options_;
   KvCache cache_;

@@ -12,7 +12,7 @@
 // Exact     |kld - exact| <= 1e-9 + 1e-6 * kld; equal rows give exactly 0. |lse - exact| <= 2e-7.
 //           A row's result does not depend on the others or threads.
 // Edges     a row with a NaN or an infinity in p or q has finite = false and nothing else set.
-// Targets   AVX-512, AVX2, plain C++.
+// Targets   AVX-512, AVX2, plain C++; sm_80 (kld_f64_f32_f32_cuda.h).
 #pragma once
 
 #include <cstdint>
@@ -30,6 +30,11 @@ struct RowResult {
   double kld_rare = 0;           // sum of P * (ln P - ln Q) over ln P <= kRareLogP alone; any sign
   int64_t top_p = 0, top_q = 0;  // first index of the largest value
   bool finite = false;
+};
+// A row, and both models' logits of one class, its target: all that a score needs of two rows of logits.
+struct TargetRow {
+  RowResult row;
+  float p = 0, q = 0;
 };
 struct Params {
   int64_t m = 0, n = 0;

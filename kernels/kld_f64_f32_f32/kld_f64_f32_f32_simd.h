@@ -3,23 +3,12 @@
 
 #include <cstdint>
 
+#include "kernels/kld_f64_f32_f32/kld_f64_f32_f32_curvature.h"
 #include "kernels/kld_f64_f32_f32/kld_f64_f32_f32_isa.h"
 #include "kernels/logsumexp_f64_f32/logsumexp_f64_f32_simd.h"
 
 namespace spikefold::kernels::kld_f64_f32_f32 {
 namespace {
-
-// (x - 1 + e^-x) / x^2 for |x| <= 1, within 1e-8 (our own minimax fit).
-SF_INLINE F32 CurvatureOf(F32 x) {
-  F32 g = Set1(-2.7722835511667654e-06f);
-  g = Fma(g, x, Set1(2.535482963139657e-05f));
-  g = Fma(g, x, Set1(-0.0001984402333619073f));
-  g = Fma(g, x, Set1(0.001388545148074627f));
-  g = Fma(g, x, Set1(-0.00833331048488617f));
-  g = Fma(g, x, Set1(0.04166673496365547f));
-  g = Fma(g, x, Set1(-0.1666666716337204f));
-  return Fma(g, x, Set1(0.5f));
-}
 
 struct Sums {
   double kld, rare;  // times sum_p
@@ -35,6 +24,7 @@ Sums SumDivergence(const float* p, const float* q, int64_t n, float max_p, float
   const F32 shift_p = Set1(max_p), shift_q = Set1(max_q), one = Set1(1.0f);
   const F32 ratio = Set1(static_cast<float>(sum_p / sum_q));
   const F32 rare = Set1(static_cast<float>(kRareLogP + __builtin_log(sum_p)));
+  const auto fma = [](F32 g, F32 y, F32 c) { return Fma(g, y, c); };
   F64 kld_sum[2 * kSumVecs] = {}, rare_sum[2 * kSumVecs] = {};
   for (int64_t i = 0; i < n; i += kSums) {
 #pragma GCC unroll 2
@@ -43,7 +33,7 @@ Sums SumDivergence(const float* p, const float* q, int64_t n, float max_p, float
       const F32 a = LoadN(p + at, count) - shift_p, b = LoadN(q + at, count) - shift_q;
       const F32 x = ((a - b) - high) - low;
       const F32 e_p = ExpNonPositive(a), e_q = ExpNonPositive(b);
-      const F32 near = e_p * (x * x) * CurvatureOf(x), far = Fma(e_p, x - one, e_q * ratio);
+      const F32 near = e_p * (x * x) * CurvatureOf(x, Set1, fma), far = Fma(e_p, x - one, e_q * ratio);
       const F32 term = IfLess(Abs(x), one, near, far);
       const F32 rare_term = IfLess(rare, a, Zero(), e_p * x);
       AddTo(kld_sum, v, KeepFirst(term, count, Zero()));

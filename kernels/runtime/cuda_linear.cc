@@ -11,7 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "formats/base/dtype.h"
 #include "formats/base/status.h"
-#include "kernels/argmax_s32_f32/argmax_s32_f32_cuda.h"
 #include "kernels/matmul_f32_f32_bf16/matmul_f32_f32_bf16_cuda.h"
 #include "kernels/matmul_f32_f32_f32/matmul_f32_f32_f32_cuda.h"
 #include "kernels/matmul_f32_f32_s4g/matmul_f32_f32_s4g_cuda.h"
@@ -30,7 +29,6 @@
 namespace spikefold {
 namespace {
 
-namespace argmax = kernels::argmax_s32_f32;
 namespace s4g = kernels::matmul_f32_f32_s4g;
 namespace s8c = kernels::matmul_f32_s8r_s8c;
 namespace u4h = kernels::matmul_f32_s8r_u4h;
@@ -38,8 +36,6 @@ using Kind = LinearWeights::Kind;
 
 constexpr int64_t kGroupStep = 16;  // columns that the kernels take at a time
 constexpr int64_t kMaxK = 131072;   // 2^17 products of up to 127^2 would no longer fit in int32
-
-const CudaBuffer& Cuda(const Buffer& x) { return static_cast<const CudaBuffer&>(x); }
 
 template <typename T>
 absl::Status Upload(const std::vector<T>& values, const cuda::Stream& stream, CudaWeights& owner,
@@ -503,65 +499,8 @@ absl::Status CudaOps::KindTo(LinearWeights::Kind kind, const CudaActivation& x,
 absl::Status CudaOps::Linears(const Activation& x, absl::Span<const LinearWeights* const> w,
                               absl::Span<Buffer* const> y) {
   std::vector<float*> outs;
-  for (const Buffer* buffer : y) outs.push_back(Cuda(*buffer).data());
+  for (const Buffer* buffer : y) outs.push_back(static_cast<const CudaBuffer*>(buffer)->data());
   return LinearsTo(static_cast<const CudaActivation&>(x), w, outs);
-}
-
-absl::Status CudaOps::Head(const LinearWeights& w, const ActivationForm& form, int64_t rows,
-                           const float* hidden, float* logits) {
-  SF_RETURN_IF_ERROR(ReserveHead(w, rows));
-  SF_RETURN_IF_ERROR(head_x_->buffer.Reserve(rows));
-  SF_RETURN_IF_ERROR(Write(hidden, rows, head_x_->buffer));
-  SF_RETURN_IF_ERROR(HeadLogits(w, form, rows));
-  return ReadOut(logits_.as<float>(), rows * w.n, logits);
-}
-
-absl::Status CudaOps::ReserveHead(const LinearWeights& w, int64_t rows) {
-  if (head_x_ == nullptr || head_x_->buffer.width() != w.k) {
-    SF_RETURN_IF_ERROR(stream_->Sync());
-    head_x_ = std::make_unique<CudaActivation>(w.k);
-  }
-  return logits_.Reserve(static_cast<size_t>(rows * w.n) * sizeof(float));
-}
-
-absl::Status CudaOps::HeadLogits(const LinearWeights& w, const ActivationForm& form, int64_t rows) {
-  SF_ASSIGN_OR_RETURN(const Target target, TargetOf(rows, form, *head_x_, true));
-  SF_RETURN_IF_ERROR(Finish(target, *head_x_));
-  float* const out = logits_.as<float>();
-  const LinearWeights* const weights = &w;
-  return LinearsTo(*head_x_, {&weights, 1}, {&out, 1});
-}
-
-absl::Status CudaOps::FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
-                               const Buffer& hidden) {
-  constexpr int64_t kMostRows = 128;  // a head of 262,144 words makes 128 MiB of them
-  const int64_t blocks = (rows + kMostRows - 1) / kMostRows, each = (rows + blocks - 1) / blocks;
-  SF_RETURN_IF_ERROR(ReserveHead(w, each));
-  const int64_t parts = argmax::NumParts(w.n);
-  SF_RETURN_IF_ERROR(best_.Reserve(static_cast<size_t>(rows * parts) * sizeof(argmax::Found)));
-  best_parts_ = static_cast<size_t>(parts);
-  for (int64_t row = 0; row < rows; row += each) {
-    const int64_t count = std::min(each, rows - row);
-    head_x_->buffer.Borrow(Cuda(hidden).data() + row * w.k);
-    const absl::Status status = HeadLogits(w, form, count);
-    head_x_->buffer.Borrow(nullptr);
-    SF_RETURN_IF_ERROR(status);
-    SF_RETURN_IF_ERROR(argmax::RunCuda(
-        {.m = count, .n = w.n, .x = logits_.as<float>(), .found = best_.as<argmax::Found>() + row * parts},
-        *stream_));
-  }
-  return absl::OkStatus();
-}
-
-absl::Status CudaOps::ReadBest(int64_t rows, Best* best) {
-  std::vector<argmax::Found> found(static_cast<size_t>(rows) * best_parts_);
-  const size_t floats = found.size() * sizeof(argmax::Found) / sizeof(float);
-  SF_RETURN_IF_ERROR(
-      ReadOut(best_.as<float>(), static_cast<int64_t>(floats), reinterpret_cast<float*>(found.data())));
-  for (auto parts = absl::MakeConstSpan(found); !parts.empty(); parts.remove_prefix(best_parts_)) {
-    *best++ = argmax::ResultOf(parts.first(best_parts_));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace spikefold

@@ -33,11 +33,15 @@ class CudaOps : public Ops {
   absl::Status Prepare(LinearWeights&) override { return absl::OkStatus(); }
   absl::Status Linears(const Activation& x, absl::Span<const LinearWeights* const> w,
                        absl::Span<Buffer* const> y) override;
+  // cuda_head.cc
   absl::Status Head(const LinearWeights& w, const ActivationForm& form, int64_t rows, const float* hidden,
                     float* logits) override;
   absl::Status FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                         const Buffer& hidden) override;
   absl::Status ReadBest(int64_t rows, Best* best) override;
+  absl::Status KeepLogits(LogitsOf of, const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                          const float* hidden) override;
+  absl::Status CompareLogits(int64_t rows, Ops* other, const int32_t* targets, TargetRow* out) override;
 
   std::unique_ptr<Buffer> NewBuffer(int64_t width) override;
   std::unique_ptr<Activation> NewActivation(int64_t width) override;
@@ -110,6 +114,17 @@ class CudaOps : public Ops {
   // Device to pageable host memory, through two pinned buffers.
   absl::Status ReadOut(const float* device, int64_t count, float* host);
 
+  // cuda_head.cc
+  absl::Status ReserveHead(const LinearWeights& w, int64_t rows, cuda::DeviceMemory& logits);
+  // Of rows that are in head_x_, or come there.
+  absl::Status HeadLogits(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                          const cuda::DeviceMemory& logits);
+  absl::Status HeadLogits(const LinearWeights& w, const ActivationForm& form, int64_t rows,
+                          const float* hidden, cuda::DeviceMemory& logits);
+  // Device to pageable host memory.
+  template <typename T>
+  absl::Status ReadArray(const cuda::DeviceMemory& memory, int64_t count, T* host);
+
   // cuda_linear.cc
   absl::StatusOr<const CudaWeights*> Complete(const LinearWeights& w);
   absl::Status FloatLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
@@ -118,8 +133,6 @@ class CudaOps : public Ops {
   absl::StatusOr<bool> HasRoom(size_t bytes);  // in row_parts_
   absl::Status TiledLinears(const cuda::SimtParams& params);
   absl::Status RowLinears(const cuda::SimtParams& params);
-  absl::Status ReserveHead(const LinearWeights& w, int64_t rows);
-  absl::Status HeadLogits(const LinearWeights& w, const ActivationForm& form, int64_t rows);  // of head_x_
   // Whether that many rows of x are rounded to f16 where they meet these weights.
   bool TakesF16(const LinearWeights* w, int64_t rows) const;
   absl::Status CodeLinears(const CudaActivation& x, absl::Span<const LinearWeights* const> w,
@@ -140,6 +153,9 @@ class CudaOps : public Ops {
   std::unique_ptr<CudaActivation> head_x_;
   size_t best_parts_ = 0;  // of a row, in best_
   cuda::DeviceMemory logits_, best_, tokens_, counters_, row_parts_;
+  cuda::DeviceMemory kept_logits_[2];  // by LogitsOf
+  int64_t kept_width_ = 0;
+  cuda::DeviceMemory targets_, target_rows_;             // of a comparison
   size_t no_room_ = std::numeric_limits<size_t>::max();  // what row_parts_ could not grow to
   cuda::DeviceMemory mass_;                              // of columns, and what making it needs
   cuda::DeviceMemory attention_tiles_;                   // keys and values of one layer in f16

@@ -189,6 +189,14 @@ absl::Status Logits(const RuntimeModel& model, absl::Span<const float> hidden, a
                           static_cast<int64_t>(rows), hidden.data(), logits.data());
 }
 
+absl::Status KeepLogits(const RuntimeModel& model, LogitsOf of, absl::Span<const float> hidden) {
+  const ModelGraph& graph = model.graph();
+  const Site& site = graph.sites.back();
+  const int64_t rows = static_cast<int64_t>(hidden.size()) / graph.config.hidden;
+  return model.ops().KeepLogits(of, *model.linear(site.linears.front()), model.form(site.id), rows,
+                                hidden.data());
+}
+
 absl::StatusOr<KvPrefix> ComputePrefix(const RuntimeModel& model, absl::Span<const int32_t> tokens) {
   const ModelConfig& c = model.graph().config;
   const int64_t p = static_cast<int64_t>(tokens.size()), width = c.num_kv_heads * c.head_dim;

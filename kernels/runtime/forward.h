@@ -12,6 +12,8 @@
 
 namespace spikefold {
 
+enum class LogitsOf;  // kernels/runtime/ops.h
+
 struct ForwardOptions {
   Taps* taps = nullptr;
   Interventions* interventions = nullptr;
@@ -65,6 +67,10 @@ absl::Status NotFinite(int64_t token);
 // logits [rows, vocab] = head(hidden [rows, d]). Call it in row blocks: a block of 64 rows of a 262,144-word
 // head is 64 MiB.
 absl::Status Logits(const RuntimeModel& model, absl::Span<const float> hidden, absl::Span<float> logits);
+
+// The same, which stay with the model's backend for Ops::CompareLogits(). Unimplemented: as
+// Ops::KeepLogits().
+absl::Status KeepLogits(const RuntimeModel& model, LogitsOf of, absl::Span<const float> hidden);
 
 // Runs `tokens` from position 0 and returns their keys and values as a prefix (rounded to bf16).
 absl::StatusOr<KvPrefix> ComputePrefix(const RuntimeModel& model, absl::Span<const int32_t> tokens);

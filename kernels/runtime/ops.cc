@@ -30,6 +30,14 @@ absl::Status Ops::ReadBest(int64_t rows, Best* best) {
   return absl::OkStatus();
 }
 
+absl::Status Ops::KeepLogits(LogitsOf, const LinearWeights&, const ActivationForm&, int64_t, const float*) {
+  return absl::UnimplementedError("this backend's logits are compared on the host");
+}
+
+absl::Status Ops::CompareLogits(int64_t, Ops*, const int32_t*, TargetRow*) {
+  return absl::UnimplementedError("this backend's logits are compared on the host");
+}
+
 absl::StatusOr<Ops::Timing> Ops::Time(const StepArgs&, int times, absl::FunctionRef<absl::Status()> walk) {
   SF_RETURN_IF_ERROR(walk());
   const auto start = std::chrono::steady_clock::now();

@@ -23,6 +23,7 @@
 #include "formats/base/thread_pool.h"
 #include "formats/model_config.h"
 #include "kernels/argmax_s32_f32/argmax_s32_f32.h"
+#include "kernels/kld_f64_f32_f32/kld_f64_f32_f32.h"
 #include "kernels/runtime/activation.h"
 #include "kernels/runtime/code_product_sum.h"
 #include "kernels/runtime/kv_cache.h"
@@ -100,6 +101,9 @@ struct AttentionArgs {
   Activation* out = nullptr;
 };
 
+// Whose logits a backend keeps.
+enum class LogitsOf { kReference, kOther };
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -153,6 +157,15 @@ class Ops {
   virtual absl::Status FindBest(const LinearWeights& w, const ActivationForm& form, int64_t rows,
                                 const Buffer& hidden);
   virtual absl::Status ReadBest(int64_t rows, Best* best);
+
+  // Logits of Head() that stay where they are made, one model's beside another's, each until the next ones.
+  // Unimplemented: they come to the host.
+  virtual absl::Status KeepLogits(LogitsOf of, const LinearWeights& w, const ActivationForm& form,
+                                  int64_t rows, const float* hidden);
+  // Rows of the reference's logits, kept here, beside those that `other` keeps (it may be this Ops; null: the
+  // reference beside itself). targets[i]: a class of row i. Unimplemented: `other` is another backend.
+  using TargetRow = kernels::kld_f64_f32_f32::TargetRow;
+  virtual absl::Status CompareLogits(int64_t rows, Ops* other, const int32_t* targets, TargetRow* out);
 
   // Rows that one pass of the walk takes at once: bounds the scratch.
   virtual int64_t block_rows() const { return 512; }  // 28 MiB a buffer of a 14,336-wide FFN

@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "calib/census.h"
 #include "calib/hessian.h"
+#include "calib/scoring_arm.h"
 #include "formats/base/dtype.h"
 #include "formats/base/file.h"
 #include "kernels/runtime/forward.h"
@@ -402,6 +403,50 @@ TEST_CASE("A scan on a GPU finds what a scan on the CPU finds", "[gpu]") {
   }
   CHECK(maps[1].prefix == maps[0].prefix);
   CHECK(maps[1].treatment_needed == maps[0].treatment_needed);
+}
+
+TEST_CASE("Windows scored where the logits are have the scores of logits that were read", "[gpu]") {
+  const testing::TinyModel tiny = testing::MakeTinyModel(Shape(false)),
+                           other = testing::MakeTinyModel(Shape(true));
+  const auto reference = Load(*tiny.checkpoint, Backend::kCuda),
+             model = Load(*other.checkpoint, Backend::kCuda);
+  const auto on_host = Load(*other.checkpoint, Backend::kCpu);
+  EvalWindow window{.tokens = SomeWindows(1, 700).front(), .score_from = 20};  // more than are kept at once
+  const int64_t tokens = static_cast<int64_t>(window.tokens.size()), vocab = 256;
+  ScoringArm p(*reference, nullptr, tokens), q(*model, nullptr, tokens);
+  ScoringArm pages(*reference, nullptr, tokens, {}, {.k_bits = 8, .v_bits = 8});
+  ScoringArm host(*on_host, nullptr, tokens);
+  for (ScoringArm* arm : {&p, &q, &pages, &host}) REQUIRE(arm->Run(window).ok());
+  // Another model, the same one behind another cache, the reference alone, one that is not on the GPU.
+  for (ScoringArm* arm : {&q, &pages, static_cast<ScoringArm*>(nullptr), &host}) {
+    const auto scores = ScoreWindow(p, arm);
+    INFO(scores.status());
+    REQUIRE(scores.ok());
+    REQUIRE(static_cast<int64_t>(scores->size()) == window.num_scored());
+    double kld = 0;
+    for (int64_t i = 0; i < window.num_scored(); ++i) {
+      const auto row_p = p.Block(i, 1);
+      REQUIRE(row_p.ok());
+      const int32_t target = window.tokens[Size(window.score_from + i)];
+      RowScore expected;
+      if (arm == nullptr) {
+        expected = ScoreRow(*row_p, vocab, target);
+      } else {
+        const auto row_q = arm->Block(i, 1);
+        REQUIRE(row_q.ok());
+        expected = ScoreRow(*row_p, *row_q, vocab, target);
+      }
+      const RowScore& score = (*scores)[Size(i)];
+      // One row goes through another kernel of the head than many.
+      CHECK(score.nll == Approx(expected.nll).epsilon(1e-4));
+      CHECK(score.nll_reference == Approx(expected.nll_reference).epsilon(1e-4));
+      CHECK(score.kld == Approx(expected.kld).epsilon(1e-2).margin(1e-6));
+      CHECK(score.kld_llamacpp == Approx(expected.kld_llamacpp).epsilon(1e-2).margin(1e-6));
+      CHECK(score.finite);
+      kld += score.kld;
+    }
+    CHECK((kld > 0) == (arm != nullptr));
+  }
 }
 
 }  // namespace

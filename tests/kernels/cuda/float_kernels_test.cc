@@ -5,7 +5,6 @@
 #include "formats/base/dtype.h"
 #include "formats/base/hadamard.h"
 #include "formats/base/thread_pool.h"
-#include "kernels/argmax_s32_f32/argmax_s32_f32_cuda.h"
 #include "kernels/attention_f32_f32/attention_f32_f32.h"
 #include "kernels/attention_f32_f32/attention_f32_f32_cuda.h"
 #include "kernels/cpu/cpu_features.h"
@@ -504,35 +503,6 @@ TEST_CASE("Float rows times codes hold their bound; spike rows alone leave the o
   Compare("spike rows", y.Read(), expected, tolerance, report);
   INFO(report.detail);
   CHECK(report.ok());
-}
-
-TEST_CASE("The largest logits of several rows are those that the CPU finds", "[gpu]") {
-  for (const int64_t n : {1, 31, 4096, 128257}) {
-    const int64_t m = 9;
-    std::vector<float> x = RandomFloats(m * n, 3);
-    for (float& v : x) v = -1 - std::abs(v);
-    const auto at = [&](int64_t row, int64_t i) -> float& { return x[static_cast<size_t>(row * n + i)]; };
-    at(1, n - 1) = at(1, n / 2) = 0.0f;
-    at(2, n - 1) = at(2, n / 2) = -0.0f;
-    at(2, n - 1) = 0.0f;  // equal to the one before
-    at(3, n / 3) = std::nanf("");
-    at(4, n / 2) = -HUGE_VALF;
-    at(4, n - 1) = std::nanf("");
-    at(5, n - 1) = HUGE_VALF;
-    for (int64_t i = 0; i < n; ++i) at(6, i) = HUGE_VALF;
-    const Array<float> device(x);
-    const size_t parts = static_cast<size_t>(argmax_s32_f32::NumParts(n));
-    const Array<argmax_s32_f32::Found> found(m * static_cast<int64_t>(parts));
-    Ok(argmax_s32_f32::RunCuda({.m = m, .n = n, .x = device.data(), .found = found.data()}, TheStream()));
-    const std::vector<argmax_s32_f32::Found> got = found.Read();
-    for (int64_t row = 0; row < m; ++row) {
-      INFO("row " << row << " of " << n);
-      const auto expected = argmax_s32_f32::Run(&at(row, 0), n);
-      const auto actual = argmax_s32_f32::ResultOf({&got[static_cast<size_t>(row) * parts], parts});
-      CHECK(actual.odd == expected.odd);
-      if (expected.odd < 0) CHECK(actual.top == expected.top);
-    }
-  }
 }
 
 }  // namespace
