@@ -14,7 +14,6 @@ constexpr int kMaxWarps = 12, kHeads = 4, kUnitRows = 16;
 template <int kBits>
 inline constexpr int kSlotsFor = kBits == 4 ? 3 : 2;
 constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kCode = 0x1p24f;  // what a subnormal operand is multiplied by to be its code
 
 __host__ __device__ constexpr int64_t QueryStride(int dim) { return dim + 4; }  // heads fall into other banks
 // Floats that a warp leaves for the merge.
@@ -47,8 +46,6 @@ class Decoder {
   static constexpr int kUnroll = kBits == 16 ? 1 : 2;  // registers
   static constexpr int kSlots = kSlotsFor<kBits>;
   static constexpr int kSteps = kDim / 16, kRuns = kDim / 64, kHalf = kDim / 2;
-  static constexpr float kScore = C::kSubnormal && !kTurned ? kCode : 1.0f;
-  static constexpr float kOut = C::kSubnormal ? kCode : 1.0f;
 
  public:
   __device__ __forceinline__ Decoder(const CudaParams& p, const CudaKvLayer& layer, char* shared, int kv_head)
@@ -78,15 +75,26 @@ class Decoder {
   }
   __device__ __forceinline__ void StageTurns() {
     if constexpr (kTurned) {
-      // [tile, row half][step][pair of channels][lane]: {cos of two channels, sin}
-#pragma unroll 4
-      for (int i = static_cast<int>(threadIdx.x); i < 64 * kHalf / 2; i += static_cast<int>(blockDim.x)) {
-        const int lane = i % 32, pair = i / 32 % 2, step = i / 64 % (kSteps / 2), row = i / (32 * kSteps);
-        const int place = C::Place(row / 2, lane / 4 + row % 2 * 8);
-        const int channel = 16 * step + 8 * pair + lane % 4;
-        const float *cos = c_.cos + place * kHalf, *sin = c_.sin + place * kHalf;
-        turns_[i] = make_uint2(Bits(__floats2half2_rn(cos[channel], cos[channel + 4])),
-                               Bits(__floats2half2_rn(sin[channel], sin[channel + 4])));
+      // [tile, row half][step][pair of channels][lane]: {cos of two channels, sin}. A thread takes eight
+      // channels of a place, which are four lanes'; all of its loads are under way at once.
+      constexpr int kEights = kHalf / 8;
+#pragma unroll 2
+      for (int i = static_cast<int>(threadIdx.x); i < 64 * kEights; i += static_cast<int>(blockDim.x)) {
+        const int eight = i % kEights, g = i / kEights % 8, row = i / kEights / 8;
+        const int64_t at = C::Place(row / 2, g + row % 2 * 8) * kHalf + 8 * eight;
+        float cos[8], sin[8];
+        LoadEight(c_.cos + at, cos);
+        LoadEight(c_.sin + at, sin);
+        uint32_t turn[8];
+#pragma unroll
+        for (int t = 0; t < 4; ++t) {
+          const int first = C::Channel(0, t), second = C::Channel(1, t);
+          turn[2 * t] = Bits(__floats2half2_rn(cos[first], cos[second]));
+          turn[2 * t + 1] = Bits(__floats2half2_rn(sin[first], sin[second]));
+        }
+        uint4* const to = reinterpret_cast<uint4*>(turns_ + (row * kEights + eight) * 32 + 4 * g);
+        to[0] = make_uint4(turn[0], turn[1], turn[2], turn[3]);
+        to[1] = make_uint4(turn[4], turn[5], turn[6], turn[7]);
       }
     }
   }
@@ -101,7 +109,7 @@ class Decoder {
     };
     for (int at = 0; at + 1 < kSlots; ++at) issue(at);
     before();
-    Scale(1 / kOut);  // pages add up in units of their operands
+    InUnits([](float unit) { return 1 / unit; });  // pages add up in units of their operands
     int slot = 0;
     const auto next = [&](int at) {
       cuda::WaitCopies<kSlots - 2>();
@@ -120,7 +128,7 @@ class Decoder {
       Values(next(2 * i + 1), score);
     }
     cuda::WaitCopies<0>();
-    Scale(kOut);
+    InUnits([](float unit) { return unit; });
   }
 
   // `count` f16 rows, 16 at most; at(i) is where row i of this head begins in k and v.
@@ -199,11 +207,12 @@ class Decoder {
   }
 
  private:
-  __device__ __forceinline__ void Scale(float by) {
+  template <typename By>
+  __device__ __forceinline__ void InUnits(By by) {
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) out_[j][e] *= by;
+      for (int e = 0; e < 4; ++e) out_[j][e] *= by(C::Unit(j % 4));
     }
   }
 
@@ -246,11 +255,29 @@ class Decoder {
     q[1] = Part(x[8] * by, x[12] * by, low_);
   }
 
-  // Scale and minimum of channel c of a page's keys.
-  __device__ __forceinline__ float2 ScaleOf(const char* keys, int c) const {
-    if constexpr (kScale == KeyScale::kToken) return make_float2(1, 0);
-    const auto* scales = reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales);
-    return make_float2(HalfBits(scales[c]), HalfBits(scales[kDim + c]));
+  __device__ __forceinline__ static void LoadEight(const float* x, float (&v)[8]) {
+#pragma unroll
+    for (int i = 0; i < 8; i += 4) {
+      const float4 four = *reinterpret_cast<const float4*>(x + i);
+      v[i] = four.x, v[i + 1] = four.y, v[i + 2] = four.z, v[i + 3] = four.w;
+    }
+  }
+  // Four values of this lane's channels, of 16 from x on.
+  __device__ __forceinline__ void LoadFour(const float* x, float (&v)[4]) const {
+#pragma unroll
+    for (int e = 0; e < 4; e += 2) {
+      if constexpr (C::kPairs) {
+        const float2 both = *reinterpret_cast<const float2*>(x + C::Channel(e, t_));
+        v[e] = both.x, v[e + 1] = both.y;
+      } else {
+        v[e] = x[C::Channel(e, t_)], v[e + 1] = x[C::Channel(e + 1, t_)];
+      }
+    }
+  }
+  // Two f16 of them, e = 2 * pair and the next.
+  __device__ __forceinline__ uint32_t LoadTwo(const uint16_t* x, int pair) const {
+    if constexpr (C::kPairs) return *reinterpret_cast<const uint32_t*>(x + C::Channel(2 * pair, t_));
+    return LowHalves(x[C::Channel(2 * pair, t_)], x[C::Channel(2 * pair + 1, t_)]);
   }
 
   // The value at a lane that belongs to head h, for the two heads of this lane's columns.
@@ -263,7 +290,9 @@ class Decoder {
 
   __device__ __forceinline__ void LoadKeys(const char* keys, int s, uint32_t (&w)[4][C::kWords]) const {
 #pragma unroll
-    for (int e = 0; e < 4; ++e) C::Load(keys + (16 * s + 4 * e + t_) * C::kRunBytes + C::Offset(g_), w[e]);
+    for (int e = 0; e < 4; ++e) {
+      C::Load(keys + (16 * s + C::Channel(e, t_)) * C::kRunBytes + C::Offset(g_), w[e]);
+    }
   }
   // Left operand of tile i from four channels' words.
   __device__ __forceinline__ void Operand(const uint32_t (&w)[4][C::kWords], int i, uint32_t (&a)[4]) const {
@@ -278,24 +307,33 @@ class Decoder {
       for (int e = 0; e < 4; ++e) score[i][e] = 0;
     }
     float constant = 0;  // what the minima add to every score of this lane's head
+    float turned_unit = 1;
     if constexpr (kTurned) {
-      TurnedScores(keys, score);
+      turned_unit = TurnedScores(keys, score);
     } else {
 #pragma unroll kUnroll
       for (int s = 0; s < kSteps; ++s) {
         uint32_t w[4][C::kWords], q[2];
         LoadKeys(keys, s, w);
         if constexpr (kBits < 16) {
-          const float* x = queries_ + (g_ % kHeads) * QueryStride(kDim) + 16 * s + t_;
-          float scaled[4];
+          float x[4];
+          LoadFour(queries_ + (g_ % kHeads) * QueryStride(kDim) + 16 * s, x);
+          if constexpr (kScale == KeyScale::kToken) {
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float2 scale = ScaleOf(keys, 16 * s + 4 * e + t_);
-            scaled[e] = x[4 * e] * scale.x;
-            constant = kScale == KeyScale::kToken ? constant + x[4 * e] : fmaf(x[4 * e], scale.y, constant);
+            for (int e = 0; e < 4; ++e) constant += x[e];
+          } else {
+            const auto* scales = reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales) + 16 * s;
+#pragma unroll
+            for (int pair = 0; pair < 2; ++pair) {
+              const float2 scale = __half22float2(Halves(LoadTwo(scales, pair)));
+              const float2 min = __half22float2(Halves(LoadTwo(scales + kDim, pair)));
+              constant = fmaf(x[2 * pair + 1], min.y, fmaf(x[2 * pair], min.x, constant));
+              x[2 * pair] *= scale.x;
+              x[2 * pair + 1] *= scale.y;
+            }
           }
-          q[0] = Part(scaled[0], scaled[1], low_);
-          q[1] = Part(scaled[2], scaled[3], low_);
+          q[0] = Part(x[0], x[1], low_);
+          q[1] = Part(x[2], x[3], low_);
         } else {
           Query(queries_, 1.0f, s, q);
         }
@@ -316,7 +354,7 @@ class Decoder {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         float s = score[i][e] + __shfl_xor_sync(0xffffffffu, score[i][e], 2);  // both halves of the query
-        s *= kScore;
+        s *= kTurned ? turned_unit : C::Unit(i);
         if constexpr (kByToken) {
           const int place = C::Place(i, g_ + e / 2 * 8);
           s = fmaf(s, HalfBits(scales[place]), constants[e % 2] * HalfBits(scales[64 + place]));
@@ -328,29 +366,50 @@ class Decoder {
     }
   }
 
-  // Channels i and i + kDim/2 together: they turn each other.
-  __device__ __forceinline__ void TurnedScores(const char* keys, float (&score)[4][4]) {
+  // The power of two, as an f16, that puts the largest scale of a page's keys into [2^14, 2^15), or 2^15.
+  __device__ __forceinline__ uint32_t KeyUnit(const char* keys) const {
+    const auto* scales = reinterpret_cast<const uint32_t*>(keys + c_.layout.k_scales);
+    constexpr int kOfLane = kDim / 64;
+    uint32_t largest = 0;
+#pragma unroll
+    for (int i = 0; i < kOfLane; ++i) largest = __vmaxu2(largest, scales[kOfLane * lane_ + i]);
+    largest = __reduce_max_sync(0xffffffffu, max(largest & 0xffff, largest >> 16));
+    return min(44 - static_cast<int>(largest >> 10), 30) << 10;
+  }
+
+  // Channels i and i + kDim/2 together: they turn each other. In f16, where codes stay subnormal numbers and
+  // their scales make up for it; returns what scores are then to be multiplied by.
+  __device__ __forceinline__ float TurnedScores(const char* keys, float (&score)[4][4]) {
     const float* const cos = reinterpret_cast<const float*>(keys + c_.layout.v_codes);
     const float* const sin = cos + kHalf;
     const float* const x = queries_ + (g_ % kHeads) * QueryStride(kDim);
+    const uint32_t unit_bits = KeyUnit(keys);
+    const __half unit = __ushort_as_half(static_cast<uint16_t>(unit_bits));
+    const float back = C::Unit(0) / __half2float(unit);
+    const __half2 of_scales = __half2half2(unit), of_minima = __float2half2_rn(1 / back);
 #pragma unroll 1
     for (int s = 0; s < kSteps / 2; ++s) {
-      float near[4], far[4];
-      uint32_t scale[2][2], min[2][2];  // [near, far][pair]
+      float cos_of[4], sin_of[4], near[4], far[4];
+      LoadFour(cos + 16 * s, cos_of);
+      LoadFour(sin + 16 * s, sin_of);
+      LoadFour(x + 16 * s, near);
+      LoadFour(x + 16 * s + kHalf, far);
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int i = 16 * s + 4 * e + t_;
-        near[e] = x[i] * cos[i] + x[i + kHalf] * sin[i];
-        far[e] = x[i + kHalf] * cos[i] - x[i] * sin[i];
+        const float a = near[e], b = far[e];
+        near[e] = fmaf(b, sin_of[e], a * cos_of[e]);
+        far[e] = fmaf(-a, sin_of[e], b * cos_of[e]);
       }
+      __half2 scale[2][2][2], min[2][2];  // [near, far][pair], of tiles of either unit
 #pragma unroll
       for (int side = 0; side < 2; ++side) {
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
-          const int i = 16 * s + 8 * pair + t_ + side * kHalf;
-          const auto* scales = reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales) + i;
-          scale[side][pair] = LowHalves(scales[0], scales[4]);
-          min[side][pair] = LowHalves(scales[kDim], scales[kDim + 4]);
+          const auto* scales =
+              reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales) + 16 * s + side * kHalf;
+          scale[side][pair][0] = __hmul2(Halves(LoadTwo(scales, pair)), of_scales);
+          scale[side][pair][1] = __hmul2(scale[side][pair][0], __float2half2_rn(C::Unit(1) / C::Unit(0)));
+          min[side][pair] = __hmul2(Halves(LoadTwo(scales + kDim, pair)), of_minima);
         }
       }
       const uint32_t q_near[2] = {Part(near[0], near[1], low_), Part(near[2], near[3], low_)};
@@ -363,12 +422,14 @@ class Decoder {
         uint32_t a[4], b[4];
         Operand(w_near, i, a);
         Operand(w_far, i, b);
+        constexpr bool kUnits = C::Unit(0) != C::Unit(1);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {  // e % 2: row half, e / 2: pair
           const uint2 turn = turns_[(((2 * i + e % 2) * (kSteps / 2) + s) * 2 + e / 2) * 32 + lane_];
           const __half2 c = Halves(turn.x), n = Halves(turn.y);
-          const __half2 k_near = __hfma2(Real(a[e]), Halves(scale[0][e / 2]), Halves(min[0][e / 2]));
-          const __half2 k_far = __hfma2(Real(b[e]), Halves(scale[1][e / 2]), Halves(min[1][e / 2]));
+          const int of = kUnits ? i % 2 : 0;
+          const __half2 k_near = __hfma2(Halves(a[e]), scale[0][e / 2][of], min[0][e / 2]);
+          const __half2 k_far = __hfma2(Halves(b[e]), scale[1][e / 2][of], min[1][e / 2]);
           a[e] = Bits(__hfma2(__hneg2(k_far), n, __hmul2(k_near, c)));
           b[e] = Bits(__hfma2(k_near, n, __hmul2(k_far, c)));
         }
@@ -376,6 +437,7 @@ class Decoder {
         cuda::MmaF16(score[i], b, q_far[0], q_far[1]);
       }
     }
+    return back;
   }
 
   // Scores -> weights relative to the maximum so far; what was summed up shrinks with it.
@@ -410,6 +472,7 @@ class Decoder {
         total_[e % 2] += score[i][e];
       }
     }
+    if (!__any_sync(0xffffffffu, shrink[0] != 1 || shrink[1] != 1)) return;  // most pages
 #pragma unroll
     for (int j = 0; j < kSteps; ++j) {
 #pragma unroll
