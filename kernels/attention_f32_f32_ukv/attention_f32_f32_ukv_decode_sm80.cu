@@ -114,6 +114,9 @@ __global__ void __launch_bounds__(kWarpsFor<kBits, kTurned>* cuda::kWarp, 1)
 template <int kBits, int kDim, bool kTurned, KeyScale kScale>
 absl::Status LaunchDecode(const CudaParams& p, const cuda::Stream& stream) {
   const KvFormat& f = p.layer.format;
+  if (!PartLayout<kBits, kDim, kScale>::Is(p.layer.layout)) {
+    return absl::InternalError("attention_f32_f32_ukv decode: pages lie in another way");
+  }
   const int64_t ring = kSlotsFor<kBits> * SlotBytes(p.layer.layout, kDim, kTurned),
                 fixed = FixedBytes(kDim, kTurned);
   const int64_t room = cuda::MaxSharedBytes() - 1024 - fixed;

@@ -1,6 +1,8 @@
 // A warp's part of attention_f32_f32_ukv_decode_sm80.cu.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/attention_f32_f32_ukv/attention_f32_f32_ukv.cuh"
 #include "kernels/attention_f32_f32_ukv/ukv_codes.cuh"
 #include "kernels/cuda/exp2.cuh"
@@ -40,11 +42,28 @@ __device__ inline uint32_t Part(float a, float b, bool low) {
   return low ? rest : Bits(high);  // a choice, not a branch: lanes of a warp differ
 }
 
+// A head's part of a page, in bytes: what KvPageLayout says of these forms. Keys, their scales, values, their
+// scales.
+template <int kBits, int kDim, KeyScale kScale>
+struct PartLayout {
+  static constexpr int kCodes = 8 * kBits * kDim;  // of keys, and of values
+  static constexpr int kKeyScales = kBits == 16 ? 0 : 4 * (kScale == KeyScale::kToken ? 64 : kDim);
+  static constexpr int kValueScales = kBits == 16 ? 0 : 4 * 64;
+  static constexpr int kValuesAt = kCodes + kKeyScales;
+  static bool Is(const KvPageLayout& l) {
+    return l.k_codes == 0 && l.k_scales == kCodes && l.v_codes == kValuesAt &&
+           l.v_scales == kValuesAt + kCodes && l.head_bytes >= l.v_scales + kValueScales;
+  }
+};
+
 template <int kBits, int kDim, bool kTurned, KeyScale kScale>
 class Decoder {
   using C = UkvCodes<kBits>;
   static constexpr int kUnroll = kBits == 16 ? 1 : 2;  // registers
   static constexpr int kSlots = kSlotsFor<kBits>;
+  using PageLayout = PartLayout<kBits, kDim, kScale>;
+  using Keys = std::false_type;  // parts of a page
+  using Values = std::true_type;
   static constexpr int kSteps = kDim / 16, kRuns = kDim / 64, kHalf = kDim / 2;
 
  public:
@@ -102,30 +121,44 @@ class Decoder {
   // Pages page0, page0 + step, ... below `end`. The first parts are on their way while before() runs.
   template <typename Before>
   __device__ __forceinline__ void Pages(int page0, int step, int end, int seen_from, Before before) {
-    const int count = page0 < end ? (end - page0 + step - 1) / step : 0;
-    const auto issue = [&](int at) {
-      if (at < 2 * count) Copy(page0 + at / 2 * step, at % 2 != 0, ring_ + at % kSlots * slot_bytes_);
+    const auto slots = static_cast<unsigned>(c_.page_slots), step_slots = static_cast<unsigned>(step) % slots;
+    int to_copy = page0;
+    unsigned place = static_cast<unsigned>(page0) % slots;
+    const auto issue = [&](auto values, char* to) {
+      if (to_copy < end) {
+        Copy<values.value>(c_.pages + place * c_.layout.page_bytes + kv_head_ * c_.layout.head_bytes, to_copy,
+                           to);
+        if constexpr (values.value) {
+          to_copy += step;
+          place += step_slots;
+          if (place >= slots) place -= slots;
+        }
+      }
       cuda::CommitCopies();
     };
-    for (int at = 0; at + 1 < kSlots; ++at) issue(at);
+    char* const last = ring_ + (kSlots - 1) * slot_bytes_;
+    char *slot = ring_, *before_it = last;
+    issue(Keys(), slot);
+    if constexpr (kSlots == 3) issue(Values(), slot + slot_bytes_);
     before();
     InUnits([](float unit) { return 1 / unit; });  // pages add up in units of their operands
-    int slot = 0;
-    const auto next = [&](int at) {
+    const auto next = [&](auto to_issue) {
       cuda::WaitCopies<kSlots - 2>();
       __syncwarp();  // the slot is full for all lanes, and all are done with the one before
-      issue(at + kSlots - 1);
-      const char* full = ring_ + slot * slot_bytes_;
-      slot = slot + 1 == kSlots ? 0 : slot + 1;
-      return full;
+      issue(to_issue, before_it);
+      before_it = slot;
+      slot = slot == last ? ring_ : slot + slot_bytes_;
+      return before_it;
     };
-    for (int i = 0; i < count; ++i) {
-      const int begin = PageBegin(c_, page0 + i * step);
+    using BesideKeys = std::conditional_t<kSlots == 3, Keys, Values>;  // what the ring has room for then
+    using BesideValues = std::conditional_t<kSlots == 3, Values, Keys>;
+    for (int page = page0; page < end; page += step) {
+      const int begin = PageBegin(c_, page);
       const bool whole = begin >= seen_from;
       float score[4][4];
-      Scores(next(2 * i), score);
+      Scores(next(BesideKeys()), score);
       Weigh<4>(score, [&](int tile, int row) { return whole || begin + C::Place(tile, row) >= seen_from; });
-      Values(next(2 * i + 1), score);
+      AddValues(next(BesideValues()), score);
     }
     cuda::WaitCopies<0>();
     InUnits([](float unit) { return unit; });
@@ -219,31 +252,32 @@ class Decoder {
   // The row along k of half e of a left operand's registers: 2t, 2t + 1, 2t + 8, 2t + 9.
   __device__ __forceinline__ int RowOfPair(int e) const { return 2 * t_ + e % 2 + e / 2 * 8; }
 
-  // A part of a page into a slot. 16-byte pieces of values that lanes of a later load would meet in one bank
-  // are moved apart: which piece of a position's, by bits of the position.
-  __device__ __forceinline__ void Copy(int page, bool values, char* slot) const {
-    constexpr int kPieces = 4 * kDim * C::kRunBytes / 64;  // of codes, keys or values
-    constexpr int kPosition = kRuns * C::kRunBytes / 16;   // of a position's values
-    const int begin = values ? static_cast<int>(c_.layout.v_codes) : 0;
-    const int end = static_cast<int>(values ? c_.layout.head_bytes : c_.layout.v_codes);
-    const uint8_t* const from = PageHead(c_, page, kv_head_) + begin + lane_ * 16;
+  // The keys or the values of a page, of which this head's part lies at `part`, into a slot. 16-byte pieces
+  // of values that lanes of a later load would meet in one bank are moved apart: which piece of a position's,
+  // by bits of the position.
+  template <bool kValues>
+  __device__ __forceinline__ void Copy(const uint8_t* part, int page, char* slot) const {
+    constexpr int kPieces = PageLayout::kCodes / 16;      // of codes
+    constexpr int kPosition = kRuns * C::kRunBytes / 16;  // of a position's values
+    constexpr int kScalePieces = (kValues ? PageLayout::kValueScales : PageLayout::kKeyScales) / 16;
+    const uint8_t* const from = part + (kValues ? PageLayout::kValuesAt : 0) + lane_ * 16;
     const uint32_t to = cuda::SharedAddress(slot);
 #pragma unroll
     for (int j = 0; j < kPieces / 32; ++j) {
       const int turn = kRuns > 1 ? (j * 32 / kPosition >> C::kSwizzleShift & C::kSwizzleMask) << 1 : 0;
-      const int piece = 32 * j + (values ? lane_ ^ turn : lane_);
+      const int piece = 32 * j + (kValues ? lane_ ^ turn : lane_);
       cuda::CopyAsync16(to + static_cast<uint32_t>(piece) * 16, from + 512 * j, true);
     }
-    for (int i = 16 * kPieces + 16 * lane_; i < end - begin; i += 512) {
-      cuda::CopyAsync16(to + static_cast<uint32_t>(i), from + (i - 16 * lane_), true);
+    if (lane_ < kScalePieces) {
+      cuda::CopyAsync16(to + static_cast<uint32_t>(PageLayout::kCodes + 16 * lane_),
+                        from + PageLayout::kCodes, true);
     }
-    if constexpr (kTurned) {
-      if (values) return;
+    if constexpr (kTurned && !kValues) {
       constexpr int kParts = kHalf / 4;
-      const int64_t at = int64_t{PageBegin(c_, page)} * kHalf;
-      for (int i = lane_; i < 2 * kParts; i += 32) {
-        const float* turn = (i < kParts ? c_.cos : c_.sin) + at + i % kParts * 4;
-        cuda::CopyAsync16(to + static_cast<uint32_t>(end + i * 16), turn, true);
+      const float* const turn =
+          (lane_ < kParts ? c_.cos : c_.sin) + int64_t{PageBegin(c_, page)} * kHalf + lane_ % kParts * 4;
+      if (lane_ < 2 * kParts) {
+        cuda::CopyAsync16(to + static_cast<uint32_t>(PageLayout::kValuesAt + 16 * lane_), turn, true);
       }
     }
   }
@@ -322,7 +356,7 @@ class Decoder {
 #pragma unroll
             for (int e = 0; e < 4; ++e) constant += x[e];
           } else {
-            const auto* scales = reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales) + 16 * s;
+            const auto* scales = reinterpret_cast<const uint16_t*>(keys + PageLayout::kCodes) + 16 * s;
 #pragma unroll
             for (int pair = 0; pair < 2; ++pair) {
               const float2 scale = __half22float2(Halves(LoadTwo(scales, pair)));
@@ -348,7 +382,7 @@ class Decoder {
     float constants[2];
     ToColumns(constant, constants);
     constexpr bool kByToken = kBits < 16 && kScale == KeyScale::kToken;
-    const auto* scales = reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales);
+    const auto* scales = reinterpret_cast<const uint16_t*>(keys + PageLayout::kCodes);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
 #pragma unroll
@@ -368,7 +402,7 @@ class Decoder {
 
   // The power of two, as an f16, that puts the largest scale of a page's keys into [2^14, 2^15), or 2^15.
   __device__ __forceinline__ uint32_t KeyUnit(const char* keys) const {
-    const auto* scales = reinterpret_cast<const uint32_t*>(keys + c_.layout.k_scales);
+    const auto* scales = reinterpret_cast<const uint32_t*>(keys + PageLayout::kCodes);
     constexpr int kOfLane = kDim / 64;
     uint32_t largest = 0;
 #pragma unroll
@@ -380,13 +414,15 @@ class Decoder {
   // Channels i and i + kDim/2 together: they turn each other. In f16, where codes stay subnormal numbers and
   // their scales make up for it; returns what scores are then to be multiplied by.
   __device__ __forceinline__ float TurnedScores(const char* keys, float (&score)[4][4]) {
-    const float* const cos = reinterpret_cast<const float*>(keys + c_.layout.v_codes);
+    const float* const cos = reinterpret_cast<const float*>(keys + PageLayout::kValuesAt);
     const float* const sin = cos + kHalf;
     const float* const x = queries_ + (g_ % kHeads) * QueryStride(kDim);
     const uint32_t unit_bits = KeyUnit(keys);
     const __half unit = __ushort_as_half(static_cast<uint16_t>(unit_bits));
-    const float back = C::Unit(0) / __half2float(unit);
-    const __half2 of_scales = __half2half2(unit), of_minima = __float2half2_rn(1 / back);
+    static_assert(C::Unit(0) == 0x1p24f || kBits == 16);
+    const float back = __uint_as_float((166 - (unit_bits >> 10)) << 23);  // 2^24 / unit
+    const __half2 of_scales = __half2half2(unit),
+                  of_minima = __float2half2_rn(__uint_as_float((88 + (unit_bits >> 10)) << 23));
 #pragma unroll 1
     for (int s = 0; s < kSteps / 2; ++s) {
       float cos_of[4], sin_of[4], near[4], far[4];
@@ -406,7 +442,7 @@ class Decoder {
 #pragma unroll
         for (int pair = 0; pair < 2; ++pair) {
           const auto* scales =
-              reinterpret_cast<const uint16_t*>(keys + c_.layout.k_scales) + 16 * s + side * kHalf;
+              reinterpret_cast<const uint16_t*>(keys + PageLayout::kCodes) + 16 * s + side * kHalf;
           scale[side][pair][0] = __hmul2(Halves(LoadTwo(scales, pair)), of_scales);
           scale[side][pair][1] = __hmul2(scale[side][pair][0], __float2half2_rn(C::Unit(1) / C::Unit(0)));
           min[side][pair] = __hmul2(Halves(LoadTwo(scales + kDim, pair)), of_minima);
@@ -480,8 +516,8 @@ class Decoder {
     }
   }
 
-  __device__ __forceinline__ void Values(const char* values, float (&weight)[4][4]) {
-    const auto* scales = reinterpret_cast<const uint16_t*>(values + (c_.layout.v_scales - c_.layout.v_codes));
+  __device__ __forceinline__ void AddValues(const char* values, float (&weight)[4][4]) {
+    const auto* scales = reinterpret_cast<const uint16_t*>(values + PageLayout::kCodes);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       uint32_t b[2];
